@@ -3,12 +3,18 @@
 //
 // A frame is
 //
-//	magic 0xA9 | version 1 | type | 0 | length uint32 LE | crc32c uint32 LE | payload
+//	magic 0xA9 | version 1 | type | crc8 | length uint32 LE | crc32c uint32 LE | payload
 //
-// where the checksum (Castagnoli) covers the first eight bytes and the payload.
-// A frame that ends early is torn ([ErrTorn]): the crash of a writer explains it
-// when it is the last one of a file. Anything else that does not fit is corrupt
-// ([CorruptError]) and is never explained by a crash.
+// where crc32c (Castagnoli) covers the first eight bytes and the payload, and
+// crc8 the seven others of those eight. A frame that ends early is torn
+// ([ErrTorn]): the crash of a writer explains it when it is the last one of a
+// file. Anything else that does not fit is corrupt ([CorruptError]) and is not
+// what an interrupted append leaves.
+//
+// The length has a checksum of its own because it is trusted before the payload
+// is there: without one, a flipped bit in the length of a frame in the middle of
+// a file reads as "torn", and a reader that cuts torn tails throws away
+// everything behind it.
 //
 // Nothing here touches a disk; durability is the caller's.
 package frame
@@ -55,6 +61,7 @@ func Append(dst []byte, typ byte, payload []byte) []byte {
 	var h [HeaderBytes]byte
 	h[0], h[1], h[2] = magic, version, typ
 	binary.LittleEndian.PutUint32(h[4:], uint32(len(payload)))
+	h[3] = headerSum(h[:])
 	binary.LittleEndian.PutUint32(h[8:], sum(h[:8], payload))
 	return append(append(dst, h[:]...), payload...)
 }
@@ -79,15 +86,16 @@ func Parse(b []byte) (typ byte, payload, rest []byte, err error) {
 // A Reader reads frames one after another. It is not safe for concurrent use.
 type Reader struct {
 	r      io.Reader
-	max    int
+	limit  int
 	offset int64
 	buf    []byte
+	err    error // the first one, which every later call repeats
 }
 
-// NewReader returns a Reader that refuses payloads above max bytes (at most
-// MaxPayloadBytes), so that a flipped length bit cannot allocate without bound.
-func NewReader(r io.Reader, max int) *Reader {
-	return &Reader{r: r, max: min(max, MaxPayloadBytes)}
+// NewReader returns a Reader that refuses payloads above limit bytes (which is
+// held between 0 and MaxPayloadBytes), so that no length allocates without bound.
+func NewReader(r io.Reader, limit int) *Reader {
+	return &Reader{r: r, limit: min(max(limit, 0), MaxPayloadBytes)}
 }
 
 // Offset is where the next frame begins, counted from where reading began. After
@@ -97,7 +105,19 @@ func (r *Reader) Offset() int64 { return r.offset }
 // Next returns the next frame. The payload is valid until the following call.
 // It returns io.EOF at a clean end, ErrTorn when the input ends inside a frame,
 // a *CorruptError when the bytes are not a frame, and else the reader's error.
+// After an error the place of the next frame is not known, so each later call
+// answers the same error.
 func (r *Reader) Next() (typ byte, payload []byte, err error) {
+	if r.err == nil {
+		typ, payload, r.err = r.next()
+	}
+	if r.err != nil {
+		return 0, nil, r.err
+	}
+	return typ, payload, nil
+}
+
+func (r *Reader) next() (typ byte, payload []byte, err error) {
 	var h [HeaderBytes]byte
 	if _, err := io.ReadFull(r.r, h[:]); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -105,7 +125,7 @@ func (r *Reader) Next() (typ byte, payload []byte, err error) {
 		}
 		return 0, nil, err
 	}
-	typ, n, crc, err := parseHeader(h[:], r.max)
+	typ, n, crc, err := parseHeader(h[:], r.limit)
 	if err != nil {
 		return 0, nil, r.at(err)
 	}
@@ -134,7 +154,7 @@ func (r *Reader) at(err error) error {
 	return err
 }
 
-func parseHeader(h []byte, max int) (typ byte, n int, crc uint32, err error) {
+func parseHeader(h []byte, limit int) (typ byte, n int, crc uint32, err error) {
 	if len(h) < HeaderBytes {
 		return 0, 0, 0, ErrTorn
 	}
@@ -143,10 +163,10 @@ func parseHeader(h []byte, max int) (typ byte, n int, crc uint32, err error) {
 		return 0, 0, 0, &CorruptError{Reason: fmt.Sprintf("magic is %#x, want %#x", h[0], magic)}
 	case h[1] != version:
 		return 0, 0, 0, &CorruptError{Reason: fmt.Sprintf("version is %d, want %d", h[1], version)}
-	case h[3] != 0:
-		return 0, 0, 0, &CorruptError{Reason: "reserved byte is not zero"}
-	case length > uint32(max):
-		return 0, 0, 0, &CorruptError{Reason: fmt.Sprintf("length is %d, at most %d is allowed", length, max)}
+	case h[3] != headerSum(h):
+		return 0, 0, 0, &CorruptError{Reason: "checksum of the header differs"}
+	case length > uint32(limit):
+		return 0, 0, 0, &CorruptError{Reason: fmt.Sprintf("length is %d, at most %d is allowed", length, limit)}
 	default:
 		return h[2], int(length), binary.LittleEndian.Uint32(h[8:]), nil
 	}
@@ -155,3 +175,31 @@ func parseHeader(h []byte, max int) (typ byte, n int, crc uint32, err error) {
 func sum(header, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(header, castagnoli), castagnoli, payload)
 }
+
+// headerSum is the CRC-8 (polynomial 0x07) of the first eight bytes of h but the
+// fourth, where it is kept itself.
+func headerSum(h []byte) byte {
+	var c byte
+	for i, b := range h[:8] {
+		if i == 3 {
+			continue
+		}
+		c = crc8[c^b]
+	}
+	return c
+}
+
+var crc8 = func() (t [256]byte) {
+	for i := range t {
+		c := byte(i)
+		for range 8 {
+			if c&0x80 != 0 {
+				c = c<<1 ^ 0x07
+			} else {
+				c <<= 1
+			}
+		}
+		t[i] = c
+	}
+	return t
+}()
