@@ -1,0 +1,101 @@
+# One short word for each thing done often. Each recipe is a line that can be
+# typed by hand; tools are pinned in module files of their own (.ci/tools), so
+# that go.mod lists the product only, and are built into .build/ once.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .build
+TOOLS := .build/tools
+BUF := $(TOOLS)/buf
+LINT := $(TOOLS)/golangci-lint
+
+# Binaries are static; `race` alone needs cgo.
+export CGO_ENABLED ?= 0
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMANDS = $(patsubst %/main.go,./%,$(wildcard cmd/*/main.go))
+
+# How long each fuzz target runs: make fuzz FUZZTIME=5m
+FUZZTIME ?= 30s
+# How many lives the simulated cluster lives: make sim N=1000
+N ?= 100
+# Which benchmarks run, and how often: make bench BENCH=Apply COUNT=10
+BENCH ?= .
+COUNT ?= 1
+
+.PHONY: help
+help: ## list what can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: build
+build: ## build agentplane, agentd and agentctl, static, into .build/
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ $(COMMANDS)
+
+.PHONY: test
+test: ## all tests: no race detector, cgo, root or network
+	go test ./...
+
+.PHONY: race
+race: ## all tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race ./...
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint: floors, clocks, errors, comments
+	$(LINT) run ./...
+
+.PHONY: fmt
+fmt: $(LINT) $(BUF) ## format Go and .proto files in place
+	$(LINT) fmt ./...
+	$(BUF) format -w proto
+
+.PHONY: proto
+proto: $(BUF) ## check the .proto files and generate their Go code
+	cd proto && ../$(BUF) lint
+	cd proto && ../$(BUF) generate
+
+.PHONY: check-proto
+check-proto: $(BUF) ## generated code is fresh, .proto files are clean and break nobody
+	cd proto && ../$(BUF) lint
+	.ci/proto-fresh
+	.ci/proto-breaking
+
+.PHONY: check-floors
+check-floors: ## who may import whom, by go list (DESIGN section 4)
+	go test -count=1 -run 'Floors' ./e2e/
+
+# AGENTPLANE_E2E=full is what the tests of e2e look at; without it they run
+# their short form, which `make test` does too.
+.PHONY: e2e
+e2e: ## the whole black-box run: real processes, real kills
+	AGENTPLANE_E2E=full go test -count=1 -timeout 40m -v ./e2e/...
+
+# The simulation is a set of ordinary tests, named TestSim..., of
+# controlplane/consensus; they live AGENTPLANE_SIM_LIVES lives, each with its
+# own seed, which a failure prints.
+.PHONY: sim
+sim: ## clusters in virtual time: N= lives
+	AGENTPLANE_SIM_LIVES=$(N) go test -count=1 -timeout 60m -v -run 'Sim' ./controlplane/consensus/...
+
+.PHONY: bench
+bench: ## benchmarks with allocations
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	.ci/fuzz $(FUZZTIME)
+
+.PHONY: tools
+tools: $(BUF) $(LINT) ## build the pinned tools into .build/tools
+
+.PHONY: clean
+clean: ## delete what was built
+	rm -rf $(BIN)
+
+# `go tool -modfile=.ci/tools/buf/go.mod buf` is the same without the copy.
+$(BUF): .ci/tools/buf/go.mod
+	go build -trimpath -modfile=.ci/tools/buf/go.mod -o $@ github.com/bufbuild/buf/cmd/buf
+
+$(LINT): .ci/tools/lint/go.mod
+	go build -trimpath -modfile=.ci/tools/lint/go.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
