@@ -767,15 +767,17 @@ func (x *Welcome) GetBackoffCapMs() uint32 {
 
 type Refused struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// superseded, clone, journal_behind, rate, not_leader, removed, wrong_cluster,
-	// old_incarnation
+	// superseded, clone, journal_behind, new_journal, blocked, rate, not_ready, removed,
+	// wrong_cluster, old_incarnation
 	Reason       string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	Detail       string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
 	RetryAfterMs uint32 `protobuf:"varint,3,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	// With "superseded": the epoch to repeat in a new Hello on the same stream.
 	SessionEpoch uint64 `protobuf:"varint,4,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	// The agent shall go on on this stream with a new Hello.
-	Again         bool `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"`
+	Again bool `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"`
+	// Cluster time, Unix nanoseconds; with "new_journal" the floor of the new one.
+	Now           int64 `protobuf:"varint,6,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -843,6 +845,13 @@ func (x *Refused) GetAgain() bool {
 		return x.Again
 	}
 	return false
+}
+
+func (x *Refused) GetNow() int64 {
+	if x != nil {
+		return x.Now
+	}
+	return 0
 }
 
 type Ready struct {
@@ -1729,13 +1738,14 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"want_facts\x18\t \x01(\bR\twantFacts\x12$\n" +
 	"\x0ebackoff_cap_ms\x18\n" +
-	" \x01(\rR\fbackoffCapMs\"\x9a\x01\n" +
+	" \x01(\rR\fbackoffCapMs\"\xac\x01\n" +
 	"\aRefused\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12$\n" +
 	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12#\n" +
 	"\rsession_epoch\x18\x04 \x01(\x04R\fsessionEpoch\x12\x14\n" +
-	"\x05again\x18\x05 \x01(\bR\x05again\",\n" +
+	"\x05again\x18\x05 \x01(\bR\x05again\x12\x10\n" +
+	"\x03now\x18\x06 \x01(\x03R\x03now\",\n" +
 	"\x05Ready\x12#\n" +
 	"\rsession_epoch\x18\x01 \x01(\x04R\fsessionEpoch\"\\\n" +
 	"\tHeartbeat\x12#\n" +

@@ -438,17 +438,14 @@ type Session struct {
 	Reason     string   `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
 	Slots      uint32   `protobuf:"varint,14,opt,name=slots,proto3" json:"slots,omitempty"`
 	Journal    *Journal `protobuf:"bytes,15,opt,name=journal,proto3" json:"journal,omitempty"`
-	// Highest epoch under which a claim was granted for the agent, and whether its
-	// journal was whole at the last handshake.
+	// Highest epoch under which a claim was granted for the agent.
 	LastClaimEpoch uint64 `protobuf:"varint,16,opt,name=last_claim_epoch,json=lastClaimEpoch,proto3" json:"last_claim_epoch,omitempty"`
 	// Times of the last grants (at most 3), for the grant limit.
 	GrantedAt []int64 `protobuf:"varint,17,rep,packed,name=granted_at,json=grantedAt,proto3" json:"granted_at,omitempty"`
-	// Start id seen before this one, to tell a clone from a restart.
-	PreviousStartId   []byte `protobuf:"bytes,18,opt,name=previous_start_id,json=previousStartId,proto3" json:"previous_start_id,omitempty"`
-	StartChangedAt    int64  `protobuf:"varint,19,opt,name=start_changed_at,json=startChangedAt,proto3" json:"start_changed_at,omitempty"`
-	StartAlternations uint32 `protobuf:"varint,20,opt,name=start_alternations,json=startAlternations,proto3" json:"start_alternations,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Start id seen before this one: when it comes back, two processes are alive.
+	PreviousStartId []byte `protobuf:"bytes,18,opt,name=previous_start_id,json=previousStartId,proto3" json:"previous_start_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -605,20 +602,6 @@ func (x *Session) GetPreviousStartId() []byte {
 		return x.PreviousStartId
 	}
 	return nil
-}
-
-func (x *Session) GetStartChangedAt() int64 {
-	if x != nil {
-		return x.StartChangedAt
-	}
-	return 0
-}
-
-func (x *Session) GetStartAlternations() uint32 {
-	if x != nil {
-		return x.StartAlternations
-	}
-	return 0
 }
 
 type EnrollAgent struct {
@@ -902,11 +885,11 @@ func (x *ReportFacts) GetVersion() string {
 	return ""
 }
 
+// ReadmitAgent ends a quarantine. After a clone the agent must enrol again with a
+// new key; after a journal that was behind it must come with a new journal.
 type ReadmitAgent struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	AgentId string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	// Set when the agent must come with this new key.
-	PublicKey     []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,13 +929,6 @@ func (x *ReadmitAgent) GetAgentId() string {
 		return x.AgentId
 	}
 	return ""
-}
-
-func (x *ReadmitAgent) GetPublicKey() []byte {
-	if x != nil {
-		return x.PublicKey
-	}
-	return nil
 }
 
 // OpenSession asks for the next session epoch of an agent.
@@ -1434,7 +1410,7 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\aJournal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05floor\x18\x02 \x01(\x03R\x05floor\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xaf\x05\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xd6\x04\n" +
 	"\aSession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x17\n" +
@@ -1457,9 +1433,7 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\x10last_claim_epoch\x18\x10 \x01(\x04R\x0elastClaimEpoch\x12\x1d\n" +
 	"\n" +
 	"granted_at\x18\x11 \x03(\x03R\tgrantedAt\x12*\n" +
-	"\x11previous_start_id\x18\x12 \x01(\fR\x0fpreviousStartId\x12(\n" +
-	"\x10start_changed_at\x18\x13 \x01(\x03R\x0estartChangedAt\x12-\n" +
-	"\x12start_alternations\x18\x14 \x01(\rR\x11startAlternations\"\xcf\x01\n" +
+	"\x11previous_start_id\x18\x12 \x01(\fR\x0fpreviousStartId\"\xcf\x01\n" +
 	"\vEnrollAgent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1481,11 +1455,9 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12'\n" +
 	"\x05facts\x18\x03 \x03(\v2\x11.raftlog.v1.LabelR\x05facts\x12\x12\n" +
 	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"H\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\")\n" +
 	"\fReadmitAgent\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
-	"\n" +
-	"public_key\x18\x02 \x01(\fR\tpublicKey\"\x88\x03\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x88\x03\n" +
 	"\vOpenSession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12,\n" +

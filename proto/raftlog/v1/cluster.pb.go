@@ -143,8 +143,11 @@ type Cluster struct {
 	// The number that the next agent gets; numbers are never given twice.
 	NextAgentOrdinal uint32 `protobuf:"varint,10,opt,name=next_agent_ordinal,json=nextAgentOrdinal,proto3" json:"next_agent_ordinal,omitempty"`
 	CreatedAt        int64  `protobuf:"varint,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Unix milliseconds: ids of commands made before it are refused, since the
+	// command may have been purged.
+	CommandsFloor int64 `protobuf:"varint,12,opt,name=commands_floor,json=commandsFloor,proto3" json:"commands_floor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -250,6 +253,13 @@ func (x *Cluster) GetNextAgentOrdinal() uint32 {
 func (x *Cluster) GetCreatedAt() int64 {
 	if x != nil {
 		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Cluster) GetCommandsFloor() int64 {
+	if x != nil {
+		return x.CommandsFloor
 	}
 	return 0
 }
@@ -1764,7 +1774,7 @@ var File_raftlog_v1_cluster_proto protoreflect.FileDescriptor
 const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18raftlog/v1/cluster.proto\x12\n" +
-	"raftlog.v1\"\x97\x03\n" +
+	"raftlog.v1\"\xbe\x03\n" +
 	"\aCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x129\n" +
@@ -1780,7 +1790,8 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\x12next_agent_ordinal\x18\n" +
 	" \x01(\rR\x10nextAgentOrdinal\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\v \x01(\x03R\tcreatedAt\"5\n" +
+	"created_at\x18\v \x01(\x03R\tcreatedAt\x12%\n" +
+	"\x0ecommands_floor\x18\f \x01(\x03R\rcommandsFloor\"5\n" +
 	"\vIncarnation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"K\n" +
