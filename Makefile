@@ -15,7 +15,6 @@ LINT := $(TOOLS)/golangci-lint
 export CGO_ENABLED ?= 0
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-COMMANDS = $(patsubst %/main.go,./%,$(wildcard cmd/*/main.go))
 
 # How long each fuzz target runs: make fuzz FUZZTIME=5m
 FUZZTIME ?= 30s
@@ -31,7 +30,7 @@ help: ## list what can be made
 
 .PHONY: build
 build: ## build agentplane, agentd and agentctl, static, into .build/
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ $(COMMANDS)
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 .PHONY: test
 test: ## all tests: no race detector, cgo, root or network
@@ -44,6 +43,11 @@ race: ## all tests under the race detector (needs a C compiler)
 .PHONY: lint
 lint: $(LINT) ## golangci-lint: floors, clocks, errors, comments
 	$(LINT) run ./...
+
+.PHONY: check-fmt
+check-fmt: $(LINT) $(BUF) ## say what `make fmt` would change
+	$(LINT) fmt --diff ./...
+	$(BUF) format --diff --exit-code proto
 
 .PHONY: fmt
 fmt: $(LINT) $(BUF) ## format Go and .proto files in place
