@@ -21,9 +21,7 @@ const (
 // Key is a private key. It never leaves the machine it was made on, and prints
 // as its fingerprint. The zero value is no key.
 type Key struct {
-	// A pointer, because fmt prints what stands in unexported fields without
-	// asking any method: nested anywhere, this shows as an address.
-	private *privateKey
+	private func() *privateKey // a function for the reason given at Secret
 }
 
 type privateKey struct {
@@ -45,7 +43,8 @@ func newKey(signer crypto.Signer) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	return Key{private: &privateKey{signer: signer, public: public}}, nil
+	k := &privateKey{signer: signer, public: public}
+	return Key{private: func() *privateKey { return k }}, nil
 }
 
 // ParseKey reads the form that MarshalPEM writes: one PKCS #8 block and nothing
@@ -125,7 +124,7 @@ func (k Key) MarshalPEM() ([]byte, error) {
 	if k.IsZero() {
 		return nil, errors.New("marshal key: there is none")
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(k.private.signer)
+	der, err := x509.MarshalPKCS8PrivateKey(k.private().signer)
 	if err != nil {
 		return nil, fmt.Errorf("marshal key: %w", err)
 	}
@@ -141,7 +140,7 @@ func (k Key) Public() PublicKey {
 	if k.IsZero() {
 		return nil
 	}
-	return k.private.public
+	return k.private().public
 }
 
 // Signer returns what signs with the key, nil for the zero Key.
@@ -149,7 +148,7 @@ func (k Key) Signer() crypto.Signer {
 	if k.IsZero() {
 		return nil
 	}
-	return k.private.signer
+	return k.private().signer
 }
 
 // Format prints the fingerprint of the public half, whatever the verb.

@@ -13,9 +13,10 @@ const redacted = "[redacted]"
 // Secret holds bytes that must not be printed, logged or encoded by accident.
 // The zero value is empty.
 type Secret struct {
-	// A pointer, because fmt prints what stands in unexported fields without
-	// asking any method: nested anywhere, this shows as an address.
-	bytes *[]byte
+	// A function, because fmt prints what stands in unexported fields without
+	// asking any method, and follows a pointer when the verb does not fit it.
+	// Of a function it knows but the address.
+	bytes func() []byte
 }
 
 // NewSecret returns a Secret with a copy of b.
@@ -24,7 +25,7 @@ func NewSecret(b []byte) Secret {
 		return Secret{}
 	}
 	c := bytes.Clone(b)
-	return Secret{bytes: &c}
+	return Secret{bytes: func() []byte { return c }}
 }
 
 // Reveal returns a copy of the bytes.
@@ -32,7 +33,7 @@ func (s Secret) Reveal() []byte {
 	if s.bytes == nil {
 		return nil
 	}
-	return bytes.Clone(*s.bytes)
+	return bytes.Clone(s.bytes())
 }
 
 // Len returns the number of bytes.
@@ -40,7 +41,7 @@ func (s Secret) Len() int {
 	if s.bytes == nil {
 		return 0
 	}
-	return len(*s.bytes)
+	return len(s.bytes())
 }
 
 // Equal compares in constant time (but for the lengths).
