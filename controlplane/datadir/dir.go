@@ -1,0 +1,276 @@
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// The names of the files that this package owns, and of the one whose presence
+// says that the node has joined a cluster.
+const (
+	lockFile      = "lock"
+	nodeFile      = "node"
+	addressesFile = "addresses.json"
+	bootFile      = "boot.state"
+)
+
+var (
+	// ErrInUse says that a process, this one included, has the directory open.
+	ErrInUse = errors.New("data directory is in use")
+	// ErrOtherCluster says that the directory is bound to another cluster.
+	ErrOtherCluster = errors.New("data directory of another cluster")
+)
+
+// Dir is an open data directory. Close it last: the lock ends with it.
+type Dir struct {
+	path string
+	root *os.File // the directory itself
+	lock *os.File // closing it releases the lock
+
+	mu     sync.Mutex // guards record and the files of this package
+	record nodeRecord
+	closed bool
+}
+
+// Open makes the directory when it is missing, takes its lock and counts a
+// start. When it fails, nothing stays open.
+func Open(path string) (_ *Dir, err error) {
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	d := &Dir{path: path}
+	defer func() {
+		if err != nil {
+			d.release()
+			err = fmt.Errorf("open data directory %q: %w", path, err)
+		}
+	}()
+	if err := makeDir(path); err != nil {
+		return nil, err
+	}
+	if d.root, err = openPrivate(path); err != nil {
+		return nil, err
+	}
+	if d.lock, err = takeLock(filepath.Join(path, lockFile)); err != nil {
+		return nil, err
+	}
+	// From here on nobody else writes here.
+	if err := d.sweep(); err != nil {
+		return nil, err
+	}
+	if d.record, err = d.countStart(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// makeDir makes the directory and its missing parents, all of mode 0700 and
+// durable.
+func makeDir(path string) error {
+	if err := os.Mkdir(path, 0o700); !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return identity.SyncDir(filepath.Dir(path))
+	}
+	parent := filepath.Dir(path)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	return makeDir(path)
+}
+
+// openPrivate opens the directory if nobody but its owner may access it.
+func openPrivate(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		_ = f.Close()
+		return nil, fmt.Errorf("mode %#o lets others access it; run: chmod 700 %s", mode, path)
+	}
+	return f, nil
+}
+
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %q: %w", path, err)
+		}
+		holder := make([]byte, 20)
+		n, _ := f.ReadAt(holder, 0)
+		if pid, err := strconv.Atoi(string(holder[:n])); err == nil {
+			return nil, fmt.Errorf("%w by process %d; stop it first, or give this node a directory of its own", ErrInUse, pid)
+		}
+		return nil, fmt.Errorf("%w by a process that is just starting; stop it first, or give this node a directory of its own", ErrInUse)
+	}
+	// The text helps people only; the lock is what counts. Hence no fsync.
+	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("write %q: %w", path, err)
+	}
+	return f, nil
+}
+
+func flock(f *os.File) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+// sweep removes what an earlier process left that is of no use any more.
+func (d *Dir) sweep() error {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == addressesFile || e.Type().IsRegular() && identity.IsTemp(e.Name()) {
+			if err := os.Remove(filepath.Join(d.path, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Path returns the path of something in the directory.
+func (d *Dir) Path(elem ...string) string {
+	return filepath.Join(append([]string{d.path}, elem...)...)
+}
+
+// NodeID returns the node's random id, a UUID.
+func (d *Dir) NodeID() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.record.NodeID
+}
+
+// Starts returns the number of starts, this one included.
+func (d *Dir) Starts() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.record.Starts
+}
+
+// ClusterID returns the cluster that the directory is bound to, or "".
+func (d *Dir) ClusterID() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.record.ClusterID
+}
+
+// BindCluster binds the directory to the cluster, durably. A repeat does
+// nothing; another cluster answers ErrOtherCluster.
+func (d *Dir) BindCluster(clusterID string) error {
+	if err := identity.ValidateCluster(clusterID); err != nil {
+		return fmt.Errorf("bind data directory %q: %w", d.path, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.closed:
+		return fmt.Errorf("bind data directory %q: %w", d.path, fs.ErrClosed)
+	case d.record.ClusterID == clusterID:
+		return nil
+	case d.record.ClusterID != "":
+		return fmt.Errorf("bind data directory %q: %w: it belongs to %q, not to %q; use another directory for this cluster",
+			d.path, ErrOtherCluster, d.record.ClusterID, clusterID)
+	}
+	next := d.record
+	next.ClusterID = clusterID
+	if err := d.writeRecord(next); err != nil {
+		return fmt.Errorf("bind data directory %q: %w", d.path, err)
+	}
+	d.record = next
+	return nil
+}
+
+// Subdir makes a directory of mode 0700 in the data directory, durably, and
+// returns its path. One that exists has to be private too.
+func (d *Dir) Subdir(name string) (string, error) {
+	path := d.Path(name)
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make directory: %w", err)
+	}
+	f, err := openPrivate(path)
+	if err != nil {
+		return "", fmt.Errorf("open directory %q: %w", path, err)
+	}
+	_ = f.Close()
+	if err := identity.SyncDir(d.path); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// Replace makes data the content of a file in the directory: mode 0600,
+// atomically and durably.
+func (d *Dir) Replace(name string, data []byte) error {
+	return identity.ReplaceFile(d.Path(name), data)
+}
+
+// SocketPath returns a path for binding a socket in the directory, short enough
+// however long the directory's own path is. It is good until Close and in this
+// process only; others reach the socket under Path.
+func (d *Dir) SocketPath(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.root.Fd(), name)
+}
+
+// Close takes the addresses away and releases the lock. It may be called again.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	err := os.Remove(d.Path(addressesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	d.release()
+	if err != nil {
+		return fmt.Errorf("close data directory %q: %w", d.path, err)
+	}
+	return nil
+}
+
+func (d *Dir) release() {
+	if d.lock != nil {
+		_ = d.lock.Close()
+	}
+	if d.root != nil {
+		_ = d.root.Close()
+	}
+}
