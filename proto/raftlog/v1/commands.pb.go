@@ -293,6 +293,7 @@ type Command struct {
 	Summary       string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
 	Selector      string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
 	CanceledBy    string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
+	NotBefore     int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -486,6 +487,13 @@ func (x *Command) GetCanceledBy() string {
 		return x.CanceledBy
 	}
 	return ""
+}
+
+func (x *Command) GetNotBefore() int64 {
+	if x != nil {
+		return x.NotBefore
+	}
+	return 0
 }
 
 type StateCount struct {
@@ -986,8 +994,7 @@ type SubmitCommand struct {
 	SubmittedBy string                 `protobuf:"bytes,4,opt,name=submitted_by,json=submittedBy,proto3" json:"submitted_by,omitempty"`
 	// Of the targets, ascending.
 	AgentOrdinals []uint32 `protobuf:"varint,5,rep,packed,name=agent_ordinals,json=agentOrdinals,proto3" json:"agent_ordinals,omitempty"`
-	// Of those, the ones the leader saw offline are judged by Apply, not here.
-	NotBefore int64 `protobuf:"varint,6,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotBefore     int64    `protobuf:"varint,6,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	// Unix nanoseconds by the caller's clock; 0 = use ttl.
 	NotAfter int64 `protobuf:"varint,7,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
 	// Nanoseconds from now.
@@ -1667,7 +1674,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\x88\x06\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa7\x06\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1696,7 +1703,9 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\asummary\x18\x15 \x01(\tR\asummary\x12\x1a\n" +
 	"\bselector\x18\x16 \x01(\tR\bselector\x12\x1f\n" +
 	"\vcanceled_by\x18\x17 \x01(\tR\n" +
-	"canceledBy\"R\n" +
+	"canceledBy\x12\x1d\n" +
+	"\n" +
+	"not_before\x18\x18 \x01(\x03R\tnotBefore\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +

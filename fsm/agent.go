@@ -1,0 +1,193 @@
+package fsm
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// Bounds of what is kept for one agent (DESIGN section 12).
+const (
+	MaxLabels     = 64
+	MaxFacts      = 256
+	MaxValueBytes = 256
+)
+
+// enrollAgent registers an agent's key. An agent that is to be readmitted after a
+// clone comes back here with a new key and keeps its number, name and labels.
+func (tx *tx) enrollAgent(m *raftlogv1.EnrollAgent) *raftlogv1.Outcome {
+	if m.GetAgentId() == "" || len(m.GetPublicKey()) == 0 {
+		return refuse(raftlogv1.Code_CODE_INVALID, "no_agent", "an agent needs an id and a key")
+	}
+	have, found := tx.agents.get(m.GetAgentId())
+	switch {
+	case found && bytes.Equal(have.GetPublicKey(), m.GetPublicKey()):
+		return stands(have.GetEnrolledIndex())
+	case found && len(have.GetPublicKey()) > 0:
+		return refuse(raftlogv1.Code_CODE_CONFLICT, "other_key",
+			"agent %q is enrolled with another key: remove it first, or start agentd with an empty data directory", m.GetAgentId())
+	}
+	if other, taken := first(tx.agents.by(agentsByKey, string(m.GetPublicKey())+"\x00")); taken {
+		return refuse(raftlogv1.Code_CODE_CONFLICT, "key_taken", "this key belongs to agent %q", other.GetId())
+	}
+	t, _ := tx.tokens.get(m.GetTokenId())
+	labels, refusal := tokenLabels(t, m.GetLabels())
+	if refusal != nil {
+		return refusal
+	}
+	if _, refusal := tx.useToken(m.GetTokenId(), raftlogv1.TokenKind_TOKEN_KIND_AGENT, m.GetPublicKey(), m.GetAgentId(), m.GetFrom()); refusal != nil {
+		return refusal
+	}
+	row := &raftlogv1.Agent{
+		Id: m.GetAgentId(), Name: m.GetName(), PublicKey: m.GetPublicKey(), Labels: labels, LabelsVersion: tx.index,
+		TokenId: m.GetTokenId(), EnrolledAt: tx.now(), EnrolledIndex: tx.index, Version: m.GetVersion(),
+	}
+	if found { // readmitted after a clone
+		row = clone(have)
+		row.PublicKey, row.TokenId, row.EnrolledAt, row.EnrolledIndex = m.GetPublicKey(), m.GetTokenId(), tx.now(), tx.index
+		row.Quarantine, row.QuarantineDetail, row.Readmitted = raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED, "", true
+	} else {
+		row.Ordinal = tx.cluster.NextAgentOrdinal
+		tx.cluster.NextAgentOrdinal++
+	}
+	put(tx, TableAgents, tx.agents, row)
+	return granted(tx.index)
+}
+
+// tokenLabels joins the labels that the token gives with those that the agent
+// asks for. The token's win.
+func tokenLabels(t *raftlogv1.Token, asked []*raftlogv1.Label) ([]*raftlogv1.Label, *raftlogv1.Outcome) {
+	labels := slices.Clone(t.GetLabels())
+	for _, l := range asked {
+		given := slices.ContainsFunc(labels, func(g *raftlogv1.Label) bool { return g.GetName() == l.GetName() })
+		if !given && t.GetOnlyTheseLabels() {
+			return nil, refuse(raftlogv1.Code_CODE_REFUSED, "label_forbidden", "token %q forbids the label %q", t.GetId(), l.GetName())
+		}
+		if !given {
+			labels = append(labels, l)
+		}
+	}
+	return sortedLabels("labels", labels, MaxLabels)
+}
+
+func sortedLabels(what string, labels []*raftlogv1.Label, most int) ([]*raftlogv1.Label, *raftlogv1.Outcome) {
+	if len(labels) > most {
+		return nil, refuse(raftlogv1.Code_CODE_INVALID, "too_many", "%d %s are above the maximum %d", len(labels), what, most)
+	}
+	labels = slices.Clone(labels)
+	slices.SortFunc(labels, func(a, b *raftlogv1.Label) int { return strings.Compare(a.GetName(), b.GetName()) })
+	for i, l := range labels {
+		switch {
+		case l.GetName() == "" || len(l.GetName()) > MaxValueBytes || len(l.GetValue()) > MaxValueBytes:
+			return nil, refuse(raftlogv1.Code_CODE_INVALID, "too_long", "%s: name and value of %q must have 1 and 0 to %d bytes", what, l.GetName(), MaxValueBytes)
+		case i > 0 && labels[i-1].GetName() == l.GetName():
+			return nil, refuse(raftlogv1.Code_CODE_INVALID, "twice", "%s: %q stands twice", what, l.GetName())
+		}
+	}
+	return labels, nil
+}
+
+// removeAgent forgets an agent. What it had claimed is LOST, what waited is
+// SKIPPED; its number is never given again.
+func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
+	have, found := tx.agents.get(m.GetAgentId())
+	if !found {
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
+	}
+	touched := 0
+	for _, i := range collect(tx.invocations.by(invocationsByAgent, be32(have.GetOrdinal()))) {
+		state := raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED
+		if i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
+			state = raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+		}
+		tx.move(i, state, "agent_removed", nil)
+		touched++
+	}
+	remove(tx, TableSessions, tx.sessions, have.GetId())
+	remove(tx, TableFacts, tx.facts, have.GetId())
+	remove(tx, TableAgents, tx.agents, have.GetId())
+	return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Count: uint32(touched)}
+}
+
+func (tx *tx) setAgentLabels(m *raftlogv1.SetAgentLabels) *raftlogv1.Outcome {
+	have, found := tx.agents.get(m.GetAgentId())
+	switch {
+	case !found:
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
+	case m.GetExpectedVersion() != 0 && m.GetExpectedVersion() != have.GetLabelsVersion():
+		return refuse(raftlogv1.Code_CODE_STALE, "version_moved",
+			"the labels of agent %q have version %d, not %d", have.GetId(), have.GetLabelsVersion(), m.GetExpectedVersion())
+	}
+	labels := slices.DeleteFunc(slices.Clone(have.GetLabels()), func(l *raftlogv1.Label) bool {
+		return slices.Contains(m.GetRemove(), l.GetName()) ||
+			slices.ContainsFunc(m.GetSet(), func(s *raftlogv1.Label) bool { return s.GetName() == l.GetName() })
+	})
+	labels, refusal := sortedLabels("labels", append(labels, m.GetSet()...), MaxLabels)
+	if refusal != nil {
+		return refusal
+	}
+	if sameLabels(labels, have.GetLabels()) {
+		return stands(have.GetLabelsVersion())
+	}
+	row := clone(have)
+	row.Labels, row.LabelsVersion = labels, tx.index
+	put(tx, TableAgents, tx.agents, row)
+	return granted(tx.index)
+}
+
+func (tx *tx) reportFacts(m *raftlogv1.ReportFacts) *raftlogv1.Outcome {
+	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+		return refusal
+	}
+	facts, refusal := sortedLabels("facts", m.GetFacts(), MaxFacts)
+	if refusal != nil {
+		return refusal
+	}
+	if have, found := tx.facts.get(m.GetAgentId()); found && sameLabels(have.GetFacts(), facts) {
+		return stands(have.GetIndex())
+	}
+	put(tx, TableFacts, tx.facts, &raftlogv1.Facts{AgentId: m.GetAgentId(), Facts: facts, Hash: m.GetHash(), Index: tx.index})
+	if a, _ := tx.agents.get(m.GetAgentId()); m.GetVersion() != "" && a.GetVersion() != m.GetVersion() {
+		row := clone(a)
+		row.Version = m.GetVersion()
+		put(tx, TableAgents, tx.agents, row)
+	}
+	return granted(tx.index)
+}
+
+func sameLabels(a, b []*raftlogv1.Label) bool {
+	return slices.EqualFunc(a, b, func(x, y *raftlogv1.Label) bool {
+		return x.GetName() == y.GetName() && x.GetValue() == y.GetValue()
+	})
+}
+
+// readmitAgent ends a quarantine. After a clone the registered key is taken away,
+// since both copies hold it: one of them enrols again with a new one. After a
+// journal that was behind, the agent must come with a new journal.
+func (tx *tx) readmitAgent(m *raftlogv1.ReadmitAgent) *raftlogv1.Outcome {
+	have, found := tx.agents.get(m.GetAgentId())
+	switch {
+	case !found:
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
+	case have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED:
+		return stands(0)
+	}
+	row := clone(have)
+	if have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_CLONE {
+		row.PublicKey = nil // it stays quarantined until it has enrolled with a new one
+	} else {
+		row.Quarantine, row.QuarantineDetail, row.Readmitted = raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED, "", true
+	}
+	put(tx, TableAgents, tx.agents, row)
+	return ok()
+}
+
+func collect[R any](rows func(func(R) bool)) []R {
+	var all []R
+	for r := range rows {
+		all = append(all, r)
+	}
+	return all
+}

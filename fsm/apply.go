@@ -1,0 +1,131 @@
+package fsm
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// apply executes one mutation. Everything but taking office and founding the
+// cluster is refused before the cluster has an id.
+func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
+	if field := unknownField(mut.ProtoReflect()); field != "" {
+		if mut.GetSkippable() {
+			return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Reason: "skipped"}
+		}
+		panic(fmt.Sprintf("fsm: mutation %d of entry %d holds %s, which this build does not know: this node is older than the cluster; upgrade it",
+			tx.ordinal, tx.index, field))
+	}
+	switch k := mut.GetKind().(type) {
+	case *raftlogv1.Mutation_TakeOffice:
+		return tx.takeOffice(k.TakeOffice)
+	case *raftlogv1.Mutation_InitCluster:
+		return tx.initCluster(k.InitCluster)
+	}
+	if tx.cluster.GetClusterId() == "" {
+		return refuse(raftlogv1.Code_CODE_REFUSED, "no_cluster", "the cluster has not been initialized")
+	}
+	switch k := mut.GetKind().(type) {
+	case *raftlogv1.Mutation_RegisterNode:
+		return tx.registerNode(k.RegisterNode)
+	case *raftlogv1.Mutation_NodeStarted:
+		return tx.nodeStarted(k.NodeStarted)
+	case *raftlogv1.Mutation_RemoveNode:
+		return tx.removeNode(k.RemoveNode)
+	case *raftlogv1.Mutation_RaiseFeatureLevel:
+		return tx.raiseFeatureLevel(k.RaiseFeatureLevel)
+	case *raftlogv1.Mutation_PutSetting:
+		return tx.putSetting(k.PutSetting)
+	case *raftlogv1.Mutation_SetKeyring:
+		return tx.setKeyring(k.SetKeyring)
+
+	case *raftlogv1.Mutation_CreateToken:
+		return tx.createToken(k.CreateToken)
+	case *raftlogv1.Mutation_RevokeToken:
+		return tx.revokeToken(k.RevokeToken)
+	case *raftlogv1.Mutation_EnrollOperator:
+		return tx.enrollOperator(k.EnrollOperator)
+	case *raftlogv1.Mutation_RevokeOperator:
+		return tx.revokeOperator(k.RevokeOperator)
+
+	case *raftlogv1.Mutation_EnrollAgent:
+		return tx.enrollAgent(k.EnrollAgent)
+	case *raftlogv1.Mutation_RemoveAgent:
+		return tx.removeAgent(k.RemoveAgent)
+	case *raftlogv1.Mutation_SetAgentLabels:
+		return tx.setAgentLabels(k.SetAgentLabels)
+	case *raftlogv1.Mutation_ReportFacts:
+		return tx.reportFacts(k.ReportFacts)
+	case *raftlogv1.Mutation_ReadmitAgent:
+		return tx.readmitAgent(k.ReadmitAgent)
+	case *raftlogv1.Mutation_OpenSession:
+		return tx.openSession(k.OpenSession)
+	case *raftlogv1.Mutation_ReadySession:
+		return tx.readySession(k.ReadySession)
+	case *raftlogv1.Mutation_EndSession:
+		return tx.endSession(k.EndSession)
+	case *raftlogv1.Mutation_LoseNodeSessions:
+		return tx.loseNodeSessions(k.LoseNodeSessions)
+	case *raftlogv1.Mutation_MarkDown:
+		return tx.markDown(k.MarkDown)
+
+	case *raftlogv1.Mutation_SubmitCommand:
+		return tx.submitCommand(k.SubmitCommand)
+	case *raftlogv1.Mutation_ReleaseCommand:
+		return tx.releaseCommand(k.ReleaseCommand)
+	case *raftlogv1.Mutation_ClaimAttempt:
+		return tx.claimAttempt(k.ClaimAttempt)
+	case *raftlogv1.Mutation_ReportAttempt:
+		return tx.reportAttempt(k.ReportAttempt)
+	case *raftlogv1.Mutation_CancelCommand:
+		return tx.cancelCommand(k.CancelCommand)
+	case *raftlogv1.Mutation_ExpireCommand:
+		return tx.expireCommand(k.ExpireCommand)
+	case *raftlogv1.Mutation_LoseAttempt:
+		return tx.loseAttempt(k.LoseAttempt)
+	case *raftlogv1.Mutation_PurgeCommands:
+		return tx.purgeCommands(k.PurgeCommands)
+	}
+	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
+}
+
+// unknownField names the first field, at any depth, that this build does not know;
+// "" when there is none.
+func unknownField(m protoreflect.Message) (name string) {
+	if b := m.GetUnknown(); len(b) > 0 {
+		return fmt.Sprintf("an unknown field of %s", m.Descriptor().FullName())
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.Message() == nil {
+			return true
+		}
+		if !f.IsList() {
+			name = unknownField(v.Message())
+			return name == ""
+		}
+		for i, list := 0, v.List(); i < list.Len() && name == ""; i++ {
+			name = unknownField(list.Get(i).Message())
+		}
+		return name == ""
+	})
+	return name
+}
+
+func ok() *raftlogv1.Outcome { return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK} }
+
+func granted(number uint64) *raftlogv1.Outcome {
+	return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Number: number}
+}
+
+// stands answers a repetition: what was asked is already so.
+func stands(number uint64) *raftlogv1.Outcome {
+	return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Number: number, Repeated: true}
+}
+
+// refuse answers that nothing changed, and why: reason for programs, the sentence
+// for people.
+func refuse(code raftlogv1.Code, reason, format string, args ...any) *raftlogv1.Outcome {
+	return &raftlogv1.Outcome{Code: code, Reason: reason, Detail: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,202 @@
+package fsm
+
+import (
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// move takes an invocation to a further state, notes the step, and keeps counts
+// and queues. Every change of an invocation's state goes through here. edit, when
+// not nil, fills further fields of the new row.
+func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason string, edit func(*raftlogv1.Invocation, *raftlogv1.Transition)) *raftlogv1.Invocation {
+	row := clone(i)
+	from := i.GetState()
+	row.State, row.Reason = to, reason
+	step := &raftlogv1.Transition{State: to, Index: tx.index, At: tx.now(), Attempt: i.GetAttempt(), Reason: reason}
+	if edit != nil {
+		edit(row, step)
+	}
+	row.Transitions = append(row.Transitions, step)
+	c := tx.editCommand(row.GetCommandId())
+	if to == raftlogv1.AttemptState_ATTEMPT_STATE_LOST && tx.mayTryAgain(c, row) {
+		again := &raftlogv1.Transition{
+			State: raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, Index: tx.index, At: tx.now(), Attempt: row.GetAttempt() + 1, Reason: "idempotent",
+		}
+		row.Attempt, row.State, row.Reason, row.Fence, row.SessionEpoch, row.NodeId = again.Attempt, again.State, "", 0, 0, ""
+		row.Transitions = append(row.Transitions, again)
+	}
+	count(c, from, row.GetState())
+	if open(i) && !open(row) {
+		if tx.m.queued[row.GetAgentOrdinal()]--; tx.m.queued[row.GetAgentOrdinal()] == 0 {
+			delete(tx.m.queued, row.GetAgentOrdinal())
+		}
+	}
+	put(tx, TableInvocations, tx.invocations, row)
+	return row
+}
+
+// mayTryAgain says that a LOST attempt is followed by another one.
+func (tx *tx) mayTryAgain(c *raftlogv1.Command, i *raftlogv1.Invocation) bool {
+	_, enrolled := tx.agents.get(i.GetAgentId())
+	return c.GetDelivery() == raftlogv1.Delivery_DELIVERY_IDEMPOTENT && i.GetAttempt() < c.GetMaxAttempts() &&
+		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && tx.now() < c.GetNotAfter() && enrolled
+}
+
+// claimAttempt grants the permission to start once. The same session asking again
+// gets the same fence.
+func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
+	key, _ := invocationKey(m.GetInvocationId())
+	i, found := tx.invocations.get(key)
+	if !found || i.GetAgentId() != m.GetAgentId() {
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_invocation", "there is no invocation %q on agent %q", m.GetInvocationId(), m.GetAgentId())
+	}
+	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+		return refusal
+	}
+	s, _ := tx.sessions.get(m.GetAgentId())
+	a, _ := tx.agents.get(m.GetAgentId())
+	c, _ := tx.commands.get(i.GetCommandId())
+	switch {
+	case i.GetAttempt() != m.GetAttempt():
+		return refuse(raftlogv1.Code_CODE_STALE, "attempt", "invocation %q is at attempt %d, not %d", i.GetId(), i.GetAttempt(), m.GetAttempt())
+	case i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && i.GetSessionEpoch() == m.GetSessionEpoch():
+		return stands(i.GetFence())
+	case i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED:
+		return refuse(raftlogv1.Code_CODE_STALE, "state", "invocation %q is %s, not RELEASED", i.GetId(), word(i.GetState()))
+	case i.GetHeld():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "held", "invocation %q is held", i.GetId())
+	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
+		return refuse(raftlogv1.Code_CODE_REFUSED, "canceled", "command %q was canceled", c.GetId())
+	case tx.now() >= c.GetNotAfter():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "expired", "command %q expired at %s", c.GetId(), stamp(c.GetNotAfter()))
+	case tx.now() < c.GetNotBefore():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "not_yet", "command %q begins at %s", c.GetId(), stamp(c.GetNotBefore()))
+	case s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY:
+		return refuse(raftlogv1.Code_CODE_REFUSED, "not_ready", "session %d of agent %q is not ready", s.GetEpoch(), a.GetId())
+	case s.GetNodeId() != m.GetNodeId():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "other_node", "the session of agent %q is on node %q", a.GetId(), s.GetNodeId())
+	case a.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED:
+		return refuse(raftlogv1.Code_CODE_REFUSED, quarantineWord(a.GetQuarantine()), "agent %q is quarantined", a.GetId())
+	case tx.running(a.GetOrdinal()) >= s.GetSlots():
+		return refuse(raftlogv1.Code_CODE_EXHAUSTED, "slots", "all %d slots of agent %q are taken", s.GetSlots(), a.GetId())
+	}
+	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, "", func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+		row.Fence, row.SessionEpoch, row.NodeId = tx.number(), s.GetEpoch(), m.GetNodeId()
+		step.Fence, step.SessionEpoch, step.NodeId = row.Fence, row.SessionEpoch, row.NodeId
+	})
+	if s.GetLastClaimEpoch() != s.GetEpoch() {
+		row := clone(s)
+		row.LastClaimEpoch = s.GetEpoch()
+		put(tx, TableSessions, tx.sessions, row)
+	}
+	return granted(tx.number())
+}
+
+// running counts the agent's claimed and running attempts, which are few.
+func (tx *tx) running(ordinal uint32) uint32 {
+	n := uint32(0)
+	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING} {
+		for range tx.invocations.by(invocationsByAgent, be32(ordinal)+string(rune(state))) {
+			n++
+		}
+	}
+	return n
+}
+
+// reportAttempt takes what the agent's journal says. A report that changes nothing
+// is answered as done, so that the agent may stop repeating it.
+func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
+	key, _ := invocationKey(m.GetInvocationId())
+	i, found := tx.invocations.get(key)
+	if !found || i.GetAgentId() != m.GetAgentId() {
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_invocation", "there is no invocation %q on agent %q", m.GetInvocationId(), m.GetAgentId())
+	}
+	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+		return refusal
+	}
+	state := m.GetState()
+	final := state >= raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+	switch {
+	case state < raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING || state > raftlogv1.AttemptState_ATTEMPT_STATE_REJECTED:
+		return refuse(raftlogv1.Code_CODE_INVALID, "state", "an agent cannot report %s", word(state))
+	case !bounded(m.GetResult()):
+		return refuse(raftlogv1.Code_CODE_INVALID, "output", "the head and tail of the output are above %d bytes", MaxOutputBytes)
+	}
+	tx.reported(m.GetAgentId(), m.GetResult().GetJournalSeq())
+	switch {
+	case m.GetAttempt() < i.GetAttempt():
+		return stands(0) // that attempt was given up and another one stands
+	case m.GetAttempt() > i.GetAttempt() || m.GetFence() != i.GetFence():
+		return refuse(raftlogv1.Code_CODE_STALE, "fence", "invocation %q is at attempt %d with fence %d, not at %d with %d",
+			i.GetId(), i.GetAttempt(), i.GetFence(), m.GetAttempt(), m.GetFence())
+	case i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST, i.GetState() >= state:
+		return stands(i.GetFence())
+	}
+	late := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+	if late && !final {
+		return stands(i.GetFence()) // it still runs; its end will supersede LOST
+	}
+	tx.move(i, state, m.GetReason(), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+		row.Detail, row.Late, row.CancelTooLate = m.GetDetail(), late, m.GetCancelTooLate()
+		if m.GetResult() != nil {
+			row.Result = m.GetResult()
+		}
+		step.Fence, step.SessionEpoch, step.NodeId = m.GetFence(), m.GetSessionEpoch(), m.GetNodeId()
+	})
+	return granted(i.GetFence())
+}
+
+// MaxOutputBytes bounds the heads and tails of one result.
+const MaxOutputBytes = 16 << 10
+
+func bounded(r *raftlogv1.Result) bool {
+	n := 0
+	for _, o := range []*raftlogv1.Output{r.GetStdout(), r.GetStderr()} {
+		n += len(o.GetHead()) + len(o.GetTail())
+	}
+	return n <= MaxOutputBytes
+}
+
+// reported keeps the highest record of its journal that the agent has shown.
+func (tx *tx) reported(agentID string, seq uint64) {
+	s, _ := tx.sessions.get(agentID)
+	if seq <= s.GetJournal().GetSeq() {
+		return
+	}
+	row := clone(s)
+	row.Journal.Seq = seq
+	put(tx, TableSessions, tx.sessions, row)
+}
+
+// loseAttempt says that nobody knows what became of an attempt. It is refused when
+// anything it was decided on has moved.
+func (tx *tx) loseAttempt(m *raftlogv1.LoseAttempt) *raftlogv1.Outcome {
+	key, _ := invocationKey(m.GetKey().GetInvocationId())
+	i, found := tx.invocations.get(key)
+	if !found {
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_invocation", "there is no invocation %q", m.GetKey().GetInvocationId())
+	}
+	s, _ := tx.sessions.get(i.GetAgentId())
+	switch {
+	case i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
+		return stands(i.GetFence())
+	case i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED || i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST,
+		i.GetState() != m.GetExpectedState(), i.GetFence() != m.GetExpectedFence(), i.GetAttempt() != m.GetKey().GetAttempt():
+		return refuse(raftlogv1.Code_CODE_STALE, "state", "invocation %q is %s at attempt %d with fence %d", i.GetId(), word(i.GetState()), i.GetAttempt(), i.GetFence())
+	case s.GetEpoch() != m.GetExpectedSessionEpoch():
+		return refuse(raftlogv1.Code_CODE_STALE, "epoch_moved", "agent %q has opened session %d since", i.GetAgentId(), s.GetEpoch())
+	}
+	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_LOST, m.GetReason(), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+		row.Detail = m.GetDetail()
+		step.Fence, step.SessionEpoch = i.GetFence(), s.GetEpoch()
+	})
+	return granted(i.GetFence())
+}
+
+// word is the short name of a state.
+func word(s raftlogv1.AttemptState) string {
+	const prefix = "ATTEMPT_STATE_"
+	if name := s.String(); len(name) > len(prefix) {
+		return name[len(prefix):]
+	}
+	return s.String()
+}

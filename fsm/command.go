@@ -1,0 +1,304 @@
+package fsm
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+const (
+	// MaxTargets bounds the targets of one command.
+	MaxTargets = 10_000
+	// MaxAttempts bounds the attempts of an idempotent command on one target.
+	MaxAttempts = 10
+	// idAhead is how far a command's id may lie ahead of the cluster's time.
+	idAhead = 5 * time.Minute
+	// defaultQueueMax bounds the open invocations of one agent.
+	defaultQueueMax = 4096
+)
+
+// submitCommand registers a command and freezes its targets. The same id with the
+// same digest answers what stands.
+func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
+	if have, found := tx.commands.get(m.GetId()); found {
+		if bytes.Equal(have.GetDigest(), m.GetDigest()) {
+			return stands(have.GetSubmittedIndex())
+		}
+		return refuse(raftlogv1.Code_CODE_CONFLICT, "command_exists", "command %q exists with other content", m.GetId())
+	}
+	if refusal := tx.checkSubmit(m); refusal != nil {
+		return refusal
+	}
+	notAfter := m.GetNotAfter()
+	if notAfter == 0 {
+		notAfter = tx.now() + m.GetTtl()
+	}
+	put(tx, TableEnvelopes, tx.envelopes, &raftlogv1.Envelope{CommandId: m.GetId(), Envelope: m.GetEnvelope()})
+	c := &raftlogv1.Command{
+		Id: m.GetId(), Digest: m.GetDigest(), SubmittedBy: m.GetSubmittedBy(), SubmittedAt: tx.now(), SubmittedIndex: tx.index,
+		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
+		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
+		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
+		Summary: m.GetSummary(), Selector: m.GetSelector(), ChangedIndex: tx.index,
+	}
+	tx.commands.put(c)
+	for _, ordinal := range m.GetAgentOrdinals() {
+		tx.addInvocation(c, ordinal, m.GetQueueMax())
+	}
+	return granted(tx.index)
+}
+
+func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
+	id, err := uuid.Parse(m.GetId())
+	if err != nil || id.Version() != 7 || id.String() != m.GetId() {
+		return refuse(raftlogv1.Code_CODE_INVALID, "id", "command id %q is not a UUIDv7 in lower case", m.GetId())
+	}
+	made := madeAt(id)
+	switch {
+	case made > tx.now()/int64(time.Millisecond)+idAhead.Milliseconds():
+		return refuse(raftlogv1.Code_CODE_INVALID, "id_ahead", "command id %q was made more than %v ahead of the cluster's time %s: set the clock of the machine that made it", m.GetId(), idAhead, stamp(tx.now()))
+	case made < tx.cluster.GetCommandsFloor():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "id_old", "command id %q is older than the commands that were purged", m.GetId())
+	case len(m.GetEnvelope()) == 0 || len(m.GetDigest()) == 0:
+		return refuse(raftlogv1.Code_CODE_INVALID, "no_envelope", "command %q has no envelope", m.GetId())
+	case len(m.GetAgentOrdinals()) == 0:
+		return refuse(raftlogv1.Code_CODE_INVALID, "no_targets", "command %q means no agent", m.GetId())
+	case len(m.GetAgentOrdinals()) > MaxTargets:
+		return refuse(raftlogv1.Code_CODE_INVALID, "too_many", "%d targets are above the maximum %d", len(m.GetAgentOrdinals()), MaxTargets)
+	case m.GetNotAfter() == 0 && m.GetTtl() <= 0:
+		return refuse(raftlogv1.Code_CODE_INVALID, "no_end", "command %q has no time after which it expires", m.GetId())
+	case m.GetNotAfter() != 0 && m.GetNotAfter() <= tx.now():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "expired", "command %q expired at %s; the cluster's time is %s", m.GetId(), stamp(m.GetNotAfter()), stamp(tx.now()))
+	case m.GetRunTimeout() <= 0:
+		return refuse(raftlogv1.Code_CODE_INVALID, "timeout", "command %q has no run timeout", m.GetId())
+	case m.GetMaxAttempts() > MaxAttempts || (m.GetMaxAttempts() > 1 && m.GetDelivery() != raftlogv1.Delivery_DELIVERY_IDEMPOTENT):
+		return refuse(raftlogv1.Code_CODE_INVALID, "attempts", "%d attempts: at most %d, and more than one only for class idempotent", m.GetMaxAttempts(), MaxAttempts)
+	}
+	for i, o := range m.GetAgentOrdinals() {
+		if i > 0 && o <= m.GetAgentOrdinals()[i-1] {
+			return refuse(raftlogv1.Code_CODE_INVALID, "order", "the agents' numbers do not ascend")
+		}
+	}
+	return nil
+}
+
+// madeAt is the Unix time in milliseconds that a UUIDv7 carries (RFC 9562).
+func madeAt(id uuid.UUID) int64 {
+	var ms int64
+	for _, b := range id[:6] {
+		ms = ms<<8 | int64(b)
+	}
+	return ms
+}
+
+// addInvocation makes the command's invocation on one agent: PENDING, or SKIPPED
+// with the reason.
+func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32) {
+	if queueMax == 0 {
+		queueMax = defaultQueueMax
+	}
+	state, reason, agentID := raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, "", ""
+	a, found := first(tx.agents.by(agentsByOrdinal, be32(ordinal)))
+	if found {
+		agentID = a.GetId()
+	}
+	switch {
+	case !found:
+		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "agent_removed"
+	case !c.GetQueueOffline() && !tx.reachable(agentID):
+		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline"
+	case tx.m.queued[ordinal] >= queueMax:
+		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "queue_full"
+	}
+	i := &raftlogv1.Invocation{
+		Id: InvocationID(c.GetId(), ordinal), CommandId: c.GetId(), AgentId: agentID, AgentOrdinal: ordinal,
+		Attempt: 1, State: state, Reason: reason,
+		Transitions: []*raftlogv1.Transition{{State: state, Index: tx.index, At: tx.now(), Attempt: 1, Reason: reason}},
+	}
+	put(tx, TableInvocations, tx.invocations, i)
+	count(tx.editCommand(c.GetId()), 0, state)
+	if open(i) {
+		tx.m.queued[ordinal]++
+	}
+}
+
+// reachable says that the agent counts as online: it has a session, or its grace
+// runs.
+func (tx *tx) reachable(agentID string) bool {
+	s, found := tx.sessions.get(agentID)
+	return found && s.GetState() < raftlogv1.SessionState_SESSION_STATE_DOWN
+}
+
+// releaseCommand lets up to max PENDING invocations be claimed, lowest agent
+// number first.
+func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
+	c, found := tx.commands.get(m.GetCommandId())
+	switch {
+	case !found:
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_command", "there is no command %q", m.GetCommandId())
+	case c.GetReleased() != m.GetExpectedReleased():
+		return refuse(raftlogv1.Code_CODE_STALE, "released_moved", "command %q has %d released, not %d", c.GetId(), c.GetReleased(), m.GetExpectedReleased())
+	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
+		return refuse(raftlogv1.Code_CODE_REFUSED, "not_active", "command %q is done or canceled", c.GetId())
+	}
+	o := ok()
+	for _, i := range collectMax(tx.invocations.by(invocationsOpen, openKey(c.GetId(), raftlogv1.AttemptState_ATTEMPT_STATE_PENDING)), int(m.GetMax())) {
+		if i.GetHeld() {
+			continue
+		}
+		tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, "", nil)
+		o.Count++
+	}
+	e := tx.editCommand(c.GetId())
+	e.Released += o.Count
+	e.Wave = m.GetWave()
+	return o
+}
+
+// cancelCommand makes sure that what is not claimed never starts, and asks the
+// agents to end what is.
+func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
+	c, found := tx.commands.get(m.GetCommandId())
+	switch {
+	case !found:
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_command", "there is no command %q", m.GetCommandId())
+	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
+		return stands(c.GetCancelIndex())
+	}
+	e := tx.editCommand(c.GetId())
+	e.State = raftlogv1.CommandState_COMMAND_STATE_CANCELING
+	e.CancelIndex, e.CanceledBy = tx.index, m.GetCanceledBy()
+	o := granted(tx.index)
+	for _, i := range collect(tx.invocations.by(invocationsOpen, c.GetId())) {
+		if i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
+			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED, "canceled", nil)
+		} else {
+			row := clone(i)
+			row.CancelIndex = tx.index
+			put(tx, TableInvocations, tx.invocations, row)
+		}
+		o.Count++
+	}
+	return o
+}
+
+// expireCommand ends what was not claimed in time.
+func (tx *tx) expireCommand(m *raftlogv1.ExpireCommand) *raftlogv1.Outcome {
+	c, found := tx.commands.get(m.GetCommandId())
+	switch {
+	case !found:
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_command", "there is no command %q", m.GetCommandId())
+	case tx.now() < c.GetNotAfter():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "not_yet", "command %q expires at %s; the cluster's time is %s", c.GetId(), stamp(c.GetNotAfter()), stamp(tx.now()))
+	}
+	o := ok()
+	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED} {
+		for _, i := range collectMax(tx.invocations.by(invocationsOpen, openKey(c.GetId(), state)), int(m.GetMax()-o.Count)) {
+			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED, "expired", nil)
+			o.Count++
+		}
+	}
+	return o
+}
+
+// purgeCommands removes finished commands. Ids as old as theirs are refused from
+// here on, so that a late repetition cannot bring one back.
+func (tx *tx) purgeCommands(m *raftlogv1.PurgeCommands) *raftlogv1.Outcome {
+	o := ok()
+	for _, id := range m.GetCommandIds() {
+		c, found := tx.commands.get(id)
+		if !found || !done(c) {
+			continue
+		}
+		for _, i := range collect(tx.invocations.withPrefix(id + ".")) {
+			key, _ := invocationKey(i.GetId())
+			remove(tx, TableInvocations, tx.invocations, key)
+		}
+		remove(tx, TableEnvelopes, tx.envelopes, id)
+		remove(tx, TableCommands, tx.commands, id)
+		if u, err := uuid.Parse(id); err == nil {
+			tx.cluster.CommandsFloor = max(tx.cluster.GetCommandsFloor(), madeAt(u)+1)
+		}
+		o.Count++
+	}
+	return o
+}
+
+// editCommand returns a copy of the command's row that this mutation may write; it
+// is put when the mutation ends, however many invocations moved.
+func (tx *tx) editCommand(id string) *raftlogv1.Command {
+	for _, c := range tx.edited {
+		if c.GetId() == id {
+			return c
+		}
+	}
+	have, found := tx.commands.get(id)
+	if !found {
+		panic("fsm: an invocation belongs to no command: " + id) // they are put and purged together
+	}
+	c := clone(have)
+	tx.edited = append(tx.edited, c)
+	return c
+}
+
+// flush puts the commands that the mutation at hand has edited.
+func (tx *tx) flush() {
+	for _, c := range tx.edited {
+		c.ChangedIndex = tx.index
+		tx.settle(c)
+		put(tx, TableCommands, tx.commands, c)
+	}
+	tx.edited = nil
+}
+
+// settle ends the command when every invocation is final. A LOST one that evidence
+// supersedes changes the counts of a command that stays done.
+func (tx *tx) settle(c *raftlogv1.Command) {
+	waiting := uint32(0)
+	for _, n := range c.GetCounts() {
+		if n.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_LOST {
+			waiting += n.GetCount()
+		}
+	}
+	if waiting == 0 && !done(c) {
+		c.State = raftlogv1.CommandState_COMMAND_STATE_DONE
+		c.FinishedAt, c.FinishedIndex = tx.now(), tx.index
+	}
+}
+
+// count moves one invocation of the command between states; from 0 it is new.
+func count(c *raftlogv1.Command, from, to raftlogv1.AttemptState) {
+	at := func(s raftlogv1.AttemptState) *raftlogv1.StateCount {
+		i, found := slices.BinarySearchFunc(c.GetCounts(), s, func(n *raftlogv1.StateCount, s raftlogv1.AttemptState) int {
+			return int(n.GetState()) - int(s)
+		})
+		if !found {
+			c.Counts = slices.Insert(c.Counts, i, &raftlogv1.StateCount{State: s})
+		}
+		return c.Counts[i]
+	}
+	at(to).Count++
+	if from != 0 {
+		at(from).Count--
+	}
+	c.Counts = slices.DeleteFunc(c.Counts, func(n *raftlogv1.StateCount) bool { return n.GetCount() == 0 })
+}
+
+func openKey(commandID string, state raftlogv1.AttemptState) string {
+	return commandID + string(rune(state))
+}
+
+func collectMax[R any](rows func(func(R) bool), most int) []R {
+	var some []R
+	for r := range rows {
+		if len(some) >= most {
+			break
+		}
+		some = append(some, r)
+	}
+	return some
+}

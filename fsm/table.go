@@ -1,0 +1,105 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"iter"
+
+	"github.com/tidwall/btree"
+	"google.golang.org/protobuf/proto"
+)
+
+// A table holds rows of one kind by primary key, and in further orders by its
+// indexes. Rows are immutable once put.
+type table[R proto.Message] struct {
+	key     func(R) string
+	rows    *btree.Map[string, R]
+	indexes []*index[R]
+}
+
+// An index orders those rows for which key answers true. Keys are unique: an
+// index whose key could repeat appends the primary key.
+type index[R proto.Message] struct {
+	key  func(R) (string, bool)
+	rows *btree.Map[string, R]
+}
+
+func newTable[R proto.Message](key func(R) string, indexes ...func(R) (string, bool)) *table[R] {
+	t := &table[R]{key: key, rows: new(btree.Map[string, R])}
+	for _, k := range indexes {
+		t.indexes = append(t.indexes, &index[R]{key: k, rows: new(btree.Map[string, R])})
+	}
+	return t
+}
+
+// copy returns a table that later puts into t do not touch. Constant time.
+func (t *table[R]) copy() *table[R] {
+	c := &table[R]{key: t.key, rows: t.rows.Copy(), indexes: make([]*index[R], len(t.indexes))}
+	for i, x := range t.indexes {
+		c.indexes[i] = &index[R]{key: x.key, rows: x.rows.Copy()}
+	}
+	return c
+}
+
+func (t *table[R]) get(key string) (R, bool) { return t.rows.Get(key) }
+
+func (t *table[R]) put(row R) {
+	old, replaced := t.rows.Set(t.key(row), row)
+	for _, x := range t.indexes {
+		k, indexed := x.key(row)
+		if replaced {
+			if was, ok := x.key(old); ok && (!indexed || was != k) {
+				x.rows.Delete(was)
+			}
+		}
+		if indexed {
+			x.rows.Set(k, row)
+		}
+	}
+}
+
+func (t *table[R]) delete(key string) (R, bool) {
+	old, deleted := t.rows.Delete(key)
+	if deleted {
+		for _, x := range t.indexes {
+			if k, ok := x.key(old); ok {
+				x.rows.Delete(k)
+			}
+		}
+	}
+	return old, deleted
+}
+
+func (t *table[R]) len() int { return t.rows.Len() }
+
+// all yields every row in the order of keys.
+func (t *table[R]) all() iter.Seq[R] { return prefixed(t.rows, "") }
+
+// withPrefix yields the rows whose primary key begins with prefix, in order.
+func (t *table[R]) withPrefix(prefix string) iter.Seq[R] { return prefixed(t.rows, prefix) }
+
+// by yields the rows of the i-th index whose key begins with prefix, in order.
+func (t *table[R]) by(i int, prefix string) iter.Seq[R] { return prefixed(t.indexes[i].rows, prefix) }
+
+func prefixed[R any](rows *btree.Map[string, R], prefix string) iter.Seq[R] {
+	return func(yield func(R) bool) {
+		rows.Ascend(prefix, func(key string, row R) bool {
+			if len(key) < len(prefix) || key[:len(prefix)] != prefix {
+				return false
+			}
+			return yield(row)
+		})
+	}
+}
+
+// first returns the first row of a sequence.
+func first[R any](rows iter.Seq[R]) (R, bool) {
+	for r := range rows {
+		return r, true
+	}
+	var none R
+	return none, false
+}
+
+// be32 and be64 write numbers so that strings order as the numbers do.
+func be32(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
+func be64(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }

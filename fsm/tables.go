@@ -1,0 +1,165 @@
+package fsm
+
+import (
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// Table names a table in changes. Its numbers are the field numbers of
+// raftlog.v1.SnapshotRecord.
+type Table uint8
+
+// The tables, in the order in which a snapshot holds them.
+const (
+	TableCluster Table = iota + 1
+	TableNodes
+	TableSettings
+	TableTokens
+	TableOperators
+	TableAgents
+	TableFacts
+	TableSessions
+	TableEnvelopes
+	TableCommands
+	TableInvocations
+)
+
+// tables is the state, whole. The cluster row is replaced, never written into,
+// once it is published.
+type tables struct {
+	cluster     *raftlogv1.Cluster
+	nodes       *table[*raftlogv1.Node]
+	settings    *table[*raftlogv1.Setting]
+	tokens      *table[*raftlogv1.Token]
+	operators   *table[*raftlogv1.Operator]
+	agents      *table[*raftlogv1.Agent]
+	facts       *table[*raftlogv1.Facts]
+	sessions    *table[*raftlogv1.Session]
+	envelopes   *table[*raftlogv1.Envelope]
+	commands    *table[*raftlogv1.Command]
+	invocations *table[*raftlogv1.Invocation]
+}
+
+// Indexes, by their place in newTables.
+const (
+	operatorsByKey = 0
+
+	agentsByOrdinal = 0
+	agentsByName    = 1
+	agentsByKey     = 2
+
+	sessionsByNode  = 0
+	sessionsByGrace = 1
+
+	commandsByIndex  = 0
+	commandsOpen     = 1
+	commandsFinished = 2
+
+	invocationsByAgent = 0
+	invocationsOpen    = 1
+)
+
+func newTables() *tables {
+	return &tables{
+		cluster:  &raftlogv1.Cluster{},
+		nodes:    newTable((*raftlogv1.Node).GetId),
+		settings: newTable((*raftlogv1.Setting).GetKey),
+		tokens:   newTable((*raftlogv1.Token).GetId),
+		operators: newTable((*raftlogv1.Operator).GetName,
+			func(o *raftlogv1.Operator) (string, bool) {
+				return string(o.GetPublicKey()) + "\x00" + o.GetName(), true
+			},
+		),
+		agents: newTable((*raftlogv1.Agent).GetId,
+			func(a *raftlogv1.Agent) (string, bool) { return be32(a.GetOrdinal()), true },
+			func(a *raftlogv1.Agent) (string, bool) { return a.GetName() + "\x00" + a.GetId(), true },
+			func(a *raftlogv1.Agent) (string, bool) {
+				return string(a.GetPublicKey()) + "\x00" + a.GetId(), len(a.GetPublicKey()) > 0
+			},
+		),
+		facts: newTable((*raftlogv1.Facts).GetAgentId),
+		sessions: newTable((*raftlogv1.Session).GetAgentId,
+			// Live sessions, by the node that holds them.
+			func(s *raftlogv1.Session) (string, bool) {
+				return s.GetNodeId() + "\x00" + s.GetAgentId(), live(s)
+			},
+			// Those whose grace runs, by its end.
+			func(s *raftlogv1.Session) (string, bool) {
+				return be64(uint64(s.GetGraceUntil())) + s.GetAgentId(),
+					s.GetState() == raftlogv1.SessionState_SESSION_STATE_RECONNECTING
+			},
+		),
+		envelopes: newTable((*raftlogv1.Envelope).GetCommandId),
+		commands: newTable((*raftlogv1.Command).GetId,
+			func(c *raftlogv1.Command) (string, bool) { return be64(c.GetSubmittedIndex()) + c.GetId(), true },
+			func(c *raftlogv1.Command) (string, bool) { return c.GetId(), !done(c) },
+			func(c *raftlogv1.Command) (string, bool) { return be64(c.GetFinishedIndex()) + c.GetId(), done(c) },
+		),
+		invocations: newTable(
+			func(i *raftlogv1.Invocation) string { return i.GetCommandId() + "." + be32(i.GetAgentOrdinal()) },
+			// What an agent has to do, by state, then in order of submission.
+			func(i *raftlogv1.Invocation) (string, bool) {
+				return be32(i.GetAgentOrdinal()) + string(rune(i.GetState())) + be64(submittedIndex(i)) + i.GetCommandId(), open(i)
+			},
+			// What a command still waits for, by state and number of the agent.
+			func(i *raftlogv1.Invocation) (string, bool) {
+				return i.GetCommandId() + string(rune(i.GetState())) + be32(i.GetAgentOrdinal()), open(i)
+			},
+		),
+	}
+}
+
+func (t *tables) copy() *tables {
+	return &tables{
+		cluster: t.cluster, nodes: t.nodes.copy(), settings: t.settings.copy(), tokens: t.tokens.copy(),
+		operators: t.operators.copy(), agents: t.agents.copy(), facts: t.facts.copy(),
+		sessions: t.sessions.copy(), envelopes: t.envelopes.copy(), commands: t.commands.copy(),
+		invocations: t.invocations.copy(),
+	}
+}
+
+// invocationKey turns an invocation's id, COMMAND.ORDINAL, into its primary key.
+func invocationKey(id string) (string, bool) {
+	dot := strings.LastIndexByte(id, '.')
+	if dot < 0 {
+		return "", false
+	}
+	ordinal, err := strconv.ParseUint(id[dot+1:], 10, 32)
+	if err != nil || id[dot+1:] != strconv.FormatUint(ordinal, 10) {
+		return "", false
+	}
+	return id[:dot+1] + be32(uint32(ordinal)), true
+}
+
+// InvocationID is the id of the invocation of a command on an agent.
+func InvocationID(commandID string, agentOrdinal uint32) string {
+	return commandID + "." + strconv.FormatUint(uint64(agentOrdinal), 10)
+}
+
+func live(s *raftlogv1.Session) bool {
+	return s.GetState() == raftlogv1.SessionState_SESSION_STATE_OPEN || s.GetState() == raftlogv1.SessionState_SESSION_STATE_READY
+}
+
+func done(c *raftlogv1.Command) bool {
+	return c.GetState() == raftlogv1.CommandState_COMMAND_STATE_DONE
+}
+
+// open says that an invocation has no final state. LOST is final here, although
+// evidence may supersede it.
+func open(i *raftlogv1.Invocation) bool {
+	return i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+}
+
+func submittedIndex(i *raftlogv1.Invocation) uint64 {
+	if t := i.GetTransitions(); len(t) > 0 {
+		return t[0].GetIndex()
+	}
+	return 0
+}
+
+// clone returns a copy of a row that may be written before it is put.
+func clone[R proto.Message](row R) R { return proto.CloneOf(row) }

@@ -1,0 +1,116 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// MaxTokenUses bounds the uses of one token: each is remembered with its key.
+const MaxTokenUses = 1000
+
+// deterministic gives the same bytes for the same message: rows hold no maps.
+var deterministic = proto.MarshalOptions{Deterministic: true}
+
+func digest(m proto.Message) []byte {
+	b, err := deterministic.Marshal(m)
+	if err != nil {
+		panic("fsm: marshal for a digest: " + err.Error()) // only invalid UTF-8, which decoding refuses
+	}
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
+
+func (tx *tx) createToken(m *raftlogv1.CreateToken) *raftlogv1.Outcome {
+	t := m.GetToken()
+	d := digest(m)
+	if have, found := tx.tokens.get(t.GetId()); found {
+		if bytes.Equal(have.GetDigest(), d) {
+			return stands(have.GetCreatedIndex())
+		}
+		return refuse(raftlogv1.Code_CODE_CONFLICT, "token_exists", "token %q exists with other content", t.GetId())
+	}
+	switch {
+	case t.GetId() == "" || len(t.GetProofKey()) == 0 || len(t.GetAuthenticatorHash()) != sha256.Size:
+		return refuse(raftlogv1.Code_CODE_INVALID, "no_token", "a token needs an id, a proof key and the hash of an authenticator")
+	case t.GetKind() < raftlogv1.TokenKind_TOKEN_KIND_NODE || t.GetKind() > raftlogv1.TokenKind_TOKEN_KIND_OPERATOR:
+		return refuse(raftlogv1.Code_CODE_INVALID, "kind", "token kind %d is not node, agent or operator", t.GetKind())
+	case t.GetMaxUses() == 0 || t.GetMaxUses() > MaxTokenUses:
+		return refuse(raftlogv1.Code_CODE_INVALID, "uses", "uses is %d; it must be 1 to %d", t.GetMaxUses(), MaxTokenUses)
+	case t.GetKind() != raftlogv1.TokenKind_TOKEN_KIND_AGENT && t.GetMaxUses() != 1:
+		return refuse(raftlogv1.Code_CODE_INVALID, "uses", "uses is %d; only a token for agents may have more than one", t.GetMaxUses())
+	case m.GetTtl() <= 0:
+		return refuse(raftlogv1.Code_CODE_INVALID, "ttl", "ttl is %v; it must be above zero", time.Duration(m.GetTtl()))
+	}
+	row := clone(t)
+	row.CreatedAt, row.ExpiresAt, row.RevokedAt = tx.now(), tx.now()+m.GetTtl(), 0
+	row.Digest, row.CreatedIndex, row.Uses = d, tx.index, nil
+	put(tx, TableTokens, tx.tokens, row)
+	return granted(tx.index)
+}
+
+func (tx *tx) revokeToken(m *raftlogv1.RevokeToken) *raftlogv1.Outcome {
+	have, found := tx.tokens.get(m.GetId())
+	switch {
+	case !found:
+		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_token", "there is no token %q", m.GetId())
+	case have.GetRevokedAt() != 0:
+		return stands(0)
+	}
+	row := clone(have)
+	row.RevokedAt = tx.now()
+	put(tx, TableTokens, tx.tokens, row)
+	return ok()
+}
+
+// useToken binds a use of the token to the newcomer's key, or answers why not. A
+// key that has used it before may do so again, also after the token expired or was
+// used up: its first answer may have been lost.
+func (tx *tx) useToken(id string, kind raftlogv1.TokenKind, publicKey []byte, identity, from string) (*raftlogv1.Token, *raftlogv1.Outcome) {
+	t, found := tx.tokens.get(id)
+	switch {
+	case !found:
+		return nil, refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_token", "there is no token %q: make one with \"agentctl tokens create\"", id)
+	case t.GetKind() != kind:
+		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_kind", "token %q is for a %s, not for a %s", id, kindWord(t.GetKind()), kindWord(kind))
+	}
+	for _, u := range t.GetUses() {
+		if bytes.Equal(u.GetPublicKey(), publicKey) && u.GetIdentity() == identity {
+			return t, nil
+		}
+	}
+	switch {
+	case t.GetRevokedAt() != 0:
+		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_revoked", "token %q was revoked at %s", id, stamp(t.GetRevokedAt()))
+	case tx.now() >= t.GetExpiresAt():
+		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_expired", "token %q expired at %s", id, stamp(t.GetExpiresAt()))
+	case len(t.GetUses()) >= int(t.GetMaxUses()):
+		last := t.GetUses()[len(t.GetUses())-1]
+		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_used", "token %q was used up (%d of %d), last by %q from %s at %s",
+			id, len(t.GetUses()), t.GetMaxUses(), last.GetIdentity(), last.GetFrom(), stamp(last.GetAt()))
+	}
+	row := clone(t)
+	row.Uses = append(row.Uses, &raftlogv1.TokenUse{PublicKey: publicKey, Identity: identity, From: from, At: tx.now()})
+	put(tx, TableTokens, tx.tokens, row)
+	return row, nil
+}
+
+func kindWord(k raftlogv1.TokenKind) string {
+	switch k {
+	case raftlogv1.TokenKind_TOKEN_KIND_NODE:
+		return "node"
+	case raftlogv1.TokenKind_TOKEN_KIND_AGENT:
+		return "agent"
+	case raftlogv1.TokenKind_TOKEN_KIND_OPERATOR:
+		return "operator"
+	default:
+		return "thing of no kind"
+	}
+}
+
+// stamp prints a time of the cluster for people.
+func stamp(nanos int64) string { return time.Unix(0, nanos).UTC().Format(time.RFC3339) }

@@ -1,0 +1,165 @@
+package fsm
+
+import (
+	"iter"
+	"math"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// View is the state at one index. It never changes, needs no lock, and may be kept
+// for as long as it is needed. Its rows must not be written into.
+type View struct{ t *tables }
+
+// Index is the index of the last entry in the view.
+func (v *View) Index() uint64 { return v.t.cluster.GetIndex() }
+
+// Now is the cluster's time, in Unix nanoseconds.
+func (v *View) Now() int64 { return v.t.cluster.GetNow() }
+
+// Cluster is the row of the cluster; its id is empty before it is initialized.
+func (v *View) Cluster() *raftlogv1.Cluster { return v.t.cluster }
+
+// Cursor is the place in the feed after everything that the view holds.
+func (v *View) Cursor() Cursor {
+	return endOf(v.t.cluster.GetIncarnation().GetNumber(), v.t.cluster.GetIndex())
+}
+
+// Node returns the node with the id, also when it was removed.
+func (v *View) Node(id string) (*raftlogv1.Node, bool) { return v.t.nodes.get(id) }
+
+// Nodes yields all nodes by id, also removed ones.
+func (v *View) Nodes() iter.Seq[*raftlogv1.Node] { return v.t.nodes.all() }
+
+// RegisteredNodes yields the nodes that are trusted, by id.
+func (v *View) RegisteredNodes() iter.Seq[*raftlogv1.Node] {
+	return func(yield func(*raftlogv1.Node) bool) {
+		for n := range v.t.nodes.all() {
+			if !removed(n) && !yield(n) {
+				return
+			}
+		}
+	}
+}
+
+// Setting returns the replicated setting with the key.
+func (v *View) Setting(key string) (*raftlogv1.Setting, bool) { return v.t.settings.get(key) }
+
+// Token returns the join token with the id.
+func (v *View) Token(id string) (*raftlogv1.Token, bool) { return v.t.tokens.get(id) }
+
+// Tokens yields all join tokens by id.
+func (v *View) Tokens() iter.Seq[*raftlogv1.Token] { return v.t.tokens.all() }
+
+// Operator returns the operator with the name, also when revoked.
+func (v *View) Operator(name string) (*raftlogv1.Operator, bool) { return v.t.operators.get(name) }
+
+// OperatorByKey returns the operator that is registered with the key.
+func (v *View) OperatorByKey(publicKey []byte) (*raftlogv1.Operator, bool) {
+	return first(v.t.operators.by(operatorsByKey, string(publicKey)+"\x00"))
+}
+
+// Operators yields all operators by name.
+func (v *View) Operators() iter.Seq[*raftlogv1.Operator] { return v.t.operators.all() }
+
+// Agent returns the agent with the id.
+func (v *View) Agent(id string) (*raftlogv1.Agent, bool) { return v.t.agents.get(id) }
+
+// AgentByOrdinal returns the agent with the number.
+func (v *View) AgentByOrdinal(ordinal uint32) (*raftlogv1.Agent, bool) {
+	return first(v.t.agents.by(agentsByOrdinal, be32(ordinal)))
+}
+
+// AgentByKey returns the agent that is registered with the key.
+func (v *View) AgentByKey(publicKey []byte) (*raftlogv1.Agent, bool) {
+	return first(v.t.agents.by(agentsByKey, string(publicKey)+"\x00"))
+}
+
+// AgentsByName yields the agents with the name; names need not be unique.
+func (v *View) AgentsByName(name string) iter.Seq[*raftlogv1.Agent] {
+	return v.t.agents.by(agentsByName, name+"\x00")
+}
+
+// Agents yields all agents by id.
+func (v *View) Agents() iter.Seq[*raftlogv1.Agent] { return v.t.agents.all() }
+
+// AgentCount is the number of enrolled agents.
+func (v *View) AgentCount() int { return v.t.agents.len() }
+
+// Facts returns what the agent last reported of its host.
+func (v *View) Facts(agentID string) (*raftlogv1.Facts, bool) { return v.t.facts.get(agentID) }
+
+// Session returns the newest session of the agent; there is none when it was never
+// seen.
+func (v *View) Session(agentID string) (*raftlogv1.Session, bool) { return v.t.sessions.get(agentID) }
+
+// LiveSessions yields the sessions that the node holds, by agent id.
+func (v *View) LiveSessions(nodeID string) iter.Seq[*raftlogv1.Session] {
+	return v.t.sessions.by(sessionsByNode, nodeID+"\x00")
+}
+
+// ReconnectingSessions yields the sessions whose grace runs, the one that ends
+// first before the others.
+func (v *View) ReconnectingSessions() iter.Seq[*raftlogv1.Session] {
+	return v.t.sessions.by(sessionsByGrace, "")
+}
+
+// Envelope returns the exact bytes of a command.
+func (v *View) Envelope(commandID string) ([]byte, bool) {
+	e, found := v.t.envelopes.get(commandID)
+	return e.GetEnvelope(), found
+}
+
+// Command returns the command with the id.
+func (v *View) Command(id string) (*raftlogv1.Command, bool) { return v.t.commands.get(id) }
+
+// CommandsNewestFirst yields the commands submitted before the index, the newest
+// first; index 0 means all.
+func (v *View) CommandsNewestFirst(before uint64) iter.Seq[*raftlogv1.Command] {
+	if before == 0 {
+		before = math.MaxUint64
+	}
+	return func(yield func(*raftlogv1.Command) bool) {
+		v.t.commands.indexes[commandsByIndex].rows.Descend(be64(before), func(_ string, c *raftlogv1.Command) bool {
+			return yield(c)
+		})
+	}
+}
+
+// OpenCommands yields the commands that are not done, by id.
+func (v *View) OpenCommands() iter.Seq[*raftlogv1.Command] { return v.t.commands.by(commandsOpen, "") }
+
+// FinishedCommands yields the commands that are done, the first that finished
+// before the others.
+func (v *View) FinishedCommands() iter.Seq[*raftlogv1.Command] {
+	return v.t.commands.by(commandsFinished, "")
+}
+
+// CommandCount is the number of commands that are kept.
+func (v *View) CommandCount() int { return v.t.commands.len() }
+
+// Invocation returns the invocation with the id.
+func (v *View) Invocation(id string) (*raftlogv1.Invocation, bool) {
+	key, valid := invocationKey(id)
+	if !valid {
+		return nil, false
+	}
+	return v.t.invocations.get(key)
+}
+
+// Invocations yields the invocations of the command, by number of the agent.
+func (v *View) Invocations(commandID string) iter.Seq[*raftlogv1.Invocation] {
+	return v.t.invocations.withPrefix(commandID + ".")
+}
+
+// OpenInvocations yields those of the command that are in the state, which is not
+// final, by number of the agent.
+func (v *View) OpenInvocations(commandID string, state raftlogv1.AttemptState) iter.Seq[*raftlogv1.Invocation] {
+	return v.t.invocations.by(invocationsOpen, openKey(commandID, state))
+}
+
+// Work yields what the agent with the number has in the state, which is not final,
+// in order of submission.
+func (v *View) Work(ordinal uint32, state raftlogv1.AttemptState) iter.Seq[*raftlogv1.Invocation] {
+	return v.t.invocations.by(invocationsByAgent, be32(ordinal)+string(rune(state)))
+}
