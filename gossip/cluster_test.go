@@ -103,7 +103,7 @@ func (c *cluster) startN(n int) []*node {
 	for i := range n {
 		nodes = append(nodes, c.start(i+1))
 	}
-	c.within(10*time.Second, "all see all alive", func() bool { return allSee(nodes, StateAlive, ids(n)...) })
+	c.within(30*time.Second, "all see all alive", func() bool { return allSee(nodes, StateAlive, ids(n)...) })
 	return nodes
 }
 

@@ -18,13 +18,15 @@ type delegate struct {
 	wake    chan struct{}          // capacity 1; the delegate sends, Pool.Run receives
 	refused atomic.Uint64          // members
 
-	mu     sync.Mutex           // guards known
-	known  map[string]time.Time // when it was accepted or died; zero while it is alive
-	forget time.Duration        // memberlist forgets the dead after about as long
+	forget time.Duration // memberlist forgets the dead after about as long
+
+	mu    sync.Mutex           // guards what follows
+	known map[string]time.Time // when it was accepted or died; zero while it is alive
+	moved map[string]string    // where a known member says it is, while its old address blocks that
 }
 
 func newDelegate(meta []byte, forget time.Duration) *delegate {
-	d := &delegate{wake: make(chan struct{}, 1), known: make(map[string]time.Time), forget: forget}
+	d := &delegate{wake: make(chan struct{}, 1), forget: forget, known: make(map[string]time.Time), moved: make(map[string]string)}
 	d.meta.Store(&meta)
 	return d
 }
@@ -70,6 +72,7 @@ func (d *delegate) admit(n *memberlist.Node) error {
 		for id, at := range d.known {
 			if !at.IsZero() && now.Sub(at) > d.forget {
 				delete(d.known, id)
+				delete(d.moved, id)
 			}
 		}
 	}
@@ -86,12 +89,34 @@ func (d *delegate) NotifyJoin(n *memberlist.Node) { d.mark(n.Name, time.Time{}) 
 // NotifyLeave marks a member dead or left.
 func (d *delegate) NotifyLeave(n *memberlist.Node) { d.mark(n.Name, time.Now()) }
 
+// NotifyConflict remembers where a member came back before its death there was
+// known. Memberlist drops the notice, and the member, which was answered, does
+// not repeat it: the rejoiner calls there once the old place is dead.
+func (d *delegate) NotifyConflict(_, other *memberlist.Node) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.known[other.Name]; ok {
+		d.moved[other.Name] = other.Address()
+	}
+}
+
+// movedTo returns where the member was seen that is dead at its old address.
+func (d *delegate) movedTo(id string) (string, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	addr, ok := d.moved[id]
+	return addr, ok
+}
+
 // NotifyUpdate wakes the pool.
 func (d *delegate) NotifyUpdate(*memberlist.Node) { d.poke() }
 
 func (d *delegate) mark(id string, at time.Time) {
 	d.mu.Lock()
 	d.known[id] = at
+	if at.IsZero() {
+		delete(d.moved, id)
+	}
 	d.mu.Unlock()
 	d.poke()
 }

@@ -176,7 +176,7 @@ func (p *Pool) config() *memberlist.Config {
 	c.Keyring = p.keys.ring
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.EnableCompression = false
-	c.Delegate, c.Events, c.Alive = p.delegate, p.delegate, p.delegate
+	c.Delegate, c.Events, c.Alive, c.Conflict = p.delegate, p.delegate, p.delegate, p.delegate
 	c.Logger = p.bridge.std()
 	c.ProbeInterval, c.ProbeTimeout = t.ProbeInterval, t.ProbeTimeout
 	c.SuspicionMult, c.SuspicionMaxTimeoutMult = t.SuspicionMult, t.SuspicionMaxMult
@@ -185,8 +185,9 @@ func (p *Pool) config() *memberlist.Config {
 	c.GossipToTheDeadTime = gossipToTheDead
 	c.AwarenessMaxMultiplier = 4 // bounds how long a probe outlives Close
 	c.HandoffQueueDepth = 1024
-	// A node that is dead may come back elsewhere; zero would refuse it for ever.
-	c.DeadNodeReclaimTime = t.ProbeInterval
+	// A node that is dead may come back elsewhere, at once, for its id is no other's.
+	// Zero would refuse it.
+	c.DeadNodeReclaimTime = time.Nanosecond
 	return c
 }
 

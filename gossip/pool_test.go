@@ -253,7 +253,7 @@ func TestNodeComesBackAtNewAddress(t *testing.T) {
 				nodes[2].stop()
 				time.Sleep(pause)
 				nodes[2] = c.startAt(3, "10.0.1.33:7461")
-				c.within(time.Minute, "all see n3 alive at its new address", func() bool {
+				c.within(25*time.Second, "all see n3 alive at its new address", func() bool {
 					for _, n := range nodes {
 						if m := n.member("n3"); m.State != StateAlive || m.Addr != "10.0.1.33:7461" {
 							return false

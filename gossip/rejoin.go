@@ -95,6 +95,9 @@ func (r *rejoiner) missing() []string {
 		if m.State.Gone() {
 			if m.State == StateDead {
 				known = append(known, m.Addr)
+				if addr, ok := r.pool.delegate.movedTo(m.ID); ok {
+					known = append(known, addr)
+				}
 			}
 			continue
 		}

@@ -52,7 +52,7 @@ func lan() Timing {
 		SuspicionMult:    4,
 		SuspicionMaxMult: 4,
 		GossipInterval:   100 * time.Millisecond,
-		PushPullInterval: 15 * time.Second,
+		PushPullInterval: 5 * time.Second,
 		StreamTimeout:    5 * time.Second,
 		RejoinMin:        time.Second,
 		RejoinMax:        30 * time.Second,
