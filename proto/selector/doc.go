@@ -63,7 +63,7 @@
 //     would have to be switched off by name, and the next version may bring more.
 //     go-bexpr finds an unknown name when it evaluates, not when it parses
 //     (`id == "a" and lable.env == 3` parses), has no < and >, and answers "rule
-//     NotExpression: max number of expressions parsed" to 24 nested parentheses.
+//     match: max number of expressions parsed" to 8 nested parentheses.
 //     CEL is sound and bounded, and nine megabytes.
 //   - A missing label is an error in CEL and a nil of uncertain type in expr;
 //     here it is the empty text, as operators know it from other label selectors.
