@@ -935,15 +935,15 @@ const file_agentplane_v1_access_proto_rawDesc = "" +
 	"\x16TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTOKEN_KIND_NODE\x10\x01\x12\x14\n" +
 	"\x10TOKEN_KIND_AGENT\x10\x02\x12\x17\n" +
-	"\x13TOKEN_KIND_OPERATOR\x10\x032\xc4\x02\n" +
-	"\fTokenService\x12g\n" +
-	"\vCreateToken\x12!.agentplane.v1.CreateTokenRequest\x1a\".agentplane.v1.CreateTokenResponse\"\x11\xe2\xd1\x18\rtokens.create\x12b\n" +
+	"\x13TOKEN_KIND_OPERATOR\x10\x032\xcc\x02\n" +
+	"\fTokenService\x12k\n" +
+	"\vCreateToken\x12!.agentplane.v1.CreateTokenRequest\x1a\".agentplane.v1.CreateTokenResponse\"\x15\xe2\xd1\x18\rtokens.create\xe8\xd1\x18\x01\x12b\n" +
 	"\n" +
-	"ListTokens\x12 .agentplane.v1.ListTokensRequest\x1a!.agentplane.v1.ListTokensResponse\"\x0f\xe2\xd1\x18\vtokens.read\x12g\n" +
-	"\vRevokeToken\x12!.agentplane.v1.RevokeTokenRequest\x1a\".agentplane.v1.RevokeTokenResponse\"\x11\xe2\xd1\x18\rtokens.revoke2\xf6\x01\n" +
+	"ListTokens\x12 .agentplane.v1.ListTokensRequest\x1a!.agentplane.v1.ListTokensResponse\"\x0f\xe2\xd1\x18\vtokens.read\x12k\n" +
+	"\vRevokeToken\x12!.agentplane.v1.RevokeTokenRequest\x1a\".agentplane.v1.RevokeTokenResponse\"\x15\xe2\xd1\x18\rtokens.revoke\xe8\xd1\x18\x012\xfa\x01\n" +
 	"\x0fOperatorService\x12n\n" +
-	"\rListOperators\x12#.agentplane.v1.ListOperatorsRequest\x1a$.agentplane.v1.ListOperatorsResponse\"\x12\xe2\xd1\x18\x0eoperators.read\x12s\n" +
-	"\x0eRevokeOperator\x12$.agentplane.v1.RevokeOperatorRequest\x1a%.agentplane.v1.RevokeOperatorResponse\"\x14\xe2\xd1\x18\x10operators.revokeBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\rListOperators\x12#.agentplane.v1.ListOperatorsRequest\x1a$.agentplane.v1.ListOperatorsResponse\"\x12\xe2\xd1\x18\x0eoperators.read\x12w\n" +
+	"\x0eRevokeOperator\x12$.agentplane.v1.RevokeOperatorRequest\x1a%.agentplane.v1.RevokeOperatorResponse\"\x18\xe2\xd1\x18\x10operators.revoke\xe8\xd1\x18\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_access_proto_rawDescOnce sync.Once

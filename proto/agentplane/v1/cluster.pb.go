@@ -891,13 +891,13 @@ const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\x19TransferLeadershipRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"9\n" +
 	"\x1aTransferLeadershipResponse\x12\x1b\n" +
-	"\tleader_id\x18\x01 \x01(\tR\bleaderId2\x92\x04\n" +
+	"\tleader_id\x18\x01 \x01(\tR\bleaderId2\x9b\x04\n" +
 	"\x0eClusterService\x12Q\n" +
 	"\x04Info\x12\x1a.agentplane.v1.InfoRequest\x1a\x1b.agentplane.v1.InfoResponse\"\x10\xe2\xd1\x18\fcluster.read\x12W\n" +
 	"\x06Status\x12\x1c.agentplane.v1.StatusRequest\x1a\x1d.agentplane.v1.StatusResponse\"\x10\xe2\xd1\x18\fcluster.read\x12f\n" +
-	"\vListMembers\x12!.agentplane.v1.ListMembersRequest\x1a\".agentplane.v1.ListMembersResponse\"\x10\xe2\xd1\x18\fcluster.read\x12k\n" +
-	"\fRemoveMember\x12\".agentplane.v1.RemoveMemberRequest\x1a#.agentplane.v1.RemoveMemberResponse\"\x12\xe2\xd1\x18\x0ecluster.remove\x12\x7f\n" +
-	"\x12TransferLeadership\x12(.agentplane.v1.TransferLeadershipRequest\x1a).agentplane.v1.TransferLeadershipResponse\"\x14\xe2\xd1\x18\x10cluster.transferBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\vListMembers\x12!.agentplane.v1.ListMembersRequest\x1a\".agentplane.v1.ListMembersResponse\"\x10\xe2\xd1\x18\fcluster.read\x12o\n" +
+	"\fRemoveMember\x12\".agentplane.v1.RemoveMemberRequest\x1a#.agentplane.v1.RemoveMemberResponse\"\x16\xe2\xd1\x18\x0ecluster.remove\xe8\xd1\x18\x01\x12\x83\x01\n" +
+	"\x12TransferLeadership\x12(.agentplane.v1.TransferLeadershipRequest\x1a).agentplane.v1.TransferLeadershipResponse\"\x18\xe2\xd1\x18\x10cluster.transfer\xe8\xd1\x18\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_cluster_proto_rawDescOnce sync.Once

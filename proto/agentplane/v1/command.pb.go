@@ -1794,14 +1794,14 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bDelivery\x12\x18\n" +
 	"\x14DELIVERY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DELIVERY_AT_MOST_ONCE\x10\x01\x12\x17\n" +
-	"\x13DELIVERY_IDEMPOTENT\x10\x022\xee\x04\n" +
-	"\x0eCommandService\x12Z\n" +
-	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x13\xe2\xd1\x18\x0fcommands.submit\x12d\n" +
+	"\x13DELIVERY_IDEMPOTENT\x10\x022\xf6\x04\n" +
+	"\x0eCommandService\x12^\n" +
+	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
 	"\n" +
 	"GetCommand\x12 .agentplane.v1.GetCommandRequest\x1a!.agentplane.v1.GetCommandResponse\"\x11\xe2\xd1\x18\rcommands.read\x12j\n" +
 	"\fListCommands\x12\".agentplane.v1.ListCommandsRequest\x1a#.agentplane.v1.ListCommandsResponse\"\x11\xe2\xd1\x18\rcommands.read\x12l\n" +
-	"\fWatchCommand\x12\".agentplane.v1.WatchCommandRequest\x1a#.agentplane.v1.WatchCommandResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12o\n" +
-	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x13\xe2\xd1\x18\x0fcommands.cancel\x12O\n" +
+	"\fWatchCommand\x12\".agentplane.v1.WatchCommandRequest\x1a#.agentplane.v1.WatchCommandResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12s\n" +
+	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (

@@ -448,6 +448,14 @@ var file_agentplane_v1_common_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "bytes,50460,opt,name=permission",
 		Filename:      "agentplane/v1/common.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50461,
+		Name:          "agentplane.v1.on_leader",
+		Tag:           "varint,50461,opt,name=on_leader",
+		Filename:      "agentplane/v1/common.proto",
+	},
 }
 
 // Extension fields to descriptorpb.MethodOptions.
@@ -464,6 +472,10 @@ var (
 	//
 	// optional string permission = 50460;
 	E_Permission = &file_agentplane_v1_common_proto_extTypes[0]
+	// The leader runs it: another node forwards the whole call, one hop.
+	//
+	// optional bool on_leader = 50461;
+	E_OnLeader = &file_agentplane_v1_common_proto_extTypes[1]
 )
 
 var File_agentplane_v1_common_proto protoreflect.FileDescriptor
@@ -506,7 +518,8 @@ const file_agentplane_v1_common_proto_rawDesc = "" +
 	"\x0eca_certificate\x18\x05 \x01(\fR\rcaCertificate:@\n" +
 	"\n" +
 	"permission\x12\x1e.google.protobuf.MethodOptions\x18\x9c\x8a\x03 \x01(\tR\n" +
-	"permissionBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"permission:=\n" +
+	"\ton_leader\x12\x1e.google.protobuf.MethodOptions\x18\x9d\x8a\x03 \x01(\bR\bonLeaderBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_common_proto_rawDescOnce sync.Once
@@ -534,10 +547,11 @@ var file_agentplane_v1_common_proto_depIdxs = []int32{
 	2, // 0: agentplane.v1.Bundle.incarnation:type_name -> agentplane.v1.Incarnation
 	5, // 1: agentplane.v1.Bundle.nodes:type_name -> agentplane.v1.BundleNode
 	6, // 2: agentplane.v1.permission:extendee -> google.protobuf.MethodOptions
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	2, // [2:3] is the sub-list for extension extendee
+	6, // 3: agentplane.v1.on_leader:extendee -> google.protobuf.MethodOptions
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	2, // [2:4] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
 }
 
@@ -553,7 +567,7 @@ func file_agentplane_v1_common_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_common_proto_rawDesc), len(file_agentplane_v1_common_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   6,
-			NumExtensions: 1,
+			NumExtensions: 2,
 			NumServices:   0,
 		},
 		GoTypes:           file_agentplane_v1_common_proto_goTypes,

@@ -733,12 +733,11 @@ const file_agentplane_v1_enroll_proto_rawDesc = "" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
 	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\x12-\n" +
-	"\x06bundle\x18\x03 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle2\x93\x02\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle2\x97\x02\n" +
 	"\rEnrollService\x12`\n" +
 	"\vProveBundle\x12!.agentplane.v1.ProveBundleRequest\x1a\".agentplane.v1.ProveBundleResponse\"\n" +
-	"\xe2\xd1\x18\x06public\x12Q\n" +
-	"\x06Enroll\x12\x1c.agentplane.v1.EnrollRequest\x1a\x1d.agentplane.v1.EnrollResponse\"\n" +
-	"\xe2\xd1\x18\x06public\x12M\n" +
+	"\xe2\xd1\x18\x06public\x12U\n" +
+	"\x06Enroll\x12\x1c.agentplane.v1.EnrollRequest\x1a\x1d.agentplane.v1.EnrollResponse\"\x0e\xe2\xd1\x18\x06public\xe8\xd1\x18\x01\x12M\n" +
 	"\x05Renew\x12\x1b.agentplane.v1.RenewRequest\x1a\x1c.agentplane.v1.RenewResponse\"\t\xe2\xd1\x18\x05renewBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (

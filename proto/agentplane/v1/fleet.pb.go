@@ -840,15 +840,15 @@ const file_agentplane_v1_fleet_proto_rawDesc = "" +
 	"\x13ReadmitAgentRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\"B\n" +
 	"\x14ReadmitAgentResponse\x12*\n" +
-	"\x05agent\x18\x01 \x01(\v2\x14.agentplane.v1.AgentR\x05agent2\xf1\x04\n" +
+	"\x05agent\x18\x01 \x01(\v2\x14.agentplane.v1.AgentR\x05agent2\xfd\x04\n" +
 	"\fFleetService\x12b\n" +
 	"\n" +
 	"ListAgents\x12 .agentplane.v1.ListAgentsRequest\x1a!.agentplane.v1.ListAgentsResponse\"\x0f\xe2\xd1\x18\vagents.read\x12\\\n" +
 	"\bGetAgent\x12\x1e.agentplane.v1.GetAgentRequest\x1a\x1f.agentplane.v1.GetAgentResponse\"\x0f\xe2\xd1\x18\vagents.read\x12g\n" +
-	"\vWatchAgents\x12!.agentplane.v1.WatchAgentsRequest\x1a\".agentplane.v1.WatchAgentsResponse\"\x0f\xe2\xd1\x18\vagents.read0\x01\x12`\n" +
-	"\tSetLabels\x12\x1f.agentplane.v1.SetLabelsRequest\x1a .agentplane.v1.SetLabelsResponse\"\x10\xe2\xd1\x18\fagents.label\x12g\n" +
-	"\vRemoveAgent\x12!.agentplane.v1.RemoveAgentRequest\x1a\".agentplane.v1.RemoveAgentResponse\"\x11\xe2\xd1\x18\ragents.remove\x12k\n" +
-	"\fReadmitAgent\x12\".agentplane.v1.ReadmitAgentRequest\x1a#.agentplane.v1.ReadmitAgentResponse\"\x12\xe2\xd1\x18\x0eagents.readmitBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\vWatchAgents\x12!.agentplane.v1.WatchAgentsRequest\x1a\".agentplane.v1.WatchAgentsResponse\"\x0f\xe2\xd1\x18\vagents.read0\x01\x12d\n" +
+	"\tSetLabels\x12\x1f.agentplane.v1.SetLabelsRequest\x1a .agentplane.v1.SetLabelsResponse\"\x14\xe2\xd1\x18\fagents.label\xe8\xd1\x18\x01\x12k\n" +
+	"\vRemoveAgent\x12!.agentplane.v1.RemoveAgentRequest\x1a\".agentplane.v1.RemoveAgentResponse\"\x15\xe2\xd1\x18\ragents.remove\xe8\xd1\x18\x01\x12o\n" +
+	"\fReadmitAgent\x12\".agentplane.v1.ReadmitAgentRequest\x1a#.agentplane.v1.ReadmitAgentResponse\"\x16\xe2\xd1\x18\x0eagents.readmit\xe8\xd1\x18\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_fleet_proto_rawDescOnce sync.Once

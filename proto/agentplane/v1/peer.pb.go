@@ -22,6 +22,111 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Preface begins every raft connection, both ways, and goes with every call to a
+// peer and its answer, in the metadata "agentplane-preface-bin".
+type Preface struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation *Incarnation           `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	From        string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// The node that is meant.
+	To           string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	FeatureLevel uint32 `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	StartCounter uint64 `protobuf:"varint,6,opt,name=start_counter,json=startCounter,proto3" json:"start_counter,omitempty"`
+	// Random per start of the process.
+	StartId []byte `protobuf:"bytes,7,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
+	// Only in an answer: why the connection is closed; empty when it is not.
+	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Preface) Reset() {
+	*x = Preface{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Preface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Preface) ProtoMessage() {}
+
+func (x *Preface) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Preface.ProtoReflect.Descriptor instead.
+func (*Preface) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Preface) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Preface) GetIncarnation() *Incarnation {
+	if x != nil {
+		return x.Incarnation
+	}
+	return nil
+}
+
+func (x *Preface) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Preface) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Preface) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
+func (x *Preface) GetStartCounter() uint64 {
+	if x != nil {
+		return x.StartCounter
+	}
+	return 0
+}
+
+func (x *Preface) GetStartId() []byte {
+	if x != nil {
+		return x.StartId
+	}
+	return nil
+}
+
+func (x *Preface) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 type ForwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Full method, "/agentplane.v1.CommandService/Submit".
@@ -37,7 +142,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[0]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -49,7 +154,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[0]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -62,7 +167,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *ForwardRequest) GetMethod() string {
@@ -104,7 +209,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[1]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -116,7 +221,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[1]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -129,7 +234,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ForwardResponse) GetResponse() []byte {
@@ -155,7 +260,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[2]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -167,7 +272,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[2]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -180,7 +285,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProposeRequest) GetMutations() []*v1.Mutation {
@@ -199,7 +304,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[3]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -211,7 +316,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[3]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -224,7 +329,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProposeResponse) GetOutcomes() []*v1.Outcome {
@@ -242,7 +347,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[4]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +359,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[4]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +372,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 type ReadIndexResponse struct {
@@ -279,7 +384,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[5]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +396,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[5]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +409,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReadIndexResponse) GetIndex() uint64 {
@@ -322,7 +427,7 @@ type ReadTermRequest struct {
 
 func (x *ReadTermRequest) Reset() {
 	*x = ReadTermRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[6]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +439,7 @@ func (x *ReadTermRequest) String() string {
 func (*ReadTermRequest) ProtoMessage() {}
 
 func (x *ReadTermRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[6]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +452,7 @@ func (x *ReadTermRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTermRequest.ProtoReflect.Descriptor instead.
 func (*ReadTermRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 type ReadTermResponse struct {
@@ -367,7 +472,7 @@ type ReadTermResponse struct {
 
 func (x *ReadTermResponse) Reset() {
 	*x = ReadTermResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[7]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +484,7 @@ func (x *ReadTermResponse) String() string {
 func (*ReadTermResponse) ProtoMessage() {}
 
 func (x *ReadTermResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[7]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +497,7 @@ func (x *ReadTermResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTermResponse.ProtoReflect.Descriptor instead.
 func (*ReadTermResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReadTermResponse) GetTerm() uint64 {
@@ -456,7 +561,7 @@ type LostLeaderRequest struct {
 
 func (x *LostLeaderRequest) Reset() {
 	*x = LostLeaderRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[8]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +573,7 @@ func (x *LostLeaderRequest) String() string {
 func (*LostLeaderRequest) ProtoMessage() {}
 
 func (x *LostLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[8]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +586,7 @@ func (x *LostLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostLeaderRequest.ProtoReflect.Descriptor instead.
 func (*LostLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LostLeaderRequest) GetLeaderId() string {
@@ -521,7 +626,7 @@ type LostLeaderResponse struct {
 
 func (x *LostLeaderResponse) Reset() {
 	*x = LostLeaderResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[9]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +638,7 @@ func (x *LostLeaderResponse) String() string {
 func (*LostLeaderResponse) ProtoMessage() {}
 
 func (x *LostLeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[9]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +651,7 @@ func (x *LostLeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LostLeaderResponse.ProtoReflect.Descriptor instead.
 func (*LostLeaderResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LostLeaderResponse) GetLost() bool {
@@ -564,7 +669,7 @@ type SessionsRequest struct {
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[10]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +681,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[10]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +694,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 type SessionsResponse struct {
@@ -602,7 +707,7 @@ type SessionsResponse struct {
 
 func (x *SessionsResponse) Reset() {
 	*x = SessionsResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[11]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +719,7 @@ func (x *SessionsResponse) String() string {
 func (*SessionsResponse) ProtoMessage() {}
 
 func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[11]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +732,7 @@ func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsResponse.ProtoReflect.Descriptor instead.
 func (*SessionsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SessionsResponse) GetStartCounter() uint64 {
@@ -654,7 +759,7 @@ type HeldSession struct {
 
 func (x *HeldSession) Reset() {
 	*x = HeldSession{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[12]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +771,7 @@ func (x *HeldSession) String() string {
 func (*HeldSession) ProtoMessage() {}
 
 func (x *HeldSession) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[12]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +784,7 @@ func (x *HeldSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldSession.ProtoReflect.Descriptor instead.
 func (*HeldSession) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HeldSession) GetAgentId() string {
@@ -706,7 +811,7 @@ type AddServerRequest struct {
 
 func (x *AddServerRequest) Reset() {
 	*x = AddServerRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[13]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +823,7 @@ func (x *AddServerRequest) String() string {
 func (*AddServerRequest) ProtoMessage() {}
 
 func (x *AddServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[13]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +836,7 @@ func (x *AddServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServerRequest.ProtoReflect.Descriptor instead.
 func (*AddServerRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddServerRequest) GetAddress() string {
@@ -762,7 +867,7 @@ type AddServerResponse struct {
 
 func (x *AddServerResponse) Reset() {
 	*x = AddServerResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[14]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +879,7 @@ func (x *AddServerResponse) String() string {
 func (*AddServerResponse) ProtoMessage() {}
 
 func (x *AddServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[14]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +892,7 @@ func (x *AddServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServerResponse.ProtoReflect.Descriptor instead.
 func (*AddServerResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddServerResponse) GetVoter() bool {
@@ -821,7 +926,7 @@ type BootStateRequest struct {
 
 func (x *BootStateRequest) Reset() {
 	*x = BootStateRequest{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[15]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +938,7 @@ func (x *BootStateRequest) String() string {
 func (*BootStateRequest) ProtoMessage() {}
 
 func (x *BootStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[15]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +951,7 @@ func (x *BootStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootStateRequest.ProtoReflect.Descriptor instead.
 func (*BootStateRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BootStateRequest) GetIncarnation() *Incarnation {
@@ -873,7 +978,7 @@ type BootStateResponse struct {
 
 func (x *BootStateResponse) Reset() {
 	*x = BootStateResponse{}
-	mi := &file_agentplane_v1_peer_proto_msgTypes[16]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +990,7 @@ func (x *BootStateResponse) String() string {
 func (*BootStateResponse) ProtoMessage() {}
 
 func (x *BootStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_peer_proto_msgTypes[16]
+	mi := &file_agentplane_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1003,7 @@ func (x *BootStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootStateResponse.ProtoReflect.Descriptor instead.
 func (*BootStateResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BootStateResponse) GetBootState() []byte {
@@ -912,7 +1017,17 @@ var File_agentplane_v1_peer_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x16raftlog/v1/entry.proto\"\x8b\x01\n" +
+	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x16raftlog/v1/entry.proto\"\x89\x02\n" +
+	"\aPreface\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
+	"\vincarnation\x18\x02 \x01(\v2\x1a.agentplane.v1.IncarnationR\vincarnation\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12#\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12#\n" +
+	"\rstart_counter\x18\x06 \x01(\x04R\fstartCounter\x12\x19\n" +
+	"\bstart_id\x18\a \x01(\fR\astartId\x12\x18\n" +
+	"\arefused\x18\b \x01(\tR\arefused\"\x8b\x01\n" +
 	"\x0eForwardRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x123\n" +
@@ -991,57 +1106,59 @@ func file_agentplane_v1_peer_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_peer_proto_rawDescData
 }
 
-var file_agentplane_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_agentplane_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_agentplane_v1_peer_proto_goTypes = []any{
-	(*ForwardRequest)(nil),     // 0: agentplane.v1.ForwardRequest
-	(*ForwardResponse)(nil),    // 1: agentplane.v1.ForwardResponse
-	(*ProposeRequest)(nil),     // 2: agentplane.v1.ProposeRequest
-	(*ProposeResponse)(nil),    // 3: agentplane.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),   // 4: agentplane.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),  // 5: agentplane.v1.ReadIndexResponse
-	(*ReadTermRequest)(nil),    // 6: agentplane.v1.ReadTermRequest
-	(*ReadTermResponse)(nil),   // 7: agentplane.v1.ReadTermResponse
-	(*LostLeaderRequest)(nil),  // 8: agentplane.v1.LostLeaderRequest
-	(*LostLeaderResponse)(nil), // 9: agentplane.v1.LostLeaderResponse
-	(*SessionsRequest)(nil),    // 10: agentplane.v1.SessionsRequest
-	(*SessionsResponse)(nil),   // 11: agentplane.v1.SessionsResponse
-	(*HeldSession)(nil),        // 12: agentplane.v1.HeldSession
-	(*AddServerRequest)(nil),   // 13: agentplane.v1.AddServerRequest
-	(*AddServerResponse)(nil),  // 14: agentplane.v1.AddServerResponse
-	(*BootStateRequest)(nil),   // 15: agentplane.v1.BootStateRequest
-	(*BootStateResponse)(nil),  // 16: agentplane.v1.BootStateResponse
-	(*Identity)(nil),           // 17: agentplane.v1.Identity
-	(*v1.Mutation)(nil),        // 18: raftlog.v1.Mutation
-	(*v1.Outcome)(nil),         // 19: raftlog.v1.Outcome
-	(*Incarnation)(nil),        // 20: agentplane.v1.Incarnation
+	(*Preface)(nil),            // 0: agentplane.v1.Preface
+	(*ForwardRequest)(nil),     // 1: agentplane.v1.ForwardRequest
+	(*ForwardResponse)(nil),    // 2: agentplane.v1.ForwardResponse
+	(*ProposeRequest)(nil),     // 3: agentplane.v1.ProposeRequest
+	(*ProposeResponse)(nil),    // 4: agentplane.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),   // 5: agentplane.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),  // 6: agentplane.v1.ReadIndexResponse
+	(*ReadTermRequest)(nil),    // 7: agentplane.v1.ReadTermRequest
+	(*ReadTermResponse)(nil),   // 8: agentplane.v1.ReadTermResponse
+	(*LostLeaderRequest)(nil),  // 9: agentplane.v1.LostLeaderRequest
+	(*LostLeaderResponse)(nil), // 10: agentplane.v1.LostLeaderResponse
+	(*SessionsRequest)(nil),    // 11: agentplane.v1.SessionsRequest
+	(*SessionsResponse)(nil),   // 12: agentplane.v1.SessionsResponse
+	(*HeldSession)(nil),        // 13: agentplane.v1.HeldSession
+	(*AddServerRequest)(nil),   // 14: agentplane.v1.AddServerRequest
+	(*AddServerResponse)(nil),  // 15: agentplane.v1.AddServerResponse
+	(*BootStateRequest)(nil),   // 16: agentplane.v1.BootStateRequest
+	(*BootStateResponse)(nil),  // 17: agentplane.v1.BootStateResponse
+	(*Incarnation)(nil),        // 18: agentplane.v1.Incarnation
+	(*Identity)(nil),           // 19: agentplane.v1.Identity
+	(*v1.Mutation)(nil),        // 20: raftlog.v1.Mutation
+	(*v1.Outcome)(nil),         // 21: raftlog.v1.Outcome
 }
 var file_agentplane_v1_peer_proto_depIdxs = []int32{
-	17, // 0: agentplane.v1.ForwardRequest.identity:type_name -> agentplane.v1.Identity
-	18, // 1: agentplane.v1.ProposeRequest.mutations:type_name -> raftlog.v1.Mutation
-	19, // 2: agentplane.v1.ProposeResponse.outcomes:type_name -> raftlog.v1.Outcome
-	12, // 3: agentplane.v1.SessionsResponse.sessions:type_name -> agentplane.v1.HeldSession
-	20, // 4: agentplane.v1.BootStateRequest.incarnation:type_name -> agentplane.v1.Incarnation
-	0,  // 5: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
-	2,  // 6: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
-	4,  // 7: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
-	6,  // 8: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
-	8,  // 9: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
-	10, // 10: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
-	13, // 11: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
-	15, // 12: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
-	1,  // 13: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
-	3,  // 14: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
-	5,  // 15: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
-	7,  // 16: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
-	9,  // 17: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
-	11, // 18: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
-	14, // 19: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
-	16, // 20: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
-	13, // [13:21] is the sub-list for method output_type
-	5,  // [5:13] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	18, // 0: agentplane.v1.Preface.incarnation:type_name -> agentplane.v1.Incarnation
+	19, // 1: agentplane.v1.ForwardRequest.identity:type_name -> agentplane.v1.Identity
+	20, // 2: agentplane.v1.ProposeRequest.mutations:type_name -> raftlog.v1.Mutation
+	21, // 3: agentplane.v1.ProposeResponse.outcomes:type_name -> raftlog.v1.Outcome
+	13, // 4: agentplane.v1.SessionsResponse.sessions:type_name -> agentplane.v1.HeldSession
+	18, // 5: agentplane.v1.BootStateRequest.incarnation:type_name -> agentplane.v1.Incarnation
+	1,  // 6: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
+	3,  // 7: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
+	5,  // 8: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
+	7,  // 9: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
+	9,  // 10: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
+	11, // 11: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
+	14, // 12: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
+	16, // 13: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
+	2,  // 14: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
+	4,  // 15: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
+	6,  // 16: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
+	8,  // 17: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
+	10, // 18: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
+	12, // 19: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
+	15, // 20: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
+	17, // 21: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
+	14, // [14:22] is the sub-list for method output_type
+	6,  // [6:14] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_peer_proto_init() }
@@ -1056,7 +1173,7 @@ func file_agentplane_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_peer_proto_rawDesc), len(file_agentplane_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
