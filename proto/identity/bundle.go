@@ -195,7 +195,7 @@ func (b *Bundle) compile() (*trust, error) {
 	}
 	t := &trust{bundle: b, roots: x509.NewCertPool(), cas: map[string]window{}, nodes: map[string]PublicKey{}}
 	for i, ca := range b.CAs {
-		cert, err := ca.parse(b.ClusterID)
+		cert, err := ca.Certificate(b.ClusterID)
 		if err != nil {
 			return nil, fmt.Errorf("CA %d of node %.128q: %w", i, ca.NodeID, err)
 		}
@@ -247,10 +247,10 @@ func (n NodeKey) validate() error {
 	return nil
 }
 
-// parse returns the certificate if it is one that a node of the cluster may
-// have as its CA: self-signed, named for the node, unable to sign another CA,
+// Certificate returns the certificate if it is one that a node of the cluster
+// may have as its CA: self-signed, named for the node, unable to sign another CA,
 // and bound by a critical name constraint to names of the cluster.
-func (c CA) parse(cluster string) (*x509.Certificate, error) {
+func (c CA) Certificate(cluster string) (*x509.Certificate, error) {
 	if err := ValidateName(c.NodeID); err != nil {
 		return nil, err
 	}
