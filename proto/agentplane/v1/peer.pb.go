@@ -464,8 +464,10 @@ type ReadTermResponse struct {
 	LastTerm     uint64 `protobuf:"varint,4,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
 	AppliedIndex uint64 `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	// Index that the node's boot.state stands for.
-	BootIndex     uint64 `protobuf:"varint,6,opt,name=boot_index,json=bootIndex,proto3" json:"boot_index,omitempty"`
-	StartCounter  uint64 `protobuf:"varint,7,opt,name=start_counter,json=startCounter,proto3" json:"start_counter,omitempty"`
+	BootIndex    uint64 `protobuf:"varint,6,opt,name=boot_index,json=bootIndex,proto3" json:"boot_index,omitempty"`
+	StartCounter uint64 `protobuf:"varint,7,opt,name=start_counter,json=startCounter,proto3" json:"start_counter,omitempty"`
+	// It would lead if it were elected.
+	Willing       bool `protobuf:"varint,8,opt,name=willing,proto3" json:"willing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -549,6 +551,13 @@ func (x *ReadTermResponse) GetStartCounter() uint64 {
 	return 0
 }
 
+func (x *ReadTermResponse) GetWilling() bool {
+	if x != nil {
+		return x.Willing
+	}
+	return false
+}
+
 type LostLeaderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LeaderId      string                 `protobuf:"bytes,1,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
@@ -618,8 +627,10 @@ func (x *LostLeaderRequest) GetLastTerm() uint64 {
 }
 
 type LostLeaderResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lost          bool                   `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lost  bool                   `protobuf:"varint,1,opt,name=lost,proto3" json:"lost,omitempty"`
+	// Why not, for logs.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -659,6 +670,13 @@ func (x *LostLeaderResponse) GetLost() bool {
 		return x.Lost
 	}
 	return false
+}
+
+func (x *LostLeaderResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type SessionsRequest struct {
@@ -1043,7 +1061,7 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x11\n" +
-	"\x0fReadTermRequest\"\xea\x01\n" +
+	"\x0fReadTermRequest\"\x84\x02\n" +
 	"\x10ReadTermResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1d\n" +
 	"\n" +
@@ -1054,15 +1072,17 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\rapplied_index\x18\x05 \x01(\x04R\fappliedIndex\x12\x1d\n" +
 	"\n" +
 	"boot_index\x18\x06 \x01(\x04R\tbootIndex\x12#\n" +
-	"\rstart_counter\x18\a \x01(\x04R\fstartCounter\"\x80\x01\n" +
+	"\rstart_counter\x18\a \x01(\x04R\fstartCounter\x12\x18\n" +
+	"\awilling\x18\b \x01(\bR\awilling\"\x80\x01\n" +
 	"\x11LostLeaderRequest\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x03 \x01(\x04R\tlastIndex\x12\x1b\n" +
-	"\tlast_term\x18\x04 \x01(\x04R\blastTerm\"(\n" +
+	"\tlast_term\x18\x04 \x01(\x04R\blastTerm\"@\n" +
 	"\x12LostLeaderResponse\x12\x12\n" +
-	"\x04lost\x18\x01 \x01(\bR\x04lost\"\x11\n" +
+	"\x04lost\x18\x01 \x01(\bR\x04lost\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x11\n" +
 	"\x0fSessionsRequest\"o\n" +
 	"\x10SessionsResponse\x12#\n" +
 	"\rstart_counter\x18\x01 \x01(\x04R\fstartCounter\x126\n" +

@@ -1,0 +1,256 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/agentplane/agentplane/controlplane/consensus"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+const (
+	// KeepaliveMin is the shortest interval at which a client may ping a node;
+	// servers allow it and clients keep to it.
+	KeepaliveMin = 5 * time.Second
+
+	poolKeepalive = 10 * time.Second
+	poolTimeout   = 5 * time.Second
+	dialTimeout   = 3 * time.Second
+	// maxPeerMessage bounds a message between nodes.
+	maxPeerMessage = 4 << 20
+)
+
+// PoolOptions configures a Pool. All fields are required.
+type PoolOptions struct {
+	Identity Identity
+	Prefaces Prefaces
+	Book     Book
+	Gone     func(nodeID string) // see Stream
+	Stranger func()              // see Stream
+	Logger   hclog.Logger
+}
+
+// Pool holds one gRPC connection to each other node. Methods may be called at
+// once.
+type Pool struct {
+	o PoolOptions
+
+	mu     sync.Mutex // guards what follows
+	conns  map[string]*pooled
+	closed bool
+}
+
+type pooled struct {
+	address string
+	conn    *grpc.ClientConn
+}
+
+var _ consensus.Peers = (*Pool)(nil)
+
+// NewPool returns a pool without connections.
+func NewPool(o PoolOptions) *Pool { return &Pool{o: o, conns: make(map[string]*pooled)} }
+
+// Run keeps a connection to every node of the book open until ctx ends, and tells
+// which peers are gone. The pool is closed when it returns.
+func (p *Pool) Run(ctx context.Context) error {
+	var watchers sync.WaitGroup
+	watched := make(map[*grpc.ClientConn]bool)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		p.dropStrangers()
+		for _, id := range p.o.Book.Nodes() {
+			conn, err := p.conn(id)
+			if err != nil || watched[conn] {
+				continue
+			}
+			watched[conn] = true
+			watchers.Go(func() { p.watch(ctx, id, conn) })
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			p.close()
+			watchers.Wait()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// watch keeps the connection from falling idle, and says when it breaks.
+func (p *Pool) watch(ctx context.Context, id string, conn *grpc.ClientConn) {
+	for was := connectivity.Idle; ; {
+		conn.Connect()
+		state := conn.GetState()
+		switch {
+		case state == connectivity.Shutdown:
+			return
+		case was == connectivity.Ready && state != connectivity.Ready:
+			p.o.Gone(id)
+		}
+		was = state
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}
+
+// dropStrangers closes connections to nodes that are no longer in the book.
+func (p *Pool) dropStrangers() {
+	nodes := p.o.Book.Nodes()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, c := range p.conns {
+		if !slices.Contains(nodes, id) {
+			_ = c.conn.Close()
+			delete(p.conns, id)
+		}
+	}
+}
+
+func (p *Pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.conns {
+		_ = c.conn.Close()
+	}
+	p.conns = nil
+}
+
+// Client returns a client of the node's peer service.
+func (p *Pool) Client(nodeID string) (agentplanev1.PeerServiceClient, error) {
+	conn, err := p.conn(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	return agentplanev1.NewPeerServiceClient(conn), nil
+}
+
+func (p *Pool) conn(id string) (*grpc.ClientConn, error) {
+	address, ok := p.o.Book.Address(id)
+	if !ok {
+		return nil, status.Errorf(codes.Unavailable, "node %q is not known here yet", id)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, status.Error(codes.Unavailable, "the node is shutting down")
+	}
+	if c, ok := p.conns[id]; ok {
+		if c.address == address {
+			return c.conn, nil
+		}
+		_ = c.conn.Close() // the node moved
+		delete(p.conns, id)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return p.dial(ctx, id, address) }),
+		// The dialer has done TLS already.
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithChainUnaryInterceptor(p.o.Prefaces.clientInterceptor(id)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: poolKeepalive, Timeout: poolTimeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: dialTimeout,
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxPeerMessage), grpc.MaxCallSendMsgSize(maxPeerMessage)),
+		grpc.WithIdleTimeout(0),
+		grpc.WithDisableServiceConfig(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to node %q at %s: %w", id, address, err)
+	}
+	p.conns[id] = &pooled{address: address, conn: conn}
+	return conn, nil
+}
+
+func (p *Pool) dial(ctx context.Context, id, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := dial(ctx, address, p.o.Identity, identity.ProtocolGRPC, id)
+	if err == nil {
+		return conn, nil
+	}
+	if gone(err) {
+		p.o.Gone(id)
+	}
+	if errors.Is(err, identity.ErrKeyNotRegistered) || errors.Is(err, identity.ErrUnknownCA) {
+		p.o.Stranger()
+	}
+	return nil, err
+}
+
+// ReadTerm is consensus.Peers'.
+func (p *Pool) ReadTerm(ctx context.Context, id raft.ServerID, _ raft.ServerAddress) (consensus.TermReply, error) {
+	c, err := p.Client(string(id))
+	if err != nil {
+		return consensus.TermReply{}, err
+	}
+	r, err := c.ReadTerm(ctx, &agentplanev1.ReadTermRequest{})
+	if err != nil {
+		return consensus.TermReply{}, err
+	}
+	return consensus.TermReply{
+		Term: r.GetTerm(), WallClock: time.Unix(0, r.GetWallClock()), LastIndex: r.GetLastIndex(),
+		Published: r.GetAppliedIndex(), Willing: r.GetWilling(),
+	}, nil
+}
+
+// LostLeader is consensus.Peers'.
+func (p *Pool) LostLeader(ctx context.Context, id raft.ServerID, _ raft.ServerAddress, q consensus.LostQuery) (consensus.LostReply, error) {
+	c, err := p.Client(string(id))
+	if err != nil {
+		return consensus.LostReply{}, err
+	}
+	r, err := c.LostLeader(ctx, &agentplanev1.LostLeaderRequest{
+		LeaderId: string(q.Leader), Term: q.Term, LastIndex: q.LastIndex, LastTerm: q.LastTerm,
+	})
+	return consensus.LostReply{Lost: r.GetLost(), Reason: r.GetReason()}, err
+}
+
+// ReadIndex runs a read round on the node.
+func (p *Pool) ReadIndex(ctx context.Context, nodeID string) (uint64, error) {
+	c, err := p.Client(nodeID)
+	if err != nil {
+		return 0, err
+	}
+	r, err := c.ReadIndex(ctx, &agentplanev1.ReadIndexRequest{})
+	return r.GetIndex(), err
+}
+
+// Propose hands this node's mutations to the node.
+func (p *Pool) Propose(ctx context.Context, nodeID string, mutations []*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error) {
+	c, err := p.Client(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.Propose(ctx, &agentplanev1.ProposeRequest{Mutations: mutations})
+	return r.GetOutcomes(), err
+}
+
+// Forward runs a whole call on the node.
+func (p *Pool) Forward(ctx context.Context, nodeID string, req *agentplanev1.ForwardRequest) (*agentplanev1.ForwardResponse, error) {
+	c, err := p.Client(nodeID)
+	if err != nil {
+		return nil, err
+	}
+	return c.Forward(ctx, req)
+}

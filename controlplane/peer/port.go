@@ -1,0 +1,270 @@
+package peer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+const (
+	// handshakeTimeout bounds one TLS handshake.
+	handshakeTimeout = 10 * time.Second
+	// maxHandshakes bounds those under way: each costs a signature.
+	maxHandshakes = 128
+	// acceptQueue is how many finished connections may wait for each protocol.
+	acceptQueue = 64
+)
+
+// Identity is what the port shows, and how it judges who comes.
+type Identity struct {
+	Verifier *identity.Verifier
+	// Certificate is asked at each handshake.
+	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+}
+
+// Port is the node's one TLS port. Methods may be called at once.
+type Port struct {
+	ln       net.Listener
+	logger   hclog.Logger
+	stranger *tls.Config // before the node has an identity
+	identity atomic.Pointer[Identity]
+	slots    chan struct{} // one for each handshake under way
+	queues   map[string]*queue
+
+	mu    sync.Mutex // guards conns
+	conns map[*Conn]struct{}
+}
+
+// Conn is a connection whose handshake is done.
+type Conn struct {
+	*tls.Conn
+	port  *Port
+	state tls.ConnectionState
+	// Peer is who came, as the handshake proved it.
+	Peer identity.Peer
+}
+
+// Close closes the connection and forgets it.
+func (c *Conn) Close() error {
+	c.port.mu.Lock()
+	delete(c.port.conns, c)
+	c.port.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Listen binds the port. Nothing is accepted before Run.
+func Listen(addr string, logger hclog.Logger) (*Port, error) {
+	stranger, err := strangerConfig()
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w: is another process using the port? choose one with --listen", addr, err)
+	}
+	p := &Port{
+		ln: ln, logger: logger, stranger: stranger,
+		slots: make(chan struct{}, maxHandshakes), conns: make(map[*Conn]struct{}),
+		queues: make(map[string]*queue),
+	}
+	for _, protocol := range []string{identity.ProtocolGRPC, identity.ProtocolRaft, identity.ProtocolHTTP} {
+		p.queues[protocol] = &queue{addr: ln.Addr(), conns: make(chan net.Conn, acceptQueue), closed: make(chan struct{})}
+	}
+	return p, nil
+}
+
+// Addr is the bound address.
+func (p *Port) Addr() net.Addr { return p.ln.Addr() }
+
+// Listener returns the listener of one protocol of package identity.
+func (p *Port) Listener(protocol string) net.Listener { return p.queues[protocol] }
+
+// Use gives the port its identity: from here on all protocols are served.
+func (p *Port) Use(id Identity) { p.identity.Store(&id) }
+
+// Run accepts until ctx ends, then closes the port and every connection of it.
+func (p *Port) Run(ctx context.Context) error {
+	var handshakes sync.WaitGroup
+	stop := context.AfterFunc(ctx, p.close)
+	defer func() {
+		stop()
+		p.close()
+		handshakes.Wait()
+		p.cut(func(*Conn) error { return net.ErrClosed })
+	}()
+	for {
+		raw, err := p.ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return context.Cause(ctx)
+			}
+			p.logger.Warn("accept failed", "err", err)
+			select { // out of file descriptors, most likely: let some end
+			case <-time.After(100 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		select {
+		case p.slots <- struct{}{}:
+			handshakes.Go(func() {
+				defer func() { <-p.slots }()
+				p.handshake(ctx, raw)
+			})
+		case <-ctx.Done():
+			_ = raw.Close()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (p *Port) close() {
+	_ = p.ln.Close()
+	for _, q := range p.queues {
+		_ = q.Close()
+	}
+}
+
+func (p *Port) handshake(ctx context.Context, raw net.Conn) {
+	id, config := p.identity.Load(), p.stranger
+	if id != nil {
+		config = id.Verifier.ServerConfig(id.Certificate)
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn := tls.Server(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		p.logger.Debug("handshake refused", "from", raw.RemoteAddr(), "err", err)
+		_ = raw.Close()
+		return
+	}
+	c := &Conn{Conn: conn, port: p, state: conn.ConnectionState()}
+	if id != nil {
+		var err error
+		if c.Peer, err = id.Verifier.Peer(c.state); err != nil {
+			p.logger.Debug("connection refused", "from", raw.RemoteAddr(), "err", err)
+			_ = raw.Close()
+			return
+		}
+	}
+	q := p.queues[c.state.NegotiatedProtocol]
+	if q == nil { // a client without ALPN speaks HTTP/1.1
+		q = p.queues[identity.ProtocolHTTP]
+	}
+	p.mu.Lock()
+	p.conns[c] = struct{}{}
+	p.mu.Unlock()
+	if !q.offer(ctx, c) {
+		_ = c.Close()
+	}
+}
+
+// Judge judges every open connection again, after the bundle has changed, and cuts
+// those that no longer pass.
+func (p *Port) Judge() {
+	id := p.identity.Load()
+	if id == nil {
+		return
+	}
+	p.cut(func(c *Conn) error {
+		_, err := id.Verifier.Peer(c.state)
+		return err
+	})
+}
+
+func (p *Port) cut(judge func(*Conn) error) {
+	p.mu.Lock()
+	conns := make([]*Conn, 0, len(p.conns))
+	for c := range p.conns {
+		conns = append(conns, c)
+	}
+	p.mu.Unlock()
+	for _, c := range conns {
+		if err := judge(c); err != nil {
+			p.logger.Debug("connection cut", "from", c.RemoteAddr(), "peer", c.Peer.ID, "err", err)
+			_ = c.Close()
+		}
+	}
+}
+
+// queue is the listener of one protocol.
+type queue struct {
+	addr   net.Addr
+	conns  chan net.Conn // sent by handshakes, received by Accept
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (q *queue) offer(ctx context.Context, c net.Conn) bool {
+	select {
+	case <-q.closed:
+		return false
+	default:
+	}
+	select {
+	case q.conns <- c:
+		return true
+	case <-q.closed:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Accept is net.Listener's.
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept. The port itself stays open.
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.closed) })
+	return nil
+}
+
+// Addr is the port's.
+func (q *queue) Addr() net.Addr { return q.addr }
+
+// strangerConfig is what a node shows that belongs to no cluster: a certificate
+// that says nothing and lasts as long as the process.
+func strangerConfig() (*tls.Config, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "agentplane node without a cluster"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{identity.ProtocolHTTP},
+		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}},
+		SessionTicketsDisabled: true,
+	}, nil
+}

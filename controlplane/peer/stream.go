@@ -1,0 +1,167 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// Book tells nodes and addresses apart. It follows the trust bundle.
+type Book interface {
+	// Address returns where the node is reached.
+	Address(nodeID string) (string, bool)
+	// NodeAt returns the node that is registered with the address.
+	NodeAt(address string) (string, bool)
+	// Nodes returns the ids of all nodes but this one.
+	Nodes() []string
+}
+
+// Stream carries raft over the port: TLS, then a preface both ways, then raft.
+type Stream struct {
+	net.Listener // of identity.ProtocolRaft
+
+	Identity Identity
+	Prefaces Prefaces
+	Book     Book
+	// Gone is told of peers whose process is not there. It must not block.
+	Gone func(nodeID string)
+	// Stranger is told when a peer is refused for a key that is not in the bundle.
+	// It must not block.
+	Stranger func()
+	Logger   hclog.Logger
+}
+
+var _ raft.StreamLayer = (*Stream)(nil)
+
+// Accept returns the next connection whose preface was accepted. Prefaces are
+// exchanged by the goroutine that first reads, so that a silent peer holds up
+// nobody else.
+func (s *Stream) Accept() (net.Conn, error) {
+	c, err := s.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := c.(*Conn)
+	if !ok {
+		_ = c.Close()
+		return nil, errors.New("peer: a raft connection did not come through the port")
+	}
+	return &accepted{Conn: conn, s: s}, nil
+}
+
+// Addr is the listener's; peers are told the advertised address instead.
+func (s *Stream) Addr() net.Addr { return s.Listener.Addr() }
+
+// Dial connects to the node that is registered with the address.
+func (s *Stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	nodeID, ok := s.Book.NodeAt(string(address))
+	if !ok {
+		return nil, fmt.Errorf("dial %s: no node is registered with this address", address)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := dial(ctx, string(address), s.Identity, identity.ProtocolRaft, nodeID)
+	if err != nil {
+		if gone(err) {
+			s.Gone(nodeID)
+		}
+		s.suspect(err)
+		return nil, fmt.Errorf("dial node %q at %s: %w", nodeID, address, err)
+	}
+	if err := s.greet(conn, nodeID, timeout); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("dial node %q at %s: %w", nodeID, address, err)
+	}
+	return conn, nil
+}
+
+func (s *Stream) greet(conn net.Conn, nodeID string, timeout time.Duration) error {
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if err := writePreface(conn, s.Prefaces.to(nodeID)); err != nil {
+		return err
+	}
+	theirs, err := readPreface(conn)
+	if err == nil {
+		err = s.Prefaces.Judge(nodeID, theirs)
+	}
+	if err != nil {
+		return err
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+func (s *Stream) suspect(err error) {
+	if errors.Is(err, identity.ErrKeyNotRegistered) || errors.Is(err, identity.ErrUnknownCA) {
+		s.Stranger()
+	}
+}
+
+// dial connects and finishes the handshake.
+func dial(ctx context.Context, address string, id Identity, protocol, nodeID string) (net.Conn, error) {
+	d := tls.Dialer{
+		NetDialer: &net.Dialer{KeepAlive: 15 * time.Second},
+		Config: id.Verifier.ClientConfig(protocol, nodeID, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return id.Certificate(nil)
+		}),
+	}
+	return d.DialContext(ctx, "tcp", address)
+}
+
+// gone says that an error means that no process listens or holds the connection.
+func gone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// accepted exchanges prefaces before the first byte is read.
+type accepted struct {
+	*Conn
+	s       *Stream
+	greeted bool // only the reader reads it
+	err     error
+}
+
+// Read is raft's: the first one exchanges prefaces.
+func (a *accepted) Read(b []byte) (int, error) {
+	if !a.greeted {
+		a.greeted = true
+		if a.err = a.greet(); a.err != nil {
+			a.s.Logger.Warn("raft connection refused", "from", a.RemoteAddr(), "node_id", a.Peer.ID.Name, "err", a.err)
+			_ = a.Close()
+		}
+	}
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.Conn.Read(b)
+}
+
+func (a *accepted) greet() error {
+	if err := a.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
+	theirs, err := readPreface(a.Conn)
+	if err != nil {
+		return err
+	}
+	nodeID := a.Peer.ID.Name
+	refused := a.s.Prefaces.Judge(nodeID, theirs)
+	mine := a.s.Prefaces.to(nodeID)
+	if refused != nil {
+		mine.Refused = refused.Error()
+	}
+	if err := errors.Join(refused, writePreface(a.Conn, mine)); err != nil {
+		return err
+	}
+	return a.SetDeadline(time.Time{})
+}
