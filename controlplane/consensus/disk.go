@@ -1,0 +1,162 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	wal "github.com/hashicorp/raft-wal"
+	"go.etcd.io/bbolt"
+)
+
+// Disk is where raft keeps what must survive. It belongs to one Host or one offline
+// tool at a time.
+type Disk struct {
+	Log       raft.LogStore
+	Stable    raft.StableStore
+	Snapshots raft.SnapshotStore
+	Mark      MarkFile
+	close     []func() error
+}
+
+// OnClose adds f to what Close runs, last added first.
+func (d *Disk) OnClose(f func() error) { d.close = append(d.close, f) }
+
+// Close closes everything and returns all errors.
+func (d *Disk) Close() error {
+	var errs []error
+	for i := len(d.close) - 1; i >= 0; i-- {
+		errs = append(errs, d.close[i]())
+	}
+	d.close = nil
+	return errors.Join(errs...)
+}
+
+// OpenDisk opens or makes the stores in dir as they are, without guards. log is
+// "wal" or "bolt". Both keep term and vote in bbolt, and both fsync before they
+// answer.
+func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err error) {
+	d := &Disk{}
+	defer func() {
+		if err != nil {
+			_ = d.Close()
+		}
+	}()
+	if logger == nil {
+		logger = hclog.NewNullLogger()
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open raft directory: %w", err)
+	}
+	stable, err := openBolt(filepath.Join(dir, "stable.db"))
+	if err != nil {
+		return nil, err
+	}
+	d.OnClose(stable.Close)
+	d.Stable = stable
+	switch log {
+	case "wal":
+		walDir := filepath.Join(dir, "wal")
+		if err := os.MkdirAll(walDir, 0o700); err != nil {
+			return nil, fmt.Errorf("open raft log: %w", err)
+		}
+		w, err := wal.Open(walDir, wal.WithLogger(logger.Named("wal")))
+		if err != nil {
+			return nil, fmt.Errorf("open raft log %q: %w", walDir, err)
+		}
+		d.OnClose(w.Close)
+		d.Log = w
+	case "bolt":
+		b, err := openBolt(filepath.Join(dir, "log.db"))
+		if err != nil {
+			return nil, err
+		}
+		d.OnClose(b.Close)
+		d.Log = b
+	default:
+		return nil, fmt.Errorf("open raft directory %q: log store %q is not known: use wal or bolt", dir, log)
+	}
+	if d.Snapshots, err = raft.NewFileSnapshotStoreWithLogger(dir, retain, logger.Named("snapshots")); err != nil {
+		return nil, fmt.Errorf("open snapshots in %q: %w", dir, err)
+	}
+	mark, err := openMarkFile(filepath.Join(dir, "log.mark"))
+	if err != nil {
+		return nil, err
+	}
+	d.OnClose(mark.Close)
+	d.Mark = mark
+	return d, nil
+}
+
+// openBolt opens a bbolt store that fsyncs each commit and does not write its
+// freelist with it: the list of a log that was compacted grows to megabytes.
+func openBolt(path string) (*raftboltdb.BoltStore, error) {
+	s, err := raftboltdb.New(raftboltdb.Options{
+		Path: path,
+		BoltOptions: &bbolt.Options{
+			Timeout:        time.Second,
+			NoFreelistSync: true,
+			FreelistType:   bbolt.FreelistMapType,
+		},
+		MsgpackUseNewTimeFormat: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open store %q: %w", path, err)
+	}
+	return s, nil
+}
+
+func openMarkFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log mark: %w", err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err == nil {
+		err = errors.Join(f.Sync(), dir.Sync(), dir.Close())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open log mark %q: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+// Guard returns d behind the guards under which a host runs: offline tools use it
+// too, so that what they write is what a host accepts. It verifies that the log
+// reaches its mark and that every entry past the newest snapshot is whole, and
+// refuses d otherwise. A later failure calls fatal; the call that failed then waits
+// until the returned disk is closed.
+func Guard(d *Disk, fatal func(error)) (*Disk, error) {
+	g, _, err := guard(d, newWatch(0, fatal))
+	return g, err
+}
+
+func guard(d *Disk, w *watch) (*Disk, *logMark, error) {
+	mark, err := openLogMark(d.Mark)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := verifyLog(d, mark); err != nil {
+		return nil, nil, err
+	}
+	if mark.fresh {
+		// From now on a log without a mark is a log that has lost it.
+		if err := errors.Join(mark.set(0, 0), mark.file.Sync()); err != nil {
+			return nil, nil, fmt.Errorf("begin log mark: %w", err)
+		}
+	}
+	g := &Disk{
+		Log:       newGuardedLog(d.Log, mark, w),
+		Stable:    newVoteStore(d.Stable, w),
+		Snapshots: d.Snapshots,
+		Mark:      d.Mark,
+	}
+	g.OnClose(d.Close)
+	g.OnClose(func() error { w.release(); return nil })
+	return g, mark, nil
+}

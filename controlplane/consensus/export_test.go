@@ -1,0 +1,26 @@
+package consensus
+
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+)
+
+// UseVerifyLeader puts hashicorp/raft's own check in place of the read round.
+func (h *Host) UseVerifyLeader() {
+	h.confirm = func(context.Context) (uint64, error) {
+		c := h.raft.CommitIndex()
+		if err := h.raft.VerifyLeader().Error(); err != nil {
+			return 0, h.notLeader()
+		}
+		return c, nil
+	}
+}
+
+// Raft is the raft below the host.
+func (h *Host) Raft() *raft.Raft { return h.raft }
+
+// NewVoteStoreForTest is the guard of votes around inner.
+func NewVoteStoreForTest(inner raft.StableStore) raft.StableStore {
+	return newVoteStore(inner, newWatch(0, func(error) {}))
+}

@@ -1,0 +1,186 @@
+package consensus
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// MarkFile is the file that holds the log mark; *os.File is one.
+type MarkFile interface {
+	io.ReaderAt
+	io.WriterAt
+	Sync() error
+}
+
+// logMark remembers beside the log how far the log went.
+//
+// raft-wal shortens its log silently when a frame header is damaged: a byte flipped
+// in entry 100 of 2 000 gives no error and LastIndex 99. Such a node has forgotten
+// entries that it acknowledged, and with others like it elects a stale leader. So
+// index and term of the last entry are written here after each append, without an
+// fsync of their own: what reaches the disk lies at most behind the log, never ahead
+// of it, because the log is on disk by then. Where the log's end is deleted the mark
+// is first lowered and fsynced.
+//
+// Two slots of 512 bytes are written in turn, so that a torn write leaves the other.
+//
+//	magic "APLM" | seq uint64 | index uint64 | term uint64 | crc32c of all before
+//
+// Not safe for concurrent use; guardedLog serialises it.
+type logMark struct {
+	file        MarkFile
+	seq         uint64
+	index, term uint64
+	fresh       bool // the file holds nothing yet
+}
+
+const (
+	markSlot  = 512
+	markBytes = 4 + 3*8 + 4
+)
+
+var (
+	markMagic  = []byte("APLM")
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+func openLogMark(f MarkFile) (*logMark, error) {
+	buf := make([]byte, 2*markSlot)
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read log mark: %w", err)
+	}
+	m := &logMark{file: f, fresh: n == 0}
+	for slot := range 2 {
+		b := buf[slot*markSlot:][:markBytes]
+		sum := binary.LittleEndian.Uint32(b[markBytes-4:])
+		if !bytes.HasPrefix(b, markMagic) || crc32.Checksum(b[:markBytes-4], castagnoli) != sum {
+			continue
+		}
+		if seq := binary.LittleEndian.Uint64(b[4:]); seq > m.seq {
+			m.seq = seq
+			m.index = binary.LittleEndian.Uint64(b[12:])
+			m.term = binary.LittleEndian.Uint64(b[20:])
+		}
+	}
+	if !m.fresh && m.seq == 0 {
+		return nil, errors.New("the log mark is damaged in both of its slots, so nobody can tell whether the log is whole: the node must rejoin empty")
+	}
+	return m, nil
+}
+
+// set moves the mark. It is on disk for sure only after file.Sync.
+func (m *logMark) set(index, term uint64) error {
+	m.seq++
+	m.index, m.term, m.fresh = index, term, false
+	b := make([]byte, 0, markBytes)
+	b = append(b, markMagic...)
+	b = binary.LittleEndian.AppendUint64(b, m.seq)
+	b = binary.LittleEndian.AppendUint64(b, index)
+	b = binary.LittleEndian.AppendUint64(b, term)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	if _, err := m.file.WriteAt(b, int64(m.seq%2)*markSlot); err != nil {
+		return fmt.Errorf("write log mark: %w", err)
+	}
+	return nil
+}
+
+// lower moves the mark to before min when it lies in [min, max], and fsyncs it: from
+// then on the log may lose that range.
+func (m *logMark) lower(log raft.LogStore, min, max uint64) error {
+	if m.index < min || m.index > max {
+		return nil
+	}
+	var index, term uint64
+	first, err := log.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("lower log mark: %w", err)
+	}
+	if first > 0 && min > first {
+		var l raft.Log
+		if err := log.GetLog(min-1, &l); err != nil {
+			return fmt.Errorf("lower log mark to %d: %w", min-1, err)
+		}
+		index, term = l.Index, l.Term
+	}
+	if err := m.set(index, term); err != nil {
+		return err
+	}
+	if err := m.file.Sync(); err != nil {
+		return fmt.Errorf("sync log mark: %w", err)
+	}
+	return nil
+}
+
+// verifyLog refuses a disk whose log has lost its end, has a hole, or holds an entry
+// past the newest snapshot that is not what was written.
+func verifyLog(d *Disk, mark *logMark) error {
+	first, err := d.Log.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("verify log: %w", err)
+	}
+	last, err := d.Log.LastIndex()
+	if err != nil {
+		return fmt.Errorf("verify log: %w", err)
+	}
+	const advice = "entries that this node acknowledged are gone: it must rejoin empty"
+	switch {
+	case mark.fresh && last > 0:
+		return fmt.Errorf("verify log: it ends at %d but has no log mark, so nobody can tell whether it is whole: the node must rejoin empty", last)
+	case mark.index > last:
+		return fmt.Errorf("verify log: it ends at %d, but the log mark says that it reached %d: %s", last, mark.index, advice)
+	case mark.index >= first && mark.index > 0:
+		var l raft.Log
+		if err := d.Log.GetLog(mark.index, &l); err != nil {
+			return fmt.Errorf("verify log: entry %d, where the log mark is: %w", mark.index, err)
+		}
+		if l.Term != mark.term {
+			return fmt.Errorf("verify log: entry %d has term %d, but the log mark says %d: %s", mark.index, l.Term, mark.term, advice)
+		}
+	}
+	var snapshot uint64
+	metas, err := d.Snapshots.List()
+	if err != nil {
+		return fmt.Errorf("verify log: list snapshots: %w", err)
+	}
+	if len(metas) > 0 {
+		snapshot = metas[0].Index
+	}
+	if last > snapshot && first > snapshot+1 {
+		return fmt.Errorf("verify log: it begins at %d, but the newest snapshot ends at %d: %s", first, snapshot, advice)
+	}
+	var term uint64
+	for index := max(first, snapshot+1); index <= last && last > 0; index++ {
+		var l raft.Log
+		if err := d.Log.GetLog(index, &l); err != nil {
+			return fmt.Errorf("verify log: entry %d: %w", index, err)
+		}
+		if l.Index != index || l.Term < term {
+			return fmt.Errorf("verify log: at %d lies entry %d of term %d after term %d: the log is damaged, the node must rejoin empty", index, l.Index, l.Term, term)
+		}
+		term = l.Term
+		if err := checkEntry(&l); err != nil {
+			return fmt.Errorf("verify log: %w: the node must rejoin empty", err)
+		}
+	}
+	return nil
+}
+
+// checkEntry verifies the checksum of a command entry.
+func checkEntry(l *raft.Log) error {
+	if l.Type != raft.LogCommand {
+		return nil
+	}
+	if err := raftlogv1.Check(l.Data); err != nil {
+		return fmt.Errorf("entry %d is damaged: %w", l.Index, err)
+	}
+	return nil
+}
