@@ -3,6 +3,8 @@ package identity
 import (
 	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"errors"
 	"net/url"
@@ -101,6 +103,9 @@ func TestBundleRefusesCAsWithTooMuchPower(t *testing.T) {
 		{"constrained to two clusters", func(c *x509.Certificate) { c.PermittedURIDomains = []string{testCluster, "other"} }},
 		{"with a constraint that may be ignored", func(c *x509.Certificate) { c.PermittedDNSDomainsCritical = false }},
 		{"named as a node", func(c *x509.Certificate) { c.URIs = []*url.URL{mustURL(t, nodeURI("a"))} }},
+		{"with an unknown critical extension", func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Critical: true, Value: []byte{5, 0}}}
+		}},
 		{"without a name", func(c *x509.Certificate) { c.URIs = nil }},
 		{"without the right to sign", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }},
 	} {

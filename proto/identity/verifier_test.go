@@ -3,6 +3,8 @@ package identity
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"net"
 	"net/url"
@@ -188,7 +190,10 @@ func TestLeafFormIsStrict(t *testing.T) {
 		"a CA":                       func(c *x509.Certificate) { c.IsCA = true },
 		"the right to sign":          func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign },
 		"no right to authenticate":   func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment },
-		"servers only":               func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
+		"an unknown critical extension": func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Critical: true, Value: []byte{5, 0}}}
+		},
+		"servers only": func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			leaf := w.caA.issue(t, agentURI("x"), key, bend)
@@ -196,8 +201,20 @@ func TestLeafFormIsStrict(t *testing.T) {
 			if p, err := v.Peer(cs); !errors.Is(err, ErrBadCertificate) {
 				t.Fatalf("Peer = %+v, %v; want ErrBadCertificate", p, err)
 			}
+			if _, _, _, err := ParseCertificate(leaf.Leaf.Raw); !errors.Is(err, ErrBadCertificate) && name != "servers only" {
+				t.Fatalf("ParseCertificate = %v, want ErrBadCertificate", err)
+			}
 		})
 	}
+	t.Run("an extension that may be ignored is", func(t *testing.T) {
+		leaf := w.caA.issue(t, agentURI("x"), key, func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Value: []byte{5, 0}}}
+		})
+		cs := tls.ConnectionState{NegotiatedProtocol: ProtocolGRPC, PeerCertificates: []*x509.Certificate{leaf.Leaf}}
+		if p, err := v.Peer(cs); err != nil || p.RenewOnly() {
+			t.Fatalf("Peer = %+v, %v", p, err)
+		}
+	})
 	t.Run("the CA certificate itself", func(t *testing.T) {
 		cs := tls.ConnectionState{NegotiatedProtocol: ProtocolGRPC, PeerCertificates: []*x509.Certificate{w.caA.cert}}
 		if _, err := v.Peer(cs); !errors.Is(err, ErrBadCertificate) {
@@ -272,6 +289,22 @@ func TestOldTLSIsRefused(t *testing.T) {
 	server.MinVersion, server.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	if _, serverErr, clientErr := handshake(t, server, v.ClientConfig(ProtocolGRPC, "", nil)); serverErr == nil || clientErr == nil {
 		t.Errorf("a TLS 1.2 server was taken: %v, %v", serverErr, clientErr)
+	}
+}
+
+func TestNoSessionIsResumed(t *testing.T) {
+	// A resumed session would not prove the key again.
+	w := newWorld(t)
+	v := w.verifier(t)
+	client := v.ClientConfig(ProtocolGRPC, "", shows(w.leafB))
+	client.SessionTicketsDisabled, client.ClientSessionCache = false, tls.NewLRUClientSessionCache(8)
+	client.ServerName = "a" // the key of the cache
+	server := v.ServerConfig(serves(w.leafA))
+	for range 3 {
+		cs, serverErr, clientErr := handshake(t, server, client)
+		if serverErr != nil || clientErr != nil || cs.DidResume {
+			t.Fatalf("resumed = %v, %v, %v", cs.DidResume, serverErr, clientErr)
+		}
 	}
 }
 
