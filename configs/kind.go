@@ -1,0 +1,307 @@
+package configs
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Kind says how a value is written and which Go type it becomes.
+type Kind uint8
+
+// The kinds.
+const (
+	KindString   Kind = iota + 1 // string
+	KindDuration                 // time.Duration, as 10s, 1h30m or 30d
+	KindInt                      // int
+	KindBytes                    // int64, as 512, 64KiB, 10MiB, 1GiB
+	KindBool                     // bool, true or false
+	KindList                     // []string: a YAML sequence, or text with commas
+	KindMap                      // map[string]string: a YAML mapping, or k=v with commas
+)
+
+func (k Kind) String() string {
+	return [...]string{"", "string", "duration", "int", "bytes", "bool", "list", "map"}[k]
+}
+
+// raw is a value as a layer gives it: a text, or from YAML items or pairs.
+type raw struct {
+	text  string
+	items []string
+	pairs map[string]string
+}
+
+func (r raw) isText() bool { return r.items == nil && r.pairs == nil }
+
+// parse makes the Go value of r. The error is the clause that follows the key.
+func (o *Option) parse(r raw) (any, error) {
+	if !r.isText() && (o.Kind != KindList || r.items == nil) && (o.Kind != KindMap || r.pairs == nil) {
+		return nil, fmt.Errorf("wants %s, not a %s", o.wants(), map[bool]string{true: "list", false: "mapping"}[r.items != nil])
+	}
+	var value any
+	var err error
+	switch o.Kind {
+	case KindString:
+		value, err = r.text, o.checkText(r.text)
+	case KindBool:
+		value, err = parseBool(r.text)
+	case KindDuration:
+		value, err = ParseDuration(r.text)
+	case KindBytes:
+		value, err = ParseBytes(r.text)
+	case KindInt:
+		value, err = parseInt(r.text)
+	case KindList:
+		value, err = o.parseList(r)
+	case KindMap:
+		value, err = parseMap(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return value, o.checkBounds(value)
+}
+
+func (o *Option) wants() string {
+	switch o.Kind {
+	case KindList:
+		return "a list"
+	case KindMap:
+		return "a mapping"
+	case KindInt:
+		return "an int"
+	case KindBytes:
+		return "a size"
+	default:
+		return "a " + o.Kind.String()
+	}
+}
+
+func (o *Option) checkText(text string) error {
+	if text == "" && o.Default != "" {
+		return fmt.Errorf("is empty: remove it to have the default %q", o.Default)
+	}
+	if len(o.Enum) > 0 && !slices.Contains(o.Enum, text) {
+		return fmt.Errorf("%q is none of %s%s", text, strings.Join(o.Enum, ", "), near(text, o.Enum))
+	}
+	if o.check != nil && text != "" {
+		if wrong := o.check(text); wrong != "" {
+			return fmt.Errorf("%q %s", text, wrong)
+		}
+	}
+	return nil
+}
+
+func (o *Option) parseList(r raw) ([]string, error) {
+	items := r.items
+	if r.isText() {
+		for item := range strings.SplitSeq(r.text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				items = append(items, item)
+			}
+		}
+	}
+	for _, item := range items {
+		if item == "" || strings.Contains(item, ",") {
+			return nil, fmt.Errorf("has the item %q: an item is not empty and has no comma", item)
+		}
+		if err := o.checkText(item); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Clone(items), nil
+}
+
+func parseMap(r raw) (map[string]string, error) {
+	pairs := map[string]string{}
+	for k, v := range r.pairs {
+		pairs[k] = v
+	}
+	if r.isText() && r.text != "" {
+		for pair := range strings.SplitSeq(r.text, ",") {
+			k, v, found := strings.Cut(strings.TrimSpace(pair), "=")
+			if !found {
+				return nil, fmt.Errorf("%q is not NAME=VALUE", pair)
+			}
+			if _, twice := pairs[k]; twice {
+				return nil, fmt.Errorf("%q is given twice", k)
+			}
+			pairs[k] = v
+		}
+	}
+	for k, v := range pairs {
+		if k == "" || strings.ContainsAny(k, ",=") || strings.Contains(v, ",") {
+			return nil, fmt.Errorf("has the pair %q: %q: a name is not empty, and neither has a comma, nor a name a \"=\"", k, v)
+		}
+	}
+	return pairs, nil
+}
+
+func parseBool(text string) (bool, error) {
+	switch text {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is not true or false", text)
+}
+
+func parseInt(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a whole number", text)
+	}
+	return n, nil
+}
+
+// ParseDuration reads a duration of Go, before which days may stand: 10s, 1h30m,
+// 30d, 1d12h.
+func ParseDuration(text string) (time.Duration, error) {
+	wrong := fmt.Errorf("%q is not a duration such as 500ms, 10s, 1h30m or 30d", text)
+	rest := text
+	var days time.Duration
+	if before, after, found := strings.Cut(text, "d"); found {
+		n, err := strconv.ParseUint(before, 10, 31)
+		if err != nil || n > math.MaxInt64/uint64(24*time.Hour) {
+			return 0, wrong
+		}
+		days, rest = time.Duration(n)*24*time.Hour, after
+		if rest == "" {
+			return days, nil
+		}
+		if rest[0] == '-' || rest[0] == '+' {
+			return 0, wrong
+		}
+	}
+	d, err := time.ParseDuration(rest)
+	if err != nil || d > math.MaxInt64-days {
+		return 0, wrong
+	}
+	return days + d, nil
+}
+
+// FormatDuration is the shortest text that ParseDuration reads as d.
+func FormatDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d == 0 {
+		return "0s"
+	}
+	out := ""
+	if d >= day {
+		out, d = fmt.Sprintf("%dd", d/day), d%day
+	}
+	if d == 0 {
+		return out
+	}
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return out + text
+}
+
+var byteUnits = []struct {
+	suffix string
+	size   int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// ParseBytes reads a size in bytes: 512, 64KiB, 10MiB, 1GiB. Units of a thousand
+// are refused, since half of those who write MB mean the other one.
+func ParseBytes(text string) (int64, error) {
+	wrong := fmt.Errorf("%q is not a size such as 512, 64KiB, 10MiB or 1GiB", text)
+	digits, size := text, int64(1)
+	for _, u := range byteUnits {
+		if before, found := strings.CutSuffix(text, u.suffix); found {
+			digits, size = before, u.size
+			break
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || int64(n) > math.MaxInt64/size {
+		return 0, wrong
+	}
+	return int64(n) * size, nil
+}
+
+// FormatBytes is the shortest text that ParseBytes reads as n.
+func FormatBytes(n int64) string {
+	for _, u := range byteUnits {
+		if n >= u.size && n%u.size == 0 && u.size > 1 {
+			return fmt.Sprintf("%d%s", n/u.size, u.suffix)
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// checkBounds reports a value outside Min and Max.
+func (o *Option) checkBounds(value any) error {
+	var n int64
+	shown := o.format(value)
+	switch v := value.(type) {
+	case time.Duration:
+		n = int64(v)
+	case int:
+		n = int64(v)
+		if o.odd && v%2 == 0 {
+			return fmt.Errorf("%d is not odd", v)
+		}
+	case int64:
+		n = v
+	case []string:
+		n, shown = int64(len(v)), fmt.Sprintf("a count of %d", len(v))
+	case map[string]string:
+		n, shown = int64(len(v)), fmt.Sprintf("a count of %d", len(v))
+	default:
+		return nil
+	}
+	if o.Min != "" && n < o.bound(o.Min) {
+		return fmt.Errorf("%s is below the minimum %s", shown, o.Min)
+	}
+	if o.Max != "" && n > o.bound(o.Max) {
+		return fmt.Errorf("%s is above the maximum %s", shown, o.Max)
+	}
+	return nil
+}
+
+// bound reads Min or Max, which a test has found readable.
+func (o *Option) bound(text string) int64 {
+	switch o.Kind {
+	case KindDuration:
+		d, _ := ParseDuration(text)
+		return int64(d)
+	case KindBytes:
+		n, _ := ParseBytes(text)
+		return n
+	default:
+		n, _ := strconv.ParseInt(text, 10, 64)
+		return n
+	}
+}
+
+// format writes a value as a file or the command line may have it.
+func (o *Option) format(value any) string {
+	switch v := value.(type) {
+	case time.Duration:
+		return FormatDuration(v)
+	case int64:
+		return FormatBytes(v)
+	case []string:
+		return strings.Join(v, ",")
+	case map[string]string:
+		pairs := make([]string, 0, len(v))
+		for k, value := range v {
+			pairs = append(pairs, k+"="+value)
+		}
+		slices.Sort(pairs)
+		return strings.Join(pairs, ",")
+	default:
+		return fmt.Sprint(v)
+	}
+}
