@@ -28,13 +28,13 @@ func TestFiveNodesFindEachOther(t *testing.T) {
 				t.Errorf("AdvertiseAddr() = %q, want %q", got, n.addr)
 			}
 		}
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		if !allSee(nodes, StateAlive, ids(5)...) {
-			t.Error("somebody was not alive after ten quiet minutes")
+			t.Error("somebody was not alive after two quiet minutes")
 		}
 		for _, n := range nodes {
 			if log := n.log.String(); strings.Contains(log, "WARN") || strings.Contains(log, observerFrom) {
-				t.Errorf("%s has warnings, or talks about its own looks, after ten quiet minutes:\n%s", n.opts.NodeID, log)
+				t.Errorf("%s has warnings, or talks about its own looks, after two quiet minutes:\n%s", n.opts.NodeID, log)
 			}
 		}
 	})
@@ -68,7 +68,7 @@ func TestCrashedNodeIsSuspectThenDeadOnAll(t *testing.T) {
 						t.Errorf("states that %s saw (-want +got):\n%s", rest[i].opts.NodeID, diff)
 					}
 				}
-				time.Sleep(5 * time.Minute)
+				time.Sleep(time.Minute) // memberlist has forgotten it
 				if !allSee(rest, StateDead, "n3") || !allSee(rest, StateAlive, "n1", "n2", "n4", "n5") {
 					t.Error("the picture changed later")
 				}
@@ -103,7 +103,7 @@ func TestNodeThatLeavesIsLeftNotDead(t *testing.T) {
 				nodes[4].stop()
 				c.within(time.Second, "n5 is left on all", func() bool { return allSee(nodes[:4], StateLeft, "n5") })
 				c.net.SetLoss(0)
-				time.Sleep(10 * time.Minute)
+				time.Sleep(time.Minute) // memberlist has forgotten it
 				if !allSee(nodes[:4], StateLeft, "n5") {
 					t.Error("it did not stay left")
 				}
@@ -136,7 +136,7 @@ func TestPartitionHeals(t *testing.T) {
 		c.within(15*time.Second, "the halves call each other dead", func() bool {
 			return allSee(left, StateDead, "n3", "n4", "n5") && allSee(right, StateDead, "n1", "n2")
 		})
-		time.Sleep(10 * time.Minute) // memberlist has long forgotten the others
+		time.Sleep(2 * time.Minute) // memberlist has long forgotten the others
 		c.net.Heal()
 		c.within(time.Minute, "all see all again", func() bool { return allSee(nodes, StateAlive, ids(5)...) })
 	})
@@ -151,7 +151,7 @@ func TestCutLinkBetweenTwoKillsNobody(t *testing.T) {
 			seen = append(seen, c.record(n, "n1"), c.record(n, "n2"))
 		}
 		c.net.Cut(nodeAddr(1), nodeAddr(2)) // one way
-		time.Sleep(5 * time.Minute)
+		time.Sleep(90 * time.Second)
 		for _, h := range seen {
 			if slices.ContainsFunc(h.all(), State.Gone) {
 				t.Fatalf("a member that three others reach was called gone: %v", h.all())
@@ -165,10 +165,10 @@ func TestHeavyLossKillsNobodyForGood(t *testing.T) {
 		c := newCluster(t, 7)
 		nodes := c.startN(5)
 		c.net.SetLoss(0.3)
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		c.net.SetLoss(0)
 		c.within(time.Minute, "all see all alive", func() bool { return allSee(nodes, StateAlive, ids(5)...) })
-		if _, dropped := c.net.Counts(); dropped < 1000 {
+		if _, dropped := c.net.Counts(); dropped < 500 {
 			t.Errorf("only %d packets were lost: the test is void", dropped)
 		}
 	})
@@ -244,7 +244,7 @@ func TestMetadataSpreads(t *testing.T) {
 
 func TestNodeComesBackAtNewAddress(t *testing.T) {
 	for name, pause := range map[string]time.Duration{
-		"before it is dead": 0, "as it dies": 3 * time.Second, "when it is dead": 20 * time.Second, "when it is forgotten": 5 * time.Minute,
+		"before it is dead": 0, "as it dies": 3 * time.Second, "when it is dead": 20 * time.Second, "when it is forgotten": 50 * time.Second,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -261,7 +261,7 @@ func TestNodeComesBackAtNewAddress(t *testing.T) {
 					}
 					return allSee(nodes, StateAlive, ids(5)...)
 				})
-				time.Sleep(5 * time.Minute)
+				time.Sleep(30 * time.Second)
 				if !allSee(nodes, StateAlive, ids(5)...) {
 					t.Error("it did not last")
 				}
@@ -334,7 +334,7 @@ func TestKeysAreRotatedWithANodeDown(t *testing.T) {
 		}
 		up = nodes
 		each(func(n *node, k []byte) error { return n.RemoveKey(k) }, key1)
-		time.Sleep(5 * time.Minute)
+		time.Sleep(time.Minute)
 		if !allSee(nodes, StateAlive, ids(3)...) {
 			t.Error("the rotation lost somebody")
 		}
