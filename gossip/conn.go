@@ -64,10 +64,26 @@ func (c *guardedConn) endWith(ctx context.Context) {
 
 // pipeConn is one end of the observer's stream. Its address marks the lines
 // that memberlist logs about it, which the log bridge leaves out.
-type pipeConn struct{ net.Conn }
+type pipeConn struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{} // closed by Close
+}
 
-func (pipeConn) RemoteAddr() net.Addr { return observerAddr{} }
-func (pipeConn) LocalAddr() net.Addr  { return observerAddr{} }
+// newPipe returns both ends of the observer's stream.
+func newPipe() (near, far *pipeConn) {
+	a, b := net.Pipe()
+	return &pipeConn{Conn: a, closed: make(chan struct{})}, &pipeConn{Conn: b, closed: make(chan struct{})}
+}
+
+func (c *pipeConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { close(c.closed) })
+	return err
+}
+
+func (c *pipeConn) RemoteAddr() net.Addr { return observerAddr{} }
+func (c *pipeConn) LocalAddr() net.Addr  { return observerAddr{} }
 
 type observerAddr struct{}
 

@@ -148,24 +148,23 @@ func (g *guard) DialAddressTimeout(a memberlist.Address, timeout time.Duration) 
 	return gc, nil
 }
 
-// dialSelf opens a stream to this node's own memberlist.
-func (g *guard) dialSelf(ctx context.Context) (net.Conn, error) {
-	near, far := net.Pipe()
-	mine, err := g.track(pipeConn{near}, false)
+// dialSelf opens a stream to this node's own memberlist. The channel is closed
+// when memberlist has done with its end.
+func (g *guard) dialSelf(ctx context.Context) (net.Conn, <-chan struct{}, error) {
+	near, far := newPipe()
+	mine, err := g.track(near, false)
 	if err != nil {
-		_ = near.Close()
-		return nil, err
+		return nil, nil, errors.Join(err, near.Close(), far.Close())
 	}
 	select {
-	case g.streams <- pipeConn{far}: // its end follows when ours is closed
-		return mine, nil
+	case g.streams <- far: // memberlist closes it, at the latest when ours is closed
+		return mine, far.closed, nil
 	case <-g.ctx.Done():
 		err = errGuardClosed
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	_ = mine.Close()
-	return nil, err
+	return nil, nil, errors.Join(err, mine.Close(), far.Close())
 }
 
 // tagJoin returns a name under which memberlist's dials belong to ctx, and a

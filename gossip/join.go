@@ -84,11 +84,7 @@ func (p *Pool) exchange(ctx context.Context, to netip.AddrPort) error {
 
 // explain makes memberlist's error, whose causes are lost in text, readable.
 func explain(err error, to netip.AddrPort, label string) error {
-	var many interface{ WrappedErrors() []error }
-	if errors.As(err, &many) && len(many.WrappedErrors()) == 1 {
-		err = many.WrappedErrors()[0]
-	}
-	text := strings.TrimPrefix(err.Error(), "failed to join "+to.String()+": ")
+	text := strings.TrimPrefix(plain(err).Error(), "failed to join "+to.String()+": ")
 	switch {
 	case strings.Contains(text, "could decrypt the message"):
 		return ErrWrongKey
@@ -96,6 +92,15 @@ func explain(err error, to netip.AddrPort, label string) error {
 		return fmt.Errorf("%s hung up without an answer: most likely it is of another cluster than %q (%s)", to, label, text)
 	}
 	return errors.New(text)
+}
+
+// plain takes a single error out of memberlist's list of many lines.
+func plain(err error) error {
+	var many interface{ WrappedErrors() []error }
+	if errors.As(err, &many) && len(many.WrappedErrors()) == 1 {
+		return many.WrappedErrors()[0]
+	}
+	return err
 }
 
 // maxGoodbyes bounds the members that are told of a departure over a stream.

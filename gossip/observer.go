@@ -17,8 +17,9 @@ import (
 // callbacks do not tell (see the package comment). It is not safe for concurrent
 // use.
 type observer struct {
-	list  *memberlist.Memberlist
-	merge observerMerge
+	list      *memberlist.Memberlist
+	merge     observerMerge
+	transport *observerTransport
 }
 
 // errSeen refuses the merge once the table has been copied.
@@ -27,13 +28,13 @@ var errSeen = errors.New("seen")
 // newObserver makes the observer of the memberlist behind g. The keyring is
 // shared, so that both always speak with the same keys.
 func newObserver(g *guard, label string, keyring *memberlist.Keyring, timeout time.Duration) (*observer, error) {
-	o := &observer{}
+	o := &observer{transport: &observerTransport{guard: g}}
 	c := memberlist.DefaultLANConfig()
 	c.Name = " observer" // no node id has a space
 	c.Label = label
 	c.Keyring = keyring
 	c.EnableCompression = false
-	c.Transport = &observerTransport{guard: g}
+	c.Transport = o.transport
 	c.TCPTimeout = timeout
 	c.Logger = log.New(io.Discard, "", 0) // what fails is returned by look
 	c.Merge = &o.merge
@@ -55,9 +56,14 @@ func newObserver(g *guard, label string, keyring *memberlist.Keyring, timeout ti
 // look returns a copy of the table.
 func (o *observer) look() ([]observed, error) {
 	o.merge.seen = nil
+	o.transport.handled = nil
 	_, err := o.list.Join([]string{"127.0.0.1:1"}) // the transport dials its own node whatever the address
+	if o.transport.handled != nil {
+		// Memberlist refuses streams when 128 of its handlers have not yet ended.
+		<-o.transport.handled
+	}
 	if o.merge.seen == nil {
-		return nil, fmt.Errorf("look at the members: %w", err)
+		return nil, fmt.Errorf("look at the members: %w", plain(err))
 	}
 	return o.merge.seen, nil
 }
@@ -78,7 +84,10 @@ func (m *observerMerge) NotifyMerge(nodes []*memberlist.Node) error {
 }
 
 // observerTransport reaches this node's own memberlist and nothing else.
-type observerTransport struct{ guard *guard }
+type observerTransport struct {
+	guard   *guard
+	handled <-chan struct{} // closed when memberlist has done with the last stream; used inside look only
+}
 
 func (t *observerTransport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 	return net.IPv4(127, 0, 0, 1), 1, nil
@@ -87,7 +96,12 @@ func (t *observerTransport) FinalAdvertiseAddr(string, int) (net.IP, int, error)
 func (t *observerTransport) DialTimeout(_ string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return t.guard.dialSelf(ctx)
+	c, handled, err := t.guard.dialSelf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.handled = handled
+	return c, nil
 }
 
 func (t *observerTransport) DialAddressTimeout(_ memberlist.Address, timeout time.Duration) (net.Conn, error) {
