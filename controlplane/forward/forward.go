@@ -35,7 +35,6 @@ type Local interface {
 type Remote interface {
 	Propose(ctx context.Context, nodeID string, mutations []*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error)
 	ReadIndex(ctx context.Context, nodeID string) (uint64, error)
-	Forward(ctx context.Context, nodeID string, req *agentplanev1.ForwardRequest) (*agentplanev1.ForwardResponse, error)
 }
 
 // Options configures a Forwarder.
@@ -122,20 +121,18 @@ func (f *Forwarder) Read(ctx context.Context) (uint64, error) {
 	return index, err
 }
 
-// Call runs a whole call on the leader when that is another node, and answers
-// false when it is this one: then the caller runs it.
-func (f *Forwarder) Call(ctx context.Context, req *agentplanev1.ForwardRequest) (response *agentplanev1.ForwardResponse, forwarded bool, err error) {
-	err = f.try(ctx, func(ctx context.Context, leader string) (verdict, error) {
-		if leader == f.o.NodeID {
-			forwarded = false
-			return done, nil
-		}
+// Call runs a whole call where the leader is: local when that is this node, remote
+// otherwise. Both answer gRPC errors with details.
+func (f *Forwarder) Call(ctx context.Context, local func(context.Context) error, remote func(ctx context.Context, leader string) error) error {
+	return f.try(ctx, func(ctx context.Context, leader string) (verdict, error) {
 		var err error
-		response, err = f.o.Remote.Forward(ctx, leader, req)
-		forwarded = true
+		if leader == f.o.NodeID {
+			err = local(ctx)
+		} else {
+			err = remote(ctx, leader)
+		}
 		return judgeRemote(err), err
 	})
-	return response, forwarded, err
 }
 
 // try calls once with the leader's id until the answer stands. Its error is a
