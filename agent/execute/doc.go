@@ -1,0 +1,95 @@
+// Package execute runs one attempt of an invocation on this host, at most once,
+// whatever is killed when, and tells how it ended.
+//
+// # Who does what
+//
+// agentd journals the intent, makes the attempt's directory, and starts a supervisor:
+// the same binary, called as "agentd supervise DIR" (see [SuperviseMain]), in a session
+// of its own so that it outlives agentd. The supervisor starts the program, keeps its
+// time, takes its output, and writes down how it ended. agentd waits for the
+// supervisor's end, or adopts it after a restart, and journals the result.
+//
+// # At most one start
+//
+// The order is: INTENT fsynced in the journal; mkdir of the directory, its parent
+// fsynced; fork. mkdir is the decision: it succeeds once, and only the call that made
+// the directory forks, in the same life of agentd. A directory that is there starts
+// nothing, whatever the journal says; an intent without one starts nothing either.
+//
+// The directory's lock (flock) is taken by agentd before it forks and handed to the
+// supervisor as an open file, so there is no moment between fork and lock: it is held
+// from the supervisor's birth to its death, and held means alive. A supervisor that has
+// not got the lock, or finds that one has begun here, gives up.
+//
+// The program is started through a gate: the supervisor forks itself again, writes
+// STARTED (pid, start time, boot id) and fsyncs it, and only then lets the child, which
+// waits at a pipe, exec the program in its place. If the supervisor dies earlier the
+// pipe closes and the child leaves. So nothing ever runs that STARTED does not name,
+// and "not STARTED" is proof that it never ran.
+//
+// # Files of an attempt (ROOT/INVOCATION@ATTEMPT, mode 0700)
+//
+//	lock            see above
+//	spec            what to run, and the boot id under which it was asked
+//	script          the script, when it is one
+//	begun           made once by the supervisor
+//	started         STARTED
+//	cancel          there when a cancel was asked; control is a fifo that says "look"
+//	alive           a fifo held open by the supervisor: end of file means look at the lock
+//	output.N        output in frames; 0 is the head, the highest are the tail
+//	exit            the result, complete and fsynced before it gets this name
+//	supervisor.log  what a supervisor says when it fails
+//
+// # After a restart
+//
+// [Runner.Adopt]: lock held, the supervisor lives: wait for it. exit there: that is the
+// result. Otherwise agentd, holding the lock, kills what is left of the program and says
+// LOST: reboot when the boot id is another, supervisor_gone when a supervisor had begun,
+// agent_restart when none had or there is no directory. It kills only what is provably
+// this attempt's: the very process that STARTED names by pid, start time and boot id,
+// with its session; and, when that one is gone, members of the session that carry the
+// attempt's variables in their environment. A pid used again is never killed.
+//
+// # How programs end
+//
+// The run timeout is counted by the supervisor on the monotonic clock. Timeout and cancel
+// send TERM (and CONT) to the process group and KILL after the grace; what came first is
+// the state, and a program that had ended before keeps its own result. The gate counts
+// as the program until it has exec'd.
+//
+// When the program's main process has ended, the rest of its session (its process group
+// and those a shell made inside it) gets a second to finish and to close the output, then
+// TERM, the grace, KILL, as systemd does with what is left of a service. Who wants to
+// stay must leave the session (setsid, a service manager). Such a process may still hold
+// the output open; it is read for a moment more, then closed.
+//
+// A program that cannot be started is FAILED as a shell would say: 127 not found, 126
+// not executable or no such working directory; Started is false. When the host cannot
+// even try (no space for the directory, no process) the attempt is REJECTED, and the
+// program has provably not run.
+//
+// # Output
+//
+// stdout and stderr are separate pipes, stored in the order in which they were read.
+// The pipes are always drained, so no bound ever blocks the program. Kept are the first
+// 64 KiB and the last part up to the limit, in rotating files; a result carries the first
+// and last 4 KiB. Memory does not depend on how much is written. A full disk stops the
+// storing, not the program; what is missing is counted.
+//
+// # Ownership
+//
+// The Runner has no goroutines: [Run.Wait] does the waiting and is to be called until it
+// has given the result (it also reaps the supervisor). A Run may be left at any time; the
+// supervisor goes on and can be adopted.
+//
+// The unit that starts agentd must leave supervisors alone when it stops (systemd:
+// KillMode=process). They do not end by TERM, INT or HUP.
+//
+// # Dropped
+//
+//   - Ptrace or a parent-death signal instead of the gate: the first is forbidden in
+//     many containers, the second is bound to a thread and does not reach grandchildren.
+//   - Reaping all descendants (child subreaper): it would kill daemons that somebody
+//     starts on purpose.
+//   - Waiting by a blocking flock: it cannot be interrupted and holds a thread.
+package execute

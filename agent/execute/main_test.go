@@ -1,0 +1,185 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// Environment of processes that tests start.
+const (
+	envFaults = "EXECUTE_TEST_FAULTS" // points at which the process kills itself
+	envAgentD = "EXECUTE_TEST_AGENT"  // be an agent on this directory
+)
+
+func TestMain(m *testing.M) {
+	fault = dieAt(strings.Split(os.Getenv(envFaults), ","))
+	// A process under the race detector sleeps a second before it exits, unless told.
+	superviseEnv = append(superviseEnv, envFaults+"="+os.Getenv(envFaults), "GORACE=atexit_sleep_ms=0")
+	if len(os.Args) > 1 && os.Args[1] == SuperviseCommand {
+		os.Exit(SuperviseMain(os.Args[2:]))
+	}
+	if dir := os.Getenv(envAgentD); dir != "" {
+		os.Exit(agentMain(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func dieAt(points []string) func(string) {
+	return func(point string) {
+		if slices.Contains(points, point) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}
+
+// memory is a Journal that forgets nothing until the test ends.
+type memory struct {
+	mu        sync.Mutex
+	intents   map[Attempt]bool
+	results   map[Attempt]Result
+	intentErr error
+	finishErr error
+}
+
+func (m *memory) Intent(s Spec) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.intentErr != nil {
+		return m.intentErr
+	}
+	if m.intents[s.Attempt] {
+		return errors.New("known")
+	}
+	m.intents[s.Attempt] = true
+	return nil
+}
+
+func (m *memory) Finish(a Attempt, r Result) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.finishErr != nil {
+		return m.finishErr
+	}
+	m.results[a] = r
+	return nil
+}
+
+func newRunner(t testing.TB) (*Runner, *memory) {
+	t.Helper()
+	m := &memory{intents: map[Attempt]bool{}, results: map[Attempt]Result{}}
+	r, err := Open(Options{Dir: filepath.Join(t.TempDir(), "runs"), Journal: m})
+	must(t, err)
+	return r, m
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shell is a spec that runs lines with /bin/sh.
+func shell(lines string) Spec {
+	return Spec{
+		Attempt: Attempt{InvocationID: "inv-1", Number: 1}, CommandID: "cmd-1", AgentID: "agent-1", Fence: 7,
+		Script: []byte(lines), Timeout: 30 * time.Second, KillGrace: 5 * time.Second,
+	}
+}
+
+func start(t testing.TB, r *Runner, s Spec) *Run {
+	t.Helper()
+	run, err := r.Start(t.Context(), s)
+	must(t, err)
+	return run
+}
+
+// wait fails the test when the attempt has not ended within 20 s.
+func wait(t testing.TB, run *Run) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	res, err := run.Wait(ctx)
+	must(t, err)
+	return res
+}
+
+func runOne(t testing.TB, s Spec) Result {
+	t.Helper()
+	r, _ := newRunner(t)
+	return wait(t, start(t, r, s))
+}
+
+func text(chunks []Chunk, stream uint8) string {
+	var b strings.Builder
+	for _, c := range chunks {
+		if c.Stream == stream {
+			b.Write(c.Data)
+		}
+	}
+	return b.String()
+}
+
+// eventually waits for a condition, not for time.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 15 s", what)
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func gone(pid int) bool {
+	p, err := readProcess(pid)
+	return err != nil || !p.alive()
+}
+
+// supervisorOf waits until the program of run is started, and tells who it is.
+func supervisorOf(t testing.TB, d directory) started {
+	t.Helper()
+	var st started
+	eventually(t, "STARTED", func() bool { return d.read(fileStarted, typeStarted, &st) == nil })
+	return st
+}
+
+// other starts a process that has nothing to do with any attempt.
+func other(t testing.TB, attr *syscall.SysProcAttr, argv ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.SysProcAttr = attr
+	cmd.Stderr = io.Discard
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func wantResult(t testing.TB, got Result, state State, reason string) {
+	t.Helper()
+	if got.State != state || got.Reason != reason {
+		t.Fatalf("result is %s(%s) %q, want %s(%s); output %q", got.State, got.Reason, got.Detail, state, reason,
+			fmt.Sprint(text(got.Head, Stdout), text(got.Head, Stderr)))
+	}
+}

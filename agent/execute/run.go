@@ -1,0 +1,184 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Run is one attempt, started or adopted. Wait is called until it gives the result;
+// Cancel and Running may be called meanwhile.
+type Run struct {
+	r   *Runner
+	a   Attempt
+	d   directory
+	cmd *exec.Cmd // the supervisor, when it is a child of this process
+
+	mu     sync.Mutex // held by Wait
+	result *Result    // as soon as it is known
+	done   bool       // it is journalled
+}
+
+// Attempt names it.
+func (run *Run) Attempt() Attempt { return run.a }
+
+// refuse gives run the result that the host could not try.
+func (run *Run) refuse(err error) *Run {
+	res := notPrepared(err)
+	run.result = &res
+	return run
+}
+
+// Cancel asks the supervisor to end the program: TERM, grace, KILL. It may be called any
+// number of times, and says nothing about the outcome, which is the result's to tell.
+func (run *Run) Cancel() error {
+	if !run.d.has(fileLock) {
+		return nil // there never was a supervisor
+	}
+	return run.d.cancel()
+}
+
+// Running says whether the program was let go, or is about to be, and when.
+func (run *Run) Running() (since time.Time, ok bool) {
+	var st started
+	if err := run.d.read(fileStarted, typeStarted, &st); err != nil {
+		return time.Time{}, false
+	}
+	return st.At, true
+}
+
+// Wait waits for the end of the attempt, ends what a dead supervisor left, journals the
+// result and gives it. An error says that there is no journalled result: ctx ended, or
+// the journal failed; then nothing may be told, and Wait may be called again.
+func (run *Run) Wait(ctx context.Context) (Result, error) {
+	run.mu.Lock()
+	defer run.mu.Unlock()
+	if run.result == nil {
+		res, err := run.wait(ctx)
+		if err != nil {
+			return Result{}, fmt.Errorf("wait for %s: %w", run.a, err)
+		}
+		run.result = &res
+	}
+	if !run.done {
+		fault("before-finish")
+		if err := run.r.journal.Finish(run.a, *run.result); err != nil {
+			return Result{}, fmt.Errorf("journal the result of %s: %w", run.a, err)
+		}
+		fault("after-finish")
+		run.done = true
+	}
+	return *run.result, nil
+}
+
+func (run *Run) wait(ctx context.Context) (Result, error) {
+	pause := 2 * time.Millisecond
+	for {
+		lock, held, err := run.d.tryLock()
+		if err != nil {
+			return Result{}, err
+		}
+		if !held {
+			res := run.conclude()
+			if lock != nil {
+				lock.Close()
+			}
+			run.reap()
+			return res, nil
+		}
+		if err := run.sleep(ctx, pause); err != nil {
+			return Result{}, err
+		}
+		pause = min(2*pause, 100*time.Millisecond)
+	}
+}
+
+// reap takes the dead supervisor's exit code, which tells nothing that exit does not.
+func (run *Run) reap() {
+	if run.cmd != nil {
+		_ = run.cmd.Wait()
+		run.cmd = nil
+	}
+}
+
+// sleep returns when the supervisor seems to be gone, or ctx has ended. Before the
+// supervisor has opened the fifo, and when it has just closed it, that is after pause.
+func (run *Run) sleep(ctx context.Context, pause time.Duration) error {
+	f, err := os.OpenFile(run.d.path(fileAlive), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var b [1]byte
+	_, _ = f.Read(b[:]) // nobody writes: this ends with the last writer, or the deadline
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pause):
+		return nil
+	}
+}
+
+// conclude tells the result of an attempt without a living supervisor. The caller holds
+// the lock, if there is one, so that none can come to life.
+func (run *Run) conclude() Result {
+	var res Result
+	err := run.d.read(fileExit, typeExit, &res)
+	if err == nil {
+		return res
+	}
+	res = run.lost()
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		res.say("its record cannot be used: %v", err)
+	case run.d.has(fileLock):
+		// For whoever looks at the directory later; the journal is what counts.
+		_ = run.d.write(fileExit, typeExit, res, true)
+	}
+	return res
+}
+
+// lost ends what is left of the attempt and says why it is LOST.
+func (run *Run) lost() Result {
+	res := Result{State: Lost, ExitCode: -1}
+	boot, err := bootID()
+	if err != nil {
+		res.say("%v", err)
+	}
+	var sf specFile
+	var st started
+	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
+	res.Started = run.d.read(fileStarted, typeStarted, &st) == nil
+	switch {
+	case asked && sf.BootID != boot || res.Started && st.BootID != boot:
+		res.Reason = ReasonReboot
+		res.say("the host was started anew")
+	case run.cmd != nil || run.d.has(fileBegun) || res.Started:
+		res.Reason = ReasonSupervisorGone
+		res.say("the supervisor ended without a result")
+		if words, err := os.ReadFile(run.d.path(fileLog)); err == nil && len(words) > 0 {
+			res.say("it said %.200q", words)
+		}
+	default:
+		res.Reason = ReasonAgentRestart
+		res.say("agentd ended before the attempt had a supervisor")
+	}
+	if !res.Started {
+		return res
+	}
+	res.StartedAt = st.At
+	if hit, left := killLeftover(run.a, st); hit > 0 || left > 0 {
+		res.say("%d processes that it left behind were killed, %d are still there", hit, left)
+	}
+	run.d.salvage(&res)
+	return res
+}
