@@ -50,7 +50,10 @@
 //
 // [Pool.Run] also joins the known peers again, with back-off and jitter, while
 // the pool is alone or a peer is missing: memberlist stops talking to the dead
-// after half a minute and would never mend a longer partition.
+// after half a minute and would never mend a longer partition. It also calls a
+// member that came back at a new address while the old one was still believed in:
+// memberlist drops what such a member says of itself, and the member does not
+// repeat it.
 //
 // # Goroutines
 //

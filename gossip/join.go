@@ -151,9 +151,9 @@ func (p *Pool) goodbye(ctx context.Context) bool {
 	}
 	wg.Wait()
 	close(told)
-	any := false
+	heard := false
 	for ok := range told {
-		any = any || ok
+		heard = heard || ok
 	}
-	return any
+	return heard
 }

@@ -53,7 +53,7 @@ type Member struct {
 	ID    string    // node id
 	Addr  string    // gossip address, host:port
 	Meta  Meta      // the last that could be decoded; zero when none could
-	State State     //
+	State State     // alive, suspect, dead or left
 	Since time.Time // when this pool saw the state begin, by the clock of this host
 }
 

@@ -78,7 +78,7 @@ func TestCrashedNodeIsSuspectThenDeadOnAll(t *testing.T) {
 }
 
 func TestNodeThatLeavesIsLeftNotDead(t *testing.T) {
-	for name, loss := range map[string]float64{"on a good network": 0, "with 40 % of packets lost": 0.4} {
+	for name, loss := range map[string]float64{"on a good network": 0, "with 40 % of packets lost": 0.4, "with all packets lost": 1} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, 3)
@@ -268,6 +268,26 @@ func TestNodeComesBackAtNewAddress(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nobody repeats to n1 where n3 is now: n3 has told it once, when n1 still
+// believed in the old address.
+func TestMoveBeforeDeathIsFollowedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 14)
+		quiet := func(o *Options) {
+			o.Timing.PushPullInterval = time.Hour
+			o.Peers = func() []string { return []string{nodeAddr(1), nodeAddr(2), nodeAddr(3)} }
+		}
+		nodes := []*node{c.start(1, quiet), c.start(2, quiet), c.start(3, quiet)}
+		c.within(30*time.Second, "all see all", func() bool { return allSee(nodes, StateAlive, ids(3)...) })
+		nodes[2].stop()
+		nodes[2] = c.startAt(3, "10.0.1.33:7461", quiet)
+		c.within(5*time.Second, "n3 sees the others", func() bool { return allSee(nodes[2:], StateAlive, ids(3)...) })
+		c.within(30*time.Second, "all see n3 at its new address", func() bool {
+			return allSee(nodes, StateAlive, ids(3)...) && nodes[0].member("n3").Addr == "10.0.1.33:7461" && nodes[1].member("n3").Addr == "10.0.1.33:7461"
+		})
+	})
 }
 
 func TestRestartedNodeIsHeardWithItsNewMetadata(t *testing.T) {
