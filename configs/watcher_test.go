@@ -35,12 +35,16 @@ func (l *lines) String() string {
 
 // run starts a Watcher for path and ends it with the test.
 func run(t *testing.T, path string, poll time.Duration) (*Watcher, *lines) {
+	return runPatient(t, path, poll, 10*time.Millisecond)
+}
+
+func runPatient(t *testing.T, path string, poll, debounce time.Duration) (*Watcher, *lines) {
 	t.Helper()
 	log := &lines{}
 	w, err := NewWatcher(WatcherOptions{
 		Sources:  Sources{Program: ProgramNode, File: path},
 		Logger:   slog.New(slog.NewTextHandler(log, nil)),
-		Debounce: 10 * time.Millisecond,
+		Debounce: debounce,
 		Poll:     poll,
 	})
 	if err != nil {
@@ -211,9 +215,6 @@ func TestWatcherFollowsSwappedDirectories(t *testing.T) {
 		name := fmt.Sprintf("..%d", i+2)
 		version(name, "log: {level: "+level+"}")
 		link(name, "..data")
-		if err := os.RemoveAll(filepath.Join(dir, fmt.Sprintf("..%d", i+1))); err != nil {
-			t.Fatal(err)
-		}
 		if c := await(t, w, changed); c.Node().Log.Level != level {
 			t.Errorf("after the swap the level is %s, want %s", c.Node().Log.Level, level)
 		}
@@ -227,10 +228,30 @@ func TestWatcherFollowsALinkIntoAnotherDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, _ := run(t, path, time.Hour)
+	for _, level := range []string{"debug", "warn", "error"} { // the first may be seen when Run begins
+		_, changed := w.Watch()
+		replace(t, target, "log: {level: "+level+"}")
+		if c := await(t, w, changed); c.Node().Log.Level != level {
+			t.Errorf("the level is %s, want %s", c.Node().Log.Level, level)
+		}
+	}
+}
+
+func TestWatcherReadsAFileThatNeverRests(t *testing.T) {
+	path := writeFile(t, "log: {level: info}")
+	// Far longer than the pauses between two writes.
+	w, _ := runPatient(t, path, time.Hour, 100*time.Millisecond)
 	_, changed := w.Watch()
-	replace(t, target, "log: {level: debug}")
-	if c := await(t, w, changed); c.Node().Log.Level != "debug" {
-		t.Errorf("the level is %s", c.Node().Log.Level)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		replace(t, path, "log: {level: debug}")
+		select {
+		case <-changed:
+			return
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a file that is written all the time is never read")
+		}
 	}
 }
 

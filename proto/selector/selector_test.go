@@ -108,6 +108,17 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// Values are bytes: an escape gives one that is no UTF-8, and it stays that.
+func TestEscapesGiveBytes(t *testing.T) {
+	s, err := Parse(`name == "\xff\u00ff"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Match(agent{name: "\xff\u00ff"}) || s.Match(agent{name: "\u00ff\u00ff"}) {
+		t.Errorf("%s does not match its own bytes", s)
+	}
+}
+
 func TestParseShort(t *testing.T) {
 	for _, tc := range []struct{ short, long string }{
 		{"env=prod", `label.env == "prod"`},
