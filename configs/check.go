@@ -63,13 +63,13 @@ var rules = []rule{
 }
 
 // checkRules reports values that are right by themselves but not together.
-func (c *Config) checkRules() (problems []*Problem) {
+func (c *Config) checkRules() (problems []*LoadError) {
 	for _, r := range rules {
 		if r.reader != c.program {
 			continue
 		}
 		if key, wrong := r.check(c); wrong != "" {
-			problems = append(problems, &Problem{c.settings[key].origin, key, wrong})
+			problems = append(problems, &LoadError{c.settings[key].origin, key, wrong})
 		}
 	}
 	return problems

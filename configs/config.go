@@ -35,11 +35,11 @@ type Sources struct {
 	File string
 }
 
-// Load reads all layers and checks everything. The error joins one *Problem for
+// Load reads all layers and checks everything. The error joins one *LoadError for
 // each thing that is wrong.
 func Load(s Sources) (*Config, error) {
 	c := &Config{program: s.Program, settings: map[string]setting{}}
-	var problems []*Problem
+	var problems []*LoadError
 	for i := range table {
 		if o := &table[i]; o.Readers&s.Program != 0 {
 			value, err := o.parse(raw{text: o.Default})
@@ -64,14 +64,14 @@ func Load(s Sources) (*Config, error) {
 }
 
 // set puts the value of one layer in, above those of weaker layers.
-func (c *Config) set(o *Option, r raw, origin Origin) *Problem {
+func (c *Config) set(o *Option, r raw, origin Origin) *LoadError {
 	value, err := o.parse(r)
 	if err != nil {
 		reason := err.Error()
 		if o.Secret {
 			reason = "the value is not valid"
 		}
-		return &Problem{origin, o.Key, reason}
+		return &LoadError{origin, o.Key, reason}
 	}
 	old := c.settings[o.Key]
 	hides := old.hides
@@ -82,7 +82,7 @@ func (c *Config) set(o *Option, r raw, origin Origin) *Problem {
 	return nil
 }
 
-func (c *Config) loadEnv(environ []string) (problems []*Problem) {
+func (c *Config) loadEnv(environ []string) (problems []*LoadError) {
 	names := map[string]*Option{}
 	var known []string
 	foreign := map[string]bool{}
@@ -107,18 +107,18 @@ func (c *Config) loadEnv(environ []string) (problems []*Problem) {
 				problems = append(problems, p)
 			}
 		case !foreign[name]: // an environment may serve several programs
-			problems = append(problems, &Problem{origin, "", fmt.Sprintf("is not an option of %s%s", c.program, nearEnv(name, known))})
+			problems = append(problems, &LoadError{origin, "", fmt.Sprintf("is not an option of %s%s", c.program, nearEnv(name, known))})
 		}
 	}
 	return problems
 }
 
-func (c *Config) loadFlags(flags map[string][]string) (problems []*Problem) {
+func (c *Config) loadFlags(flags map[string][]string) (problems []*LoadError) {
 	for _, key := range slices.Sorted(maps.Keys(flags)) {
 		texts := flags[key]
 		o := lookup(c.program, key)
 		if o == nil {
-			problems = append(problems, &Problem{Origin{Layer: LayerFlag, Name: "--" + key}, key, unknown(c.program, key)})
+			problems = append(problems, &LoadError{Origin{Layer: LayerFlag, Name: "--" + key}, key, unknown(c.program, key)})
 			continue
 		}
 		if len(texts) == 0 {

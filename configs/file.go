@@ -14,11 +14,11 @@ import (
 const maxFileBytes = 1 << 20
 
 // loadFile reads the YAML file into c.
-func (c *Config) loadFile(path string) []*Problem {
+func (c *Config) loadFile(path string) []*LoadError {
 	f := &fileLoader{config: c, path: path, lines: map[string]int{}}
 	content, mode, err := readFile(path)
 	if err != nil {
-		return append(f.problems, &Problem{Origin{Layer: LayerFile, Name: path}, "", err.Error()})
+		return append(f.problems, &LoadError{Origin{Layer: LayerFile, Name: path}, "", err.Error()})
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var document yaml.Node
@@ -26,7 +26,7 @@ func (c *Config) loadFile(path string) []*Problem {
 	case errors.Is(err, io.EOF):
 		return nil // nothing but comments
 	case err != nil:
-		return append(f.problems, &Problem{Origin{Layer: LayerFile, Name: path}, "", strings.TrimPrefix(err.Error(), "yaml: ")})
+		return append(f.problems, &LoadError{Origin{Layer: LayerFile, Name: path}, "", strings.TrimPrefix(err.Error(), "yaml: ")})
 	}
 	var second yaml.Node
 	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
@@ -79,7 +79,7 @@ type fileLoader struct {
 	config   *Config
 	path     string
 	lines    map[string]int // of the keys seen
-	problems []*Problem
+	problems []*LoadError
 }
 
 func (f *fileLoader) at(n *yaml.Node) Origin {
@@ -87,7 +87,7 @@ func (f *fileLoader) at(n *yaml.Node) Origin {
 }
 
 func (f *fileLoader) fail(n *yaml.Node, key, format string, args ...any) {
-	f.problems = append(f.problems, &Problem{f.at(n), key, fmt.Sprintf(format, args...)})
+	f.problems = append(f.problems, &LoadError{f.at(n), key, fmt.Sprintf(format, args...)})
 }
 
 // section reads a mapping whose keys stand below prefix, which ends in a dot
@@ -145,7 +145,7 @@ func (f *fileLoader) entry(name, value *yaml.Node, prefix string) {
 func (f *fileLoader) refuseReadableSecrets(mode os.FileMode) {
 	for _, o := range Options(f.config.program) {
 		if s := f.config.settings[o.Key]; o.Secret && s.origin.Layer == LayerFile && mode.Perm()&0o077 != 0 {
-			f.problems = append(f.problems, &Problem{s.origin, o.Key, fmt.Sprintf(
+			f.problems = append(f.problems, &LoadError{s.origin, o.Key, fmt.Sprintf(
 				"is a secret, but others may read or write the file (mode %04o): type chmod 600 %s, or use token_file", mode.Perm(), f.path)})
 		}
 	}

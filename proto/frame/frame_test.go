@@ -84,7 +84,7 @@ func TestEveryTruncationIsTorn(t *testing.T) {
 		}
 
 		reader := NewReader(bytes.NewReader(cut), MaxPayloadBytes)
-		wantErr, wantOffset := error(ErrTorn), 0
+		wantErr, wantOffset := ErrTorn, 0
 		if n >= len(first) {
 			if _, payload, err := reader.Next(); err != nil || string(payload) != "first" {
 				t.Fatalf("Next of a file cut to %d bytes = %q, %v", n, payload, err)

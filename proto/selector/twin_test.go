@@ -87,7 +87,7 @@ func (n twin) write(t *rapid.T) string {
 		}
 		return strconv.Quote(s)
 	}
-	out := ""
+	var out string
 	switch n.op {
 	case "all":
 		out = "all"

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// A Problem is one thing that is wrong with a configuration.
-type Problem struct {
+// A LoadError is one thing that is wrong with a configuration.
+type LoadError struct {
 	Origin Origin
 	Key    string // "" when it is the whole layer
 	Reason string // the clause that follows the key, with value and bound
 }
 
-func (p *Problem) Error() string {
+func (p *LoadError) Error() string {
 	where := "load config: "
 	switch p.Origin.Layer {
 	case LayerFile:
@@ -31,7 +31,7 @@ func (p *Problem) Error() string {
 }
 
 // join makes one error of problems, one line each, or nil of none.
-func join(problems []*Problem) error {
+func join(problems []*LoadError) error {
 	errs := make([]error, len(problems))
 	for i, p := range problems {
 		errs[i] = p
@@ -40,17 +40,17 @@ func join(problems []*Problem) error {
 }
 
 // Problems takes an error of Load apart.
-func Problems(err error) []*Problem {
-	var one *Problem
+func Problems(err error) []*LoadError {
+	var one *LoadError
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var out []*Problem
+		var out []*LoadError
 		for _, e := range joined.Unwrap() {
 			out = append(out, Problems(e)...)
 		}
 		return out
 	}
 	if errors.As(err, &one) {
-		return []*Problem{one}
+		return []*LoadError{one}
 	}
 	return nil
 }
