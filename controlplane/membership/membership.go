@@ -41,7 +41,14 @@ type Server struct {
 // waits.
 type Decision struct {
 	Promote string
-	Waits   map[string]string
+	Waits   map[string]Wait
+}
+
+// Wait says why a candidate is not a voter yet. Settled means that nothing is left
+// to do on it: it has caught up and waits for other nodes.
+type Wait struct {
+	Why     string
+	Settled bool
 }
 
 // Lag is how many entries behind the leader a node may be to count as caught up.
@@ -50,7 +57,7 @@ const Lag = 64
 // Decide looks at raft's configuration: commit is the leader's commit index, most
 // the number of voters wanted at most.
 func Decide(servers []Server, commit uint64, most int) Decision {
-	d := Decision{Waits: make(map[string]string)}
+	d := Decision{Waits: make(map[string]Wait)}
 	voters, behind := 0, ""
 	var ready []Server
 	for _, s := range servers {
@@ -63,10 +70,10 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 		case s.Voter || !s.Candidate:
 			continue
 		case !s.Answers:
-			d.Waits[s.ID] = "it does not answer"
+			d.Waits[s.ID] = Wait{Why: "it does not answer"}
 			continue
 		case s.Applied+Lag < commit:
-			d.Waits[s.ID] = fmt.Sprintf("it is catching up (at entry %d of %d)", s.Applied, commit)
+			d.Waits[s.ID] = Wait{Why: fmt.Sprintf("it is catching up (at entry %d of %d)", s.Applied, commit)}
 			continue
 		}
 		behind = ""
@@ -76,7 +83,7 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 			}
 		}
 		if behind != "" {
-			d.Waits[s.ID] = fmt.Sprintf("voter %s has not yet stored its key: start that node, or remove it", behind)
+			d.Waits[s.ID] = Wait{Why: fmt.Sprintf("voter %s has not yet stored its key: start that node, or remove it", behind)}
 			continue
 		}
 		ready = append(ready, s)
@@ -88,14 +95,14 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 	case len(ready) == 0:
 	case voters+need > most:
 		for _, s := range ready {
-			d.Waits[s.ID] = fmt.Sprintf("there are %d voters and at most %d are wanted", voters, most)
+			d.Waits[s.ID] = Wait{fmt.Sprintf("there are %d voters and at most %d are wanted", voters, most), true}
 		}
 	case len(ready) < need && voters%2 == 1:
-		d.Waits[ready[0].ID] = fmt.Sprintf("one more node: %d voters would tolerate no more deaths than %d", voters+1, voters)
+		d.Waits[ready[0].ID] = Wait{fmt.Sprintf("one more node: %d voters would tolerate no more deaths than %d", voters+1, voters), true}
 	default:
 		d.Promote = ready[0].ID
 		for _, s := range ready[1:] {
-			d.Waits[s.ID] = "another candidate is being promoted first"
+			d.Waits[s.ID] = Wait{Why: "another candidate is being promoted first"}
 		}
 	}
 	return d
@@ -119,7 +126,7 @@ type Promoter struct {
 	kick chan struct{}
 
 	mu    sync.Mutex // guards waits
-	waits map[string]string
+	waits map[string]Wait
 }
 
 // New returns a Promoter.
@@ -134,7 +141,7 @@ func (p *Promoter) Kick() {
 }
 
 // WaitsFor says why the candidate is not a voter yet, as of the last look.
-func (p *Promoter) WaitsFor(id string) string {
+func (p *Promoter) WaitsFor(id string) Wait {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.waits[id]

@@ -39,8 +39,8 @@ func TestDecide(t *testing.T) {
 				t.Errorf("waits %v, want %v", d.Waits, c.waits)
 			}
 			for id, why := range c.waits {
-				if d.Waits[id] != why {
-					t.Errorf("%s waits for %q, want %q", id, d.Waits[id], why)
+				if d.Waits[id].Why != why {
+					t.Errorf("%s waits for %q, want %q", id, d.Waits[id].Why, why)
 				}
 			}
 		})

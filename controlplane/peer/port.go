@@ -268,3 +268,6 @@ func strangerConfig() (*tls.Config, error) {
 		SessionTicketsDisabled: true,
 	}, nil
 }
+
+// Close unbinds the port. Run does so too, when it ends.
+func (p *Port) Close() error { return p.ln.Close() }

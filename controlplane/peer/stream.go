@@ -28,6 +28,8 @@ type Book interface {
 // Stream carries raft over the port: TLS, then a preface both ways, then raft.
 type Stream struct {
 	net.Listener // of identity.ProtocolRaft
+	// Advertise is the address that raft tells others.
+	Advertise string
 
 	Identity Identity
 	Prefaces Prefaces
@@ -58,8 +60,13 @@ func (s *Stream) Accept() (net.Conn, error) {
 	return &accepted{Conn: conn, s: s}, nil
 }
 
-// Addr is the listener's; peers are told the advertised address instead.
-func (s *Stream) Addr() net.Addr { return s.Listener.Addr() }
+// Addr is the advertised address: raft tells it to its peers.
+func (s *Stream) Addr() net.Addr { return advertised(s.Advertise) }
+
+type advertised string
+
+func (advertised) Network() string  { return "tcp" }
+func (a advertised) String() string { return string(a) }
 
 // Dial connects to the node that is registered with the address.
 func (s *Stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {

@@ -821,8 +821,6 @@ func (x *HeldSession) GetSessionEpoch() uint64 {
 
 type AddServerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	GossipAddress string                 `protobuf:"bytes,2,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -857,28 +855,17 @@ func (*AddServerRequest) Descriptor() ([]byte, []int) {
 	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *AddServerRequest) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *AddServerRequest) GetGossipAddress() string {
-	if x != nil {
-		return x.GossipAddress
-	}
-	return ""
-}
-
 type AddServerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node is a voter.
 	Voter bool `protobuf:"varint,1,opt,name=voter,proto3" json:"voter,omitempty"`
 	// It is caught up.
 	CaughtUp bool `protobuf:"varint,2,opt,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
-	// Why a candidate is not a voter yet; empty while it catches up.
-	WaitsFor      string `protobuf:"bytes,3,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	// Why a candidate is not a voter yet.
+	WaitsFor string `protobuf:"bytes,3,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	// Nothing more is to be done on this node: it is a voter, never will be one, or
+	// waits for other nodes only.
+	Settled       bool `protobuf:"varint,4,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -932,6 +919,13 @@ func (x *AddServerResponse) GetWaitsFor() string {
 		return x.WaitsFor
 	}
 	return ""
+}
+
+func (x *AddServerResponse) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
 }
 
 type BootStateRequest struct {
@@ -1089,14 +1083,13 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\bsessions\x18\x02 \x03(\v2\x1a.agentplane.v1.HeldSessionR\bsessions\"M\n" +
 	"\vHeldSession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
-	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\"S\n" +
-	"\x10AddServerRequest\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
-	"\x0egossip_address\x18\x02 \x01(\tR\rgossipAddress\"c\n" +
+	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\"\x12\n" +
+	"\x10AddServerRequest\"}\n" +
 	"\x11AddServerResponse\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\bR\x05voter\x12\x1b\n" +
 	"\tcaught_up\x18\x02 \x01(\bR\bcaughtUp\x12\x1b\n" +
-	"\twaits_for\x18\x03 \x01(\tR\bwaitsFor\"f\n" +
+	"\twaits_for\x18\x03 \x01(\tR\bwaitsFor\x12\x18\n" +
+	"\asettled\x18\x04 \x01(\bR\asettled\"f\n" +
 	"\x10BootStateRequest\x12<\n" +
 	"\vincarnation\x18\x01 \x01(\v2\x1a.agentplane.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"2\n" +
