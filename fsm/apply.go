@@ -3,6 +3,7 @@ package fsm
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -18,8 +19,14 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		panic(fmt.Sprintf("fsm: mutation %d of entry %d holds %s, which this build does not know: this node is older than the cluster; upgrade it",
 			tx.ordinal, tx.index, field))
 	}
+	if n := proto.Size(mut); n > raftlogv1.MaxMutationBytes {
+		return refuse(raftlogv1.Code_CODE_INVALID, "too_large", "the mutation has %d bytes, at most %d are allowed", n, raftlogv1.MaxMutationBytes)
+	}
 	switch k := mut.GetKind().(type) {
 	case *raftlogv1.Mutation_TakeOffice:
+		if !tx.takesOffice {
+			return refuse(raftlogv1.Code_CODE_INVALID, "not_alone", "a leader takes office in an entry of its own, which carries no leader epoch")
+		}
 		return tx.takeOffice(k.TakeOffice)
 	case *raftlogv1.Mutation_InitCluster:
 		return tx.initCluster(k.InitCluster)

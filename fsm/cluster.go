@@ -20,6 +20,9 @@ func (tx *tx) takeOffice(m *raftlogv1.TakeOffice) *raftlogv1.Outcome {
 	return granted(tx.number())
 }
 
+// maxIncarnation is the largest that fits into the numbers of epochs and fences.
+const maxIncarnation = 1<<12 - 1
+
 // initCluster founds the cluster. The first incarnation begins with the entry that
 // holds it.
 func (tx *tx) initCluster(m *raftlogv1.InitCluster) *raftlogv1.Outcome {
@@ -34,6 +37,8 @@ func (tx *tx) initCluster(m *raftlogv1.InitCluster) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_id", "a cluster needs an id and an incarnation with a number and 16 random bytes")
 	case m.GetNode().GetId() == "", len(m.GetNode().GetPublicKey()) == 0:
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_node", "a cluster needs a first node with an id and a key")
+	case m.GetIncarnation().GetNumber() > maxIncarnation:
+		return refuse(raftlogv1.Code_CODE_INVALID, "incarnation", "incarnation %d is above %d", m.GetIncarnation().GetNumber(), maxIncarnation)
 	case m.GetFeatureLevel() > FeatureLevel:
 		return refuse(raftlogv1.Code_CODE_INVALID, "feature_level", "feature level %d is above %d", m.GetFeatureLevel(), FeatureLevel)
 	}
@@ -59,6 +64,9 @@ func (tx *tx) initCluster(m *raftlogv1.InitCluster) *raftlogv1.Outcome {
 func (tx *tx) raiseFeatureLevel(m *raftlogv1.RaiseFeatureLevel) *raftlogv1.Outcome {
 	if m.GetLevel() <= tx.cluster.GetFeatureLevel() {
 		return stands(0)
+	}
+	if len(m.GetServerIds()) == 0 {
+		return refuse(raftlogv1.Code_CODE_INVALID, "no_servers", "raising the feature level needs the servers of raft's configuration")
 	}
 	for _, id := range m.GetServerIds() {
 		n, found := tx.nodes.get(id)

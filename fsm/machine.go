@@ -96,8 +96,8 @@ func (m *Machine) WaitPublished(ctx context.Context, index uint64) error {
 // Apply executes the entry at index, of the given raft term, and answers each of
 // its mutations. The caller delivers indexes in order.
 //
-// An entry whose leader epoch is not the one in office changes nothing but the
-// index, and each of its mutations answers NOT_APPLIED. A kind that this build
+// An entry whose leader epoch is not the one in office (epoch 0 never is) changes
+// nothing but the index, and each of its mutations answers NOT_APPLIED. A kind that this build
 // does not know is skipped when it is marked skippable and panics otherwise: going
 // on would let this replica differ from the others without anybody noticing.
 func (m *Machine) Apply(index, term uint64, e *raftlogv1.Entry) []*raftlogv1.Outcome {
@@ -105,9 +105,13 @@ func (m *Machine) Apply(index, term uint64, e *raftlogv1.Entry) []*raftlogv1.Out
 		panic(fmt.Sprintf("fsm: entry %d has format %d, this build knows %d: this node is older than the cluster; upgrade it",
 			index, e.GetFormat(), raftlogv1.EntryFormat))
 	}
+	if len(e.ProtoReflect().GetUnknown()) > 0 {
+		panic(fmt.Sprintf("fsm: entry %d holds a field that this build does not know: this node is older than the cluster; upgrade it", index))
+	}
 	tx := m.begin(index, term)
 	outcomes := make([]*raftlogv1.Outcome, len(e.GetMutations()))
-	stale := !takesOffice(e) && e.GetLeaderEpoch() != tx.cluster.GetOffice().GetEpoch()
+	tx.takesOffice = takesOffice(e)
+	stale := !tx.takesOffice && (e.GetLeaderEpoch() == 0 || e.GetLeaderEpoch() != tx.cluster.GetOffice().GetEpoch())
 	if !stale {
 		tx.advance(e.GetNow())
 	}
@@ -116,6 +120,9 @@ func (m *Machine) Apply(index, term uint64, e *raftlogv1.Entry) []*raftlogv1.Out
 		switch {
 		case stale:
 			outcomes[i] = &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_NOT_APPLIED, Reason: "leader_deposed"}
+		case i >= raftlogv1.MaxMutations:
+			outcomes[i] = refuse(raftlogv1.Code_CODE_INVALID, "too_many", // their numbers would be those of others
+				"an entry holds at most %d mutations, this is number %d", raftlogv1.MaxMutations, i+1)
 		default:
 			outcomes[i] = tx.apply(mut)
 			tx.flush()
@@ -154,6 +161,8 @@ type tx struct {
 	index   uint64
 	term    uint64
 	ordinal int // of the mutation at hand
+	// takesOffice says that the entry has the form in which a leader takes office.
+	takesOffice bool
 
 	clusterChanged bool                 // by more than index and now
 	edited         []*raftlogv1.Command // by the mutation at hand
