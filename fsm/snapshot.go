@@ -3,6 +3,7 @@ package fsm
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -82,35 +83,55 @@ func each[R proto.Message](t *table[R], yield func(*raftlogv1.SnapshotRecord) bo
 	return true
 }
 
-// load puts a record's row into its table, without a change in the feed.
-func (t *tables) load(r *raftlogv1.SnapshotRecord) error {
+// A place is where a record stands in a snapshot.
+type place struct {
+	table Table
+	key   string
+}
+
+func (p place) less(q place) bool {
+	return p.table < q.table || (p.table == q.table && p.key < q.key)
+}
+
+// load puts a record's row into its table, without a change in the feed, and says
+// where it stands.
+func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 	switch row := r.GetRow().(type) {
 	case *raftlogv1.SnapshotRecord_Cluster:
 		t.cluster = row.Cluster
+		return place{table: TableCluster}, nil
 	case *raftlogv1.SnapshotRecord_Node:
-		t.nodes.put(row.Node)
+		return loaded(TableNodes, t.nodes, row.Node), nil
 	case *raftlogv1.SnapshotRecord_Setting:
-		t.settings.put(row.Setting)
+		return loaded(TableSettings, t.settings, row.Setting), nil
 	case *raftlogv1.SnapshotRecord_Token:
-		t.tokens.put(row.Token)
+		return loaded(TableTokens, t.tokens, row.Token), nil
 	case *raftlogv1.SnapshotRecord_Operator:
-		t.operators.put(row.Operator)
+		return loaded(TableOperators, t.operators, row.Operator), nil
 	case *raftlogv1.SnapshotRecord_Agent:
-		t.agents.put(row.Agent)
+		return loaded(TableAgents, t.agents, row.Agent), nil
 	case *raftlogv1.SnapshotRecord_Facts:
-		t.facts.put(row.Facts)
+		return loaded(TableFacts, t.facts, row.Facts), nil
 	case *raftlogv1.SnapshotRecord_Session:
-		t.sessions.put(row.Session)
+		return loaded(TableSessions, t.sessions, row.Session), nil
 	case *raftlogv1.SnapshotRecord_Envelope:
-		t.envelopes.put(row.Envelope)
+		return loaded(TableEnvelopes, t.envelopes, row.Envelope), nil
 	case *raftlogv1.SnapshotRecord_Command:
-		t.commands.put(row.Command)
+		return loaded(TableCommands, t.commands, row.Command), nil
 	case *raftlogv1.SnapshotRecord_Invocation:
-		t.invocations.put(row.Invocation)
+		i := row.Invocation
+		if _, found := t.commands.get(i.GetCommandId()); !found || i.GetId() != InvocationID(i.GetCommandId(), i.GetAgentOrdinal()) {
+			return place{}, fmt.Errorf("invocation %q belongs to no command", i.GetId())
+		}
+		return loaded(TableInvocations, t.invocations, i), nil
 	default:
-		return errors.New("a record is of a table that this build does not know: upgrade this node")
+		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}
-	return nil
+}
+
+func loaded[R proto.Message](name Table, t *table[R], row R) place {
+	t.put(row)
+	return place{table: name, key: t.key(row)}
 }
 
 // Hash is the SHA-256 of the state: equal on all replicas at an equal index.
@@ -149,6 +170,12 @@ func (h *recordHash) add(record []byte) {
 	h.n++
 }
 
+func headerOf(c *raftlogv1.Cluster, format uint32) *raftlogv1.SnapshotHeader {
+	return &raftlogv1.SnapshotHeader{
+		Format: format, ClusterId: c.GetClusterId(), Incarnation: c.GetIncarnation(), Index: c.GetIndex(), FeatureLevel: c.GetFeatureLevel(),
+	}
+}
+
 // WriteSnapshot streams the view to w: a header, one record for each row, and a
 // trailer with count and hash, compressed. It holds one row at a time.
 func (v *View) WriteSnapshot(w io.Writer) error {
@@ -157,10 +184,7 @@ func (v *View) WriteSnapshot(w io.Writer) error {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	out := bufio.NewWriterSize(z, 64<<10)
-	c := v.t.cluster
-	header, err := deterministic.Marshal(&raftlogv1.SnapshotHeader{
-		Format: SnapshotFormat, ClusterId: c.GetClusterId(), Incarnation: c.GetIncarnation(), Index: c.GetIndex(), FeatureLevel: c.GetFeatureLevel(),
-	})
+	header, err := deterministic.Marshal(headerOf(v.t.cluster, SnapshotFormat))
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
@@ -176,6 +200,9 @@ func (v *View) WriteSnapshot(w io.Writer) error {
 	h := newRecordHash()
 	for r := range v.records() {
 		record = appendRecord(record[:0], r)
+		if len(record) > maxRecordBytes { // nobody could read it again
+			return fmt.Errorf("write snapshot: a record of %d bytes is above the maximum %d (%T)", len(record), maxRecordBytes, r.GetRow())
+		}
 		h.add(record)
 		if err := write(frameRecord, record); err != nil {
 			return fmt.Errorf("write snapshot: %w", err)
@@ -223,6 +250,7 @@ func readTables(r io.Reader) (*tables, error) {
 		return nil, fmt.Errorf("its feature level is %d, this build knows %d: upgrade this node", header.GetFeatureLevel(), FeatureLevel)
 	}
 	t, h := newTables(), newRecordHash()
+	var last place
 	for {
 		typ, b, err := in.Next()
 		switch {
@@ -231,7 +259,13 @@ func readTables(r io.Reader) (*tables, error) {
 		case err != nil:
 			return nil, fmt.Errorf("record %d: %w", h.n, err)
 		case typ == frameTrailer:
-			return t, checkTrailer(b, h, t, header)
+			if err := checkTrailer(b, h, t, header); err != nil {
+				return nil, err
+			}
+			if _, _, err := in.Next(); !errors.Is(err, io.EOF) { // the compressor's own end, too
+				return nil, fmt.Errorf("after the trailer: %w", cmp.Or(err, errors.New("another record")))
+			}
+			return t, nil
 		case typ != frameRecord:
 			return nil, fmt.Errorf("record %d has type %q", h.n, typ)
 		}
@@ -243,9 +277,16 @@ func readTables(r io.Reader) (*tables, error) {
 		if name := unknownField(record.ProtoReflect()); name != "" {
 			return nil, fmt.Errorf("record %d holds %s: upgrade this node", h.n, name)
 		}
-		if err := t.load(record); err != nil {
-			return nil, err
+		at, err := t.load(record)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("record %d: %w", h.n, err)
+		case last.table == 0 && at.table != TableCluster:
+			return nil, errors.New("its first record is not the cluster's")
+		case !last.less(at):
+			return nil, fmt.Errorf("record %d is out of order", h.n)
 		}
+		last = at
 	}
 }
 
@@ -258,8 +299,10 @@ func checkTrailer(b []byte, h *recordHash, t *tables, header *raftlogv1.Snapshot
 		return fmt.Errorf("it holds %d records, its trailer says %d", h.n, trailer.GetRecords())
 	case !bytes.Equal(trailer.GetHash(), h.sum.Sum(nil)):
 		return errors.New("the hash of its records is not the one in its trailer")
-	case t.cluster.GetIndex() != header.GetIndex():
-		return fmt.Errorf("its header says index %d, its state is at %d", header.GetIndex(), t.cluster.GetIndex())
+	case h.n == 0:
+		return errors.New("it holds no record of the cluster")
+	case !proto.Equal(header, headerOf(t.cluster, header.GetFormat())):
+		return fmt.Errorf("its header (%v) does not fit its state (%v)", header, headerOf(t.cluster, header.GetFormat()))
 	}
 	return nil
 }
