@@ -29,8 +29,14 @@ func (tx *tx) enrollAgent(m *raftlogv1.EnrollAgent) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_CONFLICT, "other_key",
 			"agent %q is enrolled with another key: remove it first, or start agentd with an empty data directory", m.GetAgentId())
 	}
-	if other, taken := first(tx.agents.by(agentsByKey, string(m.GetPublicKey())+"\x00")); taken {
+	if other, taken := first(tx.agents.by(agentsByKey, sized(m.GetPublicKey()))); taken {
 		return refuse(raftlogv1.Code_CODE_CONFLICT, "key_taken", "this key belongs to agent %q", other.GetId())
+	}
+	if found && tx.hadKey(m.GetAgentId(), m.GetPublicKey()) {
+		return refuse(raftlogv1.Code_CODE_REFUSED, "old_key", "agent %q had this key when it was cloned, and its copies have it too: make a new key", m.GetAgentId())
+	}
+	if len(m.GetName()) > MaxValueBytes || len(m.GetVersion()) > MaxValueBytes {
+		return refuse(raftlogv1.Code_CODE_INVALID, "too_long", "name and version of an agent may have %d bytes", MaxValueBytes)
 	}
 	t, _ := tx.tokens.get(m.GetTokenId())
 	labels, refusal := tokenLabels(t, m.GetLabels())
@@ -51,9 +57,20 @@ func (tx *tx) enrollAgent(m *raftlogv1.EnrollAgent) *raftlogv1.Outcome {
 	} else {
 		row.Ordinal = tx.cluster.NextAgentOrdinal
 		tx.cluster.NextAgentOrdinal++
+		tx.clusterChanged = true
 	}
 	put(tx, TableAgents, tx.agents, row)
 	return granted(tx.index)
+}
+
+// hadKey says that the agent has enrolled with the key before.
+func (tx *tx) hadKey(agentID string, publicKey []byte) bool {
+	for t := range tx.tokens.all() {
+		if usedBy(t, publicKey, agentID) {
+			return true
+		}
+	}
+	return false
 }
 
 // tokenLabels joins the labels that the token gives with those that the agent
@@ -96,6 +113,10 @@ func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
 	if !found {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
 	}
+	// The agent goes first, so that no LOST attempt is followed by another one.
+	remove(tx, TableSessions, tx.sessions, have.GetId())
+	remove(tx, TableFacts, tx.facts, have.GetId())
+	remove(tx, TableAgents, tx.agents, have.GetId())
 	touched := 0
 	for _, i := range collect(tx.invocations.by(invocationsByAgent, be32(have.GetOrdinal()))) {
 		state := raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED
@@ -105,20 +126,13 @@ func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
 		tx.move(i, state, "agent_removed", nil)
 		touched++
 	}
-	remove(tx, TableSessions, tx.sessions, have.GetId())
-	remove(tx, TableFacts, tx.facts, have.GetId())
-	remove(tx, TableAgents, tx.agents, have.GetId())
 	return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Count: uint32(touched)}
 }
 
 func (tx *tx) setAgentLabels(m *raftlogv1.SetAgentLabels) *raftlogv1.Outcome {
 	have, found := tx.agents.get(m.GetAgentId())
-	switch {
-	case !found:
+	if !found {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
-	case m.GetExpectedVersion() != 0 && m.GetExpectedVersion() != have.GetLabelsVersion():
-		return refuse(raftlogv1.Code_CODE_STALE, "version_moved",
-			"the labels of agent %q have version %d, not %d", have.GetId(), have.GetLabelsVersion(), m.GetExpectedVersion())
 	}
 	labels := slices.DeleteFunc(slices.Clone(have.GetLabels()), func(l *raftlogv1.Label) bool {
 		return slices.Contains(m.GetRemove(), l.GetName()) ||
@@ -128,8 +142,12 @@ func (tx *tx) setAgentLabels(m *raftlogv1.SetAgentLabels) *raftlogv1.Outcome {
 	if refusal != nil {
 		return refusal
 	}
-	if sameLabels(labels, have.GetLabels()) {
-		return stands(have.GetLabelsVersion())
+	switch {
+	case sameLabels(labels, have.GetLabels()):
+		return stands(have.GetLabelsVersion()) // also a repetition whose outcome was lost
+	case m.GetExpectedVersion() != 0 && m.GetExpectedVersion() != have.GetLabelsVersion():
+		return refuse(raftlogv1.Code_CODE_STALE, "version_moved",
+			"the labels of agent %q have version %d, not %d", have.GetId(), have.GetLabelsVersion(), m.GetExpectedVersion())
 	}
 	row := clone(have)
 	row.Labels, row.LabelsVersion = labels, tx.index
@@ -145,11 +163,18 @@ func (tx *tx) reportFacts(m *raftlogv1.ReportFacts) *raftlogv1.Outcome {
 	if refusal != nil {
 		return refusal
 	}
-	if have, found := tx.facts.get(m.GetAgentId()); found && sameLabels(have.GetFacts(), facts) {
+	if len(m.GetVersion()) > MaxValueBytes || len(m.GetHash()) > MaxValueBytes {
+		return refuse(raftlogv1.Code_CODE_INVALID, "too_long", "version and hash may have %d bytes", MaxValueBytes)
+	}
+	a, _ := tx.agents.get(m.GetAgentId())
+	upgraded := m.GetVersion() != "" && a.GetVersion() != m.GetVersion()
+	have, found := tx.facts.get(m.GetAgentId())
+	same := found && sameLabels(have.GetFacts(), facts) && bytes.Equal(have.GetHash(), m.GetHash())
+	if same && !upgraded {
 		return stands(have.GetIndex())
 	}
 	put(tx, TableFacts, tx.facts, &raftlogv1.Facts{AgentId: m.GetAgentId(), Facts: facts, Hash: m.GetHash(), Index: tx.index})
-	if a, _ := tx.agents.get(m.GetAgentId()); m.GetVersion() != "" && a.GetVersion() != m.GetVersion() {
+	if upgraded {
 		row := clone(a)
 		row.Version = m.GetVersion()
 		put(tx, TableAgents, tx.agents, row)
@@ -171,7 +196,7 @@ func (tx *tx) readmitAgent(m *raftlogv1.ReadmitAgent) *raftlogv1.Outcome {
 	switch {
 	case !found:
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
-	case have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED:
+	case have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED, len(have.GetPublicKey()) == 0:
 		return stands(0)
 	}
 	row := clone(have)

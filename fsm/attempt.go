@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"unicode/utf8"
+
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -22,6 +24,7 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 			State: raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, Index: tx.index, At: tx.now(), Attempt: row.GetAttempt() + 1, Reason: "idempotent",
 		}
 		row.Attempt, row.State, row.Reason, row.Fence, row.SessionEpoch, row.NodeId = again.Attempt, again.State, "", 0, 0, ""
+		row.Result, row.Detail, row.CancelTooLate = nil, "", false // they were of the attempt before
 		row.Transitions = append(row.Transitions, again)
 	}
 	count(c, from, row.GetState())
@@ -50,6 +53,9 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_invocation", "there is no invocation %q on agent %q", m.GetInvocationId(), m.GetAgentId())
 	}
 	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+		return refusal
+	}
+	if _, refusal := tx.registered(m.GetNodeId()); refusal != nil {
 		return refusal
 	}
 	s, _ := tx.sessions.get(m.GetAgentId())
@@ -114,29 +120,29 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 		return refusal
 	}
 	state := m.GetState()
-	final := state >= raftlogv1.AttemptState_ATTEMPT_STATE_LOST
 	switch {
-	case state < raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING || state > raftlogv1.AttemptState_ATTEMPT_STATE_REJECTED:
+	case !reportable(state):
 		return refuse(raftlogv1.Code_CODE_INVALID, "state", "an agent cannot report %s", word(state))
 	case !bounded(m.GetResult()):
 		return refuse(raftlogv1.Code_CODE_INVALID, "output", "the head and tail of the output are above %d bytes", MaxOutputBytes)
 	}
-	tx.reported(m.GetAgentId(), m.GetResult().GetJournalSeq())
 	switch {
-	case m.GetAttempt() < i.GetAttempt():
+	case m.GetAttempt() > 0 && m.GetAttempt() < i.GetAttempt():
+		tx.reported(m.GetAgentId(), m.GetResult().GetJournalSeq())
 		return stands(0) // that attempt was given up and another one stands
-	case m.GetAttempt() > i.GetAttempt() || m.GetFence() != i.GetFence():
+	case m.GetAttempt() != i.GetAttempt() || m.GetFence() != i.GetFence():
 		return refuse(raftlogv1.Code_CODE_STALE, "fence", "invocation %q is at attempt %d with fence %d, not at %d with %d",
 			i.GetId(), i.GetAttempt(), i.GetFence(), m.GetAttempt(), m.GetFence())
-	case i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST, i.GetState() >= state:
-		return stands(i.GetFence())
+	case open(i) && i.GetFence() == 0:
+		return refuse(raftlogv1.Code_CODE_STALE, "not_claimed", "invocation %q is %s at attempt %d: nobody may have started it", i.GetId(), word(i.GetState()), i.GetAttempt())
+	}
+	tx.reported(m.GetAgentId(), m.GetResult().GetJournalSeq())
+	if i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= state {
+		return stands(i.GetFence()) // also RUNNING after LOST: its end will supersede it
 	}
 	late := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST
-	if late && !final {
-		return stands(i.GetFence()) // it still runs; its end will supersede LOST
-	}
-	tx.move(i, state, m.GetReason(), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
-		row.Detail, row.Late, row.CancelTooLate = m.GetDetail(), late, m.GetCancelTooLate()
+	tx.move(i, state, clip(m.GetReason(), MaxReasonBytes), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+		row.Detail, row.Late, row.CancelTooLate = clip(m.GetDetail(), MaxDetailBytes), late, m.GetCancelTooLate()
 		if m.GetResult() != nil {
 			row.Result = m.GetResult()
 		}
@@ -145,8 +151,38 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 	return granted(i.GetFence())
 }
 
-// MaxOutputBytes bounds the heads and tails of one result.
-const MaxOutputBytes = 16 << 10
+// reportable says that an agent may report the state. States are listed, since a
+// number from the gaps between them decodes too.
+func reportable(s raftlogv1.AttemptState) bool {
+	switch s {
+	case raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, raftlogv1.AttemptState_ATTEMPT_STATE_LOST,
+		raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, raftlogv1.AttemptState_ATTEMPT_STATE_FAILED,
+		raftlogv1.AttemptState_ATTEMPT_STATE_TIMED_OUT, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED,
+		raftlogv1.AttemptState_ATTEMPT_STATE_REJECTED:
+		return true
+	default:
+		return false
+	}
+}
+
+// Bounds of what one report leaves in the state. Output above its bound is refused;
+// words above theirs are cut, since the result beside them must not be lost.
+const (
+	MaxOutputBytes = 16 << 10 // the heads and tails of one result together
+	MaxReasonBytes = 256
+	MaxDetailBytes = 1024
+)
+
+// clip cuts s to at most n bytes, between two characters.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
 
 func bounded(r *raftlogv1.Result) bool {
 	n := 0
@@ -177,6 +213,8 @@ func (tx *tx) loseAttempt(m *raftlogv1.LoseAttempt) *raftlogv1.Outcome {
 	}
 	s, _ := tx.sessions.get(i.GetAgentId())
 	switch {
+	case m.GetKey().GetAttempt() > 0 && m.GetKey().GetAttempt() < i.GetAttempt():
+		return stands(0) // it was given up and another one stands
 	case i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
 		return stands(i.GetFence())
 	case i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED || i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST,
@@ -185,8 +223,8 @@ func (tx *tx) loseAttempt(m *raftlogv1.LoseAttempt) *raftlogv1.Outcome {
 	case s.GetEpoch() != m.GetExpectedSessionEpoch():
 		return refuse(raftlogv1.Code_CODE_STALE, "epoch_moved", "agent %q has opened session %d since", i.GetAgentId(), s.GetEpoch())
 	}
-	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_LOST, m.GetReason(), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
-		row.Detail = m.GetDetail()
+	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_LOST, clip(m.GetReason(), MaxReasonBytes), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+		row.Detail = clip(m.GetDetail(), MaxDetailBytes)
 		step.Fence, step.SessionEpoch = i.GetFence(), s.GetEpoch()
 	})
 	return granted(i.GetFence())

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"iter"
 	"slices"
 	"time"
 
@@ -35,7 +36,7 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	}
 	notAfter := m.GetNotAfter()
 	if notAfter == 0 {
-		notAfter = tx.now() + m.GetTtl()
+		notAfter = later(tx.now(), m.GetTtl())
 	}
 	put(tx, TableEnvelopes, tx.envelopes, &raftlogv1.Envelope{CommandId: m.GetId(), Envelope: m.GetEnvelope()})
 	c := &raftlogv1.Command{
@@ -73,8 +74,11 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_end", "command %q has no time after which it expires", m.GetId())
 	case m.GetNotAfter() != 0 && m.GetNotAfter() <= tx.now():
 		return refuse(raftlogv1.Code_CODE_REFUSED, "expired", "command %q expired at %s; the cluster's time is %s", m.GetId(), stamp(m.GetNotAfter()), stamp(tx.now()))
-	case m.GetRunTimeout() <= 0:
-		return refuse(raftlogv1.Code_CODE_INVALID, "timeout", "command %q has no run timeout", m.GetId())
+	case m.GetRunTimeout() <= 0 || m.GetKillGrace() < 0:
+		return refuse(raftlogv1.Code_CODE_INVALID, "timeout", "command %q has run timeout %v and kill grace %v; they must be above zero and not below it",
+			m.GetId(), time.Duration(m.GetRunTimeout()), time.Duration(m.GetKillGrace()))
+	case m.GetDelivery() < raftlogv1.Delivery_DELIVERY_UNSPECIFIED || m.GetDelivery() > raftlogv1.Delivery_DELIVERY_IDEMPOTENT:
+		return refuse(raftlogv1.Code_CODE_INVALID, "delivery", "delivery class %d is none of at-most-once, idempotent", m.GetDelivery())
 	case m.GetMaxAttempts() > MaxAttempts || (m.GetMaxAttempts() > 1 && m.GetDelivery() != raftlogv1.Delivery_DELIVERY_IDEMPOTENT):
 		return refuse(raftlogv1.Code_CODE_INVALID, "attempts", "%d attempts: at most %d, and more than one only for class idempotent", m.GetMaxAttempts(), MaxAttempts)
 	}
@@ -146,10 +150,7 @@ func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_REFUSED, "not_active", "command %q is done or canceled", c.GetId())
 	}
 	o := ok()
-	for _, i := range collectMax(tx.invocations.by(invocationsOpen, openKey(c.GetId(), raftlogv1.AttemptState_ATTEMPT_STATE_PENDING)), int(m.GetMax())) {
-		if i.GetHeld() {
-			continue
-		}
+	for _, i := range collectMax(notHeld(tx.invocations.by(invocationsOpen, openKey(c.GetId(), raftlogv1.AttemptState_ATTEMPT_STATE_PENDING))), int(m.GetMax())) {
 		tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, "", nil)
 		o.Count++
 	}
@@ -157,6 +158,16 @@ func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
 	e.Released += o.Count
 	e.Wave = m.GetWave()
 	return o
+}
+
+func notHeld(rows iter.Seq[*raftlogv1.Invocation]) iter.Seq[*raftlogv1.Invocation] {
+	return func(yield func(*raftlogv1.Invocation) bool) {
+		for i := range rows {
+			if !i.GetHeld() && !yield(i) {
+				return
+			}
+		}
+	}
 }
 
 // cancelCommand makes sure that what is not claimed never starts, and asks the
@@ -206,7 +217,9 @@ func (tx *tx) expireCommand(m *raftlogv1.ExpireCommand) *raftlogv1.Outcome {
 }
 
 // purgeCommands removes finished commands. Ids as old as theirs are refused from
-// here on, so that a late repetition cannot bring one back.
+// here on, so that a late repetition cannot bring one back. A command whose id lies
+// ahead of the cluster's time stays until then: its id as the floor would refuse
+// whoever has the right time.
 func (tx *tx) purgeCommands(m *raftlogv1.PurgeCommands) *raftlogv1.Outcome {
 	o := ok()
 	for _, id := range m.GetCommandIds() {
@@ -214,15 +227,18 @@ func (tx *tx) purgeCommands(m *raftlogv1.PurgeCommands) *raftlogv1.Outcome {
 		if !found || !done(c) {
 			continue
 		}
+		u, err := uuid.Parse(id)
+		if err != nil || madeAt(u) >= tx.now()/int64(time.Millisecond) {
+			continue // the first cannot be: submitCommand parsed it
+		}
 		for _, i := range collect(tx.invocations.withPrefix(id + ".")) {
 			key, _ := invocationKey(i.GetId())
 			remove(tx, TableInvocations, tx.invocations, key)
 		}
 		remove(tx, TableEnvelopes, tx.envelopes, id)
 		remove(tx, TableCommands, tx.commands, id)
-		if u, err := uuid.Parse(id); err == nil {
-			tx.cluster.CommandsFloor = max(tx.cluster.GetCommandsFloor(), madeAt(u)+1)
-		}
+		tx.cluster.CommandsFloor = max(tx.cluster.GetCommandsFloor(), madeAt(u)+1)
+		tx.clusterChanged = true
 		o.Count++
 	}
 	return o

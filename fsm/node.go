@@ -20,12 +20,17 @@ func (tx *tx) registerNode(m *raftlogv1.RegisterNode) *raftlogv1.Outcome {
 				"node %q was removed from the cluster; a removed id never comes back: join with an empty data directory", n.GetId())
 		case !bytes.Equal(have.GetPublicKey(), n.GetPublicKey()):
 			return refuse(raftlogv1.Code_CODE_CONFLICT, "other_key", "node %q is registered with another key", n.GetId())
-		case have.GetTokenId() == m.GetTokenId():
+		case have.GetTokenId() == m.GetTokenId(), tx.tokenUsedBy(m.GetTokenId(), n.GetPublicKey(), n.GetId()):
 			return stands(have.GetRegisteredIndex())
 		}
 	}
 	for other := range tx.nodes.all() {
-		switch {
+		switch sameKey := bytes.Equal(other.GetPublicKey(), n.GetPublicKey()) && other.GetId() != n.GetId(); {
+		case sameKey && removed(other):
+			return refuse(raftlogv1.Code_CODE_REFUSED, "node_removed",
+				"this key belonged to node %q, which was removed from the cluster: join with an empty data directory", other.GetId())
+		case sameKey:
+			return refuse(raftlogv1.Code_CODE_CONFLICT, "key_taken", "this key belongs to node %q: join with an empty data directory", other.GetId())
 		case removed(other) || other.GetId() == n.GetId():
 		case other.GetName() == n.GetName():
 			return refuse(raftlogv1.Code_CODE_CONFLICT, "name_taken",
@@ -44,6 +49,9 @@ func (tx *tx) registerNode(m *raftlogv1.RegisterNode) *raftlogv1.Outcome {
 		return refusal
 	}
 	row := clone(n)
+	if have, found := tx.nodes.get(n.GetId()); found { // again, with another token
+		row.StartCounter = max(row.GetStartCounter(), have.GetStartCounter())
+	}
 	row.Candidate = token.GetCandidate()
 	row.TokenId = m.GetTokenId()
 	row.State = raftlogv1.NodeState_NODE_STATE_REGISTERED
@@ -104,6 +112,11 @@ func (tx *tx) removeNode(m *raftlogv1.RemoveNode) *raftlogv1.Outcome {
 	put(tx, TableNodes, tx.nodes, n)
 	tx.trustChanged()
 	return granted(tx.index)
+}
+
+func (tx *tx) tokenUsedBy(id string, publicKey []byte, identity string) bool {
+	t, _ := tx.tokens.get(id)
+	return usedBy(t, publicKey, identity)
 }
 
 func removed(n *raftlogv1.Node) bool { return n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED }

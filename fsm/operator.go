@@ -13,8 +13,13 @@ const (
 	RoleAdmin    = "admin"
 )
 
+func validRole(role string) bool {
+	return role == RoleViewer || role == RoleOperator || role == RoleAdmin
+}
+
 // enrollOperator registers an operator's key. A name belongs to one key for as
-// long as it is not revoked.
+// long as it is not revoked, and a key to one name for ever: the key is the
+// identity.
 func (tx *tx) enrollOperator(m *raftlogv1.EnrollOperator) *raftlogv1.Outcome {
 	name, role := m.GetName(), m.GetRole()
 	if t, found := tx.tokens.get(m.GetTokenId()); found && m.GetTokenId() != "" {
@@ -28,7 +33,7 @@ func (tx *tx) enrollOperator(m *raftlogv1.EnrollOperator) *raftlogv1.Outcome {
 	switch {
 	case name == "" || len(m.GetPublicKey()) == 0:
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_operator", "an operator needs a name and a key")
-	case role != RoleViewer && role != RoleOperator && role != RoleAdmin:
+	case !validRole(role):
 		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, operator, admin", role)
 	}
 	have, found := tx.operators.get(name)
@@ -40,6 +45,9 @@ func (tx *tx) enrollOperator(m *raftlogv1.EnrollOperator) *raftlogv1.Outcome {
 	}
 	if found && have.GetRevokedAt() == 0 {
 		return refuse(raftlogv1.Code_CODE_CONFLICT, "name_taken", "operator %q exists with another key: choose another name, or revoke that one first", name)
+	}
+	for other := range tx.operators.by(operatorsByKey, sized(m.GetPublicKey())) {
+		return refuse(raftlogv1.Code_CODE_CONFLICT, "key_taken", "this key belongs or belonged to operator %q: make a new key", other.GetName())
 	}
 	if m.GetTokenId() != "" {
 		if _, refusal := tx.useToken(m.GetTokenId(), raftlogv1.TokenKind_TOKEN_KIND_OPERATOR, m.GetPublicKey(), name, m.GetFrom()); refusal != nil {

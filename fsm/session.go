@@ -36,6 +36,8 @@ func (tx *tx) openSession(m *raftlogv1.OpenSession) *raftlogv1.Outcome {
 		return o
 	case node.GetStartCounter() != m.GetNodeStartCounter():
 		return refuse(raftlogv1.Code_CODE_STALE, "node_restarted", "node %q is at start %d, this was asked in start %d", node.GetName(), node.GetStartCounter(), m.GetNodeStartCounter())
+	case max(len(m.GetStreamId()), len(m.GetStartId()), len(m.GetBootId()), len(m.GetJournal().GetId())) > MaxValueBytes:
+		return refuse(raftlogv1.Code_CODE_INVALID, "too_long", "the ids of stream, start, boot and journal may have %d bytes", MaxValueBytes)
 	case len(m.GetStreamId()) == 0 || len(m.GetStartId()) == 0 || len(m.GetJournal().GetId()) == 0:
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_id", "a session needs a stream id, a start id and a journal id")
 	case a.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED:
@@ -50,7 +52,7 @@ func (tx *tx) openSession(m *raftlogv1.OpenSession) *raftlogv1.Outcome {
 		o.RetryAfterMs = uint32(wait.Milliseconds()) + 1
 		return o
 	}
-	if s != nil && bytes.Equal(s.GetPreviousStartId(), m.GetStartId()) && !bytes.Equal(s.GetStartId(), m.GetStartId()) {
+	if s != nil && !a.GetReadmitted() && bytes.Equal(s.GetPreviousStartId(), m.GetStartId()) && !bytes.Equal(s.GetStartId(), m.GetStartId()) {
 		tx.quarantine(a, raftlogv1.Quarantine_QUARANTINE_CLONE,
 			"two processes present the same key in turn: starts %x and %x; readmit it, then enrol one of them again with a new token", s.GetStartId(), m.GetStartId())
 		return refuse(raftlogv1.Code_CODE_REFUSED, "clone", "agent %q is quarantined: another process presents the same key", a.GetId())
@@ -182,7 +184,7 @@ func (tx *tx) endSession(m *raftlogv1.EndSession) *raftlogv1.Outcome {
 // up to the given start.
 func (tx *tx) loseNodeSessions(m *raftlogv1.LoseNodeSessions) *raftlogv1.Outcome {
 	o := ok()
-	for _, s := range collect(tx.sessions.by(sessionsByNode, m.GetNodeId()+"\x00")) {
+	for _, s := range collect(tx.sessions.by(sessionsByNode, sized(m.GetNodeId()))) {
 		if s.GetNodeStartCounter() > m.GetUpToStartCounter() {
 			continue
 		}
@@ -217,10 +219,10 @@ func (tx *tx) markDown(m *raftlogv1.MarkDown) *raftlogv1.Outcome {
 
 func (tx *tx) setSession(s *raftlogv1.Session, state raftlogv1.SessionState, reason string, grace int64) {
 	row := clone(s)
-	row.State, row.Reason, row.ChangedAt, row.ChangedIndex = state, reason, tx.now(), tx.index
+	row.State, row.Reason, row.ChangedAt, row.ChangedIndex = state, clip(reason, MaxReasonBytes), tx.now(), tx.index
 	row.GraceUntil = 0
 	if state == raftlogv1.SessionState_SESSION_STATE_RECONNECTING {
-		row.GraceUntil = tx.now() + max(grace, 0)
+		row.GraceUntil = later(tx.now(), max(grace, 0))
 	}
 	put(tx, TableSessions, tx.sessions, row)
 }

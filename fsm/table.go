@@ -100,6 +100,10 @@ func first[R any](rows iter.Seq[R]) (R, bool) {
 	return none, false
 }
 
+// sized is s after its length: two of them joined cannot be taken for others,
+// whatever bytes they hold.
+func sized[S string | []byte](s S) string { return be32(uint32(len(s))) + string(s) }
+
 // be32 and be64 write numbers so that strings order as the numbers do.
 func be32(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
 func be64(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }

@@ -71,21 +71,21 @@ func newTables() *tables {
 		tokens:   newTable((*raftlogv1.Token).GetId),
 		operators: newTable((*raftlogv1.Operator).GetName,
 			func(o *raftlogv1.Operator) (string, bool) {
-				return string(o.GetPublicKey()) + "\x00" + o.GetName(), true
+				return sized(o.GetPublicKey()) + o.GetName(), true
 			},
 		),
 		agents: newTable((*raftlogv1.Agent).GetId,
 			func(a *raftlogv1.Agent) (string, bool) { return be32(a.GetOrdinal()), true },
-			func(a *raftlogv1.Agent) (string, bool) { return a.GetName() + "\x00" + a.GetId(), true },
+			func(a *raftlogv1.Agent) (string, bool) { return sized(a.GetName()) + a.GetId(), true },
 			func(a *raftlogv1.Agent) (string, bool) {
-				return string(a.GetPublicKey()) + "\x00" + a.GetId(), len(a.GetPublicKey()) > 0
+				return sized(a.GetPublicKey()) + a.GetId(), len(a.GetPublicKey()) > 0
 			},
 		),
 		facts: newTable((*raftlogv1.Facts).GetAgentId),
 		sessions: newTable((*raftlogv1.Session).GetAgentId,
 			// Live sessions, by the node that holds them.
 			func(s *raftlogv1.Session) (string, bool) {
-				return s.GetNodeId() + "\x00" + s.GetAgentId(), live(s)
+				return sized(s.GetNodeId()) + s.GetAgentId(), live(s)
 			},
 			// Those whose grace runs, by its end.
 			func(s *raftlogv1.Session) (string, bool) {

@@ -3,6 +3,8 @@ package fsm
 import (
 	"bytes"
 	"crypto/sha256"
+	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -10,8 +12,13 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// MaxTokenUses bounds the uses of one token: each is remembered with its key.
-const MaxTokenUses = 1000
+const (
+	// MaxTokenUses bounds the uses of one token: each is remembered with its key.
+	MaxTokenUses = 1000
+	// MaxKeyBytes bounds a public key, so that a token with all its uses stays far
+	// below what a record of a snapshot may hold.
+	MaxKeyBytes = 2048
+)
 
 // deterministic gives the same bytes for the same message: rows hold no maps.
 var deterministic = proto.MarshalOptions{Deterministic: true}
@@ -45,9 +52,16 @@ func (tx *tx) createToken(m *raftlogv1.CreateToken) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "uses", "uses is %d; only a token for agents may have more than one", t.GetMaxUses())
 	case m.GetTtl() <= 0:
 		return refuse(raftlogv1.Code_CODE_INVALID, "ttl", "ttl is %v; it must be above zero", time.Duration(m.GetTtl()))
+	case t.GetKind() == raftlogv1.TokenKind_TOKEN_KIND_OPERATOR && !validRole(t.GetRole()):
+		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, operator, admin", t.GetRole())
+	}
+	labels, refusal := sortedLabels("labels", t.GetLabels(), MaxLabels)
+	if refusal != nil {
+		return refusal
 	}
 	row := clone(t)
-	row.CreatedAt, row.ExpiresAt, row.RevokedAt = tx.now(), tx.now()+m.GetTtl(), 0
+	row.Labels = labels
+	row.CreatedAt, row.ExpiresAt, row.RevokedAt = tx.now(), later(tx.now(), m.GetTtl()), 0
 	row.Digest, row.CreatedIndex, row.Uses = d, tx.index, nil
 	put(tx, TableTokens, tx.tokens, row)
 	return granted(tx.index)
@@ -67,23 +81,26 @@ func (tx *tx) revokeToken(m *raftlogv1.RevokeToken) *raftlogv1.Outcome {
 	return ok()
 }
 
-// useToken binds a use of the token to the newcomer's key, or answers why not. A
-// key that has used it before may do so again, also after the token expired or was
-// used up: its first answer may have been lost.
+// useToken binds a use of the token to the newcomer's key, or answers why not.
+//
+// A key that has used the token may ask again, also after the token expired or was
+// used up: its first answer may have been lost. The caller has answered that when
+// what the first use made still stands. When it comes here it does not: it was
+// removed, revoked or given another key since, and an old token must not undo that.
 func (tx *tx) useToken(id string, kind raftlogv1.TokenKind, publicKey []byte, identity, from string) (*raftlogv1.Token, *raftlogv1.Outcome) {
 	t, found := tx.tokens.get(id)
 	switch {
 	case !found:
 		return nil, refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_token", "there is no token %q: make one with \"agentctl tokens create\"", id)
 	case t.GetKind() != kind:
-		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_kind", "token %q is for a %s, not for a %s", id, kindWord(t.GetKind()), kindWord(kind))
+		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_kind", "token %q is for %s, not for %s", id, kindWord(t.GetKind()), kindWord(kind))
 	}
-	for _, u := range t.GetUses() {
-		if bytes.Equal(u.GetPublicKey(), publicKey) && u.GetIdentity() == identity {
-			return t, nil
-		}
+	if usedBy(t, publicKey, identity) {
+		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_used", "token %q was used with this key for %q, which was taken away since: it takes a new token", id, identity)
 	}
 	switch {
+	case len(publicKey) > MaxKeyBytes || len(identity) > MaxValueBytes || len(from) > MaxValueBytes:
+		return nil, refuse(raftlogv1.Code_CODE_INVALID, "too_long", "a key may have %d bytes, a name and an address %d", MaxKeyBytes, MaxValueBytes)
 	case t.GetRevokedAt() != 0:
 		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_revoked", "token %q was revoked at %s", id, stamp(t.GetRevokedAt()))
 	case tx.now() >= t.GetExpiresAt():
@@ -99,16 +116,30 @@ func (tx *tx) useToken(id string, kind raftlogv1.TokenKind, publicKey []byte, id
 	return row, nil
 }
 
+func usedBy(t *raftlogv1.Token, publicKey []byte, identity string) bool {
+	return slices.ContainsFunc(t.GetUses(), func(u *raftlogv1.TokenUse) bool {
+		return bytes.Equal(u.GetPublicKey(), publicKey) && u.GetIdentity() == identity
+	})
+}
+
+// later is d after now, held at the end of time instead of beginning it anew.
+func later(now, d int64) int64 {
+	if d > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + d
+}
+
 func kindWord(k raftlogv1.TokenKind) string {
 	switch k {
 	case raftlogv1.TokenKind_TOKEN_KIND_NODE:
-		return "node"
+		return "a node"
 	case raftlogv1.TokenKind_TOKEN_KIND_AGENT:
-		return "agent"
+		return "an agent"
 	case raftlogv1.TokenKind_TOKEN_KIND_OPERATOR:
-		return "operator"
+		return "an operator"
 	default:
-		return "thing of no kind"
+		return "nothing"
 	}
 }
 

@@ -56,7 +56,7 @@ func (v *View) Operator(name string) (*raftlogv1.Operator, bool) { return v.t.op
 
 // OperatorByKey returns the operator that is registered with the key.
 func (v *View) OperatorByKey(publicKey []byte) (*raftlogv1.Operator, bool) {
-	return first(v.t.operators.by(operatorsByKey, string(publicKey)+"\x00"))
+	return first(v.t.operators.by(operatorsByKey, sized(publicKey)))
 }
 
 // Operators yields all operators by name.
@@ -72,12 +72,12 @@ func (v *View) AgentByOrdinal(ordinal uint32) (*raftlogv1.Agent, bool) {
 
 // AgentByKey returns the agent that is registered with the key.
 func (v *View) AgentByKey(publicKey []byte) (*raftlogv1.Agent, bool) {
-	return first(v.t.agents.by(agentsByKey, string(publicKey)+"\x00"))
+	return first(v.t.agents.by(agentsByKey, sized(publicKey)))
 }
 
 // AgentsByName yields the agents with the name; names need not be unique.
 func (v *View) AgentsByName(name string) iter.Seq[*raftlogv1.Agent] {
-	return v.t.agents.by(agentsByName, name+"\x00")
+	return v.t.agents.by(agentsByName, sized(name))
 }
 
 // Agents yields all agents by id.
@@ -95,7 +95,7 @@ func (v *View) Session(agentID string) (*raftlogv1.Session, bool) { return v.t.s
 
 // LiveSessions yields the sessions that the node holds, by agent id.
 func (v *View) LiveSessions(nodeID string) iter.Seq[*raftlogv1.Session] {
-	return v.t.sessions.by(sessionsByNode, nodeID+"\x00")
+	return v.t.sessions.by(sessionsByNode, sized(nodeID))
 }
 
 // ReconnectingSessions yields the sessions whose grace runs, the one that ends

@@ -1,0 +1,263 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// check walks all tables of a machine and says what in them contradicts itself.
+// It is called between two entries.
+func check(m *Machine) error {
+	t := m.tables
+	for _, err := range []error{
+		checkTable("nodes", t.nodes), checkTable("settings", t.settings), checkTable("tokens", t.tokens),
+		checkTable("operators", t.operators), checkTable("agents", t.agents), checkTable("facts", t.facts),
+		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
+		checkTable("invocations", t.invocations),
+		checkAgents(t), checkCommands(t), checkQueued(m), checkFences(t), checkTokens(t),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTable builds every index again, by hand, and compares.
+func checkTable[R proto.Message](name string, t *table[R]) error {
+	for n, x := range t.indexes {
+		want := make(map[string]R)
+		for r := range t.all() {
+			if k, ok := x.key(r); ok {
+				if _, twice := want[k]; twice {
+					return fmt.Errorf("%s: two rows have the key %q in index %d", name, k, n)
+				}
+				want[k] = r
+			}
+		}
+		got, last := 0, ""
+		for k, r := range indexRows(x) {
+			if got++; got > 1 && k <= last {
+				return fmt.Errorf("%s: index %d is out of order at %q", name, n, k)
+			}
+			last = k
+			if w, ok := want[k]; !ok || any(w) != any(r) {
+				return fmt.Errorf("%s: index %d holds %v at %q, the table %v", name, n, r, k, w)
+			}
+		}
+		if got != len(want) {
+			return fmt.Errorf("%s: index %d holds %d rows, want %d", name, n, got, len(want))
+		}
+	}
+	for r := range t.all() {
+		if have, ok := t.get(t.key(r)); !ok || any(have) != any(r) {
+			return fmt.Errorf("%s: row %v is not at its key", name, r)
+		}
+	}
+	return nil
+}
+
+func indexRows[R proto.Message](x *index[R]) func(func(string, R) bool) {
+	return func(yield func(string, R) bool) { x.rows.Scan(yield) }
+}
+
+func checkAgents(t *tables) error {
+	ordinals := make(map[uint32]string)
+	for a := range t.agents.all() {
+		if other, twice := ordinals[a.GetOrdinal()]; twice || a.GetOrdinal() == 0 || a.GetOrdinal() >= t.cluster.GetNextAgentOrdinal() {
+			return fmt.Errorf("agent %q has number %d (also %q, next is %d)", a.GetId(), a.GetOrdinal(), other, t.cluster.GetNextAgentOrdinal())
+		}
+		ordinals[a.GetOrdinal()] = a.GetId()
+		if len(a.GetPublicKey()) == 0 && a.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_CLONE {
+			return fmt.Errorf("agent %q has no key and is no clone", a.GetId())
+		}
+	}
+	for s := range t.sessions.all() {
+		if _, found := t.agents.get(s.GetAgentId()); !found {
+			return fmt.Errorf("session of %q has no agent", s.GetAgentId())
+		}
+		if s.GetLastClaimEpoch() > s.GetEpoch() {
+			return fmt.Errorf("session of %q: a claim of epoch %d is newer than the session %d", s.GetAgentId(), s.GetLastClaimEpoch(), s.GetEpoch())
+		}
+	}
+	for f := range t.facts.all() {
+		if _, found := t.agents.get(f.GetAgentId()); !found {
+			return fmt.Errorf("facts of %q have no agent", f.GetAgentId())
+		}
+	}
+	return nil
+}
+
+// checkCommands counts the invocations of each command again.
+func checkCommands(t *tables) error {
+	counts := make(map[string]map[raftlogv1.AttemptState]uint32)
+	for i := range t.invocations.all() {
+		if counts[i.GetCommandId()] == nil {
+			counts[i.GetCommandId()] = make(map[raftlogv1.AttemptState]uint32)
+		}
+		counts[i.GetCommandId()][i.GetState()]++
+		if err := checkInvocation(t, i); err != nil {
+			return fmt.Errorf("invocation %s: %w", i.GetId(), err)
+		}
+	}
+	if t.envelopes.len() != t.commands.len() || len(counts) != t.commands.len() {
+		return fmt.Errorf("%d commands, %d envelopes, invocations of %d commands", t.commands.len(), t.envelopes.len(), len(counts))
+	}
+	for c := range t.commands.all() {
+		total, waiting := uint32(0), uint32(0)
+		for _, n := range c.GetCounts() {
+			if counts[c.GetId()][n.GetState()] != n.GetCount() || n.GetCount() == 0 {
+				return fmt.Errorf("command %s: counts say %v, invocations %v", c.GetId(), c.GetCounts(), counts[c.GetId()])
+			}
+			total += n.GetCount()
+			if n.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_LOST {
+				waiting += n.GetCount()
+			}
+		}
+		if total != c.GetTargets() || len(c.GetCounts()) != len(counts[c.GetId()]) {
+			return fmt.Errorf("command %s: %d targets, counts %v, invocations %v", c.GetId(), c.GetTargets(), c.GetCounts(), counts[c.GetId()])
+		}
+		if (waiting == 0) != done(c) || done(c) != (c.GetFinishedIndex() != 0) {
+			return fmt.Errorf("command %s is %v with %d invocations that wait", c.GetId(), c.GetState(), waiting)
+		}
+		if c.GetState() == raftlogv1.CommandState_COMMAND_STATE_CANCELING && c.GetCancelIndex() == 0 {
+			return fmt.Errorf("command %s is CANCELING without a cancel", c.GetId())
+		}
+	}
+	return nil
+}
+
+var (
+	neverClaimed = []raftlogv1.AttemptState{
+		raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED,
+		raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED,
+	}
+	claimed = []raftlogv1.AttemptState{
+		raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING,
+		raftlogv1.AttemptState_ATTEMPT_STATE_LOST, raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED,
+		raftlogv1.AttemptState_ATTEMPT_STATE_FAILED, raftlogv1.AttemptState_ATTEMPT_STATE_TIMED_OUT,
+		raftlogv1.AttemptState_ATTEMPT_STATE_REJECTED,
+	}
+)
+
+func checkInvocation(t *tables, i *raftlogv1.Invocation) error {
+	c, found := t.commands.get(i.GetCommandId())
+	if !found {
+		return fmt.Errorf("there is no command %q", i.GetCommandId())
+	}
+	canceled := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED
+	switch {
+	case slices.Contains(neverClaimed, i.GetState()) && (i.GetFence() != 0 || i.GetResult() != nil || i.GetDetail() != ""):
+		return fmt.Errorf("is %s with the fence, result or detail of a claim", word(i.GetState()))
+	case slices.Contains(claimed, i.GetState()) && i.GetFence() == 0:
+		return fmt.Errorf("is %s without a fence", word(i.GetState()))
+	case !canceled && !slices.Contains(neverClaimed, i.GetState()) && !slices.Contains(claimed, i.GetState()):
+		return fmt.Errorf("is in state %d, which does not exist", i.GetState())
+	case open(i) && !slices.Contains(claimed, i.GetState()) && !active(c):
+		return fmt.Errorf("is %s although its command is %v", word(i.GetState()), c.GetState())
+	case i.GetAttempt() == 0 || i.GetAttempt() > c.GetMaxAttempts():
+		return fmt.Errorf("is at attempt %d of %d", i.GetAttempt(), c.GetMaxAttempts())
+	}
+	if a, found := t.agents.get(i.GetAgentId()); open(i) && (!found || a.GetOrdinal() != i.GetAgentOrdinal()) {
+		return fmt.Errorf("is %s on agent %q, which is gone", word(i.GetState()), i.GetAgentId())
+	}
+	return checkTransitions(c, i)
+}
+
+func active(c *raftlogv1.Command) bool {
+	return c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE
+}
+
+// checkTransitions says whether the proof of an invocation is one: states grow
+// within an attempt, attempts grow by one after LOST, LOST is superseded once at
+// most, and nothing is claimed after a cancel.
+func checkTransitions(c *raftlogv1.Command, i *raftlogv1.Invocation) error {
+	steps := i.GetTransitions()
+	if len(steps) == 0 || steps[len(steps)-1].GetState() != i.GetState() || steps[len(steps)-1].GetAttempt() != i.GetAttempt() {
+		return fmt.Errorf("its last step is not its state %s: %v", word(i.GetState()), steps)
+	}
+	superseded := false
+	for n, s := range steps {
+		if s.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && c.GetCancelIndex() != 0 && s.GetIndex() > c.GetCancelIndex() {
+			return fmt.Errorf("was claimed at %d, after the cancel at %d", s.GetIndex(), c.GetCancelIndex())
+		}
+		if n == 0 {
+			continue
+		}
+		was := steps[n-1]
+		switch {
+		case s.GetIndex() < was.GetIndex() || s.GetAt() < was.GetAt():
+			return fmt.Errorf("step %d goes back in time", n)
+		case s.GetAttempt() == was.GetAttempt()+1:
+			if was.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_LOST || s.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
+				return fmt.Errorf("attempt %d followed %s", s.GetAttempt(), word(was.GetState()))
+			}
+		case s.GetAttempt() != was.GetAttempt():
+			return fmt.Errorf("attempt %d followed attempt %d", s.GetAttempt(), was.GetAttempt())
+		case s.GetState() <= was.GetState(), was.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
+			return fmt.Errorf("%s followed %s", word(s.GetState()), word(was.GetState()))
+		case was.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
+			superseded = true
+		}
+	}
+	if superseded != i.GetLate() {
+		return fmt.Errorf("late is %v after %v", i.GetLate(), steps)
+	}
+	return nil
+}
+
+func checkQueued(m *Machine) error {
+	want := make(map[uint32]uint32)
+	for i := range m.tables.invocations.all() {
+		if open(i) {
+			want[i.GetAgentOrdinal()]++
+		}
+	}
+	if len(want) != len(m.queued) {
+		return fmt.Errorf("queued is %v, a count gives %v", m.queued, want)
+	}
+	for o, n := range want {
+		if m.queued[o] != n {
+			return fmt.Errorf("queued[%d] is %d, a count gives %d", o, m.queued[o], n)
+		}
+	}
+	return nil
+}
+
+// checkFences says whether two claims share a number.
+func checkFences(t *tables) error {
+	seen := make(map[uint64]string)
+	for i := range t.invocations.all() {
+		for _, s := range i.GetTransitions() {
+			if s.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
+				continue
+			}
+			if other, twice := seen[s.GetFence()]; twice || s.GetFence() == 0 {
+				return fmt.Errorf("fence %d belongs to %s and to %s", s.GetFence(), other, i.GetId())
+			}
+			seen[s.GetFence()] = i.GetId()
+		}
+	}
+	return nil
+}
+
+func checkTokens(t *tables) error {
+	for k := range t.tokens.all() {
+		if len(k.GetUses()) > int(k.GetMaxUses()) {
+			return fmt.Errorf("token %q has %d uses of %d", k.GetId(), len(k.GetUses()), k.GetMaxUses())
+		}
+		for n, u := range k.GetUses() {
+			for _, v := range k.GetUses()[:n] {
+				if bytes.Equal(u.GetPublicKey(), v.GetPublicKey()) && u.GetIdentity() == v.GetIdentity() {
+					return fmt.Errorf("token %q counts %q twice", k.GetId(), u.GetIdentity())
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+func keyOf(name string) []byte { return []byte("key-of-" + name) }
+
+func journalOf(name string) []byte { return []byte("journal-" + name) }
+
+// verbs are the commands that are mutations. What a command leaves out is taken
+// from the state, as an honest node would.
+var verbs = map[string]func(*call) *raftlogv1.Mutation{
+	"take-office": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_TakeOffice{TakeOffice: &raftlogv1.TakeOffice{NodeId: c.word(0), Term: c.int("term", c.s.term)}}}
+	},
+	"init": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{
+			ClusterId:   c.text("id", "cluster-1"),
+			Incarnation: &raftlogv1.Incarnation{Number: uint32(c.int("incarnation", 1)), Id: bytes.Repeat([]byte{'i'}, 16)},
+			Node: &raftlogv1.Node{
+				Id: c.text("node", "a"), Name: c.text("node", "a"), Address: "a:7460", PublicKey: keyOf("a"), CaCertificate: []byte("ca-a"),
+				Candidate: true, FeatureLevel: 1,
+			},
+			Keyring: []*raftlogv1.GossipKey{{Key: []byte("gossip-1")}}, FeatureLevel: 1,
+		}}}
+	},
+	"register-node": func(c *call) *raftlogv1.Mutation {
+		n := c.word(0)
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{RegisterNode: &raftlogv1.RegisterNode{
+			TokenId: c.text("token", ""),
+			Node: &raftlogv1.Node{
+				Id: n, Name: c.text("name", n), Address: c.text("address", n+":7460"), PublicKey: keyOf(c.text("key", n)), CaCertificate: []byte("ca-" + n),
+				FeatureLevel: uint32(c.int("level", 1)), StartCounter: c.int("start", 0),
+			},
+		}}}
+	},
+	"node-started": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_NodeStarted{NodeStarted: &raftlogv1.NodeStarted{
+			NodeId: c.word(0), StartCounter: c.int("start", 1), FeatureLevel: uint32(c.int("level", 1)), Address: c.text("address", ""), Version: c.text("version", ""),
+		}}}
+	},
+	"remove-node": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: c.word(0)}}}
+	},
+	"raise-level": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RaiseFeatureLevel{RaiseFeatureLevel: &raftlogv1.RaiseFeatureLevel{
+			Level: uint32(c.int("level", 1)), ServerIds: c.list("servers"),
+		}}}
+	},
+	"put-setting": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PutSetting{PutSetting: &raftlogv1.PutSetting{
+			Key: c.word(0), Value: c.word(1), ExpectedVersion: c.int("version", 0),
+		}}}
+	},
+	"set-keyring": func(c *call) *raftlogv1.Mutation {
+		m := &raftlogv1.SetKeyring{ExpectedTrustIndex: c.int("trust", c.s.m.View().Cluster().GetTrustIndex())}
+		for _, k := range c.words {
+			m.Keyring = append(m.Keyring, &raftlogv1.GossipKey{Key: []byte(k)})
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetKeyring{SetKeyring: m}}
+	},
+	"token": func(c *call) *raftlogv1.Mutation {
+		kind := raftlogv1.TokenKind(raftlogv1.TokenKind_value["TOKEN_KIND_"+strings.ToUpper(c.text("kind", "agent"))])
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
+			Ttl: int64(c.duration("ttl", time.Hour)),
+			Token: &raftlogv1.Token{
+				Id: c.word(0), Kind: kind, ProofKey: []byte("proof"), AuthenticatorHash: bytes.Repeat([]byte{'h'}, 32),
+				MaxUses: uint32(c.int("uses", 1)), Labels: c.labels("labels"), OnlyTheseLabels: c.text("only", "") != "",
+				Role: c.text("role", ""), OperatorName: c.text("operator", ""), Candidate: c.text("candidate", "") != "",
+			},
+		}}}
+	},
+	"revoke-token": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: c.word(0)}}}
+	},
+	"enroll-operator": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollOperator{EnrollOperator: &raftlogv1.EnrollOperator{
+			Name: c.word(0), PublicKey: keyOf(c.text("key", c.word(0))), Role: c.text("role", ""), TokenId: c.text("token", ""), From: "10.0.0.9:1234",
+		}}}
+	},
+	"revoke-operator": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeOperator{RevokeOperator: &raftlogv1.RevokeOperator{Name: c.word(0)}}}
+	},
+	"enroll": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
+			AgentId: c.word(0), Name: c.text("name", c.word(0)), PublicKey: keyOf(c.text("key", c.word(0))), Labels: c.labels("labels"),
+			TokenId: c.text("token", "tok"), From: "10.0.0.7:5555",
+		}}}
+	},
+	"remove-agent": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: c.word(0)}}}
+	},
+	"label": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetAgentLabels{SetAgentLabels: &raftlogv1.SetAgentLabels{
+			AgentId: c.word(0), Set: c.labels("set"), Remove: c.list("remove"), ExpectedVersion: c.int("version", 0),
+		}}}
+	},
+	"facts": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: &raftlogv1.ReportFacts{
+			AgentId: c.word(0), SessionEpoch: c.epoch(), Facts: c.labels("facts"), Hash: []byte(c.text("hash", "")), Version: c.text("version", ""),
+		}}}
+	},
+	"readmit": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadmitAgent{ReadmitAgent: &raftlogv1.ReadmitAgent{AgentId: c.word(0)}}}
+	},
+	"open-session": openSessionVerb,
+	"ready": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: c.word(0), SessionEpoch: c.epoch()}}}
+	},
+	"end-session": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{
+			AgentId: c.word(0), SessionEpoch: c.epoch(), Left: c.text("left", "") != "", Grace: int64(c.duration("grace", 30*time.Second)), Reason: c.text("reason", "stream_broken"),
+		}}}
+	},
+	"lose-node-sessions": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseNodeSessions{LoseNodeSessions: &raftlogv1.LoseNodeSessions{
+			NodeId: c.word(0), UpToStartCounter: c.int("start", 1), Grace: int64(c.duration("grace", 30*time.Second)), Reason: "node_dead", Max: uint32(c.int("max", 0)),
+		}}}
+	},
+	"mark-down": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_MarkDown{MarkDown: &raftlogv1.MarkDown{AgentId: c.word(0), SessionEpoch: c.epoch()}}}
+	},
+	"submit": submitVerb,
+	"release": func(c *call) *raftlogv1.Mutation {
+		id := c.s.id(c.word(0), 0)
+		row, _ := c.s.m.View().Command(id)
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
+			CommandId: id, ExpectedReleased: uint32(c.int("released", uint64(row.GetReleased()))), Max: uint32(c.int("max", 100)), Wave: uint32(c.int("wave", 1)),
+		}}}
+	},
+	"claim": func(c *call) *raftlogv1.Mutation {
+		id, i := c.invocation(0)
+		s, _ := c.s.m.View().Session(c.word(1))
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ClaimAttempt{ClaimAttempt: &raftlogv1.ClaimAttempt{
+			InvocationId: id, Attempt: uint32(c.int("attempt", uint64(i.GetAttempt()))), AgentId: c.text("agent", c.word(1)),
+			SessionEpoch: c.number("epoch", s.GetEpoch()), NodeId: c.text("node", s.GetNodeId()),
+		}}}
+	},
+	"report": func(c *call) *raftlogv1.Mutation {
+		id, i := c.invocation(0)
+		s, _ := c.s.m.View().Session(c.text("agent", c.word(1)))
+		state, named := raftlogv1.AttemptState_value["ATTEMPT_STATE_"+c.word(2)]
+		if !named {
+			n, _ := strconv.Atoi(c.word(2))
+			state = int32(n)
+		}
+		m := &raftlogv1.ReportAttempt{
+			InvocationId: id, Attempt: uint32(c.int("attempt", uint64(i.GetAttempt()))), AgentId: c.text("agent", c.word(1)), Fence: c.number("fence", i.GetFence()),
+			SessionEpoch: c.number("epoch", s.GetEpoch()), NodeId: s.GetNodeId(), State: raftlogv1.AttemptState(state),
+			Reason: c.text("reason", ""), Detail: strings.Repeat(c.text("detail", ""), int(c.int("times", 1))), CancelTooLate: c.text("too-late", "") != "",
+		}
+		exit, seq, output := c.int("exit", 0), c.int("seq", 0), c.int("output", 0)
+		if exit != 0 || seq != 0 || output != 0 {
+			m.Result = &raftlogv1.Result{ExitCode: int32(exit), JournalSeq: seq}
+			if output != 0 {
+				m.Result.Stdout = &raftlogv1.Output{Head: bytes.Repeat([]byte{'o'}, int(output)), TotalBytes: output}
+			}
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}
+	},
+	"cancel": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: c.s.id(c.word(0), 0), CanceledBy: "ann"}}}
+	},
+	"expire": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: c.s.id(c.word(0), 0), Max: uint32(c.int("max", 100))}}}
+	},
+	"lose": func(c *call) *raftlogv1.Mutation {
+		id, i := c.invocation(0)
+		s, _ := c.s.m.View().Session(c.word(1))
+		state := i.GetState()
+		if v := c.text("state", ""); v != "" {
+			state = raftlogv1.AttemptState(raftlogv1.AttemptState_value["ATTEMPT_STATE_"+v])
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
+			Key:           &raftlogv1.AttemptKey{InvocationId: id, Attempt: uint32(c.int("attempt", uint64(i.GetAttempt())))},
+			ExpectedState: state, ExpectedFence: c.number("fence", i.GetFence()), ExpectedSessionEpoch: c.number("epoch", s.GetEpoch()),
+			Reason: c.text("reason", "no_contact"),
+		}}}
+	},
+	"purge": func(c *call) *raftlogv1.Mutation {
+		m := &raftlogv1.PurgeCommands{}
+		for _, n := range c.words {
+			m.CommandIds = append(m.CommandIds, c.s.id(n, 0))
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeCommands{PurgeCommands: m}}
+	},
+}
+
+// epoch is that of the agent's session unless the story names another.
+func (c *call) epoch() uint64 {
+	s, _ := c.s.m.View().Session(c.word(0))
+	return c.number("epoch", s.GetEpoch())
+}
+
+func openSessionVerb(c *call) *raftlogv1.Mutation {
+	agent := c.word(0)
+	v := c.s.m.View()
+	s, _ := v.Session(agent)
+	node := c.text("node", "a")
+	n, _ := v.Node(node)
+	c.s.streams++
+	m := &raftlogv1.OpenSession{
+		AgentId: agent, NodeId: node, NodeStartCounter: c.int("node-start", n.GetStartCounter()), SeenEpoch: c.number("seen", s.GetEpoch()),
+		StreamId: []byte(c.text("stream", fmt.Sprintf("stream-%d", c.s.streams))), StartId: []byte(c.text("start", "start-1")),
+		Journal:       &raftlogv1.Journal{Id: []byte(c.text("journal", string(journalOf(agent)))), Seq: c.int("seq", s.GetJournal().GetSeq())},
+		PreviousEpoch: c.number("prev", s.GetEpoch()), Slots: uint32(c.int("slots", 4)),
+	}
+	for _, command := range c.list("open") {
+		if a, found := v.Agent(agent); found {
+			m.OpenAttempts = append(m.OpenAttempts, &raftlogv1.AttemptKey{InvocationId: InvocationID(c.s.id(command, 0), a.GetOrdinal()), Attempt: 1})
+		}
+	}
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_OpenSession{OpenSession: m}}
+}
+
+func submitVerb(c *call) *raftlogv1.Mutation {
+	id := c.s.id(c.word(0), c.duration("made", 0))
+	m := &raftlogv1.SubmitCommand{
+		Id: id, Envelope: []byte("envelope"), Digest: []byte(c.text("digest", "digest")), SubmittedBy: "ann",
+		Ttl: int64(c.duration("ttl", 5*time.Minute)), QueueOffline: c.text("queue", "") != "", RunTimeout: int64(c.duration("timeout", 10*time.Minute)),
+		KillGrace: int64(10 * time.Second), Delivery: raftlogv1.Delivery_DELIVERY_AT_MOST_ONCE, QueueMax: uint32(c.int("queue-max", 0)),
+	}
+	if n := c.int("attempts", 1); n > 1 {
+		m.Delivery, m.MaxAttempts = raftlogv1.Delivery_DELIVERY_IDEMPOTENT, uint32(n)
+	}
+	if d := c.duration("not-before", 0); d != 0 {
+		m.NotBefore = c.s.now.Add(d).UnixNano()
+	}
+	for _, on := range c.list("on") {
+		if n, err := strconv.ParseUint(strings.TrimPrefix(on, "#"), 10, 32); err == nil {
+			m.AgentOrdinals = append(m.AgentOrdinals, uint32(n))
+		} else if a, found := c.s.m.View().Agent(on); found {
+			m.AgentOrdinals = append(m.AgentOrdinals, a.GetOrdinal())
+		}
+	}
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+}
