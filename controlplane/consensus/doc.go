@@ -57,6 +57,11 @@
 // twice the election timeout later. RunOffice that fails, and a take-office entry
 // that fails, hand over; when nobody takes over the process ends.
 //
+// # Late snapshots
+//
+// raft installs a snapshot over a log that reaches further and loses what lies behind
+// it (raft#697). See installs.go.
+//
 // # Dead leaders
 //
 // See failover.go: a majority that has seen the leader's connections break lets one

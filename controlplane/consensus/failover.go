@@ -16,6 +16,38 @@ type lostLeaders struct {
 	mu    sync.Mutex // guards what follows
 	gone  map[raft.ServerID]time.Time
 	tried uint64 // last term in which this node handed itself a TimeoutNow
+	// promised is whom this node last answered yes, for which term and until when.
+	promised     raft.ServerID
+	promisedTerm uint64
+	promisedTill time.Time
+}
+
+// promise binds this node to the asker for a while, or answers false when it is bound
+// to another one, or to itself.
+func (l *lostLeaders) promise(q LostQuery, d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tried >= q.Term || l.boundLocked(q.Term) && l.promised != q.From {
+		return false
+	}
+	l.promised, l.promisedTerm, l.promisedTill = q.From, q.Term, time.Now().Add(d)
+	return true
+}
+
+func (l *lostLeaders) boundLocked(term uint64) bool {
+	return l.promisedTerm == term && time.Now().Before(l.promisedTill)
+}
+
+// try notes that this node starts an election in term, or answers false when it did
+// already or is bound to another node.
+func (l *lostLeaders) try(term uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tried >= term || l.boundLocked(term) {
+		return false
+	}
+	l.tried = term
+	return true
 }
 
 // PeerGone says that connections to the peer were reset or refused just now: its
@@ -74,9 +106,10 @@ func (h *Host) lostNow() (lostLeader, bool) {
 }
 
 // LostLeader answers a peer's query. Yes means: I follow the same leader of the same
-// term, I have lost it too, and my log is no newer than the asker's. Where the logs
-// are equal and this node may lead, the smaller id goes first: this node then answers
-// no and asks itself.
+// term, I have lost it too, my log is no newer than the asker's, and I shall not ask
+// for myself meanwhile. Where the logs are equal and this node may lead, the smaller
+// id goes first: this node then answers no and asks itself. So survivors do not split
+// the vote.
 func (h *Host) LostLeader(q LostQuery) LostReply {
 	l, ok := h.lostNow()
 	switch {
@@ -90,9 +123,11 @@ func (h *Host) LostLeader(q LostQuery) LostReply {
 	case term > q.LastTerm, term == q.LastTerm && index > q.LastIndex:
 		h.kickFailover()
 		return LostReply{Reason: "has a newer log"}
-	case term == q.LastTerm && index == q.LastIndex && h.opts.NodeID < q.From && h.will.willing() && !h.triedIn(q.Term):
+	case term == q.LastTerm && index == q.LastIndex && h.opts.NodeID < q.From && h.will.willing():
 		h.kickFailover()
 		return LostReply{Reason: "goes first"}
+	case !h.lost.promise(q, h.opts.Profile.Heartbeat):
+		return LostReply{Reason: "follows another one, or itself"}
 	}
 	return LostReply{Lost: true}
 }
@@ -142,20 +177,12 @@ func (h *Host) tryFailover(ctx context.Context) (again bool) {
 		return true
 	}
 	now, ok := h.lostNow()
-	if !ok || now.leader != l.leader || now.term != l.term || h.triedIn(l.term) {
+	if !ok || now.leader != l.leader || now.term != l.term || !h.lost.try(l.term) {
 		return false
 	}
-	h.lost.mu.Lock()
-	h.lost.tried = l.term
-	h.lost.mu.Unlock()
 	h.log.Info("the leader's process is gone: starts an election at once", "leader", string(l.leader), "term", l.term)
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax,
-		ID:              []byte(h.opts.NodeID),
-		Addr:            h.trans.EncodePeer(h.opts.NodeID, h.trans.LocalAddr()),
-	}}
-	if err := h.trans.TimeoutNow(h.opts.NodeID, h.trans.LocalAddr(), req, &raft.TimeoutNowResponse{}); err != nil {
-		h.log.Warn("cannot reach itself: waits for raft's timers", "err", err)
+	if !h.gate.timeoutNow(h.opts.NodeID) {
+		h.log.Warn("raft took no TimeoutNow: waits for its timers")
 	}
 	return false
 }

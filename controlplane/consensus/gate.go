@@ -2,6 +2,8 @@ package consensus
 
 import (
 	"errors"
+	"strings"
+	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -10,15 +12,106 @@ var errNotCampaigning = errors.New("this node does not campaign")
 
 // gate is the transport under raft. It keeps the pre-vote requests of a node that
 // does not want to lead from leaving (doc.go says why not by timeouts), so that such
-// a node raises no term and disturbs nobody.
+// a node raises no term and disturbs nobody; it lets the host hand requests to its own
+// raft; and it answers for snapshots that the node need not install.
 type gate struct {
 	raft.Transport
-	preVote raft.WithPreVote
-	willing func() bool
+	preVote  raft.WithPreVote
+	willing  func() bool
+	installs *installs
+
+	out    chan raft.RPC // to raft
+	closed chan struct{}
+	once   sync.Once
 }
 
-func newGate(t raft.Transport, willing func() bool) *gate {
-	return &gate{Transport: t, preVote: t.(raft.WithPreVote), willing: willing}
+func newGate(t raft.Transport, willing func() bool, in *installs) *gate {
+	return &gate{
+		Transport: t,
+		preVote:   t.(raft.WithPreVote),
+		willing:   willing,
+		installs:  in,
+		out:       make(chan raft.RPC),
+		closed:    make(chan struct{}),
+	}
+}
+
+// Consumer is where raft takes requests from.
+func (g *gate) Consumer() <-chan raft.RPC { return g.out }
+
+// forward moves requests in their order until the gate closes.
+func (g *gate) forward() {
+	for {
+		select {
+		case <-g.closed:
+			return
+		case rpc := <-g.Transport.Consumer():
+			if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+				if !g.install(rpc, req) {
+					return
+				}
+				continue
+			}
+			if !g.pass(rpc) {
+				return
+			}
+		}
+	}
+}
+
+func (g *gate) pass(rpc raft.RPC) bool {
+	select {
+	case g.out <- rpc:
+		return true
+	case <-g.closed:
+		return false
+	}
+}
+
+// install lets raft install a snapshot and waits for its answer. When the snapshot
+// was refused because the log holds it already, the leader is told that it has
+// succeeded, which is what the paper asks for.
+func (g *gate) install(rpc raft.RPC, req *raft.InstallSnapshotRequest) bool {
+	answers := make(chan raft.RPCResponse, 1)
+	inner := rpc
+	inner.RespChan = answers
+	g.installs.begin(req.LastLogIndex, req.LastLogTerm)
+	defer g.installs.end()
+	if !g.pass(inner) {
+		return false
+	}
+	select {
+	case a := <-answers:
+		// raft quotes the error of the snapshot store without wrapping it.
+		if resp, ok := a.Response.(*raft.InstallSnapshotResponse); ok && a.Error != nil && strings.Contains(a.Error.Error(), errHaveSnapshot.Error()) {
+			done := *resp
+			done.Success = true
+			a = raft.RPCResponse{Response: &done}
+		}
+		rpc.Respond(a.Response, a.Error)
+		return true
+	case <-g.closed:
+		return false
+	}
+}
+
+// timeoutNow hands this node's raft the request with which a leader hands over.
+func (g *gate) timeoutNow(id raft.ServerID) bool {
+	answers := make(chan raft.RPCResponse, 1)
+	ok := g.pass(raft.RPC{RespChan: answers, Command: &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax,
+		ID:              []byte(id),
+		Addr:            g.EncodePeer(id, g.LocalAddr()),
+	}}})
+	if !ok {
+		return false
+	}
+	select {
+	case a := <-answers:
+		return a.Error == nil
+	case <-g.closed:
+		return false
+	}
 }
 
 func (g *gate) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
@@ -28,8 +121,9 @@ func (g *gate) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args 
 	return g.preVote.RequestPreVote(id, target, args, resp)
 }
 
-// Close closes the inner transport; raft calls it when it shuts down.
+// Close closes the inner transport; raft calls it when it has shut down.
 func (g *gate) Close() error {
+	g.once.Do(func() { close(g.closed) })
 	if c, ok := g.Transport.(raft.WithClose); ok {
 		return c.Close()
 	}

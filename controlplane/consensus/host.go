@@ -22,9 +22,11 @@ type Host struct {
 	disk  *Disk // guarded
 	watch *watch
 	raft  *raft.Raft
-	trans raft.Transport // as given, for the TimeoutNow to itself
+	gate  *gate
 	will  *will
 	tasks tasks
+	// forwarder ends with the gate, which raft closes when it has shut down.
+	forwarder sync.WaitGroup
 
 	notify chan bool // from raft; Run receives
 	office atomic.Pointer[term]
@@ -70,7 +72,6 @@ func Open(opts Options) (_ *Host, err error) {
 	h := &Host{
 		opts:    opts,
 		log:     opts.Logger.Named("consensus").With("node_id", string(opts.NodeID)),
-		trans:   opts.Transport,
 		notify:  make(chan bool, 64),
 		failed:  make(chan struct{}),
 		closing: make(chan struct{}),
@@ -89,10 +90,13 @@ func Open(opts Options) (_ *Host, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
-	h.raft, err = raft.NewRaft(opts.raftConfig(h.notify), opts.Machine, cache, guarded.Stable, guarded.Snapshots, newGate(opts.Transport, h.will.mayCampaign))
+	in := &installs{SnapshotStore: guarded.Snapshots, log: cache, fatal: h.fatal}
+	h.gate = newGate(opts.Transport, h.will.mayCampaign, in)
+	h.raft, err = raft.NewRaft(opts.raftConfig(h.notify), opts.Machine, cache, guarded.Stable, in, h.gate)
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
+	h.forwarder.Go(h.gate.forward)
 	h.observe()
 	return h, nil
 }
@@ -156,6 +160,7 @@ func (h *Host) Close() error {
 		shutdown := h.raft.Shutdown()
 		h.watch.release()
 		err := shutdown.Error()
+		h.forwarder.Wait()
 		if !within(ended, h.drainTime(), nil) {
 			err = errors.Join(err, errors.New("close: raft has not answered everything"))
 		}
@@ -184,7 +189,7 @@ func within(done <-chan struct{}, d time.Duration, cut <-chan struct{}) bool {
 // Leader says who leads. This node says so of itself only once it is in office.
 func (h *Host) Leader() (id raft.ServerID, addr raft.ServerAddress, known bool) {
 	addr, id = h.raft.LeaderWithID()
-	if id == h.opts.NodeID && h.office.Load() == nil {
+	if _, ok := h.InOffice(); id == h.opts.NodeID && !ok {
 		return "", "", false
 	}
 	return id, addr, id != ""
@@ -193,8 +198,8 @@ func (h *Host) Leader() (id raft.ServerID, addr raft.ServerAddress, known bool) 
 // InOffice answers this node's office while it leads.
 func (h *Host) InOffice() (Office, bool) {
 	t := h.office.Load()
-	if t == nil {
-		return Office{}, false
+	if t == nil || h.raft.CurrentTerm() != t.Term || h.raft.State() != raft.Leader {
+		return Office{}, false // also when raft knows already and the host does not
 	}
 	return t.Office, true
 }

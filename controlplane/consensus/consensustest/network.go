@@ -249,3 +249,7 @@ func (n *Network) call(from *endpoint, to raft.ServerAddress, timeout time.Durat
 		return nil, fmt.Errorf("call %s: %w", to, errTimeout)
 	}
 }
+
+// Join begins a life of addr outside a Cluster and answers its transport, whose Close
+// ends it.
+func (n *Network) Join(addr raft.ServerAddress) *Transport { return n.attach(addr).raft }

@@ -1,0 +1,100 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+var (
+	errHaveSnapshot = errors.New("the log holds what the snapshot holds")
+	errDiverges     = errors.New("the log diverges from the snapshot")
+)
+
+// installs is the snapshot store under raft. It stands in raft's way when a leader's
+// snapshot meets a log that reaches as far.
+//
+// raft installs whatever comes (raft#697, open). Over a log store without holes it
+// then deletes the whole log, also entries behind the snapshot that it has
+// acknowledged, and goes on believing in them: a panic at the next commit, or a vote
+// for somebody who does not have them after a restart. It happens when a snapshot
+// arrives twice, or late. (Our simulation found it: a follower that was paused while
+// the leader tried again.) So, as the raft paper says:
+//
+//   - the log holds the snapshot's last entry: nothing is installed, and the leader is
+//     told that all is well;
+//   - it holds another entry there: that one and all behind it were never committed.
+//     They are deleted, and because raft cannot be told that its log has become
+//     shorter, the process ends and starts again;
+//   - it ends before: raft installs.
+//
+// raft calls Create for an installation on the goroutine that also appends, so what is
+// looked at here does not move.
+type installs struct {
+	raft.SnapshotStore
+	log   raft.LogStore
+	fatal func(error)
+
+	mu          sync.Mutex // guards what follows
+	installing  bool
+	index, term uint64
+}
+
+func (s *installs) begin(index, term uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.installing, s.index, s.term = true, index, term
+}
+
+func (s *installs) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.installing = false
+}
+
+// Create is called for a leader's snapshot and for the node's own. One of its own
+// that covers the same entry while a leader's is installed is refused as well, and
+// made later.
+func (s *installs) Create(version raft.SnapshotVersion, index, term uint64, cfg raft.Configuration, cfgIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	s.mu.Lock()
+	install := s.installing && s.index == index && s.term == term
+	s.mu.Unlock()
+	if install {
+		if err := s.compare(index, term); err != nil {
+			return nil, err
+		}
+	}
+	return s.SnapshotStore.Create(version, index, term, cfg, cfgIndex, trans)
+}
+
+// compare returns nil when the log ends before the snapshot does.
+func (s *installs) compare(index, term uint64) error {
+	metas, err := s.List()
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	if len(metas) > 0 && metas[0].Index >= index {
+		return errHaveSnapshot
+	}
+	last, err := s.log.LastIndex()
+	if err != nil {
+		return fmt.Errorf("read last index: %w", err)
+	}
+	if last < index {
+		return nil
+	}
+	var l raft.Log
+	if err := s.log.GetLog(index, &l); err != nil {
+		return fmt.Errorf("read entry %d: %w", index, err)
+	}
+	if l.Term == term {
+		return errHaveSnapshot
+	}
+	if err := s.log.DeleteRange(index, last); err != nil {
+		return fmt.Errorf("delete entries from %d to %d: %w", index, last, err)
+	}
+	s.fatal(fmt.Errorf("entries %d to %d of this node's log were never committed and stand where the leader's snapshot of term %d is: they are deleted, and the node must start again (raft#697)", index, last, term))
+	return errDiverges
+}
