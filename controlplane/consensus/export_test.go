@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -23,4 +24,9 @@ func (h *Host) Raft() *raft.Raft { return h.raft }
 // NewVoteStoreForTest is the guard of votes around inner.
 func NewVoteStoreForTest(inner raft.StableStore) raft.StableStore {
 	return newVoteStore(inner, newWatch(0, func(error) {}))
+}
+
+func (o Options) raftConfigForTest() *raft.Config {
+	o.Logger = hclog.NewNullLogger()
+	return o.raftConfig(make(chan bool, 1))
 }
