@@ -60,7 +60,7 @@ func (d directory) prepare(s Spec) (lock *os.File, err error) {
 		return nil, err
 	}
 	if err := d.fill(s, boot, lock); err != nil {
-		lock.Close()
+		_ = lock.Close()
 		return nil, err
 	}
 	return lock, nil
@@ -96,10 +96,10 @@ func (d directory) tryLock() (lock *os.File, held bool, err error) {
 	}
 	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		f.Close()
+		_ = f.Close()
 		return nil, true, nil
 	case err != nil:
-		f.Close()
+		_ = f.Close()
 		return nil, false, fmt.Errorf("lock %q: %w", f.Name(), err)
 	}
 	return f, false, nil
@@ -181,7 +181,8 @@ func (d directory) cancel() error {
 	return nil
 }
 
-func syncDir(path string) error {
+// syncDir makes durable which names a directory holds. Tests let it fail.
+var syncDir = func(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err

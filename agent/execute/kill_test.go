@@ -184,6 +184,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		starts  []int
 	}
 	ok := end{Succeeded, ReasonExit, true, []int{1}}
+	rejected := end{Rejected, ReasonNotPrepared, false, []int{0}}
 	never := func(reason string) end { return end{Lost, reason, false, []int{0}} }
 	lost := func(starts ...int) end { return end{Lost, ReasonSupervisorGone, true, starts} }
 	for name, c := range map[string]struct {
@@ -212,7 +213,12 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		"both let go":           {[]string{"after-fork", "supervisor-released"}, true, lost(0, 1)},
 		"both after exit":       {[]string{"after-fork", "supervisor-reaped"}, true, lost(1)},
 		"both recorded":         {[]string{"after-fork", "supervisor-recorded"}, true, ok},
-		"agent after lost":      {[]string{"before-finish", "supervisor-released"}, true, lost(0, 1)},
+		// The agent fsyncs the parent of its directory, then for the attempt's; the
+		// supervisor for STARTED, then for the result, which it tries again.
+		"no fsync of mkdir":   {[]string{"agent-sync-2-fails"}, false, rejected},
+		"no fsync of STARTED": {[]string{"supervisor-sync-1-fails"}, false, rejected},
+		"no fsync of result":  {[]string{"supervisor-sync-2-fails"}, false, ok},
+		"agent after lost":    {[]string{"before-finish", "supervisor-released"}, true, lost(0, 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

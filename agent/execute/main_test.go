@@ -25,7 +25,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	fault = dieAt(strings.Split(os.Getenv(envFaults), ","))
+	faults := strings.Split(os.Getenv(envFaults), ",")
+	fault = dieAt(faults)
+	failSyncs(faults, len(os.Args) > 1 && os.Args[1] == SuperviseCommand)
 	// A process under the race detector sleeps a second before it exits, unless told.
 	superviseEnv = append(superviseEnv, envFaults+"="+os.Getenv(envFaults), "GORACE=atexit_sleep_ms=0")
 	if len(os.Args) > 1 && os.Args[1] == SuperviseCommand {
@@ -43,6 +45,26 @@ func dieAt(points []string) func(string) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
+	}
+}
+
+// failSyncs lets the n-th fsync of a directory fail for "agent-sync-n-fails" in an agent,
+// and for "supervisor-sync-n-fails" in a supervisor.
+func failSyncs(faults []string, supervisor bool) {
+	who := "agent"
+	if supervisor {
+		who = "supervisor"
+	}
+	if len(faults[0]) == 0 {
+		return // the counter is for processes that do one thing at a time
+	}
+	sync, calls := syncDir, 0
+	syncDir = func(path string) error {
+		calls++
+		if slices.Contains(faults, fmt.Sprintf("%s-sync-%d-fails", who, calls)) {
+			return syscall.EIO
+		}
+		return sync(path)
 	}
 }
 

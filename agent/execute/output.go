@@ -43,8 +43,9 @@ type recorder struct {
 	f      *os.File
 	size   int64
 	number int
-	buf    []byte // reused
-	err    error  // why storing ended
+	err    error // why storing ended
+
+	payload, framed []byte // reused: a flood makes no garbage
 
 	total, stdout, stderr, unstored uint64
 	sum                             summary
@@ -109,10 +110,11 @@ func (r *recorder) store(stream uint8, b []byte) error {
 			return err
 		}
 	}
-	payload := binary.LittleEndian.AppendUint64(make([]byte, 0, outputHeader+len(b)), r.total)
-	payload = binary.LittleEndian.AppendUint64(payload, uint64(time.Now().UnixNano()))
-	r.buf = frame.Append(r.buf[:0], stream, append(payload, b...))
-	n, err := r.f.Write(r.buf)
+	r.payload = binary.LittleEndian.AppendUint64(r.payload[:0], r.total)
+	r.payload = binary.LittleEndian.AppendUint64(r.payload, uint64(time.Now().UnixNano()))
+	r.payload = append(r.payload, b...)
+	r.framed = frame.Append(r.framed[:0], stream, r.payload)
+	n, err := r.f.Write(r.framed)
 	r.size += int64(n)
 	return err
 }
@@ -150,7 +152,7 @@ func (d directory) stored() iter.Seq2[StoredChunk, error] {
 				return
 			}
 			more := storedIn(f, yield)
-			f.Close()
+			_ = f.Close()
 			if !more {
 				return
 			}

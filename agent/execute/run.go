@@ -88,7 +88,7 @@ func (run *Run) wait(ctx context.Context) (Result, error) {
 		if !held {
 			res := run.conclude()
 			if lock != nil {
-				lock.Close()
+				_ = lock.Close()
 			}
 			run.reap()
 			return res, nil

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestProgramGetsWhatItWasPromised(t *testing.T) {
@@ -129,7 +131,47 @@ func TestTimeout(t *testing.T) {
 		s.Timeout = 200 * time.Millisecond
 		res := runOne(t, s)
 		wantResult(t, res, TimedOut, ReasonTimeout)
+		if res.Signal != int(syscall.SIGTERM) {
+			t.Fatalf("signal %d, want TERM", res.Signal)
+		}
 	})
+}
+
+func TestTerminateSparesWhatHasEnded(t *testing.T) {
+	cmd := other(t, &syscall.SysProcAttr{Setpgid: true}, "true")
+	eventually(t, "its end", func() bool { return gone(cmd.Process.Pid) }) // a zombie until it is waited for
+	s := &supervisor{proc: cmd.Process}
+	if kill := s.terminate(Canceled, nil); kill != nil || s.cause != "" {
+		t.Fatalf("cause is %q of a program that had ended before", s.cause)
+	}
+}
+
+func TestSupervisorOutlivesPoliteSignals(t *testing.T) {
+	r, _ := newRunner(t)
+	flag := filepath.Join(t.TempDir(), "go")
+	run := start(t, r, shell("while [ ! -e "+flag+" ]; do sleep 0.01; done"))
+	sup := supervisorOf(t, run.d).Session
+	if sid, err := unix.Getsid(sup); err != nil || sid != sup {
+		t.Fatalf("the supervisor is in session %d, want its own (%v)", sid, err)
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		must(t, syscall.Kill(sup, sig))
+	}
+	must(t, os.WriteFile(flag, nil, 0o600))
+	wantResult(t, wait(t, run), Succeeded, ReasonExit)
+}
+
+func BenchmarkRun(b *testing.B) {
+	r, _ := newRunner(b)
+	n := 0
+	for b.Loop() {
+		n++
+		s := shell("true")
+		s.Number = uint32(n)
+		if res := wait(b, start(b, r, s)); res.State != Succeeded {
+			b.Fatal(res)
+		}
+	}
 }
 
 func TestCancel(t *testing.T) {
@@ -229,7 +271,7 @@ func TestWhatIsLeftBehindEnds(t *testing.T) {
 		wantResult(t, res, Succeeded, ReasonExit)
 		pid, err := strconv.Atoi(strings.TrimSpace(text(res.Head, Stdout)))
 		must(t, err)
-		defer syscall.Kill(pid, syscall.SIGKILL)
+		defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
 		if gone(pid) || time.Since(begin) > 10*time.Second {
 			t.Fatalf("process %d is gone: %v, after %s", pid, gone(pid), time.Since(begin))
 		}

@@ -174,7 +174,8 @@ func (r *Runner) Adopt(a Attempt) (*Run, error) {
 }
 
 // Attempts gives the attempts that have a directory, in no order. Some may not be in the
-// journal, when that was lost.
+// journal, when that was lost; those may be removed once the new journal has its floor,
+// and not before: until then the directory alone keeps them from being started again.
 func (r *Runner) Attempts() ([]Attempt, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {

@@ -27,7 +27,7 @@ func (s *summary) add(stream uint8, b []byte) {
 		first := &s.tail[0]
 		over := s.tailCost - summaryBytes
 		if over < len(first.Data) {
-			first.Data = first.Data[over:]
+			first.Data = slices.Delete(first.Data, 0, over) // in place: a flood makes no garbage
 			s.tailCost -= over
 			return
 		}

@@ -68,7 +68,7 @@ func supervise(d directory) error {
 	if err != nil {
 		return fmt.Errorf("a supervisor has begun here before: %w", err)
 	}
-	begun.Close()
+	_ = begun.Close()
 	fault("supervisor-begun")
 
 	s, err := newSupervisor(d)

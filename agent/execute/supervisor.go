@@ -85,7 +85,7 @@ func (s *supervisor) run() Result {
 	}
 	fault("supervisor-forked")
 	if err := s.record(); err != nil {
-		s.gate.Close() // the gate leaves
+		_ = s.gate.Close() // the gate leaves
 		<-s.exited
 		<-s.drained
 		return s.neverRan(notPrepared(err))
@@ -93,7 +93,7 @@ func (s *supervisor) run() Result {
 	fault("supervisor-started")
 	s.began = time.Now()
 	_, err := s.gate.Write([]byte{1})
-	s.gate.Close()
+	_ = s.gate.Close()
 	if err != nil {
 		_ = s.proc.Kill()
 	}
@@ -111,11 +111,11 @@ func (s *supervisor) fork() (err error) {
 	var files, childs []*os.File
 	defer func() {
 		for _, f := range childs {
-			f.Close()
+			_ = f.Close()
 		}
 		if err != nil {
 			for _, f := range files {
-				f.Close()
+				_ = f.Close()
 			}
 		}
 	}()
@@ -174,7 +174,7 @@ func (s *supervisor) read(status *os.File) {
 					s.rec.add(uint8(i+1), b[:n])
 				}
 				if err != nil {
-					f.Close()
+					_ = f.Close()
 					return
 				}
 			}

@@ -87,9 +87,9 @@ func open(fs fsys, opts Options) (*Journal, error) {
 	j := &Journal{fs: fs, lock: lock, opts: opts.withDefaults()}
 	if err := j.recover(); err != nil {
 		if j.f != nil {
-			j.f.Close()
+			_ = j.f.Close()
 		}
-		lock.Close()
+		_ = lock.Close()
 		return nil, err
 	}
 	return j, nil

@@ -77,7 +77,7 @@ func (j *Journal) readFile() error {
 		j.s, j.opening.CutBytes, err = load(name, f, size)
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	j.f, j.size = f, size
@@ -150,16 +150,16 @@ func (j *Journal) rewrite(s *state) error {
 		err = f.Sync()
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return errors.Join(fmt.Errorf("rewrite %q: %w", temp, err), j.fs.Remove(temp))
 	}
 	if err := errors.Join(j.fs.Rename(temp, name), j.fs.SyncDir(".")); err != nil {
-		f.Close()
+		_ = f.Close()
 		return j.die("rename "+temp, err)
 	}
 	j.mu.Lock()
 	if j.f != nil {
-		j.f.Close()
+		_ = j.f.Close()
 	}
 	j.s, j.f, j.size = next, f, size
 	j.mu.Unlock()
