@@ -22,6 +22,15 @@ type Disk struct {
 	Snapshots raft.SnapshotStore
 	Mark      MarkFile
 	close     []func() error
+	bolts     []*raftboltdb.BoltStore
+}
+
+// FreePages is how many pages of the bbolt files are free: they never shrink.
+func (d *Disk) FreePages() (n int) {
+	for _, b := range d.bolts {
+		n += b.Stats().FreePageN
+	}
+	return n
 }
 
 // OnClose adds f to what Close runs, last added first.
@@ -59,6 +68,7 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 	}
 	d.OnClose(stable.Close)
 	d.Stable = stable
+	d.bolts = append(d.bolts, stable)
 	switch log {
 	case "wal":
 		walDir := filepath.Join(dir, "wal")
@@ -78,6 +88,7 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 		}
 		d.OnClose(b.Close)
 		d.Log = b
+		d.bolts = append(d.bolts, b)
 	default:
 		return nil, fmt.Errorf("open raft directory %q: log store %q is not known: use wal or bolt", dir, log)
 	}
@@ -132,31 +143,31 @@ func openMarkFile(path string) (*os.File, error) {
 // refuses d otherwise. A later failure calls fatal; the call that failed then waits
 // until the returned disk is closed.
 func Guard(d *Disk, fatal func(error)) (*Disk, error) {
-	g, _, err := guard(d, newWatch(0, fatal))
-	return g, err
+	return guard(d, newWatch(0, fatal), func([]*raft.Log) {})
 }
 
-func guard(d *Disk, w *watch) (*Disk, *logMark, error) {
+func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 	mark, err := openLogMark(d.Mark)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := verifyLog(d, mark); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if mark.fresh {
 		// From now on a log without a mark is a log that has lost it.
 		if err := errors.Join(mark.set(0, 0), mark.file.Sync()); err != nil {
-			return nil, nil, fmt.Errorf("begin log mark: %w", err)
+			return nil, fmt.Errorf("begin log mark: %w", err)
 		}
 	}
 	g := &Disk{
-		Log:       newGuardedLog(d.Log, mark, w),
+		Log:       newGuardedLog(d.Log, mark, w, appended),
 		Stable:    newVoteStore(d.Stable, w),
 		Snapshots: d.Snapshots,
 		Mark:      d.Mark,
+		bolts:     d.bolts,
 	}
 	g.OnClose(d.Close)
 	g.OnClose(func() error { w.release(); return nil })
-	return g, mark, nil
+	return g, nil
 }

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -113,6 +114,8 @@ func (h *Host) lostNow() (lostLeader, bool) {
 func (h *Host) LostLeader(q LostQuery) LostReply {
 	l, ok := h.lostNow()
 	switch {
+	case !slices.ContainsFunc(l.voters, func(s raft.Server) bool { return s.ID == q.From }) && ok:
+		return LostReply{Reason: "the asker is no voter"}
 	case !ok:
 		return LostReply{Reason: "has not lost a leader"}
 	case l.leader != q.Leader || l.term != q.Term:

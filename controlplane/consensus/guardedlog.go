@@ -13,10 +13,12 @@ type guardedLog struct {
 	// because a compaction waits for it while an append waits for the disk.
 	turn chan struct{}
 	mark *logMark
+	// appended is told of each append that has succeeded.
+	appended func([]*raft.Log)
 }
 
-func newGuardedLog(inner raft.LogStore, mark *logMark, w *watch) *guardedLog {
-	return &guardedLog{inner: inner, watch: w, turn: make(chan struct{}, 1), mark: mark}
+func newGuardedLog(inner raft.LogStore, mark *logMark, w *watch, appended func([]*raft.Log)) *guardedLog {
+	return &guardedLog{inner: inner, watch: w, turn: make(chan struct{}, 1), mark: mark, appended: appended}
 }
 
 // IsMonotonic forwards what the inner store says: without it raft leaves holes that
@@ -60,6 +62,7 @@ func (g *guardedLog) StoreLogs(logs []*raft.Log) error {
 		if err := g.inner.StoreLogs(logs); err != nil {
 			return err
 		}
+		g.appended(logs)
 		last := logs[len(logs)-1]
 		return g.mark.set(last.Index, last.Term)
 	})

@@ -24,7 +24,9 @@ type Host struct {
 	raft  *raft.Raft
 	gate  *gate
 	will  *will
-	tasks tasks
+
+	compaction compaction
+	tasks      tasks
 	// forwarder ends with the gate, which raft closes when it has shut down.
 	forwarder sync.WaitGroup
 
@@ -80,7 +82,7 @@ func Open(opts Options) (_ *Host, err error) {
 	h.will = newWill(h)
 	h.confirm = h.round
 	h.watch = newWatch(opts.StallAfter, h.fatal)
-	guarded, _, err := guard(disk, h.watch)
+	guarded, err := guard(disk, h.watch, h.compaction.appended)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +123,7 @@ func (h *Host) Run(ctx context.Context) error {
 	wg.Go(func() { h.watchStores(ctx) })
 	wg.Go(func() { h.will.run(ctx) })
 	wg.Go(func() { h.failover(ctx) })
+	wg.Go(func() { h.compact(ctx) })
 	defer wg.Wait()
 	defer cancel()
 	select {

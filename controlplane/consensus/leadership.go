@@ -145,7 +145,7 @@ func (h *Host) takeOffice(ctx context.Context, number uint64) (*term, error) {
 	if err != nil {
 		return nil, err
 	}
-	outcome, err := h.applyAlone(ctx, data)
+	outcome, err := h.applyTakeOffice(ctx, data)
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +194,29 @@ func (h *Host) measureUntil(ctx context.Context, number uint64) (time.Duration, 
 		if tries%5 == 0 && h.raft.CurrentTerm() == number {
 			h.log.Warn("cannot take office: voters do not answer", "term", number, "err", err)
 			_ = h.Transfer(ctx, "")
+		}
+	}
+}
+
+// applyTakeOffice applies the entry and tries again as long as raft takes none: an
+// earlier transfer may be on its way. One that is on its way for ever is raft#696, also
+// when it began in an earlier term.
+func (h *Host) applyTakeOffice(ctx context.Context, data []byte) (*raftlogv1.Outcome, error) {
+	start := time.Now()
+	for {
+		outcome, err := h.applyAlone(ctx, data)
+		switch {
+		case errors.Is(err, raft.ErrLeadershipTransferInProgress) && time.Since(start) > 4*h.opts.Profile.Election:
+			err = fmt.Errorf("leadership transfer is still in progress after %s (raft#696): this node would refuse every entry", time.Since(start))
+			h.fatal(err)
+			return nil, err
+		case !errors.Is(err, raft.ErrLeadershipTransferInProgress) && !errors.Is(err, raft.ErrEnqueueTimeout):
+			return outcome, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(h.opts.Profile.Election / 10):
 		}
 	}
 }

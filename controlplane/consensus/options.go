@@ -32,6 +32,8 @@ type Options struct {
 	SnapshotThreshold uint64        // 8 192 entries
 	TrailingLogs      uint64        // 10 240 entries
 	SnapshotRetain    int           // 2
+	SnapshotBytes     uint64        // 64 MiB appended also bring a snapshot
+	TrailingBytes     uint64        // 256 MiB at most are kept behind it, about
 
 	MaxBatchMutations int // 256, which is also the most
 	MaxBatchBytes     int // 512 KiB
@@ -81,7 +83,7 @@ const (
 	// maxAppendEntries and logCacheEntries: with raft's 64 a follower that lags
 	// reads the log back in small pieces (measured: the tail of the latencies).
 	maxAppendEntries = 512
-	logCacheEntries  = 1024
+	logCacheEntries  = 512
 	// enqueueTimeout bounds how long raft may let a batch wait before it takes it.
 	enqueueTimeout = 5 * time.Second
 )
@@ -108,6 +110,8 @@ func (o Options) withDefaults() (Options, error) {
 	o.SnapshotThreshold = cmp.Or(o.SnapshotThreshold, 8192)
 	o.TrailingLogs = cmp.Or(o.TrailingLogs, 10240)
 	o.SnapshotRetain = cmp.Or(o.SnapshotRetain, 2)
+	o.SnapshotBytes = cmp.Or(o.SnapshotBytes, 64<<20)
+	o.TrailingBytes = cmp.Or(o.TrailingBytes, 256<<20)
 	o.MaxBatchMutations = cmp.Or(o.MaxBatchMutations, raftlogv1.MaxMutations)
 	o.MaxBatchBytes = cmp.Or(o.MaxBatchBytes, 512<<10)
 	o.MaxQueueMutations = cmp.Or(o.MaxQueueMutations, 16384)

@@ -20,6 +20,8 @@ type Stats struct {
 	QueueLength   int // proposals waiting on this leader
 	StoreCalls    uint64
 	StoreLongest  time.Duration // the longest call of log or stable store so far
+	FreePages     int           // of the bbolt files
+	LogBytes      uint64        // appended since the last snapshot of this node
 	Willing       bool
 	WhyUnwilling  string
 	ClockDistance time.Duration // of this node from the voters' median, when last measured
@@ -40,6 +42,8 @@ func (h *Host) Stats() Stats {
 		LastContact:   h.raft.LastContact(),
 		StoreCalls:    calls,
 		StoreLongest:  longest,
+		FreePages:     h.disk.FreePages(),
+		LogBytes:      h.compaction.bytes.Load(),
 		Willing:       h.will.willing(),
 		WhyUnwilling:  h.will.why(),
 		ClockDistance: h.will.distance(),

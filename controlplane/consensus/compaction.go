@@ -1,0 +1,74 @@
+package consensus
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// compaction bounds the log by bytes. raft counts entries only: with entries of the
+// largest size its trailing 10 240 would be gigabytes.
+type compaction struct {
+	bytes   atomic.Uint64 // appended since the node's last snapshot
+	entries atomic.Uint64
+}
+
+// appended is told of what was written to the log.
+func (c *compaction) appended(logs []*raft.Log) {
+	n := 0
+	for _, l := range logs {
+		n += len(l.Data)
+	}
+	c.bytes.Add(uint64(n))
+	c.entries.Add(uint64(len(logs)))
+}
+
+// trailing is how many entries of the average size fit into keep bytes, at most most
+// and at least few enough for a follower that blinks.
+func trailing(bytes, entries, keep, most uint64) uint64 {
+	if entries == 0 || bytes == 0 {
+		return most
+	}
+	return min(most, max(keep/max(bytes/entries, 1), maxAppendEntries))
+}
+
+// compact takes a snapshot when enough bytes were appended since the last one, and
+// sizes what raft keeps behind it, until ctx ends.
+func (h *Host) compact(ctx context.Context) {
+	tick := time.NewTicker(min(h.opts.SnapshotInterval, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		bytes, entries := h.compaction.bytes.Load(), h.compaction.entries.Load()
+		if bytes < h.opts.SnapshotBytes {
+			continue
+		}
+		cfg := h.raft.ReloadableConfig()
+		cfg.TrailingLogs = trailing(bytes, entries, h.opts.TrailingBytes, h.opts.TrailingLogs)
+		if err := h.raft.ReloadConfig(cfg); err != nil {
+			h.log.Warn("cannot size the trailing log", "entries", cfg.TrailingLogs, "err", err)
+		}
+		done := make(chan error, 1)
+		if !h.tasks.Go(func() { done <- h.raft.Snapshot().Error() }) {
+			return
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				h.log.Warn("cannot take a snapshot", "log_bytes", bytes, "err", err)
+				continue
+			}
+		case <-ctx.Done():
+			return
+		}
+		// What came meanwhile counts for the next one.
+		h.compaction.bytes.Add(-bytes)
+		h.compaction.entries.Add(-entries)
+	}
+}

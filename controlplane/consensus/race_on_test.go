@@ -1,0 +1,6 @@
+//go:build race
+
+package consensus_test
+
+// defaultLives is small where each life costs eight times as much.
+const defaultLives = 8
