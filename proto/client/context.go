@@ -19,6 +19,9 @@ type Context struct {
 	ClusterID string
 	Operator  string
 	Role      string
+	// Token is the id of the token that let the operator in; empty for the one
+	// who made the cluster.
+	Token     string
 	Addresses []string
 	Bundle    *agentplanev1.Bundle
 	Key       identity.Key
@@ -61,6 +64,7 @@ type contextText struct {
 	ClusterID     string   `yaml:"cluster_id"`
 	Operator      string   `yaml:"operator"`
 	Role          string   `yaml:"role,omitempty"`
+	Token         string   `yaml:"token_id,omitempty"`
 	Addresses     []string `yaml:"addresses"`
 	Certificate   string   `yaml:"certificate"`
 	CACertificate string   `yaml:"ca_certificate,omitempty"`
@@ -73,7 +77,7 @@ const certificatePEM = "CERTIFICATE"
 
 func (c *Context) text() (contextText, error) {
 	t := contextText{
-		Name: c.Name, ClusterID: c.ClusterID, Operator: c.Operator, Role: c.Role, Addresses: c.Addresses,
+		Name: c.Name, ClusterID: c.ClusterID, Operator: c.Operator, Role: c.Role, Token: c.Token, Addresses: c.Addresses,
 		Certificate:   string(pem.EncodeToMemory(&pem.Block{Type: certificatePEM, Bytes: c.Certificate})),
 		CACertificate: string(pem.EncodeToMemory(&pem.Block{Type: certificatePEM, Bytes: c.CACertificate})),
 	}
@@ -93,7 +97,7 @@ func (t contextText) parse() (*Context, error) {
 	fail := func(field string, err error) (*Context, error) {
 		return nil, fmt.Errorf("context %q: %s: %w", t.Name, field, err)
 	}
-	c := &Context{Name: t.Name, ClusterID: t.ClusterID, Operator: t.Operator, Role: t.Role, Addresses: t.Addresses}
+	c := &Context{Name: t.Name, ClusterID: t.ClusterID, Operator: t.Operator, Role: t.Role, Token: t.Token, Addresses: t.Addresses}
 	if c.Name == "" {
 		return nil, errors.New("a context has no name")
 	}

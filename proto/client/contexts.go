@@ -75,6 +75,27 @@ func (f *Contexts) Load(name string) (*Context, error) {
 	return c, nil
 }
 
+// Find returns the first context that fits, or nil. A missing file has none.
+func (f *Contexts) Find(fits func(*Context) bool) (*Context, error) {
+	t, err := f.read()
+	if errors.Is(err, ErrNoContext) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range t.Contexts {
+		c, err := text.parse()
+		if err != nil {
+			return nil, fmt.Errorf("read contexts file %q: %w", f.path, err)
+		}
+		if fits(c) {
+			return c, nil
+		}
+	}
+	return nil, nil
+}
+
 // Names returns the names of all contexts, in the order of the file.
 func (f *Contexts) Names() ([]string, error) {
 	t, err := f.read()

@@ -32,11 +32,8 @@ const maxBackoff = 2 * time.Second
 // Invoke makes a unary call on the first node that answers, as the package says.
 // Every error is an *Error.
 func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.opts.CallTimeout)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.CallTimeout)
+	defer cancel()
 	var (
 		start   = time.Now()
 		write   = !isRead(method)

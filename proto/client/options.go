@@ -61,7 +61,8 @@ type Options struct {
 	// ReadTry bounds one try of a read in the first round; each further round
 	// doubles it (at most 8 times).
 	ReadTry time.Duration
-	// CallTimeout bounds a unary call whose context has no deadline.
+	// CallTimeout bounds a unary call with all its tries; its context may bound it
+	// more.
 	CallTimeout time.Duration
 	// Unreachable is how long a call goes on while no node was reached at all.
 	Unreachable time.Duration

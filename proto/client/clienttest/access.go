@@ -225,9 +225,9 @@ func (l *localService) Join(req *agentplanev1.JoinRequest, stream grpc.ServerStr
 }
 
 func (l *localService) LocalStatus(context.Context, *agentplanev1.LocalStatusRequest) (*agentplanev1.LocalStatusResponse, error) {
-	state := "waiting"
+	r := &agentplanev1.LocalStatusResponse{NodeId: l.cluster.Nodes[0].ID, State: "waiting"}
 	if l.inits > 0 {
-		state = "member"
+		r.ClusterId, r.State = l.cluster.ID, "member"
 	}
-	return &agentplanev1.LocalStatusResponse{NodeId: l.cluster.Nodes[0].ID, ClusterId: l.cluster.ID, State: state}, nil
+	return r, nil
 }

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+func (a *app) agentsCmd() *cobra.Command {
+	c := &cobra.Command{Use: "agents", Short: "look after the agents"}
+	one := args(1, 1, "the id or name of an agent")
+	c.AddCommand(
+		a.agentsList(), a.agentsWatch(), a.agentsLabel(),
+		&cobra.Command{
+			Use: "get AGENT", Short: "show one agent", Args: one, Annotations: is(reads),
+			ValidArgsFunction: a.completeAgents, RunE: a.agentsGet,
+		},
+		&cobra.Command{
+			Use: "remove AGENT", Short: "remove an agent for ever; what it has not finished becomes LOST", Args: one,
+			ValidArgsFunction: a.completeAgents, RunE: a.agentsRemove,
+		},
+		&cobra.Command{
+			Use: "readmit AGENT", Short: "take an agent out of quarantine", Args: one,
+			ValidArgsFunction: a.completeAgents, RunE: a.agentsReadmit,
+		},
+	)
+	return c
+}
+
+func (a *app) agentColumns() []column[*agentplanev1.Agent] {
+	return []column[*agentplanev1.Agent]{
+		{"ID", false, (*agentplanev1.Agent).GetId},
+		{"NAME", false, (*agentplanev1.Agent).GetName},
+		{"HEALTH", false, health},
+		{"SINCE", false, func(g *agentplanev1.Agent) string { return a.age(g.Since) }},
+		{"LABELS", false, func(g *agentplanev1.Agent) string { return labels(g.Labels) }},
+		{"RUNNING", false, func(g *agentplanev1.Agent) string { return fmt.Sprint(g.Running) }},
+		{"QUEUED", false, func(g *agentplanev1.Agent) string { return fmt.Sprint(g.Queued) }},
+		{"NODE", true, (*agentplanev1.Agent).GetNode},
+		{"EPOCH", true, func(g *agentplanev1.Agent) string { return fmt.Sprint(g.SessionEpoch) }},
+		{"VERSION", true, (*agentplanev1.Agent).GetVersion},
+		{"FACTS", true, func(g *agentplanev1.Agent) string { return labels(g.Facts) }},
+	}
+}
+
+func health(g *agentplanev1.Agent) string {
+	if g.HealthReason == "" {
+		return g.Health
+	}
+	return g.Health + "(" + g.HealthReason + ")"
+}
+
+func labels(m map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, k+"="+m[k])
+	}
+	return strings.Join(parts, ",")
+}
+
+func byName(x, y *agentplanev1.Agent) int {
+	return strings.Compare(x.Name+"\x00"+x.Id, y.Name+"\x00"+y.Id)
+}
+
+func (a *app) agentsList() *cobra.Command {
+	var sel selectorFlags
+	c := &cobra.Command{
+		Use: "list", Short: "list the agents", Args: args(0, 0, ""), Annotations: is(reads),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			expr, err := sel.expression()
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(s *session) error {
+				r, err := agentplanev1.NewFleetServiceClient(s).ListAgents(cmd.Context(), &agentplanev1.ListAgentsRequest{
+					Selector: expr, Stale: a.flags.stale, WithFacts: a.flags.output != "table",
+				})
+				if err != nil {
+					return err
+				}
+				agents := slices.SortedFunc(slices.Values(r.Agents), byName)
+				return printList(a, agents, a.agentColumns())
+			})
+		},
+	}
+	sel.add(c)
+	return c
+}
+
+func (a *app) agentsGet(cmd *cobra.Command, args []string) error {
+	return a.with(cmd.Context(), func(s *session) error {
+		r, err := agentplanev1.NewFleetServiceClient(s).GetAgent(cmd.Context(), &agentplanev1.GetAgentRequest{Agent: args[0], Stale: a.flags.stale})
+		if err != nil {
+			return err
+		}
+		return a.printAgent(r.Agent)
+	})
+}
+
+func (a *app) printAgent(g *agentplanev1.Agent) error {
+	return printOne(a, toObject(g), func(w io.Writer) {
+		lines := [][2]string{
+			{"id", g.Id}, {"name", g.Name}, {"health", health(g)}, {"detail", g.HealthDetail}, {"since", clock(g.Since)},
+			{"labels", labels(g.Labels)}, {"node", g.Node}, {"session epoch", fmt.Sprint(g.SessionEpoch)},
+			{"work", fmt.Sprintf("%d running, %d queued", g.Running, g.Queued)},
+			{"enrolled", clock(g.EnrolledAt)}, {"version", g.Version},
+		}
+		for _, k := range slices.Sorted(maps.Keys(g.Facts)) {
+			lines = append(lines, [2]string{"fact " + printable(k), g.Facts[k]})
+		}
+		pairs(w, lines...)
+	})
+}
+
+func (a *app) agentsWatch() *cobra.Command {
+	var sel selectorFlags
+	c := &cobra.Command{
+		Use: "watch", Short: "show the agents, then every change, until interrupted", Args: args(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.flags.output == "json" || a.flags.output == "yaml" {
+				return usagef("%s has no end: use -o jsonl, table or wide, not %s", cmd.CommandPath(), a.flags.output)
+			}
+			expr, err := sel.expression()
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(s *session) error {
+				seen := map[string]string{}
+				err := s.WatchAgents(cmd.Context(), &agentplanev1.WatchAgentsRequest{Selector: expr}, func(r *agentplanev1.WatchAgentsResponse) error {
+					return a.printChanges(seen, r)
+				})
+				if cmd.Context().Err() != nil {
+					return nil // how a watch ends
+				}
+				return err
+			})
+		},
+	}
+	sel.add(c)
+	return c
+}
+
+// printChanges prints what differs from what was printed before.
+func (a *app) printChanges(seen map[string]string, r *agentplanev1.WatchAgentsResponse) error {
+	var changed []*agentplanev1.Agent
+	removed := slices.Clone(r.RemovedIds)
+	current := map[string]bool{}
+	for _, g := range slices.SortedFunc(slices.Values(r.Agents), byName) {
+		current[g.Id] = true
+		flat, err := marshalJSON(toObject(g))
+		if err != nil {
+			return err
+		}
+		if seen[g.Id] != string(flat) {
+			seen[g.Id] = string(flat)
+			changed = append(changed, g)
+		}
+	}
+	if r.Snapshot {
+		for id := range seen {
+			if !current[id] {
+				removed = append(removed, id)
+			}
+		}
+	}
+	slices.Sort(removed)
+	for _, id := range removed {
+		delete(seen, id)
+	}
+	if a.flags.output == "jsonl" {
+		for _, g := range changed {
+			if err := writeJSONLine(a.stdout, toObject(g)); err != nil {
+				return err
+			}
+		}
+		for _, id := range removed {
+			if err := writeJSONLine(a.stdout, object{{"id", id}, {"removed", true}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(changed) > 0 {
+		if err := printList(a, changed, a.agentColumns()); err != nil {
+			return err
+		}
+	}
+	for _, id := range removed {
+		if err := a.write([]byte("removed " + printable(id) + "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) agentsLabel() *cobra.Command {
+	var expected uint64
+	c := &cobra.Command{
+		Use: "label AGENT NAME=VALUE… NAME-…", Short: "set labels, and remove those with a trailing -",
+		Args: args(2, -1, "an agent, and labels like env=prod or env-"), ValidArgsFunction: a.completeAgents,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req, err := labelRequest(args)
+			if err != nil {
+				return err
+			}
+			req.ExpectedVersion = expected
+			return a.with(cmd.Context(), func(s *session) error {
+				r, err := agentplanev1.NewFleetServiceClient(s).SetLabels(cmd.Context(), req)
+				if err != nil {
+					return hintUnknown(err, "agentctl agents get "+args[0])
+				}
+				return a.done(toObject(r.Agent), "agent %s has labels %s", r.Agent.GetName(), labels(r.Agent.GetLabels()))
+			})
+		},
+	}
+	c.Flags().Uint64Var(&expected, "expected-version", 0, "change nothing unless the labels have this version, `N` (labelsVersion of -o json)")
+	return c
+}
+
+func labelRequest(args []string) (*agentplanev1.SetLabelsRequest, error) {
+	req := &agentplanev1.SetLabelsRequest{Agent: args[0], Set: map[string]string{}}
+	for _, arg := range args[1:] {
+		if name, value, ok := strings.Cut(arg, "="); ok && name != "" {
+			if _, twice := req.Set[name]; twice {
+				return nil, usagef("label %q is set twice", name)
+			}
+			req.Set[name] = value
+		} else if name, ok := strings.CutSuffix(arg, "-"); ok && name != "" {
+			req.Remove = append(req.Remove, name)
+		} else {
+			return nil, usagef("%q is neither NAME=VALUE nor NAME-", arg)
+		}
+	}
+	for _, name := range req.Remove {
+		if _, both := req.Set[name]; both {
+			return nil, usagef("label %q is both set and removed", name)
+		}
+	}
+	return req, nil
+}
+
+func (a *app) agentsRemove(cmd *cobra.Command, args []string) error {
+	return a.with(cmd.Context(), func(s *session) error {
+		if _, err := agentplanev1.NewFleetServiceClient(s).RemoveAgent(cmd.Context(), &agentplanev1.RemoveAgentRequest{Agent: args[0]}); err != nil {
+			return hintUnknown(err, "agentctl agents list")
+		}
+		return a.done(object{{"removed", args[0]}}, "agent %s is removed", args[0])
+	})
+}
+
+func (a *app) agentsReadmit(cmd *cobra.Command, args []string) error {
+	return a.with(cmd.Context(), func(s *session) error {
+		r, err := agentplanev1.NewFleetServiceClient(s).ReadmitAgent(cmd.Context(), &agentplanev1.ReadmitAgentRequest{Agent: args[0]})
+		if err != nil {
+			return hintUnknown(err, "agentctl agents get "+args[0])
+		}
+		return a.done(toObject(r.Agent), "agent %s is readmitted: %s", args[0], health(r.Agent))
+	})
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+const (
+	defaultDataDir = "/var/lib/agentplane"
+	firstAdmin     = "admin"
+	// unmadeCluster stands in the request of the first admin, when the cluster
+	// has no id yet.
+	unmadeCluster = "new"
+)
+
+func dataDirFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "data-dir", defaultDataDir, "`DIR` of the node that runs on this machine")
+}
+
+// onNode calls f over the socket of the node that runs on the data directory.
+func (a *app) onNode(ctx context.Context, dir string, f func(*grpc.ClientConn) error) error {
+	cc, err := client.DialLocal(ctx, dir)
+	if err != nil {
+		return unreachable(dir, err)
+	}
+	defer cc.Close()
+	return f(cc)
+}
+
+func (a *app) clusterInit() *cobra.Command {
+	var dir, operator string
+	c := &cobra.Command{
+		Use: "init", Short: "make the node on this machine a cluster of one, and yourself its admin",
+		Args: args(0, 0, ""), Annotations: is(offline),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.onNode(cmd.Context(), dir, func(cc *grpc.ClientConn) error {
+				return a.initCluster(cmd.Context(), cc, dir, operator)
+			})
+		},
+	}
+	dataDirFlag(c, &dir)
+	c.Flags().StringVar(&operator, "operator", "", "`NAME` of the admin (default \"admin\" for the first)")
+	return c
+}
+
+func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operator string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.flags.requestTimeout)
+	defer cancel()
+	local := agentplanev1.NewLocalServiceClient(cc)
+	status, err := local.LocalStatus(ctx, &agentplanev1.LocalStatusRequest{})
+	if err != nil {
+		return localError(dir, err)
+	}
+	file, err := a.contexts()
+	if err != nil {
+		return err
+	}
+	if status.ClusterId != "" {
+		known, err := file.Find(func(c *client.Context) bool {
+			return c.ClusterID == status.ClusterId && (a.flags.context == "" || c.Name == a.flags.context)
+		})
+		if err != nil {
+			return err
+		}
+		if known != nil {
+			return a.printInit(known, status.NodeId, true)
+		}
+	}
+	made, nodeID, existed, err := a.makeAdmin(ctx, local, status.ClusterId, operator)
+	if err != nil {
+		return localError(dir, err)
+	}
+	made.Name = a.flags.context
+	if err := file.Store(made); err != nil {
+		return err
+	}
+	return a.printInit(made, nodeID, existed)
+}
+
+// makeAdmin registers a new key as an admin's.
+func (a *app) makeAdmin(ctx context.Context, local agentplanev1.LocalServiceClient, cluster, operator string) (*client.Context, string, bool, error) {
+	if operator == "" {
+		operator = firstAdmin
+		if cluster != "" {
+			// The first one has that name, and a key that is not ours.
+			b := make([]byte, 3)
+			if _, err := rand.Read(b); err != nil {
+				return nil, "", false, err
+			}
+			operator += "-" + hex.EncodeToString(b)
+		}
+	}
+	if cluster == "" {
+		cluster = unmadeCluster
+	}
+	key, err := identity.GenerateKey()
+	if err != nil {
+		return nil, "", false, err
+	}
+	csr, err := identity.CreateRequest(key, identity.ID{Cluster: cluster, Kind: identity.KindOperator, Name: operator})
+	if err != nil {
+		return nil, "", false, usagef("--operator: %w", err)
+	}
+	r, err := local.Init(ctx, &agentplanev1.InitRequest{OperatorCsr: csr, OperatorName: operator})
+	if err != nil {
+		return nil, "", false, err
+	}
+	c, err := newContext(key, r.Certificate, r.CaCertificate, r.Bundle, r.Role)
+	return c, r.NodeId, r.Existed, err
+}
+
+// newContext makes a context of what a cluster answered to a request with the key.
+func newContext(key identity.Key, cert, ca []byte, b *agentplanev1.Bundle, role string) (*client.Context, error) {
+	if _, err := identity.NewCertificate(key, cert); err != nil {
+		return nil, err
+	}
+	id, _, _, err := identity.ParseCertificate(cert)
+	if err != nil {
+		return nil, err
+	}
+	if id.Cluster != b.GetClusterId() || id.Kind != identity.KindOperator {
+		return nil, fmt.Errorf("the node answered a certificate of %s, for an operator of cluster %q", id, b.GetClusterId())
+	}
+	c := &client.Context{
+		ClusterID: id.Cluster, Operator: id.Name, Role: role, Key: key, Certificate: cert, CACertificate: ca,
+	}
+	c.Learn(b, "")
+	return c, nil
+}
+
+func (a *app) printInit(c *client.Context, nodeID string, existed bool) error {
+	o := object{
+		{"clusterId", c.ClusterID}, {"nodeId", nodeID}, {"existed", existed},
+		{"operator", c.Operator}, {"role", c.Role}, {"context", c.Name},
+	}
+	text := "cluster %s is made; you are its operator %q, in context %q"
+	if existed {
+		text = "cluster %s is there already; you are its operator %q, in context %q"
+	} else {
+		a.talk("next: a token for the second node: agentctl tokens create --kind node")
+	}
+	return a.done(o, text, c.ClusterID, c.Operator, c.Name)
+}
+
+func (a *app) clusterJoin() *cobra.Command {
+	var dir, token string
+	var noWait bool
+	c := &cobra.Command{
+		Use:   "join ADDR[,…] --token T | join T@ADDR",
+		Short: "make the node on this machine a member of a cluster",
+		Args:  args(1, 1, "the address of a node, or TOKEN@ADDR"), Annotations: is(offline),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, addresses, err := tokenAt(args[0], token)
+			if err != nil {
+				return err
+			}
+			req := &agentplanev1.JoinRequest{Addresses: addresses, Token: t.Reveal(), NoWait: noWait}
+			return a.onNode(cmd.Context(), dir, func(cc *grpc.ClientConn) error { return a.join(cmd.Context(), cc, dir, req) })
+		},
+	}
+	dataDirFlag(c, &dir)
+	c.Flags().StringVar(&token, "token", "", "`TOKEN` of kind node")
+	c.Flags().BoolVar(&noWait, "no-wait", false, "return once the node is added, before it is a voter")
+	return c
+}
+
+// tokenAt reads T@ADDR, or ADDR with the token beside it.
+func tokenAt(word, token string) (identity.Token, []string, error) {
+	text, list, one := strings.Cut(word, "@")
+	switch {
+	case one && token != "":
+		return identity.Token{}, nil, usagef("the token is given twice, before the address and with --token")
+	case !one && token == "":
+		return identity.Token{}, nil, usagef("there is no token: give it as TOKEN@ADDR, or with --token TOKEN")
+	case !one:
+		text, list = token, word
+	}
+	t, err := identity.ParseToken(text)
+	if err != nil {
+		return t, nil, usagef("%w", err)
+	}
+	addresses, err := splitAddresses(list)
+	return t, addresses, err
+}
+
+func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *agentplanev1.JoinRequest) error {
+	stream, err := agentplanev1.NewLocalServiceClient(cc).Join(ctx, req)
+	if err != nil {
+		return localError(dir, err)
+	}
+	var last *agentplanev1.JoinResponse
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return hintUnknown(localError(dir, err), "agentctl cluster members")
+		}
+		if r.Text != "" && !r.Done {
+			a.talk("%s", r.Text)
+		}
+		last = r
+	}
+	if last == nil || !last.Done {
+		return &failure{code: exitUnknown, err: errors.New("the node ended the join before it was done"), hint: "run the same command again; it goes on where it stopped"}
+	}
+	return printOne(a, toObject(last), func(w io.Writer) {
+		pairs(w,
+			[2]string{"cluster", last.ClusterId}, [2]string{"node", last.NodeId},
+			[2]string{"voter", yesNo(last.Voter)}, [2]string{"state", last.Text})
+	})
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// placeholder stands in an operator's request until the token, or the operator,
+// says the name.
+const placeholder = "operator"
+
+func (a *app) loginCmd() *cobra.Command {
+	var name, token string
+	c := &cobra.Command{
+		Use: "login T@ADDR", Short: "enrol as an operator with a token, and keep the context",
+		Args: args(1, 1, "TOKEN@ADDR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if a.flags.addr != "" {
+				return usagef("%s takes no --addr: the address stands behind the token", cmd.CommandPath())
+			}
+			t, addresses, err := tokenAt(args[0], token)
+			if err != nil {
+				return err
+			}
+			return a.login(cmd.Context(), t, addresses, name)
+		},
+	}
+	c.Flags().StringVar(&name, "name", "", "`NAME` of the operator, where the token does not fix it")
+	c.Flags().StringVar(&token, "token", "", "`TOKEN` of kind operator, when only the address is given")
+	return c
+}
+
+func (a *app) login(ctx context.Context, t identity.Token, addresses []string, name string) error {
+	file, err := a.contexts()
+	if err != nil {
+		return err
+	}
+	known, err := file.Find(func(c *client.Context) bool { return c.Token == t.ID() })
+	if err != nil {
+		return err
+	}
+	if known != nil {
+		return a.printLogin(known, true)
+	}
+	// The key is on disk before the token is used: when the answer is lost, the
+	// same key may ask again, and another one may not.
+	if err := os.MkdirAll(filepath.Dir(file.Path()), 0o700); err != nil {
+		return err
+	}
+	keyPath := file.Path() + ".login-" + t.ID() + ".key"
+	key, err := identity.OpenKey(keyPath)
+	if err != nil {
+		return err
+	}
+	asked := name
+	if asked == "" {
+		asked = placeholder
+	}
+	answer, err := client.Enroll(ctx, client.Enrolment{
+		Addresses: addresses,
+		Token:     t,
+		Request: func(cluster string) ([]byte, error) {
+			return identity.CreateRequest(key, identity.ID{Cluster: cluster, Kind: identity.KindOperator, Name: asked})
+		},
+		As: func(r *agentplanev1.EnrollRequest) {
+			r.As = &agentplanev1.EnrollRequest_Operator{Operator: &agentplanev1.EnrollOperator{Name: name}}
+		},
+		Options: client.Options{Clock: a.now, CallTimeout: a.flags.requestTimeout},
+	})
+	if err != nil {
+		return hintUnknown(err, "agentctl operators list")
+	}
+	c, err := newContext(key, answer.Certificate, answer.CaCertificate, answer.Bundle, answer.Role)
+	if err != nil {
+		return err
+	}
+	c.Name, c.Token = a.flags.context, t.ID()
+	if len(c.Addresses) == 0 {
+		c.Addresses = addresses
+	}
+	if err := file.Store(c); err != nil {
+		return err
+	}
+	if err := os.Remove(keyPath); err != nil {
+		a.talk("note: the key is kept twice: %v", err)
+	}
+	return a.printLogin(c, false)
+}
+
+func (a *app) printLogin(c *client.Context, again bool) error {
+	o := object{
+		{"clusterId", c.ClusterID}, {"operator", c.Operator}, {"role", c.Role}, {"context", c.Name}, {"existed", again},
+	}
+	verb := "you are"
+	if again {
+		verb = "you are already"
+	}
+	return a.done(o, "%s", fmt.Sprintf("%s operator %q (%s) of cluster %s, in context %q", verb, c.Operator, c.Role, c.ClusterID, c.Name))
+}

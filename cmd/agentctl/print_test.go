@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", "golden", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+var testTime = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+
+func testCommand() *agentplanev1.Command {
+	at := testTime.UnixNano()
+	return &agentplanev1.Command{
+		Id: "c1", State: agentplanev1.CommandState_COMMAND_STATE_DONE, Summary: "uptime", Selector: "all", SubmittedBy: "admin",
+		SubmittedAt: at, SubmittedIndex: 1 << 60, NotAfter: at, FinishedAt: 0, Targets: 3,
+		Counts: map[string]uint32{"succeeded": 1, "failed": 1, "lost": 1},
+		Invocations: []*agentplanev1.Invocation{
+			{
+				Id: "i1", CommandId: "c1", AgentId: "a1", AgentName: "web-1", Attempt: 1, Fence: 1<<52 | 7<<8,
+				State: agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED, EndedAt: at, StartedAt: at + 1,
+				Stdout: &agentplanev1.Output{Head: []byte("a <b>\n\x1b[31mred\xff"), Tail: []byte("end"), TotalBytes: 1000},
+			},
+			{
+				Id: "i2", CommandId: "c1", AgentId: "a2", AgentName: "web-2", Attempt: 1,
+				State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED, ExitCode: 3, EndedAt: at,
+				Stderr: &agentplanev1.Output{Head: []byte("bad"), TotalBytes: 3},
+			},
+			{
+				Id: "i3", CommandId: "c1", AgentId: "a3", AgentName: "web\t3\x1b", Attempt: 2,
+				State: agentplanev1.AttemptState_ATTEMPT_STATE_LOST, Reason: "no_contact",
+			},
+			{
+				Id: "i4", CommandId: "c1", AgentId: "a4", AgentName: "web-4", Attempt: 1,
+				State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED, Signal: 9, CancelTooLate: true,
+			},
+		},
+	}
+}
+
+func testAgents() []*agentplanev1.Agent {
+	return []*agentplanev1.Agent{
+		{
+			Id: "a1", Name: "web-1", Health: "ONLINE", Labels: map[string]string{"tier": "web", "env": "prod"},
+			Facts: map[string]string{"os": "linux"}, Node: "n1", SessionEpoch: 1<<52 | 5<<8, Since: testTime.Add(-90 * time.Minute).UnixNano(),
+			Running: 1, Queued: 2,
+		},
+		{Id: "a2", Name: "web-2", Health: "QUARANTINED", HealthReason: "clone", Since: testTime.Add(-72 * time.Hour).UnixNano()},
+	}
+}
+
+func TestOutputIsStable(t *testing.T) {
+	for _, format := range formats {
+		t.Run(format, func(t *testing.T) {
+			var out bytes.Buffer
+			a := &app{stdout: &out, stderr: io.Discard, now: func() time.Time { return testTime }}
+			a.flags.output = format
+			view := newCommandView()
+			c := testCommand()
+			view.take(&agentplanev1.WatchCommandResponse{Command: c, Invocations: c.Invocations, Snapshot: true})
+			if err := a.printResults(view); err != nil {
+				t.Fatal(err)
+			}
+			out.WriteString("-----\n")
+			if err := printList(a, testAgents(), a.agentColumns()); err != nil {
+				t.Fatal(err)
+			}
+			out.WriteString("-----\n")
+			if err := printList(a, []*agentplanev1.Command{c}, a.commandColumns()); err != nil {
+				t.Fatal(err)
+			}
+			out.WriteString("-----\n")
+			if err := printList[*agentplanev1.Agent](a, nil, a.agentColumns()); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, format+".golden", out.Bytes())
+		})
+	}
+}
+
+func TestIDHoldsTheClustersTime(t *testing.T) {
+	id, err := newID(testTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := idTime(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.Equal(testTime) {
+		t.Errorf("idTime(%s) = %v, want %v", id, got, testTime)
+	}
+	for _, bad := range []string{"", "x", "01890000-0000-4000-8000-000000000001", "01890000-0000-7000-8000-00000000000A"} {
+		if _, err := idTime(bad); err == nil {
+			t.Errorf("idTime(%q) is accepted", bad)
+		}
+	}
+}
+
+func TestDurations(t *testing.T) {
+	for text, want := range map[string]time.Duration{"90s": 90 * time.Second, "7d": 7 * 24 * time.Hour, "1.5d": 36 * time.Hour} {
+		if got, err := parseDuration(text); err != nil || got != want {
+			t.Errorf("parseDuration(%q) = %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, bad := range []string{"", "5", "d", "1w", "1e9d", "9999999999d"} {
+		if got, err := parseDuration(bad); err == nil {
+			t.Errorf("parseDuration(%q) = %v, want an error", bad, got)
+		}
+	}
+	for d, want := range map[time.Duration]string{5 * time.Minute: "5m", time.Hour: "1h", 10 * time.Second: "10s", 90 * time.Minute: "1h30m"} {
+		if got := shortDuration(d); got != want {
+			t.Errorf("shortDuration(%v) = %q, want %q", d, got, want)
+		}
+	}
+}

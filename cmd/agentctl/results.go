@@ -1,0 +1,137 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+// printResults prints a finished command: the object, or what its programs
+// printed, equal results together.
+func (a *app) printResults(v *commandView) error {
+	whole := v.whole()
+	return printOne(a, toObject(whole), func(w io.Writer) {
+		writeGroups(w, whole.Invocations)
+		if a.flags.output == "wide" {
+			fmt.Fprintln(w)
+			writeTable(w, true, whole.Invocations, a.invocationColumns())
+		}
+	})
+}
+
+// group is the invocations that ended alike.
+type group struct {
+	like   *agentplanev1.Invocation
+	agents []string
+}
+
+// groups puts equal results together, the largest group first.
+func groups(invocations []*agentplanev1.Invocation) []*group {
+	var all []*group
+	byKey := map[string]*group{}
+	for _, i := range invocations {
+		key := fmt.Sprintf("%d %d %d %q %q %q", i.State, i.ExitCode, i.Signal, i.Reason, shownText(i.Stdout), shownText(i.Stderr))
+		g := byKey[key]
+		if g == nil {
+			g = &group{like: i}
+			byKey[key] = g
+			all = append(all, g)
+		}
+		g.agents = append(g.agents, agentName(i))
+	}
+	slices.SortStableFunc(all, func(x, y *group) int { return cmp.Compare(len(y.agents), len(x.agents)) })
+	return all
+}
+
+func writeGroups(w io.Writer, invocations []*agentplanev1.Invocation) {
+	for n, g := range groups(invocations) {
+		if n > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "== %s %s: %s\n", count(len(g.agents), "agent"), printable(ending(g.like)), printable(strings.Join(g.agents, " ")))
+		writeText(w, shownText(g.like.Stdout))
+		if text := shownText(g.like.Stderr); text != "" {
+			fmt.Fprintln(w, "-- stderr")
+			writeText(w, text)
+		}
+	}
+}
+
+// writeText ends with a line break, whatever the program did.
+func writeText(w io.Writer, text string) {
+	if text == "" {
+		return
+	}
+	fmt.Fprint(w, printableText(text))
+	if !strings.HasSuffix(text, "\n") {
+		fmt.Fprintln(w)
+	}
+}
+
+// ending says how an invocation ended, or how far it is.
+func ending(i *agentplanev1.Invocation) string {
+	s := stateName(i.State)
+	var why []string
+	if code, exited := exitCode(i); exited && code != 0 {
+		why = append(why, fmt.Sprintf("exit %d", code))
+	}
+	if i.Signal != 0 {
+		why = append(why, fmt.Sprintf("signal %d", i.Signal))
+	}
+	if i.Reason != "" {
+		why = append(why, i.Reason)
+	}
+	if i.Late {
+		why = append(why, "late")
+	}
+	if i.CancelTooLate {
+		why = append(why, "cancel=too_late")
+	}
+	if len(why) > 0 {
+		s += " (" + strings.Join(why, ", ") + ")"
+	}
+	return s
+}
+
+// shownText returns what is kept of an output, and in its middle how much is not.
+func shownText(o *agentplanev1.Output) string {
+	if o == nil {
+		return ""
+	}
+	head, tail := string(o.Head), string(o.Tail)
+	if hidden := hiddenBytes(o); hidden > 0 {
+		if head != "" && !strings.HasSuffix(head, "\n") {
+			head += "\n"
+		}
+		return fmt.Sprintf("%s[… %d bytes are not shown …]\n%s", head, hidden, tail)
+	}
+	return head + tail
+}
+
+func hiddenBytes(o *agentplanev1.Output) uint64 {
+	kept := uint64(len(o.GetHead()) + len(o.GetTail()))
+	return max(o.GetTotalBytes(), kept) - kept
+}
+
+func (a *app) invocationColumns() []column[*agentplanev1.Invocation] {
+	return []column[*agentplanev1.Invocation]{
+		{"AGENT", false, agentName},
+		{"STATE", false, func(i *agentplanev1.Invocation) string { return stateName(i.State) }},
+		{"EXIT", false, func(i *agentplanev1.Invocation) string {
+			if code, exited := exitCode(i); exited {
+				return fmt.Sprint(code)
+			}
+			return ""
+		}},
+		{"REASON", false, (*agentplanev1.Invocation).GetReason},
+		{"ENDED", false, func(i *agentplanev1.Invocation) string { return clock(i.EndedAt) }},
+		{"INVOCATION", true, (*agentplanev1.Invocation).GetId},
+		{"ATTEMPT", true, func(i *agentplanev1.Invocation) string { return fmt.Sprint(i.Attempt) }},
+		{"FENCE", true, func(i *agentplanev1.Invocation) string { return fmt.Sprint(i.Fence) }},
+		{"NODE", true, (*agentplanev1.Invocation).GetNodeId},
+	}
+}
