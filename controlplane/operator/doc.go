@@ -1,0 +1,60 @@
+// Package operator is what operators and newcomers call: the services for the
+// cluster, its commands, its fleet, tokens, operators and enrolment.
+//
+// # What it promises
+//
+// A write is one mutation, whatever it touches. It carries an id chosen by the
+// caller or is idempotent by state, so that sending it again answers what stands.
+// An answer is taken from this node's own state after that state has published the
+// outcome's index. Every refusal is a gRPC status with an ErrorDetail: a stable
+// reason for programs, a sentence for people and, where there is one, the next
+// thing to type. One table (refusal.go) says which code an outcome
+// becomes; an outcome that is not known is said as such and never guessed.
+//
+// Reads are linearizable unless they ask for stale ones. Watches begin with a copy
+// of this node's state and go on by the feed's cursor without a gap; a reader that
+// fell behind the feed, or whose node restored a snapshot, gets a copy again.
+//
+// # Who runs what
+//
+// Somebody else has authenticated and authorized the caller, and brings methods
+// with the option on_leader to the node that leads. Leadership may end at any
+// moment all the same: then Propose says so, and the status carries the reason
+// "not_leader", upon which the first node asks the next leader. Everything that
+// must not race (ids, uses of tokens, versions) is decided by the state machine;
+// what is checked here only gives better words earlier.
+//
+// # Submit
+//
+// The bytes of the envelope are stored as they came, since signatures cover them.
+// They are read strictly: an unknown field, also inside the spec, is refused, for
+// an agent of another version could understand it. The selector is evaluated over
+// the leader's applied state, which holds everything acknowledged before, and the
+// list is frozen in the mutation. A command that stands already is answered before
+// anything else is looked at: its list is the first one's.
+//
+// # Secrets
+//
+// Of a token only what is derived from its secret arrives here, and nothing of that
+// is ever put into an error or a log line. Without the right authenticating half
+// nobody learns whether a token is spent, revoked or not there at all.
+//
+// # Health
+//
+// [Health] is a view made of an agent's row and its session. SUSPECT is a session
+// whose agent has not journalled its epoch within [SuspectAfter]; FLAPPING is one
+// whose agent was granted three sessions within [FlapWindow]. Heartbeats are not in
+// the state and are not seen here.
+//
+// # Ownership
+//
+// The package starts no goroutine but those of its callers' streams, holds no lock
+// and keeps nothing on disk. All methods may be called at once.
+//
+// # Tried and dropped
+//
+// Answering an unknown token with a proof by a random key: it hides whether the
+// token exists, but the newcomer is then told that somebody sits between, and the
+// bundle with all addresses goes to anybody who asks. A refusal that looks the
+// same in every case hides as much.
+package operator

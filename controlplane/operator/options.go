@@ -1,0 +1,158 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// Proposer puts mutations into one entry and answers one outcome for each. Its
+// errors are those of consensus and forward.
+type Proposer interface {
+	Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error)
+}
+
+// Raft is the part of this node's consensus that operators see and change.
+type Raft interface {
+	Configuration() Configuration
+	Term() uint64
+	// Transfer hands leadership to the voter, or to the best one when to is empty.
+	Transfer(ctx context.Context, to string) error
+	// RemoveServer takes another node out of raft's configuration, unless that is
+	// no longer the one at index previous.
+	RemoveServer(ctx context.Context, id string, previous uint64) error
+}
+
+// Configuration is raft's, by node id.
+type Configuration struct {
+	Index     uint64
+	Voters    []string
+	NonVoters []string
+	// Leader is whom this node's raft follows; empty when it knows none.
+	Leader string
+}
+
+// Issuer is this node's CA. It signs what was found registered.
+type Issuer interface {
+	// Issue returns a certificate (DER) for the name over the key (SPKI, DER). The
+	// kind is "agent" or "operator".
+	Issue(kind, name string, publicKey []byte) (certificate []byte, err error)
+	// CACertificate is the CA's own (DER).
+	CACertificate() []byte
+}
+
+// Options configures the services.
+type Options struct {
+	// NodeID is this node.
+	NodeID string
+	// Version of this build, for people.
+	Version string
+	// Machine is this node's state.
+	Machine  *fsm.Machine
+	Proposer Proposer
+	// Read answers a state that holds everything acknowledged before the call, or
+	// this node's state as it is.
+	Read   func(ctx context.Context, stale bool) (*fsm.View, error)
+	Raft   Raft
+	Issuer Issuer
+	// Caller is who calls: kind is "operator", "agent", "node", "local", or "" for
+	// somebody without a certificate; from is the address, for people.
+	Caller func(ctx context.Context) (name, kind string, key []byte, from string)
+
+	// Peers answers what gossip says of the nodes it knows, by id: alive, suspect,
+	// dead or left. Nil: nobody gossips.
+	Peers func() map[string]string
+	// WaitsFor says why a candidate is not a voter yet. Nil: nobody knows.
+	WaitsFor func(nodeID string) string
+	// Behind answers how many entries a node lags, for those of whom that is known.
+	Behind func() map[string]uint64
+	// ClockDistance is how far this node's clock is from the voters' median.
+	ClockDistance func() time.Duration
+	// Now is the cluster's time as well as this node knows it between entries; the
+	// time in the state is its lower bound. Nil: this machine's clock.
+	Now func() time.Time
+
+	// QueueMax bounds the open invocations of one agent; 0 leaves it to the state.
+	QueueMax uint32
+	// MaxAttempts is how often an idempotent command is tried on one agent; 0 means 3.
+	MaxAttempts uint32
+	// WatchInterval is the least time between two answers of a watch; 0 means 25 ms.
+	WatchInterval time.Duration
+	// LeaderPatience is how long a watch goes on without a leader; 0 means 10 s.
+	LeaderPatience time.Duration
+	// Logger gets what operators of the node must know. Nil: nothing is logged.
+	Logger hclog.Logger
+}
+
+// Services are the implementations, one for each service of the API.
+type Services struct {
+	Cluster   *ClusterService
+	Commands  *CommandService
+	Fleet     *FleetService
+	Tokens    *TokenService
+	Operators *OperatorService
+	Enroll    *EnrollService
+}
+
+// New returns the services. It touches nothing outside.
+func New(o Options) (*Services, error) {
+	switch {
+	case o.NodeID == "":
+		return nil, errors.New("operator: the node id is missing")
+	case o.Machine == nil || o.Proposer == nil || o.Read == nil || o.Raft == nil || o.Issuer == nil || o.Caller == nil:
+		return nil, errors.New("operator: machine, proposer, read, raft, issuer and caller are needed")
+	}
+	if o.Peers == nil {
+		o.Peers = func() map[string]string { return nil }
+	}
+	if o.WaitsFor == nil {
+		o.WaitsFor = func(string) string { return "" }
+	}
+	if o.Behind == nil {
+		o.Behind = func() map[string]uint64 { return nil }
+	}
+	if o.ClockDistance == nil {
+		o.ClockDistance = func() time.Duration { return 0 }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MaxAttempts == 0 {
+		o.MaxAttempts = 3
+	}
+	if o.WatchInterval == 0 {
+		o.WatchInterval = 25 * time.Millisecond
+	}
+	if o.LeaderPatience == 0 {
+		o.LeaderPatience = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	s := &service{o: o}
+	return &Services{
+		Cluster:   &ClusterService{service: s},
+		Commands:  &CommandService{service: s},
+		Fleet:     &FleetService{service: s},
+		Tokens:    &TokenService{service: s},
+		Operators: &OperatorService{service: s},
+		Enroll:    &EnrollService{service: s},
+	}, nil
+}
+
+// Register makes the services known to whoever serves them.
+func (s *Services) Register(r grpc.ServiceRegistrar) {
+	agentplanev1.RegisterClusterServiceServer(r, s.Cluster)
+	agentplanev1.RegisterCommandServiceServer(r, s.Commands)
+	agentplanev1.RegisterFleetServiceServer(r, s.Fleet)
+	agentplanev1.RegisterTokenServiceServer(r, s.Tokens)
+	agentplanev1.RegisterOperatorServiceServer(r, s.Operators)
+	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
+}

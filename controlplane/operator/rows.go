@@ -1,0 +1,90 @@
+package operator
+
+import (
+	"strings"
+
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// The states of the API have the numbers of those on disk; rows_test.go holds them
+// together.
+
+func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
+	r := &agentplanev1.Command{
+		Id: c.GetId(), State: agentplanev1.CommandState(c.GetState()), Summary: c.GetSummary(), Selector: c.GetSelector(),
+		SubmittedBy: c.GetSubmittedBy(), SubmittedAt: c.GetSubmittedAt(), SubmittedIndex: c.GetSubmittedIndex(),
+		NotAfter: c.GetNotAfter(), FinishedAt: c.GetFinishedAt(), CanceledBy: c.GetCanceledBy(), Targets: c.GetTargets(),
+		Counts: make(map[string]uint32, len(c.GetCounts())),
+	}
+	for _, n := range c.GetCounts() {
+		r.Counts[strings.ToLower(agentplanev1.AttemptState(n.GetState()).ShortName())] = n.GetCount()
+	}
+	return r
+}
+
+func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agentplanev1.Invocation {
+	a, _ := v.Agent(i.GetAgentId())
+	r := &agentplanev1.Invocation{
+		Id: i.GetId(), CommandId: i.GetCommandId(), AgentId: i.GetAgentId(), AgentName: a.GetName(), Attempt: i.GetAttempt(),
+		State: agentplanev1.AttemptState(i.GetState()), Fence: i.GetFence(), ExitCode: i.GetResult().GetExitCode(),
+		Signal: i.GetResult().GetSignal(), Reason: i.GetReason(), Detail: i.GetDetail(), Late: i.GetLate(), Held: i.GetHeld(),
+		CancelRequested: i.GetCancelIndex() != 0, CancelTooLate: i.GetCancelTooLate(),
+		StartedAt: i.GetResult().GetStartedAt(), EndedAt: i.GetResult().GetEndedAt(), NodeId: i.GetNodeId(),
+	}
+	if withOutput {
+		r.Stdout, r.Stderr = outputRow(i.GetResult().GetStdout()), outputRow(i.GetResult().GetStderr())
+	}
+	return r
+}
+
+func outputRow(o *raftlogv1.Output) *agentplanev1.Output {
+	if o == nil {
+		return nil
+	}
+	return &agentplanev1.Output{Head: o.GetHead(), Tail: o.GetTail(), TotalBytes: o.GetTotalBytes()}
+}
+
+func transitionRow(t *raftlogv1.Transition) *agentplanev1.Transition {
+	return &agentplanev1.Transition{
+		State: agentplanev1.AttemptState(t.GetState()), Index: t.GetIndex(), At: t.GetAt(), Attempt: t.GetAttempt(),
+		Fence: t.GetFence(), NodeId: t.GetNodeId(), SessionEpoch: t.GetSessionEpoch(), Reason: t.GetReason(),
+	}
+}
+
+// agentRow answers the agent with its health and work at the time now.
+func agentRow(v *fsm.View, a *raftlogv1.Agent, now int64, withFacts bool) *agentplanev1.Agent {
+	s, _ := v.Session(a.GetId())
+	r := &agentplanev1.Agent{
+		Id: a.GetId(), Name: a.GetName(), Labels: labelMap(a.GetLabels()), Node: s.GetNodeId(), SessionEpoch: s.GetEpoch(),
+		Since: s.GetChangedAt(), EnrolledAt: a.GetEnrolledAt(), Version: a.GetVersion(), LabelsVersion: a.GetLabelsVersion(),
+	}
+	if s == nil {
+		r.Since = a.GetEnrolledAt()
+	}
+	r.Health, r.HealthReason, r.HealthDetail = Health(a, s, now)
+	if withFacts {
+		facts, _ := v.Facts(a.GetId())
+		r.Facts = labelMap(facts.GetFacts())
+	}
+	for state, n := range map[raftlogv1.AttemptState]*uint32{
+		raftlogv1.AttemptState_ATTEMPT_STATE_PENDING:  &r.Queued,
+		raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED: &r.Queued,
+		raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED:  &r.Running,
+		raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:  &r.Running,
+	} {
+		for range v.Work(a.GetOrdinal(), state) {
+			*n++
+		}
+	}
+	return r
+}
+
+func labelMap(labels []*raftlogv1.Label) map[string]string {
+	m := make(map[string]string, len(labels))
+	for _, l := range labels {
+		m[l.GetName()] = l.GetValue()
+	}
+	return m
+}

@@ -1,0 +1,217 @@
+package operator
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+// Bounds of a command.
+const (
+	// MaxEnvelopeBytes leaves room for the list of targets in the same mutation.
+	MaxEnvelopeBytes = 192 << 10
+	// MaxArgs bounds the arguments of a program, MaxArgBytes one of them (the
+	// kernel's bound for one string).
+	MaxArgs     = 4096
+	MaxArgBytes = 128<<10 - 1
+	// MaxRunTimeout, MaxKillGrace and MaxTTL bound times: records of a command are
+	// kept until a day after its end.
+	MaxRunTimeout = 7 * 24 * time.Hour
+	MaxKillGrace  = time.Hour
+	MaxTTL        = 30 * 24 * time.Hour
+
+	defaultRunTimeout = 10 * time.Minute
+	maxSignatures     = 16
+	maxKeyIDBytes     = 256
+	maxSignatureBytes = 1024
+	maxTraceBytes     = 128
+	summaryBytes      = 120
+)
+
+// submission is a command as it was read from its bytes.
+type submission struct {
+	envelope []byte
+	digest   []byte
+	spec     *agentplanev1.CommandSpec
+}
+
+// decodeSubmission reads an envelope strictly: what it does not know it refuses,
+// since those who run it may know it. What it answers has not been checked yet.
+func decodeSubmission(envelope []byte) (*submission, error) {
+	switch {
+	case len(envelope) == 0:
+		return nil, errors.New("the envelope is empty")
+	case len(envelope) > MaxEnvelopeBytes:
+		return nil, fmt.Errorf("the envelope has %d bytes, at most %d are allowed: let the agents fetch what is large", len(envelope), MaxEnvelopeBytes)
+	}
+	var e agentplanev1.Envelope
+	if err := decodeStrictly("envelope", envelope, &e); err != nil {
+		return nil, err
+	}
+	if len(e.GetSpec()) == 0 {
+		return nil, errors.New("the envelope holds no spec")
+	}
+	if len(e.GetSignatures()) > maxSignatures {
+		return nil, fmt.Errorf("%d signatures are above the maximum %d", len(e.GetSignatures()), maxSignatures)
+	}
+	for i, s := range e.GetSignatures() {
+		if len(s.GetKeyId()) > maxKeyIDBytes || len(s.GetSignature()) > maxSignatureBytes {
+			return nil, fmt.Errorf("signature %d: key id and signature may have %d and %d bytes", i+1, maxKeyIDBytes, maxSignatureBytes)
+		}
+	}
+	spec := new(agentplanev1.CommandSpec)
+	if err := decodeStrictly("spec", e.GetSpec(), spec); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(envelope)
+	return &submission{envelope: envelope, digest: sum[:], spec: spec}, nil
+}
+
+func decodeStrictly(what string, b []byte, into proto.Message) error {
+	if err := proto.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("the %s cannot be read: %w", what, err)
+	}
+	if name := unknownIn(into.ProtoReflect()); name != "" {
+		return fmt.Errorf("the %s holds a field of %s that this node does not know: upgrade the nodes, or submit with an older agentctl", what, name)
+	}
+	return nil
+}
+
+// unknownIn names the first message, at any depth, with a field that this build
+// does not know.
+func unknownIn(m protoreflect.Message) (name string) {
+	if len(m.GetUnknown()) > 0 {
+		return string(m.Descriptor().Name())
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil || f.IsMap():
+		case f.IsList():
+			for i, list := 0, v.List(); i < list.Len() && name == ""; i++ {
+				name = unknownIn(list.Get(i).Message())
+			}
+		default:
+			name = unknownIn(v.Message())
+		}
+		return name == ""
+	})
+	return name
+}
+
+// problem is what is wrong with a spec.
+type problem struct{ reason, text string }
+
+func problemf(reason, format string, args ...any) *problem {
+	return &problem{reason, fmt.Sprintf(format, args...)}
+}
+
+// check says what is wrong with a spec by itself; now is the cluster's time. What
+// the state must decide (the id, the end) it leaves to the state.
+func check(s *agentplanev1.CommandSpec, now int64) *problem {
+	runTimeout, killGrace := time.Duration(s.GetRunTimeout()), time.Duration(s.GetKillGrace())
+	switch {
+	case s.GetSelector() == "" && len(s.GetAgents()) == 0:
+		return problemf("no_target", "the command names neither a selector nor agents")
+	case s.GetSelector() != "" && len(s.GetAgents()) > 0:
+		return problemf("two_targets", "the command names a selector and agents: one of them")
+	case len(s.GetAgents()) > fsm.MaxTargets:
+		return problemf("too_many", "%d agents are above the maximum %d", len(s.GetAgents()), fsm.MaxTargets)
+	case len(s.GetArgv()) == 0 && len(s.GetScript()) == 0:
+		return problemf("no_program", "the command has neither a program nor a script")
+	case len(s.GetArgv()) > 0 && len(s.GetScript()) > 0:
+		return problemf("two_programs", "the command has a program and a script: one of them")
+	case len(s.GetArgv()) > MaxArgs:
+		return problemf("argv", "%d arguments are above the maximum %d", len(s.GetArgv()), MaxArgs)
+	case len(s.GetArgv()) > 0 && s.GetArgv()[0] == "":
+		return problemf("argv", "the name of the program is empty")
+	case runTimeout < 0 || runTimeout > MaxRunTimeout:
+		return problemf("run_timeout", "run timeout %v is not between 0 (the default %v) and %v", runTimeout, defaultRunTimeout, MaxRunTimeout)
+	case killGrace < 0 || killGrace > MaxKillGrace:
+		return problemf("kill_grace", "kill grace %v is not between 0 and %v", killGrace, MaxKillGrace)
+	case s.GetNotAfter() <= 0:
+		return problemf("no_end", "the command has no time after which it expires")
+	case s.GetNotAfter() > now && time.Duration(s.GetNotAfter()-now) > MaxTTL:
+		return problemf("not_after", "the command would expire at %s, more than %v after the cluster's time %s", stamp(s.GetNotAfter()), MaxTTL, stamp(now))
+	case s.GetNotBefore() < 0 || s.GetNotBefore() >= s.GetNotAfter():
+		return problemf("not_before", "the command would begin at %s, which is not before its end at %s", stamp(s.GetNotBefore()), stamp(s.GetNotAfter()))
+	case s.GetDelivery() < agentplanev1.Delivery_DELIVERY_UNSPECIFIED || s.GetDelivery() > agentplanev1.Delivery_DELIVERY_IDEMPOTENT:
+		return problemf("delivery", "delivery class %d is none of at-most-once, idempotent", s.GetDelivery())
+	case s.GetProfile() != "":
+		return problemf("profile", "there is no sandbox profile %.40q: this version knows none", s.GetProfile())
+	case !traceparent(s.GetTraceparent()):
+		return problemf("traceparent", "traceparent %.60q has not the form VERSION-TRACE-PARENT-FLAGS", s.GetTraceparent())
+	}
+	for i, arg := range s.GetArgv() {
+		switch {
+		case len(arg) > MaxArgBytes:
+			return problemf("argv", "argument %d has %d bytes, at most %d are allowed", i, len(arg), MaxArgBytes)
+		case strings.IndexByte(arg, 0) >= 0:
+			return problemf("argv", "argument %d has a zero byte", i)
+		}
+	}
+	return nil
+}
+
+// traceparent holds a W3C trace context to the letters that one may have: it becomes
+// an environment variable.
+func traceparent(s string) bool {
+	return len(s) <= maxTraceBytes && strings.Trim(s, "0123456789abcdef-") == ""
+}
+
+// summary is one line for listings.
+func summary(s *agentplanev1.CommandSpec) string {
+	line := ""
+	if len(s.GetScript()) > 0 {
+		for text := range strings.Lines(strings.ToValidUTF8(string(s.GetScript()), "\uFFFD")) {
+			if text = strings.TrimSpace(text); text != "" && !strings.HasPrefix(text, "#!") {
+				line = text
+				break
+			}
+		}
+		line = "script: " + line
+	} else {
+		var words []string
+		for i, size := 0, 0; i < len(s.GetArgv()) && size <= summaryBytes; i++ {
+			words = append(words, quoted(s.GetArgv()[i]))
+			size += len(words[i]) + 1
+		}
+		line = strings.Join(words, " ")
+	}
+	line = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, line)
+	if len(line) <= summaryBytes {
+		return line
+	}
+	cut := summaryBytes - len("…")
+	for cut > 0 && !utf8.RuneStart(line[cut]) {
+		cut--
+	}
+	return line[:cut] + "…"
+}
+
+// quoted shows where an argument begins and ends.
+func quoted(arg string) string {
+	if arg == "" || strings.ContainsAny(arg, " \t\r\n\"'\\$`;&|<>()*?[]{}#~!") {
+		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	return arg
+}
+
+// printable says that s stands on one line as it is.
+func printable(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}

@@ -1,0 +1,110 @@
+package operator
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// Submit registers a command and freezes whom it means. The same id with the same
+// envelope answers what stands, whatever the selector would mean now.
+func (c *CommandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) (*agentplanev1.SubmitResponse, error) {
+	sub, err := decodeSubmission(req.GetEnvelope())
+	if err != nil {
+		return nil, c.refuse(codes.InvalidArgument, "bad_envelope", "%v", err)
+	}
+	v := c.o.Machine.View()
+	id := sub.spec.GetCommandId()
+	if have, found := v.Command(id); found {
+		// Committed, whoever leads now: no proposal is needed to say so.
+		if !bytes.Equal(have.GetDigest(), sub.digest) {
+			return nil, c.refuse(codes.AlreadyExists, "command_exists", "command %q exists with other content", id)
+		}
+		return &agentplanev1.SubmitResponse{Command: commandRow(have), Repeated: true}, nil
+	}
+	if err := c.meant(v, sub.spec); err != nil {
+		return nil, err
+	}
+	if p := check(sub.spec, c.now(v)); p != nil {
+		return nil, c.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
+	}
+	ordinals, err := c.targets(v, sub.spec)
+	if err != nil {
+		return nil, err
+	}
+	o, v, err := c.propose(ctx, c.submitMutation(ctx, sub, ordinals))
+	if err != nil {
+		return nil, err
+	}
+	row, found := v.Command(id)
+	if !found { // purged between the outcome and here: it stood, and is over
+		return nil, c.refuse(codes.NotFound, "no_command", "command %q was submitted at index %d and has been purged since", id, o.GetIndex())
+	}
+	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated()}, nil
+}
+
+// meant refuses a command that was made for another cluster or another life of
+// this one.
+func (c *CommandService) meant(v *fsm.View, spec *agentplanev1.CommandSpec) error {
+	row := v.Cluster()
+	switch {
+	case row.GetClusterId() == "":
+		return c.refuse(codes.FailedPrecondition, "no_cluster", "the cluster has not been initialized")
+	case spec.GetClusterId() != row.GetClusterId():
+		return c.refuseHint(codes.FailedPrecondition, "wrong_cluster", `choose the cluster with --context or --addr`,
+			"the command is for cluster %.100q, this is cluster %q", spec.GetClusterId(), row.GetClusterId())
+	case !proto.Equal(spec.GetIncarnation(), incarnation(row)):
+		return c.refuseHint(codes.FailedPrecondition, "other_incarnation", "submit it again as a new command",
+			"the command is for incarnation %s of the cluster, this is incarnation %s",
+			incarnationText(spec.GetIncarnation()), incarnationText(incarnation(row)))
+	}
+	return nil
+}
+
+func incarnationText(i *agentplanev1.Incarnation) string {
+	return fmt.Sprintf("%d/%.16x", i.GetNumber(), i.GetId())
+}
+
+// targets answers the ordinals of the agents that the spec means.
+func (c *CommandService) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint32, error) {
+	if len(spec.GetAgents()) > 0 {
+		return c.named(v, spec.GetAgents())
+	}
+	sel, err := c.parseSelector(spec.GetSelector(), false)
+	if err != nil {
+		return nil, err
+	}
+	ordinals := matching(v, sel, c.now(v))
+	switch n := len(ordinals); {
+	case n == 0:
+		return nil, c.refuseHint(codes.NotFound, "no_targets", `see whom there is with "agentctl agents list"`,
+			"the selector %s means none of the %d agents", sel, v.AgentCount())
+	case n > fsm.MaxTargets:
+		return nil, c.refuseHint(codes.InvalidArgument, "too_many", "divide them by a label and submit several commands",
+			"the selector %s means %d agents, at most %d are allowed", sel, n, fsm.MaxTargets)
+	}
+	return ordinals, nil
+}
+
+func (c *CommandService) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.Mutation {
+	spec := sub.spec
+	m := &raftlogv1.SubmitCommand{
+		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: c.callerName(ctx), AgentOrdinals: ordinals,
+		NotBefore: spec.GetNotBefore(), NotAfter: spec.GetNotAfter(), QueueOffline: spec.GetQueueOffline(),
+		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
+		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
+		QueueMax: c.o.QueueMax,
+	}
+	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
+		m.MaxAttempts = c.o.MaxAttempts
+	}
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+}

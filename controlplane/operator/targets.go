@@ -1,0 +1,122 @@
+package operator
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/agentplane/agentplane/fsm"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/selector"
+)
+
+// target is an agent as a selector sees it. Facts and session are looked up when
+// the expression asks for them.
+type target struct {
+	view  *fsm.View
+	agent *raftlogv1.Agent
+	now   int64
+}
+
+func (t target) ID() string   { return t.agent.GetId() }
+func (t target) Name() string { return t.agent.GetName() }
+
+func (t target) Health() string {
+	s, _ := t.view.Session(t.agent.GetId())
+	health, _, _ := Health(t.agent, s, t.now)
+	return health
+}
+
+func (t target) Label(name string) (string, bool) { return valueOf(t.agent.GetLabels(), name) }
+
+func (t target) Fact(name string) (string, bool) {
+	facts, _ := t.view.Facts(t.agent.GetId())
+	return valueOf(facts.GetFacts(), name)
+}
+
+// valueOf looks into rows sorted by name.
+func valueOf(sorted []*raftlogv1.Label, name string) (string, bool) {
+	i, found := slices.BinarySearchFunc(sorted, name, func(l *raftlogv1.Label, name string) int {
+		return strings.Compare(l.GetName(), name)
+	})
+	if !found {
+		return "", false
+	}
+	return sorted[i].GetValue(), true
+}
+
+// parseSelector answers everybody for the empty expression when it may be left away.
+func (s *service) parseSelector(expr string, optional bool) (*selector.Selector, error) {
+	if expr == "" && optional {
+		return selector.All(), nil
+	}
+	sel, err := selector.Parse(expr)
+	if err != nil {
+		const hint = `spell it like 'label.env == "prod" && health == "ONLINE"', or "all"`
+		return nil, s.refuseHint(codes.InvalidArgument, "bad_selector", hint, "%v", err)
+	}
+	return sel, nil
+}
+
+// matching answers the ordinals of the agents that the selector means, ascending.
+func matching(v *fsm.View, sel *selector.Selector, now int64) []uint32 {
+	var ordinals []uint32
+	for a := range v.Agents() {
+		if sel.Match(target{view: v, agent: a, now: now}) {
+			ordinals = append(ordinals, a.GetOrdinal())
+		}
+	}
+	slices.Sort(ordinals)
+	return ordinals
+}
+
+// maxNamed bounds how many ids an error names.
+const maxNamed = 5
+
+// agent finds an agent by its id, or by its name when only one has it.
+func (s *service) agent(v *fsm.View, who string) (*raftlogv1.Agent, error) {
+	if who == "" {
+		return nil, s.refuseHint(codes.InvalidArgument, "no_agent", hints["no_agent"], "no agent was named")
+	}
+	if a, found := v.Agent(who); found {
+		return a, nil
+	}
+	var ids []string
+	var found *raftlogv1.Agent
+	for a := range v.AgentsByName(who) {
+		found = a
+		ids = append(ids, a.GetId())
+	}
+	switch len(ids) {
+	case 0:
+		return nil, s.refuse(codes.NotFound, "no_agent", "there is no agent %q", who)
+	case 1:
+		return found, nil
+	default:
+		return nil, s.ambiguous(who, ids)
+	}
+}
+
+func (s *service) ambiguous(name string, ids []string) error {
+	more := ""
+	if len(ids) > maxNamed {
+		ids, more = ids[:maxNamed], ", …"
+	}
+	return s.refuseHint(codes.InvalidArgument, "ambiguous_name", "name one of them by its id",
+		"several agents are named %q: %s%s", name, strings.Join(ids, ", "), more)
+}
+
+// named answers the ordinals of the agents, ascending; naming one twice is harmless.
+func (s *service) named(v *fsm.View, agents []string) ([]uint32, error) {
+	ordinals := make([]uint32, 0, len(agents))
+	for _, who := range agents {
+		a, err := s.agent(v, who)
+		if err != nil {
+			return nil, err
+		}
+		ordinals = append(ordinals, a.GetOrdinal())
+	}
+	slices.Sort(ordinals)
+	return slices.Compact(ordinals), nil
+}
