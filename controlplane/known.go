@@ -1,0 +1,204 @@
+package controlplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// ErrRemoved says that the cluster has removed this node.
+var ErrRemoved = errors.New("this node was removed from the cluster: stop it, or let it join again with an empty data directory")
+
+// ErrPutBack says that the node's disk was put back to an earlier time.
+var ErrPutBack = errors.New("this node's data directory is older than what the cluster has seen of it: a disk image was put back; join again with an empty data directory")
+
+const knownEvery = 300 * time.Millisecond
+
+// becomeKnown makes raft know this node, then tells the cluster of this start and of
+// the addresses in use. It returns when both are done; a node that a crash stopped
+// anywhere on the way goes on here.
+func (m *member) becomeKnown(ctx context.Context) error {
+	tick := time.NewTicker(knownEvery)
+	defer tick.Stop()
+	for {
+		done, err := m.tryBecomeKnown(ctx)
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (m *member) tryBecomeKnown(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if !m.inConfiguration() {
+		_, err := m.askToBeAdded(ctx)
+		if d := agentplanev1.DetailOf(err); d.GetReason() == "node_removed" {
+			return false, fmt.Errorf("%w", ErrRemoved)
+		}
+		if err != nil {
+			m.logger.Debug("not yet added", "err", err)
+		}
+		return false, nil
+	}
+	outcomes, err := m.forwarder.Propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_NodeStarted{NodeStarted: &raftlogv1.NodeStarted{
+		NodeId: m.n.ID(), StartCounter: m.n.dir.Starts(), Version: m.n.o.Version, FeatureLevel: m.row().GetFeatureLevel(),
+		Address: m.n.advertise, GossipAddress: m.gossip.AdvertiseAddr(),
+	}}})
+	if err != nil {
+		m.logger.Debug("start not yet announced", "err", err)
+		return false, nil
+	}
+	switch o := outcomes[0]; {
+	case o.GetCode() == raftlogv1.Code_CODE_OK:
+		m.logger.Info("this start is known to the cluster", "start", m.n.dir.Starts(), "index", o.GetIndex())
+		return true, nil
+	case o.GetReason() == "node_removed":
+		return false, ErrRemoved
+	case o.GetReason() == "start_counter":
+		return false, fmt.Errorf("%w (%s)", ErrPutBack, o.GetDetail())
+	case o.GetReason() == "feature_level":
+		return false, errors.New(o.GetDetail())
+	default: // the cluster is not founded yet, or does not show us yet
+		m.logger.Debug("start not yet announced", "reason", o.GetReason(), "detail", o.GetDetail())
+		return false, nil
+	}
+}
+
+// inConfiguration says whether raft's configuration, as this node has it, knows this
+// node.
+func (m *member) inConfiguration() bool {
+	cfg, _ := m.host.Configuration()
+	for _, s := range cfg.Servers {
+		if string(s.ID) == m.n.ID() {
+			return true
+		}
+	}
+	return false
+}
+
+// askToBeAdded asks the leader, whoever that is, to add this node, and answers how
+// far it has come.
+func (m *member) askToBeAdded(ctx context.Context) (*agentplanev1.AddServerResponse, error) {
+	if _, _, here := m.office(); here {
+		return m.addServer(ctx, m.n.ID())
+	}
+	last := errors.New("no other node is known")
+	ask := m.trust.Nodes()
+	if leader, _, _ := m.office(); leader != "" && leader != m.n.ID() {
+		ask = append([]string{leader}, ask...)
+	}
+	for i := 0; i < len(ask) && i < 16; i++ {
+		c, err := m.pool.Client(ask[i])
+		if err != nil {
+			last = err
+			continue
+		}
+		r, err := c.AddServer(ctx, &agentplanev1.AddServerRequest{})
+		if err == nil {
+			return r, nil
+		}
+		last = err
+		d := agentplanev1.DetailOf(err)
+		if d.GetReason() == "node_removed" {
+			return nil, err
+		}
+		if leader := d.GetLeaderId(); leader != "" && leader != m.n.ID() {
+			ask = append(ask, leader)
+		}
+	}
+	return nil, fmt.Errorf("ask to be added: %w", last)
+}
+
+// askAboutStrangers fetches newer trust from peers when somebody showed a key that
+// is not known here: it may have been registered while this node was away.
+func (m *member) askAboutStrangers(ctx context.Context) error {
+	for {
+		select {
+		case <-m.strangers:
+		case <-ctx.Done():
+			return nil
+		}
+		m.fetchTrust(ctx)
+		select { // a stranger that stays one costs no more than a question a second
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (m *member) fetchTrust(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for _, id := range m.trust.Nodes() {
+		c, err := m.pool.Client(id)
+		if err != nil {
+			continue
+		}
+		boot := m.trust.state()
+		r, err := c.BootState(ctx, &agentplanev1.BootStateRequest{Incarnation: incarnationOf(boot.Bundle.Incarnation), Index: boot.Index})
+		if err != nil || len(r.GetBootState()) == 0 {
+			continue
+		}
+		if err := m.trust.adopt(r.GetBootState()); err != nil {
+			m.logger.Warn("trust of a peer not taken", "node_id", id, "err", err)
+		}
+	}
+}
+
+// followTrust brings gossip in line with what is trusted.
+func (m *member) followTrust(ctx context.Context) error {
+	used := m.trust.state().GossipKeyring
+	for {
+		select {
+		case <-m.trustChanged:
+		case <-ctx.Done():
+			return nil
+		}
+		boot := m.trust.state()
+		if err := m.useKeyring(used, boot.GossipKeyring); err != nil {
+			m.logger.Warn("gossip keyring not changed", "err", err)
+		} else {
+			used = boot.GossipKeyring
+		}
+		if err := m.gossip.SetMeta(m.meta()); err != nil {
+			m.logger.Warn("gossip metadata not changed", "err", err)
+		}
+		m.promoter.Kick()
+	}
+}
+
+func (m *member) useKeyring(was, is []identity.Secret) error {
+	for _, k := range is {
+		if err := m.gossip.InstallKey(k.Reveal()); err != nil {
+			return err
+		}
+	}
+	if err := m.gossip.UseKey(is[0].Reveal()); err != nil {
+		return err
+	}
+	for _, old := range was {
+		kept := false
+		for _, k := range is {
+			kept = kept || bytes.Equal(k.Reveal(), old.Reveal())
+		}
+		if !kept {
+			if err := m.gossip.RemoveKey(old.Reveal()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,291 @@
+package controlplane
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/agentplane/agentplane/configs"
+	"github.com/agentplane/agentplane/controlplane/authz"
+	"github.com/agentplane/agentplane/controlplane/datadir"
+	"github.com/agentplane/agentplane/controlplane/peer"
+	"github.com/agentplane/agentplane/controlplane/pki"
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// Files in the data directory, beside those of package datadir.
+const (
+	bootFile = "boot.state"
+	pkiDir   = "pki"
+	raftDir  = "raft"
+	nodeKey  = "node.key"
+)
+
+// Options says how a node runs.
+type Options struct {
+	Config  configs.Node
+	Version string
+	Logger  hclog.Logger
+	// Fatal ends the process: the node cannot go on and must not act any more. It
+	// may be called by any goroutine.
+	Fatal func(error)
+}
+
+// Node is one node of the control plane, from its data directory up.
+type Node struct {
+	o         Options
+	dir       *datadir.Dir
+	port      *peer.Port
+	socket    net.Listener
+	startID   []byte // random per start
+	name      string
+	advertise string
+
+	joined chan struct{} // closed when boot.state is there
+	member atomic.Pointer[member]
+	opened chan struct{} // closed when member is set
+
+	setup sync.Mutex // held by Init and Join, one at a time
+}
+
+// Open takes the data directory and binds port and socket. The caller runs the node
+// and closes it.
+func Open(o Options) (_ *Node, err error) {
+	dir, err := datadir.Open(o.Config.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{o: o, dir: dir, joined: make(chan struct{}), opened: make(chan struct{}), startID: make([]byte, 16)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if _, err := rand.Read(n.startID); err != nil {
+		return nil, fmt.Errorf("make start id: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("ask for the host name: %w: give one with --name", err)
+	}
+	n.name = cmp.Or(o.Config.Name, host)
+	if err := identity.ValidateName(n.name); err != nil {
+		return nil, fmt.Errorf("name %q: %w: give another with --name", n.name, err)
+	}
+	switch _, err := os.Stat(dir.Path(bootFile)); {
+	case err == nil:
+		close(n.joined)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("look for %s: %w", dir.Path(bootFile), err)
+	}
+	if n.port, err = n.listen(); err != nil {
+		return nil, err
+	}
+	if n.advertise, err = advertise(o.Config.Advertise, n.port.Addr().String()); err != nil {
+		return nil, err
+	}
+	if n.socket, err = listenSocket(dir); err != nil {
+		return nil, err
+	}
+	return n, n.writeAddresses("", "")
+}
+
+// listen binds the port. A node that may take any port tries the one that it is
+// known under first, so that peers find it again.
+func (n *Node) listen() (*peer.Port, error) {
+	listen := n.o.Config.Listen
+	logger := n.o.Logger.Named("port")
+	if host, port, err := net.SplitHostPort(listen); err == nil && port == "0" {
+		if boot, err := pki.LoadBootState(n.dir.Path(bootFile)); err == nil {
+			if me, ok := boot.Bundle.Node(n.dir.NodeID()); ok && len(me.Addresses) > 0 {
+				if _, known, err := net.SplitHostPort(me.Addresses[0]); err == nil {
+					if p, err := peer.Listen(net.JoinHostPort(host, known), logger); err == nil {
+						return p, nil
+					}
+				}
+			}
+		}
+	}
+	return peer.Listen(listen, logger)
+}
+
+// advertise completes the address that others are told.
+func advertise(configured, bound string) (string, error) {
+	host, port, err := net.SplitHostPort(bound)
+	if err != nil {
+		return "", fmt.Errorf("bound address %q: %w", bound, err)
+	}
+	if configured != "" {
+		if h, p, err := net.SplitHostPort(configured); err == nil {
+			return net.JoinHostPort(h, p), nil
+		}
+		return net.JoinHostPort(configured, port), nil
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if private := privateAddress(); private != "" {
+			host = private
+		}
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// privateAddress is the first private address of an interface that is up, IPv4
+// before IPv6; "" when there is none.
+func privateAddress() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	found := ""
+	for _, a := range addrs {
+		ip, ok := a.(*net.IPNet)
+		if !ok || !ip.IP.IsPrivate() {
+			continue
+		}
+		if ip.IP.To4() != nil {
+			return ip.IP.String()
+		}
+		found = cmp.Or(found, ip.IP.String())
+	}
+	return found
+}
+
+func (n *Node) writeAddresses(gossip, gossipAdvertise string) error {
+	return n.dir.WriteAddresses(datadir.Addresses{
+		Listen: n.port.Addr().String(), Advertise: n.advertise, GossipListen: gossip, GossipAdvertise: gossipAdvertise,
+	})
+}
+
+// ID is the node's random id.
+func (n *Node) ID() string { return n.dir.NodeID() }
+
+// Address is the advertised address.
+func (n *Node) Address() string { return n.advertise }
+
+// SocketPath is where others on this machine reach the local socket.
+func (n *Node) SocketPath() string { return n.dir.Path(socketName) }
+
+// Close releases what Open took. Run has returned.
+func (n *Node) Close() error {
+	var errs []error
+	if n.socket != nil {
+		errs = append(errs, closed(n.socket.Close()))
+	}
+	if n.port != nil {
+		errs = append(errs, closed(n.port.Close()))
+	}
+	return errors.Join(append(errs, n.dir.Close())...)
+}
+
+func closed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Run runs the node until ctx ends and it has stopped in order, or until it cannot
+// go on.
+func (n *Node) Run(ctx context.Context) error {
+	n.o.Logger.Info("node starts", "node_id", n.ID(), "name", n.name, "start", n.dir.Starts(), "version", n.o.Version,
+		"listen", n.port.Addr().String(), "advertise", n.advertise)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, life := errgroup.WithContext(life)
+	g.Go(func() error { return ended(life, n.port.Run(life)) })
+	g.Go(func() error { return serveWeb(life, n.port.Listener(identity.ProtocolHTTP), webHandler(n.ready)) })
+	g.Go(func() error { return n.serveSocket(life) })
+	g.Go(func() error {
+		err := n.live(ctx, life)
+		end() // with the member ends everything
+		return err
+	})
+	err := g.Wait()
+	n.o.Logger.Info("node stopped", "err", err)
+	return err
+}
+
+// live waits for a cluster, then is a member of it until stop ends.
+func (n *Node) live(stop, life context.Context) error {
+	select {
+	case <-n.joined:
+	default:
+		n.o.Logger.Info("this node belongs to no cluster yet: run \"agentctl cluster init\" or \"agentctl cluster join\" here", "data_dir", n.o.Config.DataDir)
+		retry, cancel := context.WithCancel(life)
+		defer cancel()
+		if len(n.o.Config.RetryJoin.Addresses) > 0 {
+			go n.retryJoin(retry)
+		}
+		select {
+		case <-n.joined:
+			cancel()
+		case <-stop.Done():
+			return nil
+		case <-life.Done():
+			return nil
+		}
+	}
+	m, err := openMember(n)
+	if err != nil {
+		return err
+	}
+	n.member.Store(m)
+	close(n.opened)
+	return m.run(stop, life)
+}
+
+func (n *Node) serveSocket(ctx context.Context) error {
+	gate := authz.New(authz.Options{
+		Identify: socketCaller,
+		View:     fsm.New(fsm.Options{}).View,
+		CatchUp:  func(context.Context) error { return errors.New("the local socket serves this node only") },
+	})
+	s := grpc.NewServer(grpc.Creds(socketCredentials{}), grpc.ChainUnaryInterceptor(gate.Unary), grpc.ChainStreamInterceptor(gate.Stream),
+		grpc.MaxRecvMsgSize(1<<20), grpc.MaxConcurrentStreams(16))
+	agentplanev1.RegisterLocalServiceServer(s, &local{n: n})
+	return serveGRPC(ctx, s, n.socket)
+}
+
+// ready is what /readyz says.
+func (n *Node) ready() (string, bool) {
+	if m := n.member.Load(); m != nil {
+		return m.ready()
+	}
+	return "no cluster", false
+}
+
+// ended turns the end of a life that was asked to end into no error.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// portOf returns the port of an address, 0 when there is none.
+func portOf(address string) int {
+	_, p, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0
+	}
+	port, err := strconv.Atoi(p)
+	if err != nil {
+		return 0
+	}
+	return port
+}

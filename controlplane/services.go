@@ -1,0 +1,134 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/agentplane/agentplane/controlplane/authz"
+	"github.com/agentplane/agentplane/controlplane/operator"
+	"github.com/agentplane/agentplane/controlplane/peer"
+	"github.com/agentplane/agentplane/controlplane/pki"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// register builds the services and puts them on the server.
+func (m *member) register() error {
+	services, err := operator.New(operator.Options{
+		NodeID: m.n.ID(), Version: m.n.o.Version, Machine: m.state, Proposer: m.host, Read: m.read,
+		Raft: operatorRaft{m}, Issuer: issuer{m.ca},
+		Caller: func(ctx context.Context) (name, kind string, key []byte, from string) {
+			c := authz.From(ctx)
+			return c.Name, c.Kind, c.Key, c.From
+		},
+		Peers: m.peerStates, WaitsFor: func(id string) string { return m.promoter.WaitsFor(id).Why },
+		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
+		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax), Logger: m.logger.Named("operator"),
+	})
+	if err != nil {
+		return err
+	}
+	m.calls.serve(m.server, &agentplanev1.ClusterService_ServiceDesc, services.Cluster)
+	m.calls.serve(m.server, &agentplanev1.CommandService_ServiceDesc, services.Commands)
+	m.calls.serve(m.server, &agentplanev1.FleetService_ServiceDesc, services.Fleet)
+	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, services.Tokens)
+	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, services.Operators)
+	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, services.Enroll)
+	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, m.dispatch)
+	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peer.NewService(peer.ServiceOptions{
+		Consensus: m.host, StartCounter: m.n.dir.Starts(),
+		BootIndex: func() uint64 { return m.trust.state().Index },
+		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
+		Forward:   m.calls.forwarded, Held: m.held, AddServer: m.addServer,
+	}))
+	return nil
+}
+
+// held answers which agent sessions this node holds.
+func (m *member) held() []*agentplanev1.HeldSession {
+	var all []*agentplanev1.HeldSession
+	for _, s := range m.dispatch.Held() {
+		all = append(all, &agentplanev1.HeldSession{AgentId: s.AgentID, SessionEpoch: s.Epoch})
+	}
+	return all
+}
+
+// peerStates is what gossip says of each node.
+func (m *member) peerStates() map[string]string {
+	states := make(map[string]string)
+	for _, p := range m.gossip.Members() {
+		states[p.ID] = p.State.String()
+	}
+	return states
+}
+
+// operatorRaft shows consensus to operators.
+type operatorRaft struct{ m *member }
+
+func (r operatorRaft) Configuration() operator.Configuration {
+	cfg, index := r.m.host.Configuration()
+	leader, _, _ := r.m.host.Leader()
+	c := operator.Configuration{Index: index, Leader: string(leader)}
+	for _, s := range cfg.Servers {
+		if s.Suffrage == raft.Voter {
+			c.Voters = append(c.Voters, string(s.ID))
+		} else {
+			c.NonVoters = append(c.NonVoters, string(s.ID))
+		}
+	}
+	return c
+}
+
+func (r operatorRaft) Term() uint64 { return r.m.host.Stats().Term }
+
+func (r operatorRaft) Transfer(ctx context.Context, to string) error {
+	return r.m.host.Transfer(ctx, raft.ServerID(to))
+}
+
+func (r operatorRaft) RemoveServer(ctx context.Context, id string, previous uint64) error {
+	return r.m.host.Remove(ctx, raft.ServerID(id), previous)
+}
+
+// issuer signs with this node's CA.
+type issuer struct{ ca *pki.CA }
+
+func (i issuer) Issue(kind, name string, publicKey []byte) ([]byte, error) {
+	der, err := i.ca.Issue(pki.Request{
+		ID: identity.ID{Cluster: i.ca.Node().Cluster, Kind: identity.Kind(kind), Name: name}, Key: publicKey,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate of %s %q: %w", kind, name, err)
+	}
+	return der, nil
+}
+
+func (i issuer) CACertificate() []byte { return i.ca.Entry().CertDER }
+
+// clock tells the cluster's time between entries: what the state last said, and how
+// long ago that was by the monotonic clock. The machine's wall clock has no part in
+// it.
+type clock struct{ last atomic.Pointer[tick] }
+
+type tick struct {
+	now  int64
+	seen time.Time
+}
+
+// saw notes what the state says now.
+func (c *clock) saw(now int64) {
+	if t := c.last.Load(); t == nil || t.now < now {
+		c.last.Store(&tick{now: now, seen: time.Now()})
+	}
+}
+
+func (c *clock) now() time.Time {
+	t := c.last.Load()
+	if t == nil {
+		return time.Unix(0, 0)
+	}
+	return time.Unix(0, t.now).Add(time.Since(t.seen))
+}
