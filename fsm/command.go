@@ -154,9 +154,11 @@ func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
 		tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, "", nil)
 		o.Count++
 	}
-	e := tx.editCommand(c.GetId())
-	e.Released += o.Count
-	e.Wave = m.GetWave()
+	if o.Count > 0 || m.GetWave() != c.GetWave() {
+		e := tx.editCommand(c.GetId())
+		e.Released += o.Count
+		e.Wave = m.GetWave()
+	}
 	return o
 }
 

@@ -1,0 +1,373 @@
+package fsm
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// The twin is a slow, obvious model of attempts: one struct for each, in a slice,
+// written from DESIGN section 9. Of agents and sessions it looks at what the
+// machine had before the mutation, and of a session's opening at the outcome.
+type twin struct {
+	commands map[string]*twinCommand
+	attempts []*twinAttempt
+}
+
+type twinCommand struct {
+	digest              string
+	notBefore, notAfter int64
+	tries               uint32
+	released            uint32
+	canceled            bool
+}
+
+type twinAttempt struct {
+	id, command, agent string
+	ordinal            uint32
+	n                  uint32
+	state              raftlogv1.AttemptState
+	fence, epoch       uint64
+	late, asked        bool
+}
+
+const (
+	pending  = raftlogv1.AttemptState_ATTEMPT_STATE_PENDING
+	released = raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED
+	claimedS = raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED
+	running  = raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING
+	lost     = raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+	canceled = raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED
+	expired  = raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED
+	skipped  = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED
+)
+
+func isFinal(s raftlogv1.AttemptState) bool { return s >= lost }
+
+func (w *twin) find(id string) *twinAttempt {
+	for _, a := range w.attempts {
+		if a.id == id {
+			return a
+		}
+	}
+	return nil
+}
+
+func (w *twin) of(command string) (all []*twinAttempt) {
+	for _, a := range w.attempts {
+		if a.command == command {
+			all = append(all, a)
+		}
+	}
+	slices.SortFunc(all, func(a, b *twinAttempt) int { return int(a.ordinal) - int(b.ordinal) })
+	return all
+}
+
+func (w *twin) done(command string) bool {
+	return !slices.ContainsFunc(w.of(command), func(a *twinAttempt) bool { return !isFinal(a.state) })
+}
+
+// count counts the attempts of the agent that are in one of the states.
+func (w *twin) count(ordinal uint32, states ...raftlogv1.AttemptState) (n uint32) {
+	for _, a := range w.attempts {
+		if a.ordinal == ordinal && slices.Contains(states, a.state) {
+			n++
+		}
+	}
+	return n
+}
+
+// lose makes an attempt LOST, or a next attempt of it when the command may be
+// repeated, still stands, and its agent is there.
+func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
+	c := w.commands[a.command]
+	a.state = lost
+	if a.n < c.tries && !c.canceled && now < c.notAfter && agentStays {
+		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released}
+	}
+}
+
+// apply predicts the code of a mutation's outcome, where the model knows it, and
+// follows the change.
+func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Mutation, got *raftlogv1.Outcome) (want raftlogv1.Code, knows bool) {
+	switch m := mut.GetKind().(type) {
+	case *raftlogv1.Mutation_SubmitCommand:
+		return w.submit(before, now, m.SubmitCommand, got)
+	case *raftlogv1.Mutation_ReleaseCommand:
+		return w.release(m.ReleaseCommand), true
+	case *raftlogv1.Mutation_ClaimAttempt:
+		return w.claim(before, now, number, m.ClaimAttempt), true
+	case *raftlogv1.Mutation_ReportAttempt:
+		return w.report(before, now, m.ReportAttempt), true
+	case *raftlogv1.Mutation_LoseAttempt:
+		return w.loseAttempt(before, now, m.LoseAttempt), true
+	case *raftlogv1.Mutation_CancelCommand:
+		return w.cancel(m.CancelCommand), true
+	case *raftlogv1.Mutation_ExpireCommand:
+		return w.expire(now, m.ExpireCommand), true
+	case *raftlogv1.Mutation_PurgeCommands:
+		for _, id := range m.PurgeCommands.GetCommandIds() {
+			ahead := id > commandFloor(now)
+			if _, found := w.commands[id]; found && w.done(id) && !ahead {
+				delete(w.commands, id)
+				w.attempts = slices.DeleteFunc(w.attempts, func(a *twinAttempt) bool { return a.command == id })
+			}
+		}
+		return raftlogv1.Code_CODE_OK, true
+	case *raftlogv1.Mutation_OpenSession:
+		w.openSession(before, now, m.OpenSession, got)
+	case *raftlogv1.Mutation_RemoveAgent:
+		if a, found := before.Agent(m.RemoveAgent.GetAgentId()); found {
+			for _, x := range w.attempts {
+				switch {
+				case x.ordinal != a.GetOrdinal() || isFinal(x.state):
+				case x.state == claimedS || x.state == running:
+					w.lose(x, now, false)
+				default:
+					x.state = skipped
+				}
+			}
+		}
+	}
+	return 0, false
+}
+
+// commandFloor is the beginning of all ids that are made now: ids order by time.
+func commandFloor(now int64) string {
+	return fmt.Sprintf("%08x-%04x", uint64(now/1e6)>>16, uint64(now/1e6)&0xffff)
+}
+
+func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *raftlogv1.Outcome) (raftlogv1.Code, bool) {
+	if c, found := w.commands[m.GetId()]; found {
+		if c.digest == string(m.GetDigest()) {
+			return raftlogv1.Code_CODE_OK, true
+		}
+		return raftlogv1.Code_CODE_CONFLICT, true
+	}
+	if got.GetCode() != raftlogv1.Code_CODE_OK {
+		return 0, false // what is malformed is not the model's matter
+	}
+	w.commands[m.GetId()] = &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts())}
+	for _, o := range m.GetAgentOrdinals() {
+		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
+		a, found := before.AgentByOrdinal(o)
+		s, _ := before.Session(a.GetId())
+		x.agent = a.GetId()
+		online := s.GetState() >= raftlogv1.SessionState_SESSION_STATE_OPEN && s.GetState() <= raftlogv1.SessionState_SESSION_STATE_RECONNECTING
+		queue := m.GetQueueMax()
+		if queue == 0 {
+			queue = 4096
+		}
+		if !found || (!online && !m.GetQueueOffline()) || w.count(o, pending, released, claimedS, running) >= queue {
+			x.state = skipped
+		}
+		w.attempts = append(w.attempts, x)
+	}
+	return raftlogv1.Code_CODE_OK, true
+}
+
+func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
+	c, found := w.commands[m.GetCommandId()]
+	switch {
+	case !found:
+		return raftlogv1.Code_CODE_NOT_FOUND
+	case c.released != m.GetExpectedReleased():
+		return raftlogv1.Code_CODE_STALE
+	case c.canceled || w.done(m.GetCommandId()):
+		return raftlogv1.Code_CODE_REFUSED
+	}
+	left := m.GetMax()
+	for _, a := range w.of(m.GetCommandId()) {
+		if a.state == pending && left > 0 {
+			a.state = released
+			c.released++
+			left--
+		}
+	}
+	return raftlogv1.Code_CODE_OK
+}
+
+func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimAttempt) raftlogv1.Code {
+	a := w.find(m.GetInvocationId())
+	s, hasSession := before.Session(m.GetAgentId())
+	agent, _ := before.Agent(m.GetAgentId())
+	node, _ := before.Node(m.GetNodeId())
+	switch {
+	case a == nil || a.agent != m.GetAgentId() || !hasSession:
+		return raftlogv1.Code_CODE_NOT_FOUND
+	case s.GetEpoch() != m.GetSessionEpoch():
+		return raftlogv1.Code_CODE_STALE
+	case node == nil:
+		return raftlogv1.Code_CODE_NOT_FOUND
+	case node.GetState() != raftlogv1.NodeState_NODE_STATE_REGISTERED:
+		return raftlogv1.Code_CODE_REFUSED
+	case a.n != m.GetAttempt():
+		return raftlogv1.Code_CODE_STALE
+	case a.state == claimedS && a.epoch == m.GetSessionEpoch():
+		return raftlogv1.Code_CODE_OK
+	case a.state != released:
+		return raftlogv1.Code_CODE_STALE
+	}
+	c := w.commands[a.command]
+	switch {
+	case c.canceled, now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
+		s.GetNodeId() != m.GetNodeId(), agent.GetQuarantine() != 0:
+		return raftlogv1.Code_CODE_REFUSED
+	case w.count(a.ordinal, claimedS, running) >= s.GetSlots():
+		return raftlogv1.Code_CODE_EXHAUSTED
+	}
+	a.state, a.fence, a.epoch = claimedS, number, s.GetEpoch()
+	return raftlogv1.Code_CODE_OK
+}
+
+func (w *twin) report(before *View, now int64, m *raftlogv1.ReportAttempt) raftlogv1.Code {
+	a := w.find(m.GetInvocationId())
+	s, hasSession := before.Session(m.GetAgentId())
+	switch {
+	case a == nil || a.agent != m.GetAgentId() || !hasSession:
+		return raftlogv1.Code_CODE_NOT_FOUND
+	case s.GetEpoch() != m.GetSessionEpoch():
+		return raftlogv1.Code_CODE_STALE
+	case !slices.Contains([]raftlogv1.AttemptState{40, 50, 60, 61, 62, 63, 64}, m.GetState()),
+		len(m.GetResult().GetStdout().GetHead()) > MaxOutputBytes:
+		return raftlogv1.Code_CODE_INVALID
+	case m.GetAttempt() >= 1 && m.GetAttempt() < a.n:
+		return raftlogv1.Code_CODE_OK
+	case m.GetAttempt() != a.n, m.GetFence() != a.fence, a.state < claimedS:
+		return raftlogv1.Code_CODE_STALE
+	}
+	switch {
+	case a.state == lost && m.GetState() > lost:
+		a.state, a.late = m.GetState(), true
+	case isFinal(a.state):
+	case m.GetState() == lost:
+		w.lose(a, now, true)
+	case m.GetState() > a.state:
+		a.state = m.GetState()
+	}
+	return raftlogv1.Code_CODE_OK
+}
+
+func (w *twin) loseAttempt(before *View, now int64, m *raftlogv1.LoseAttempt) raftlogv1.Code {
+	a := w.find(m.GetKey().GetInvocationId())
+	if a == nil {
+		return raftlogv1.Code_CODE_NOT_FOUND
+	}
+	s, _ := before.Session(a.agent)
+	switch {
+	case m.GetKey().GetAttempt() >= 1 && m.GetKey().GetAttempt() < a.n, a.state == lost:
+		return raftlogv1.Code_CODE_OK
+	case a.state != claimedS && a.state != running, a.state != m.GetExpectedState(), a.fence != m.GetExpectedFence(),
+		a.n != m.GetKey().GetAttempt(), s.GetEpoch() != m.GetExpectedSessionEpoch():
+		return raftlogv1.Code_CODE_STALE
+	}
+	w.lose(a, now, true)
+	return raftlogv1.Code_CODE_OK
+}
+
+func (w *twin) cancel(m *raftlogv1.CancelCommand) raftlogv1.Code {
+	c, found := w.commands[m.GetCommandId()]
+	if !found {
+		return raftlogv1.Code_CODE_NOT_FOUND
+	}
+	if c.canceled || w.done(m.GetCommandId()) {
+		return raftlogv1.Code_CODE_OK
+	}
+	c.canceled = true
+	for _, a := range w.of(m.GetCommandId()) {
+		switch a.state {
+		case pending, released:
+			a.state = canceled
+		case claimedS, running:
+			a.asked = true
+		}
+	}
+	return raftlogv1.Code_CODE_OK
+}
+
+func (w *twin) expire(now int64, m *raftlogv1.ExpireCommand) raftlogv1.Code {
+	c, found := w.commands[m.GetCommandId()]
+	switch {
+	case !found:
+		return raftlogv1.Code_CODE_NOT_FOUND
+	case now < c.notAfter:
+		return raftlogv1.Code_CODE_REFUSED
+	}
+	left := m.GetMax()
+	for _, state := range []raftlogv1.AttemptState{pending, released} {
+		for _, a := range w.of(m.GetCommandId()) {
+			if a.state == state && left > 0 {
+				a.state = expired
+				left--
+			}
+		}
+	}
+	return raftlogv1.Code_CODE_OK
+}
+
+// openSession follows what became of claims that the agent's journal may not hold.
+func (w *twin) openSession(before *View, now int64, m *raftlogv1.OpenSession, got *raftlogv1.Outcome) {
+	a, _ := before.Agent(m.GetAgentId())
+	s, had := before.Session(m.GetAgentId())
+	fresh := got.GetCode() == raftlogv1.Code_CODE_OK && !got.GetRepeated() && had && string(s.GetJournal().GetId()) != string(m.GetJournal().GetId())
+	behind := got.GetReason() == "journal_behind" && a.GetQuarantine() == 0
+	if !fresh && !behind {
+		return
+	}
+	for _, x := range w.attempts {
+		known := slices.ContainsFunc(m.GetOpenAttempts(), func(k *raftlogv1.AttemptKey) bool { return k.GetInvocationId() == x.id && k.GetAttempt() == x.n })
+		if x.ordinal == a.GetOrdinal() && (x.state == claimedS || x.state == running) && !known {
+			w.lose(x, now, true)
+		}
+	}
+}
+
+// compare says where the machine and the model differ.
+func (w *twin) compare(v *View) error {
+	if v.CommandCount() != len(w.commands) || v.t.invocations.len() != len(w.attempts) {
+		return fmt.Errorf("%d commands and %d invocations, the model has %d and %d", v.CommandCount(), v.t.invocations.len(), len(w.commands), len(w.attempts))
+	}
+	for _, a := range w.attempts {
+		i, _ := v.Invocation(a.id)
+		got := twinAttempt{
+			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
+			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
+		}
+		if got != *a {
+			return fmt.Errorf("invocation is %+v, in the model %+v", got, *a)
+		}
+	}
+	for id, c := range w.commands {
+		have, _ := v.Command(id)
+		if have.GetReleased() != c.released || (have.GetCancelIndex() != 0) != c.canceled || done(have) != w.done(id) || have.GetNotAfter() != c.notAfter {
+			return fmt.Errorf("command is %v, in the model %+v, done %v", have, c, w.done(id))
+		}
+	}
+	return nil
+}
+
+func TestAttemptsMatchTheirTwin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := newGen(t)
+		w := &twin{commands: make(map[string]*twinCommand)}
+		for range historyEntries {
+			before := g.m.View()
+			e := g.entry(1)
+			outcomes := g.apply(e)
+			if len(outcomes) == 1 && outcomes[0].GetCode() != raftlogv1.Code_CODE_NOT_APPLIED {
+				number := raftlogv1.Number(1, g.index, 0)
+				want, knows := w.apply(before, g.m.Now(), number, e.GetMutations()[0], outcomes[0])
+				if knows && outcomes[0].GetCode() != want {
+					t.Fatalf("entry %d (%v): answered %v, the model says %v", g.index, e, outcomes[0], want)
+				}
+			}
+			if err := w.compare(g.m.View()); err != nil {
+				t.Fatalf("entry %d (%v): %v", g.index, e, err)
+			}
+		}
+	})
+}
