@@ -318,6 +318,24 @@ func TestStateThatAnswersNonsenseIsFatal(t *testing.T) {
 	})
 }
 
+func TestOutcomesOfAStaleEpochAreOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &fakeRaft{answer: func(e *raftlogv1.Entry) any {
+			out := outcomesFor(e, 1)
+			for _, o := range out {
+				o.Code = raftlogv1.Code_CODE_NOT_APPLIED
+			}
+			return out
+		}}
+		b := newBatcher(testBounds(), 1)
+		defer runBatcher(t, b, r)()
+		out, err := b.propose(t.Context(), []*raftlogv1.Mutation{setting("k", 1)})
+		if err != nil || len(out) != 1 || out[0].GetCode() != raftlogv1.Code_CODE_NOT_APPLIED {
+			t.Errorf("propose = %v, %v, want the outcome NOT_APPLIED", out, err)
+		}
+	})
+}
+
 func TestSteadyCallersDoNotStarveOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &fakeRaft{delay: 2 * time.Millisecond}

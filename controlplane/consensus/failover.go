@@ -129,7 +129,7 @@ func (h *Host) LostLeader(q LostQuery) LostReply {
 	case term == q.LastTerm && index == q.LastIndex && h.opts.NodeID < q.From && h.will.willing():
 		h.kickFailover()
 		return LostReply{Reason: "goes first"}
-	case !h.lost.promise(q, h.opts.Profile.Heartbeat):
+	case !h.lost.promise(q, h.opts.Profile.Heartbeat/5): // several round trips
 		return LostReply{Reason: "follows another one, or itself"}
 	}
 	return LostReply{Lost: true}

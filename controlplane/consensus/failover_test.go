@@ -11,9 +11,9 @@ import (
 )
 
 // outage kills or silences the leader and measures until another is in office.
-func outage(t *testing.T, seed uint64, strike func(*consensustest.Cluster, int)) (d time.Duration) {
+func outage(t *testing.T, nodes int, seed uint64, strike func(*consensustest.Cluster, int)) (d time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
-		c := consensustest.New(t, consensustest.Options{Nodes: 3, Seed: seed})
+		c := consensustest.New(t, consensustest.Options{Nodes: nodes, Seed: seed})
 		put(t, c, "x")
 		c.WaitAgree()
 		time.Sleep(time.Duration(seed) * 17 * time.Millisecond)
@@ -32,17 +32,23 @@ func outage(t *testing.T, seed uint64, strike func(*consensustest.Cluster, int))
 }
 
 func TestDeadProcessIsReplacedAtOnce(t *testing.T) {
-	var dead, silent []time.Duration
+	var dead, dead5, silent []time.Duration
 	for seed := range uint64(15) {
-		dead = append(dead, outage(t, seed, func(c *consensustest.Cluster, l int) { c.Kill(l) }))
-		silent = append(silent, outage(t, seed, func(c *consensustest.Cluster, l int) { c.Partition([]int{l}, []int{(l + 1) % 3, (l + 2) % 3}) }))
+		dead5 = append(dead5, outage(t, 5, seed, func(c *consensustest.Cluster, l int) { c.Kill(l) }))
+		dead = append(dead, outage(t, 3, seed, func(c *consensustest.Cluster, l int) { c.Kill(l) }))
+		silent = append(silent, outage(t, 3, seed, func(c *consensustest.Cluster, l int) { c.Partition([]int{l}, []int{(l + 1) % 3, (l + 2) % 3}) }))
 	}
 	slices.Sort(dead)
+	slices.Sort(dead5)
 	slices.Sort(silent)
+	t.Logf("dead of five: median %s, worst %s", dead5[7], dead5[14])
 	t.Logf("dead: median %s, worst %s; silent: median %s, worst %s", dead[7], dead[14], silent[7], silent[14])
 	// Taking office waits 100 ms for the clocks of those that may still answer.
 	if dead[7] > 150*time.Millisecond || dead[14] > 400*time.Millisecond {
 		t.Errorf("a dead leader is replaced after %s (median), %s (worst)", dead[7], dead[14])
+	}
+	if dead5[7] > 150*time.Millisecond || dead5[14] > 800*time.Millisecond {
+		t.Errorf("a dead leader of five is replaced after %s (median), %s (worst)", dead5[7], dead5[14])
 	}
 	if silent[7] < 250*time.Millisecond {
 		t.Errorf("a silent leader is replaced after %s, before raft's timers: the comparison is void", silent[7])

@@ -91,3 +91,21 @@ func (h *Host) change(ctx context.Context, what string, f func() raft.IndexFutur
 		return fmt.Errorf("%s: %w: %w", what, ErrUnknown, ctx.Err())
 	}
 }
+
+// Snapshot takes a snapshot of this node's state now. There being nothing new is no
+// error.
+func (h *Host) Snapshot(ctx context.Context) error {
+	done := make(chan error, 1)
+	if !h.tasks.Go(func() { done <- h.raft.Snapshot().Error() }) {
+		return ErrShutdown
+	}
+	select {
+	case err := <-done:
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			return fmt.Errorf("snapshot: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("snapshot: %w", ctx.Err())
+	}
+}

@@ -1,9 +1,11 @@
 package consensustest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +31,7 @@ type Network struct {
 	cut      map[link]bool
 	paused   map[raft.ServerAddress]bool
 	held     []message
+	serial   uint64
 	arrival  map[link]time.Time // of the last message, to keep order
 	gone     func(who, dead raft.ServerAddress)
 }
@@ -37,6 +40,7 @@ type link struct{ from, to raft.ServerAddress }
 
 type message struct {
 	link
+	serial  uint64 // messages of one link arrive in this order
 	deliver func()
 }
 
@@ -110,12 +114,13 @@ func (n *Network) Pause(addr raft.ServerAddress) {
 // Resume delivers what was held, in its order.
 func (n *Network) Resume(addr raft.ServerAddress) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	delete(n.paused, addr)
 	held := n.held
 	n.held = nil
-	n.mu.Unlock()
+	slices.SortFunc(held, func(a, b message) int { return cmp.Compare(a.serial, b.serial) })
 	for _, m := range held {
-		n.send(m.from, m.to, m.deliver)
+		n.sendLocked(m)
 	}
 }
 
@@ -158,9 +163,14 @@ func (n *Network) tellGone(who, dead raft.ServerAddress) {
 func (n *Network) send(from, to raft.ServerAddress, deliver func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	l := link{from, to}
-	if n.paused[from] || n.paused[to] {
-		n.held = append(n.held, message{l, deliver})
+	n.serial++
+	n.sendLocked(message{link{from, to}, n.serial, deliver})
+}
+
+func (n *Network) sendLocked(m message) {
+	l := m.link
+	if n.paused[l.from] || n.paused[l.to] {
+		n.held = append(n.held, m)
 		return
 	}
 	if n.cut[l] || n.loss > 0 && n.rng.Float64() < n.loss {
@@ -175,21 +185,21 @@ func (n *Network) send(from, to raft.ServerAddress, deliver func()) {
 		at = last.Add(time.Nanosecond)
 	}
 	n.arrival[l] = at
-	time.AfterFunc(time.Until(at), func() { n.arrive(l, deliver) })
+	time.AfterFunc(time.Until(at), func() { n.arrive(m) })
 }
 
 // arrive looks again: the link may have been cut or the node paused on the way.
-func (n *Network) arrive(l link, deliver func()) {
+func (n *Network) arrive(m message) {
 	n.mu.Lock()
-	if n.paused[l.from] || n.paused[l.to] {
-		n.held = append(n.held, message{l, deliver})
+	if n.paused[m.from] || n.paused[m.to] {
+		n.held = append(n.held, m)
 		n.mu.Unlock()
 		return
 	}
-	cut := n.cut[l]
+	cut := n.cut[m.link]
 	n.mu.Unlock()
 	if !cut {
-		deliver()
+		m.deliver()
 	}
 }
 

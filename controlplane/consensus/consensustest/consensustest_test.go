@@ -1,0 +1,118 @@
+package consensustest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestNetworkKeepsTheOrderOfALink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork(1, nil)
+		n.SetDelay(0, 10*time.Millisecond)
+		var got []int
+		for i := range 100 {
+			if i == 50 {
+				n.Pause("b")
+			}
+			n.send("a", "b", func() { got = append(got, i) })
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		if len(got) > 50 {
+			t.Errorf("%d messages arrived at a paused node", len(got))
+		}
+		n.Resume("b")
+		time.Sleep(time.Second)
+		if len(got) != 100 || !slices.IsSorted(got) {
+			t.Errorf("messages arrived as %v", got)
+		}
+	})
+}
+
+func TestNetworkFaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone []raft.ServerAddress
+		n := NewNetwork(1, func(who, dead raft.ServerAddress) { gone = append(gone, dead) })
+		a, b := n.attach("a"), n.attach("b")
+		ask := func() error {
+			_, err := n.call(a, "b", 0, nil, func(*endpoint) (any, error) { return 1, nil })
+			return err
+		}
+		if err := ask(); err != nil {
+			t.Errorf("call: %v", err)
+		}
+		n.Cut("b", "a", true) // the reply
+		if err := ask(); !errors.Is(err, errTimeout) {
+			t.Errorf("call without a reply: %v, want a timeout", err)
+		}
+		n.Heal()
+		n.detach(b)
+		time.Sleep(time.Second)
+		if !slices.Equal(gone, []raft.ServerAddress{"b"}) {
+			t.Errorf("nodes that noticed a death: %v", gone)
+		}
+		if err := ask(); !errors.Is(err, errRefused) {
+			t.Errorf("call to a dead node: %v, want that it is refused", err)
+		}
+	})
+}
+
+func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := NewMemDisk(1)
+		d.SetDelay(10 * time.Millisecond)
+		log := d.Disk().Log
+		if err := log.StoreLogs([]*raft.Log{{Index: 1}, {Index: 2}}); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- log.StoreLogs([]*raft.Log{{Index: 3}, {Index: 4}, {Index: 5}}) }()
+		time.Sleep(time.Millisecond)
+		ends := make(map[uint64]bool)
+		for range 100 {
+			last, _ := d.Image(true).Disk().Log.LastIndex()
+			ends[last] = true
+		}
+		if last, _ := d.Image(false).Disk().Log.LastIndex(); last != 2 {
+			t.Errorf("after a kill the log ends at %d, want 2", last)
+		}
+		if len(ends) != 4 || !ends[2] || !ends[5] {
+			t.Errorf("after power cuts the log ends at %v, want 2 to 5", ends)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestClusterTellsAKilledNodesAnswersUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(t, Options{Nodes: 1})
+		c.Disk(0).SetDelay(time.Second)
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.ProposeOn(t.Context(), 0, Put("a", ""))
+			done <- err
+		}()
+		time.Sleep(100 * time.Millisecond)
+		c.Kill(0)
+		if err := <-done; err == nil {
+			t.Error("a killed node's answer was believed")
+		}
+		c.Disk(0).SetDelay(0)
+		c.Restart(0)
+		c.WaitAgree()
+		if r := c.Machine(0).(*Ledger).Records(); len(r) != 0 {
+			t.Errorf("what was not written is there: %v", fmt.Sprint(r))
+		}
+	})
+}
