@@ -123,7 +123,9 @@ func (o Output) Err() error {
 }
 
 // Ctl runs agentctl as the lab's operator.
-func (l *Lab) Ctl(ctx context.Context, args ...string) Output { return l.CtlAs(ctx, "agentctl.yaml", args...) }
+func (l *Lab) Ctl(ctx context.Context, args ...string) Output {
+	return l.CtlAs(ctx, "agentctl.yaml", args...)
+}
 
 // CtlAs runs agentctl with another file of contexts.
 func (l *Lab) CtlAs(ctx context.Context, contexts string, args ...string) Output {
