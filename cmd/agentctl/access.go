@@ -116,7 +116,7 @@ func (f *tokenFlags) request() (*agentplanev1.CreateTokenRequest, error) {
 }
 
 // createToken makes the secret here and registers what is derived from it.
-func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequest, print func(identity.Token, string, *agentplanev1.Token) error) error {
+func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequest, show func(identity.Token, string, *agentplanev1.Token) error) error {
 	return a.with(ctx, func(s *session) error {
 		info, err := s.info(ctx)
 		if err != nil {
@@ -136,7 +136,7 @@ func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequ
 		if err != nil {
 			return hinted(err, tokenHint(err, id))
 		}
-		return print(t, s.Address(), r.Token)
+		return show(t, s.Address(), r.Token)
 	})
 }
 

@@ -106,10 +106,17 @@ func (a *app) agentsGet(cmd *cobra.Command, args []string) error {
 func (a *app) printAgent(g *agentplanev1.Agent) error {
 	return printOne(a, toObject(g), func(w io.Writer) {
 		lines := [][2]string{
-			{"id", g.Id}, {"name", g.Name}, {"health", health(g)}, {"detail", g.HealthDetail}, {"since", clock(g.Since)},
-			{"labels", labels(g.Labels)}, {"node", g.Node}, {"session epoch", fmt.Sprint(g.SessionEpoch)},
+			{"id", g.Id},
+			{"name", g.Name},
+			{"health", health(g)},
+			{"detail", g.HealthDetail},
+			{"since", clock(g.Since)},
+			{"labels", labels(g.Labels)},
+			{"node", g.Node},
+			{"session epoch", fmt.Sprint(g.SessionEpoch)},
 			{"work", fmt.Sprintf("%d running, %d queued", g.Running, g.Queued)},
-			{"enrolled", clock(g.EnrolledAt)}, {"version", g.Version},
+			{"enrolled", clock(g.EnrolledAt)},
+			{"version", g.Version},
 		}
 		for _, k := range slices.Sorted(maps.Keys(g.Facts)) {
 			lines = append(lines, [2]string{"fact " + printable(k), g.Facts[k]})
@@ -131,10 +138,8 @@ func (a *app) agentsWatch() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), func(s *session) error {
-				seen := map[string]string{}
-				err := s.WatchAgents(cmd.Context(), &agentplanev1.WatchAgentsRequest{Selector: expr}, func(r *agentplanev1.WatchAgentsResponse) error {
-					return a.printChanges(seen, r)
-				})
+				c := &changes{app: a, seen: map[string]string{}}
+				err := s.WatchAgents(cmd.Context(), &agentplanev1.WatchAgentsRequest{Selector: expr}, c.take)
 				if cmd.Context().Err() != nil {
 					return nil // how a watch ends
 				}
@@ -146,53 +151,58 @@ func (a *app) agentsWatch() *cobra.Command {
 	return c
 }
 
-// printChanges prints what differs from what was printed before.
-func (a *app) printChanges(seen map[string]string, r *agentplanev1.WatchAgentsResponse) error {
-	var changed []*agentplanev1.Agent
+// changes prints what a watch tells, without what was told before.
+type changes struct {
+	app  *app
+	seen map[string]string // by agent id, what was printed
+	// missing are those that a copy has not named yet, and index is the copy's: it
+	// may come in several messages of one index, so only a later index shows who
+	// is gone.
+	missing map[string]bool
+	index   uint64
+}
+
+func (c *changes) take(r *agentplanev1.WatchAgentsResponse) error {
 	removed := slices.Clone(r.RemovedIds)
-	current := map[string]bool{}
+	if r.Snapshot {
+		c.index, c.missing = r.Index, map[string]bool{}
+		for id := range c.seen {
+			c.missing[id] = true
+		}
+	} else if r.Index > c.index {
+		removed = append(removed, slices.Collect(maps.Keys(c.missing))...)
+		clear(c.missing)
+	}
+	var changed []*agentplanev1.Agent
 	for _, g := range slices.SortedFunc(slices.Values(r.Agents), byName) {
-		current[g.Id] = true
+		delete(c.missing, g.Id)
 		flat, err := marshalJSON(toObject(g))
 		if err != nil {
 			return err
 		}
-		if seen[g.Id] != string(flat) {
-			seen[g.Id] = string(flat)
+		if c.seen[g.Id] != string(flat) {
+			c.seen[g.Id] = string(flat)
 			changed = append(changed, g)
 		}
-	}
-	if r.Snapshot {
-		for id := range seen {
-			if !current[id] {
-				removed = append(removed, id)
-			}
-		}
+		removed = slices.DeleteFunc(removed, func(id string) bool { return id == g.Id })
 	}
 	slices.Sort(removed)
 	for _, id := range removed {
-		delete(seen, id)
+		delete(c.seen, id)
 	}
-	if a.flags.output == "jsonl" {
-		for _, g := range changed {
-			if err := writeJSONLine(a.stdout, toObject(g)); err != nil {
-				return err
-			}
-		}
-		for _, id := range removed {
-			if err := writeJSONLine(a.stdout, object{{"id", id}, {"removed", true}}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
+	return c.print(changed, removed)
+}
+
+func (c *changes) print(changed []*agentplanev1.Agent, removed []string) error {
+	a := c.app
 	if len(changed) > 0 {
 		if err := printList(a, changed, a.agentColumns()); err != nil {
 			return err
 		}
 	}
 	for _, id := range removed {
-		if err := a.write([]byte("removed " + printable(id) + "\n")); err != nil {
+		err := printOne(a, object{{"id", id}, {"removed", true}}, func(w io.Writer) { fmt.Fprintln(w, "removed "+printable(id)) })
+		if err != nil {
 			return err
 		}
 	}

@@ -30,13 +30,13 @@ func dataDirFlag(c *cobra.Command, dir *string) {
 }
 
 // onNode calls f over the socket of the node that runs on the data directory.
-func (a *app) onNode(ctx context.Context, dir string, f func(*grpc.ClientConn) error) error {
+func (a *app) onNode(ctx context.Context, dir string, f func(context.Context, *grpc.ClientConn) error) error {
 	cc, err := client.DialLocal(ctx, dir)
 	if err != nil {
 		return unreachable(dir, err)
 	}
 	defer cc.Close()
-	return f(cc)
+	return f(ctx, cc)
 }
 
 func (a *app) clusterInit() *cobra.Command {
@@ -45,8 +45,8 @@ func (a *app) clusterInit() *cobra.Command {
 		Use: "init", Short: "make the node on this machine a cluster of one, and yourself its admin",
 		Args: args(0, 0, ""), Annotations: is(offline),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.onNode(cmd.Context(), dir, func(cc *grpc.ClientConn) error {
-				return a.initCluster(cmd.Context(), cc, dir, operator)
+			return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
+				return a.initCluster(ctx, cc, dir, operator)
 			})
 		},
 	}
@@ -142,8 +142,12 @@ func newContext(key identity.Key, cert, ca []byte, b *agentplanev1.Bundle, role 
 
 func (a *app) printInit(c *client.Context, nodeID string, existed bool) error {
 	o := object{
-		{"clusterId", c.ClusterID}, {"nodeId", nodeID}, {"existed", existed},
-		{"operator", c.Operator}, {"role", c.Role}, {"context", c.Name},
+		{"clusterId", c.ClusterID},
+		{"nodeId", nodeID},
+		{"existed", existed},
+		{"operator", c.Operator},
+		{"role", c.Role},
+		{"context", c.Name},
 	}
 	text := "cluster %s is made; you are its operator %q, in context %q"
 	if existed {
@@ -167,7 +171,9 @@ func (a *app) clusterJoin() *cobra.Command {
 				return err
 			}
 			req := &agentplanev1.JoinRequest{Addresses: addresses, Token: t.Reveal(), NoWait: noWait}
-			return a.onNode(cmd.Context(), dir, func(cc *grpc.ClientConn) error { return a.join(cmd.Context(), cc, dir, req) })
+			return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
+				return a.join(ctx, cc, dir, req)
+			})
 		},
 	}
 	dataDirFlag(c, &dir)

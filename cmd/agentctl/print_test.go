@@ -107,6 +107,35 @@ func TestOutputIsStable(t *testing.T) {
 	}
 }
 
+func TestCopyInPartsRemovesNobodyWhoComesLater(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{stdout: &out, stderr: io.Discard, now: func() time.Time { return testTime }}
+	a.flags.output = "jsonl"
+	c := &changes{app: a, seen: map[string]string{}}
+	agents := testAgents()
+	third := &agentplanev1.Agent{Id: "a3", Name: "web-3"}
+	for n, step := range []struct {
+		response *agentplanev1.WatchAgentsResponse
+		want     int // lines
+	}{
+		{&agentplanev1.WatchAgentsResponse{Agents: agents, Index: 5, Snapshot: true}, 2},
+		{&agentplanev1.WatchAgentsResponse{Agents: []*agentplanev1.Agent{third}, Index: 5}, 1},
+		// Another node's copy, in two parts; a2 has gone.
+		{&agentplanev1.WatchAgentsResponse{Agents: agents[:1], Index: 9, Snapshot: true}, 0},
+		{&agentplanev1.WatchAgentsResponse{Agents: []*agentplanev1.Agent{third}, Index: 9}, 0},
+		{&agentplanev1.WatchAgentsResponse{Index: 10}, 1},
+		{&agentplanev1.WatchAgentsResponse{RemovedIds: []string{"a3"}, Index: 11}, 1},
+	} {
+		out.Reset()
+		if err := c.take(step.response); err != nil {
+			t.Fatal(err)
+		}
+		if got := bytes.Count(out.Bytes(), []byte("\n")); got != step.want {
+			t.Errorf("step %d: %d lines, want %d:\n%s", n, got, step.want, &out)
+		}
+	}
+}
+
 func TestIDHoldsTheClustersTime(t *testing.T) {
 	id, err := newID(testTime)
 	if err != nil {

@@ -174,13 +174,22 @@ func TestNodeThatHoldsACallIsLeftInPeace(t *testing.T) {
 }
 
 func TestHeldReadIsGivenToTheNextNode(t *testing.T) {
+	for _, words := range []string{"the node is quicker to say so", "the client is"} {
+		t.Run(words, func(t *testing.T) { heldRead(t, words == "the client is") })
+	}
+}
+
+func heldRead(t *testing.T, silent bool) {
 	cluster := clienttest.NewCluster(t, 2)
 	opts := quick(cluster.Options())
 	opts.ReadTry = 300 * time.Millisecond
 	c := newClient(t, opts)
 	cluster.Nodes[0].Break(func(ctx context.Context, _ string) (error, bool) {
-		<-ctx.Done()
-		return ctx.Err(), false
+		if silent {
+			<-ctx.Done()
+			return ctx.Err(), false
+		}
+		return clienttest.Refusal(codes.DeadlineExceeded, "timed_out", "no leader in time", ""), false
 	})
 	start := time.Now()
 	if err := members(t, c); err != nil {

@@ -83,7 +83,7 @@ func (f finished) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, err
 }
 
 func (f finished) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: f.state.ServerName}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (f finished) Clone() credentials.TransportCredentials { return f }

@@ -161,7 +161,11 @@ func (f *failures) final(stop error, waited time.Duration) *Error {
 		}
 	case stop != nil:
 		e.Code, e.cause = codes.DeadlineExceeded, stop
-		e.Message = fmt.Sprintf("no outcome within %v: %s", waited.Round(10*time.Millisecond), e.Message)
+		round := 10 * time.Millisecond
+		if waited >= time.Second {
+			round *= 10
+		}
+		e.Message = fmt.Sprintf("no outcome within %v: %s", waited.Round(round), e.Message)
 	}
 	e.OutcomeUnknown = f.unknown
 	for _, a := range f.order {

@@ -105,6 +105,10 @@ func (c *Client) try(ctx context.Context, address string, round int, write bool,
 
 // blame corrects an error that came from this side of the wire.
 func (c *Client) blame(ctx, tryCtx context.Context, cn *conn, e *Error) {
+	if e.answered && e.Code == codes.DeadlineExceeded && tryCtx != ctx && ctx.Err() == nil {
+		// The node was quicker to see the end of a read's one try.
+		e.again = true
+	}
 	if e.answered {
 		return
 	}
