@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -207,8 +208,25 @@ func (a *app) with(ctx context.Context, f func(*session) error) error {
 		a.talk("note: stale: %s answered from its own state, at index %d", s.Address(), s.AppliedIndex())
 	} else if s.switched.Load() {
 		s.refresh(ctx)
+		s.putFirst(s.Address())
 	}
 	return nil
+}
+
+// putFirst makes the next run begin with the node that answers: one that is frozen
+// costs a second each time.
+func (s *session) putFirst(address string) {
+	err := s.file.Update(s.context.Name, func(c *client.Context) bool {
+		i := slices.Index(c.Addresses, address)
+		if i <= 0 {
+			return false
+		}
+		c.Addresses = slices.Concat([]string{address}, c.Addresses[:i], c.Addresses[i+1:])
+		return true
+	})
+	if err != nil {
+		s.app.talk("note: the order of the nodes was not kept: %v", err)
+	}
 }
 
 // refresh asks for a newer list of nodes, if that costs little.

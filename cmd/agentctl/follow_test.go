@@ -208,3 +208,41 @@ func TestSecretsStayInTheirFile(t *testing.T) {
 		t.Errorf("the key is quoted:\n%s", &stderr)
 	}
 }
+
+func TestProgressIsOneLineOnATerminal(t *testing.T) {
+	stderr := &watched{}
+	a := &app{stderr: stderr, now: time.Now}
+	p := newProgress(a, true)
+	v := newCommandView()
+	v.take(&agentplanev1.WatchCommandResponse{Snapshot: true, Invocations: []*agentplanev1.Invocation{
+		{Id: "1", State: agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING},
+		{Id: "2", State: agentplanev1.AttemptState_ATTEMPT_STATE_PENDING},
+	}})
+	p.show(v)
+	v.take(&agentplanev1.WatchCommandResponse{Invocations: []*agentplanev1.Invocation{
+		{Id: "2", State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED},
+	}})
+	p.show(v)
+	p.end()
+	p.show(v) // says nothing any more
+	p.end()
+	want := "\r\x1b[K0/2 ended, 1 running, 1 waiting (0s)\r\x1b[K1/2 ended, 1 running, 1 not succeeded (0s)\r\x1b[K"
+	if got := stderr.String(); got != want {
+		t.Errorf("stderr = %q\nwant     %q", got, want)
+	}
+}
+
+func TestNodeThatAnswersComesFirstNextTime(t *testing.T) {
+	w := newWorld(t, 3, time.Hour, time.Hour)
+	w.cluster.Nodes[0].Kill()
+	if code := run(t.Context(), []string{"agents", "list"}, w.getenv, nil, &bytes.Buffer{}, &bytes.Buffer{}); code != exitOK {
+		t.Fatalf("exit %d", code)
+	}
+	c, err := client.OpenContexts(w.path).Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Addresses[0] != w.cluster.Nodes[1].Address || len(c.Addresses) != 3 {
+		t.Errorf("addresses = %v, want all three, %s first", c.Addresses, w.cluster.Nodes[1].Address)
+	}
+}

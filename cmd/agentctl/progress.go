@@ -17,7 +17,6 @@ const plainEvery = time.Second
 // terminal also counts the seconds, by a goroutine that end awaits.
 type progress struct {
 	app      *app
-	id       string
 	start    time.Time
 	terminal bool
 
@@ -32,8 +31,8 @@ type progress struct {
 	drawn bool
 }
 
-func newProgress(a *app, id string) *progress {
-	p := &progress{app: a, id: id, start: time.Now(), terminal: isTerminal(a.stderr), stop: make(chan struct{})}
+func newProgress(a *app, terminal bool) *progress {
+	p := &progress{app: a, start: time.Now(), terminal: terminal, stop: make(chan struct{})}
 	if p.terminal {
 		p.done.Go(p.tick)
 	}

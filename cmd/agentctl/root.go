@@ -29,10 +29,31 @@ var notBuilt = map[string]bool{
 
 var formats = []string{"table", "wide", "json", "jsonl", "yaml"}
 
+const rootHelp = `agentctl is the operator's command line of agentplane.
+
+It asks any node of the cluster and goes on with another one when that node dies.
+Who you are and where the nodes are stands in a context, in $AGENTCTL_CONFIG or
+~/.config/agentplane/agentctl.yaml, which "agentctl cluster init" or
+"agentctl login TOKEN@ADDR" makes.
+
+Results go to stdout, talk and progress to stderr. A problem is two lines, an error
+and a hint. Exit codes:
+
+  0  ok
+  1  error
+  2  usage
+  3  not found
+  4  denied
+  5  unavailable or timed out: known not to be done
+  6  the outcome is not known
+  7  some invocations did not succeed
+  8  conflict`
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "agentctl",
 		Short:         "the operator's command line of agentplane",
+		Long:          rootHelp,
 		Args:          cobra.ArbitraryArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,

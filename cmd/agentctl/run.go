@@ -188,7 +188,7 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, spec *agentpl
 
 // follow watches a command to its end and prints its results.
 func (a *app) follow(ctx context.Context, s *session, id string) error {
-	p := newProgress(a, id)
+	p := newProgress(a, isTerminal(a.stderr))
 	defer p.end()
 	view := newCommandView()
 	printed := map[string]bool{}
