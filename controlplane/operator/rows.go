@@ -8,7 +8,7 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// The states of the API have the numbers of those on disk; rows_test.go holds them
+// The states of the API have the numbers of those on disk; health_test.go holds them
 // together.
 
 func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
