@@ -1,0 +1,201 @@
+package dispatch
+
+import (
+	"time"
+
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+const (
+	cancelFirst = time.Second
+	cancelMost  = 30 * time.Second
+)
+
+// talk is what was said on this stream about an attempt that is claimed or running.
+type talk struct {
+	fence     uint64
+	since     time.Time // when it came up here
+	delivered bool
+	answered  bool          // the agent has reported it with this fence
+	canceled  time.Duration // the back-off of the next cancel; 0 = not told yet
+	cancelAt  time.Time
+	asked     bool
+	askAt     time.Time
+	losing    bool // LoseAttempt is on its way
+}
+
+// claim is a ClaimAttempt of this session. It stands for a slot from its proposal until
+// the state has its outcome.
+type claim struct {
+	attempt uint32
+	flying  bool
+	index   uint64 // of the outcome
+	granted bool
+	retryAt time.Time // after a refusal or a failure
+	tries   int
+}
+
+// act brings what the agent was told into line with the state. It is the only source
+// of deliveries, cancels, questions and claims.
+func (s *session) act(v *fsm.View) error {
+	agent, err := s.current(v)
+	if err != nil || !s.ready {
+		return err
+	}
+	now := time.Now()
+	quiet := agent.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED
+	used := uint32(0)
+	open := make(map[attemptKey]bool)
+	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING} {
+		for i := range v.Work(s.ordinal, state) {
+			used++
+			key := attemptKey{i.GetId(), i.GetAttempt()}
+			open[key] = true
+			s.talkAbout(v, i, s.talk(key, i.GetFence(), now), quiet, now)
+		}
+	}
+	for key := range s.talks {
+		if !open[key] {
+			delete(s.talks, key)
+		}
+	}
+	if !quiet && !s.away {
+		s.claim(v, used, open, now)
+	}
+	return nil
+}
+
+func (s *session) talk(key attemptKey, fence uint64, now time.Time) *talk {
+	t := s.talks[key]
+	if t == nil || t.fence != fence {
+		t = &talk{fence: fence, since: now}
+		s.talks[key] = t
+	}
+	return t
+}
+
+// talkAbout says about one attempt what is to be said now.
+func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, t *talk, quiet bool, now time.Time) {
+	command, _ := v.Command(i.GetCommandId())
+	if i.GetCancelIndex() != 0 {
+		// Before the delivery: an agent that has never heard of it may then refuse it.
+		s.cancel(i, t, now)
+	}
+	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet && i.GetSessionEpoch() <= s.epoch {
+		if envelope, found := v.Envelope(i.GetCommandId()); found {
+			t.delivered, t.since = true, now
+			s.d.count.deliveries.Add(1)
+			s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Deliver{Deliver: &agentplanev1.Deliver{
+				InvocationId: i.GetId(), Attempt: i.GetAttempt(), CommandId: i.GetCommandId(), Fence: i.GetFence(),
+				Incarnation: v.Cluster().GetIncarnation().GetNumber(), SessionEpoch: s.epoch,
+				Envelope: envelope, SubmittedAt: command.GetSubmittedAt(),
+			}}})
+		}
+	}
+	s.ask(i, command, t, now)
+}
+
+// cancel tells the agent, and tells it again with back-off until the state is final.
+func (s *session) cancel(i *raftlogv1.Invocation, t *talk, now time.Time) {
+	if t.canceled == 0 || !now.Before(t.cancelAt) {
+		t.canceled = min(max(2*t.canceled, cancelFirst), cancelMost)
+		t.cancelAt = now.Add(t.canceled)
+		s.d.count.cancels.Add(1)
+		s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Cancel{Cancel: &agentplanev1.CancelAttempt{
+			InvocationId: i.GetId(), Attempt: i.GetAttempt(), SessionEpoch: s.epoch,
+		}}})
+	}
+	s.lookAt(t.cancelAt)
+}
+
+// ask wants to know of an attempt that should have ended long ago. What was delivered
+// on this stream is given as long again, so that the question does not overtake the
+// agent's disk.
+func (s *session) ask(i *raftlogv1.Invocation, c *raftlogv1.Command, t *talk, now time.Time) {
+	margin := s.d.o.AskMargin
+	steps := i.GetTransitions()
+	if key := (attemptKey{i.GetId(), i.GetAttempt()}); len(steps) == 0 || s.reports[key] != nil || t.losing {
+		return // its report is on its way
+	}
+	over := time.Duration(s.d.clock.now()-steps[len(steps)-1].GetAt()) - time.Duration(c.GetRunTimeout()) - time.Duration(c.GetKillGrace()) - margin
+	at := now.Add(-over)
+	if first := t.since.Add(margin); at.Before(first) {
+		at = first
+	}
+	if t.asked && at.Before(t.askAt) {
+		at = t.askAt
+	}
+	if now.Before(at) {
+		s.lookAt(at)
+		return
+	}
+	t.asked, t.askAt = true, now.Add(margin)
+	s.lookAt(t.askAt)
+	s.d.count.asks.Add(1)
+	s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Ask{Ask: &agentplanev1.Ask{
+		InvocationId: i.GetId(), Attempt: i.GetAttempt(), Fence: i.GetFence(),
+	}}})
+}
+
+// claim proposes claims for the free slots, in order of submission.
+func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, now time.Time) {
+	for id, c := range s.claims {
+		// A granted claim that the state shows, and one that it has moved past, are done.
+		if !c.flying && v.Index() >= c.index && (c.granted || !now.Before(c.retryAt)) {
+			if i, found := v.Invocation(id); c.granted || !found || i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED || i.GetAttempt() != c.attempt {
+				delete(s.claims, id)
+				continue
+			}
+		}
+		if (c.flying || (c.granted && v.Index() < c.index)) && !open[attemptKey{id, c.attempt}] {
+			used++
+		}
+	}
+	if used >= s.slots {
+		return
+	}
+	clusterNow := s.d.clock.now()
+	for i := range v.Work(s.ordinal, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED) {
+		command, _ := v.Command(i.GetCommandId())
+		c := s.claims[i.GetId()]
+		switch {
+		case i.GetHeld(), command.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE, clusterNow >= command.GetNotAfter():
+			continue
+		case clusterNow < command.GetNotBefore():
+			s.lookAt(now.Add(time.Duration(command.GetNotBefore()-clusterNow) + time.Millisecond))
+			continue
+		case c != nil && c.attempt == i.GetAttempt() && c.flying:
+			continue
+		case c != nil && c.attempt == i.GetAttempt() && v.Index() < c.index:
+			s.lookAt(now.Add(time.Second)) // a refusal changes nothing that would wake
+			continue
+		case c != nil && c.attempt == i.GetAttempt() && now.Before(c.retryAt):
+			s.lookAt(c.retryAt)
+			continue
+		}
+		if c == nil || c.attempt != i.GetAttempt() {
+			c = &claim{attempt: i.GetAttempt()}
+			s.claims[i.GetId()] = c
+		}
+		s.proposeClaim(i, c)
+		if used++; used >= s.slots {
+			return
+		}
+	}
+}
+
+func (s *session) proposeClaim(i *raftlogv1.Invocation, c *claim) {
+	c.flying = true
+	s.d.count.claims.Add(1)
+	s.propose(s.d.work, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ClaimAttempt{ClaimAttempt: &raftlogv1.ClaimAttempt{
+		InvocationId: i.GetId(), Attempt: i.GetAttempt(), AgentId: s.agentID, SessionEpoch: s.epoch, NodeId: s.d.o.NodeID,
+	}}}, func(o *raftlogv1.Outcome, err error) {
+		c.flying, c.index, c.granted = false, o.GetIndex(), err == nil && o.GetCode() == raftlogv1.Code_CODE_OK
+		if !c.granted {
+			c.retryAt = time.Now().Add(backoff(c.tries))
+			c.tries++
+		}
+	})
+}
