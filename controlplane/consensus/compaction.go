@@ -25,6 +25,12 @@ func (c *compaction) appended(logs []*raft.Log) {
 	c.entries.Add(uint64(len(logs)))
 }
 
+// reset begins to count anew.
+func (c *compaction) reset() {
+	c.bytes.Store(0)
+	c.entries.Store(0)
+}
+
 // trailing is how many entries of the average size fit into keep bytes, at most most
 // and at least few enough for a follower that blinks.
 func trailing(bytes, entries, keep, most uint64) uint64 {
@@ -62,13 +68,9 @@ func (h *Host) compact(ctx context.Context) {
 		case err := <-done:
 			if err != nil {
 				h.log.Warn("cannot take a snapshot", "log_bytes", bytes, "err", err)
-				continue
 			}
 		case <-ctx.Done():
 			return
 		}
-		// What came meanwhile counts for the next one.
-		h.compaction.bytes.Add(-bytes)
-		h.compaction.entries.Add(-entries)
 	}
 }

@@ -92,7 +92,7 @@ func Open(opts Options) (_ *Host, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
-	in := &installs{SnapshotStore: guarded.Snapshots, log: cache, fatal: h.fatal}
+	in := &installs{SnapshotStore: guarded.Snapshots, log: cache, fatal: h.fatal, own: h.compaction.reset}
 	h.gate = newGate(opts.Transport, h.will.mayCampaign, in)
 	h.raft, err = raft.NewRaft(opts.raftConfig(h.notify), opts.Machine, cache, guarded.Stable, in, h.gate)
 	if err != nil {
@@ -162,8 +162,18 @@ func (h *Host) Close() error {
 		within(ended, h.drainTime(), h.failed)
 		shutdown := h.raft.Shutdown()
 		h.watch.release()
-		err := shutdown.Error()
-		h.forwarder.Wait()
+		var err error
+		down := make(chan struct{})
+		go func() {
+			defer close(down)
+			err = shutdown.Error()
+			h.forwarder.Wait()
+		}()
+		if !within(down, h.opts.StallAfter, nil) {
+			// Its disk hangs. Closing files under it would help nobody.
+			h.closeErr = fmt.Errorf("close: raft has not ended within %s", h.opts.StallAfter)
+			return
+		}
 		if !within(ended, h.drainTime(), nil) {
 			err = errors.Join(err, errors.New("close: raft has not answered everything"))
 		}

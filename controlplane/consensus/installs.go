@@ -36,6 +36,7 @@ type installs struct {
 	raft.SnapshotStore
 	log   raft.LogStore
 	fatal func(error)
+	own   func() // is told when the node takes a snapshot itself
 
 	mu          sync.Mutex // guards what follows
 	installing  bool
@@ -65,6 +66,8 @@ func (s *installs) Create(version raft.SnapshotVersion, index, term uint64, cfg 
 		if err := s.compare(index, term); err != nil {
 			return nil, err
 		}
+	} else {
+		s.own()
 	}
 	return s.SnapshotStore.Create(version, index, term, cfg, cfgIndex, trans)
 }

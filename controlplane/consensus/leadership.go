@@ -69,8 +69,9 @@ func (h *Host) lead(ctx context.Context, number uint64) {
 		defer close(watched)
 		h.keepTime(officeCtx, t)
 	}()
-	ran := make(chan error, 1)
+	ran, ended := make(chan error, 1), make(chan struct{})
 	go func() {
+		defer close(ended)
 		if h.opts.RunOffice == nil {
 			ran <- nil
 			return
@@ -91,24 +92,13 @@ func (h *Host) lead(ctx context.Context, number uint64) {
 	h.office.CompareAndSwap(t, nil)
 	h.subs.signal()
 	t.batch.close(h.leaving())
-	if running && !receivedWithin(ran, h.opts.OfficeEndsWithin) {
+	if running && !within(ended, h.opts.OfficeEndsWithin, nil) {
 		h.fatal(fmt.Errorf("leader-only loops of term %d go on %s after its end", number, h.opts.OfficeEndsWithin))
-		<-ran
+		<-ended
 	}
 	<-watched
 	within(t.batch.idle(), h.drainTime(), h.failed)
 	h.log.Info("left office", "term", t.Term, "epoch", t.Epoch)
-}
-
-func receivedWithin(ch <-chan error, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ch:
-		return true
-	case <-t.C:
-		return false
-	}
 }
 
 // leaving is what proposals are answered that wait when the term ends.

@@ -136,7 +136,6 @@ type offices struct {
 	mu    sync.Mutex
 	now   map[int]consensus.Office
 	terms map[uint64]int
-	most  int
 }
 
 func (o *offices) run(ctx context.Context, i int, office consensus.Office, end func() error) error {
@@ -298,8 +297,7 @@ func TestMembershipNamesTheConfigurationItWasDecidedOn(t *testing.T) {
 		if got := c.Host(l).Stats().Term; got != term || c.Leader() != l {
 			t.Errorf("the removed node moved the term from %d to %d", term, got)
 		}
-		var suffrage raft.ServerSuffrage = raft.Voter
-		if cfg.Servers[0].Suffrage != suffrage {
+		if cfg.Servers[0].Suffrage != raft.Voter {
 			t.Errorf("configuration after Remove: %v", cfg.Servers)
 		}
 	})

@@ -37,7 +37,7 @@ func (h *Host) ReadIndex(ctx context.Context) (uint64, error) {
 		r = &round{done: make(chan struct{})}
 		h.rounds.next = r
 	}
-	h.startRoundLocked()
+	h.startRoundLocked() //nolint:contextcheck // a round belongs to all its readers and outlives any one of them
 	h.rounds.mu.Unlock()
 	select {
 	case <-r.done:

@@ -57,7 +57,7 @@ func (h *Host) Stats() Stats {
 
 // LeaderChanges returns a channel that gets a value after each change of leader or
 // office, several changes at times as one, and a function that ends it. Whoever
-// receives asks Leader or InOffice.
+// receives asks Leader or InOffice. The channel is closed when the host closes.
 func (h *Host) LeaderChanges() (<-chan struct{}, func()) { return h.subs.add() }
 
 // observe forwards raft's news of leaders. raft drops an observation when the

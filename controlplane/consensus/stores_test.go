@@ -179,7 +179,7 @@ func TestPowerCutDuringTheDeletionOfTheEnd(t *testing.T) {
 		}
 	})
 	for round := uint64(0); round < 5; round++ {
-		for i := uint64(5*round + 1); i <= 5*round+10; i++ {
+		for i := 5*round + 1; i <= 5*round+10; i++ {
 			if err := g.Log.StoreLog(entry(t, i, 1+round)); err != nil {
 				t.Fatal(err)
 			}
@@ -235,6 +235,92 @@ func TestHostKeepsItsStateInFiles(t *testing.T) {
 				if err := errors.Join(<-ran, h.Close()); err != nil {
 					t.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// TestClusterOnFiles has a follower that gets a snapshot over a real WAL.
+func TestClusterOnFiles(t *testing.T) {
+	for _, kind := range []string{"wal", "bolt"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				c := consensustest.New(t, consensustest.Options{Nodes: 3, Seed: 1, Host: func(i int, o *consensus.Options) {
+					o.Disk, o.Dir, o.Log = nil, filepath.Join(dir, fmt.Sprint(i)), kind
+					o.SnapshotInterval, o.SnapshotThreshold, o.TrailingLogs = 100*time.Millisecond, 20, 5
+				}})
+				put(t, c, "first")
+				c.WaitAgree()
+				away := (c.WaitLeader() + 1) % 3
+				for round := range 3 {
+					c.Stop(away)
+					for i := range 60 {
+						put(t, c, fmt.Sprint(round, "/", i))
+					}
+					time.Sleep(time.Second) // for a snapshot that goes further than the log
+					c.Restart(away)
+					put(t, c, fmt.Sprint("back ", round))
+					c.WaitAgree()
+				}
+				for i := range 3 {
+					c.Stop(i)
+				}
+				for i := range 3 {
+					c.Restart(i)
+				}
+				put(t, c, "last")
+				c.WaitAgree()
+				for i := range 3 {
+					if got := len(records(c, i)); got != 1+3*61+1 {
+						t.Errorf("node %d has %d records, want %d", i, got, 1+3*61+1)
+					}
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkPropose writes through one node's real files.
+func BenchmarkPropose(b *testing.B) {
+	for _, kind := range []string{"wal", "bolt"} {
+		b.Run(kind, func(b *testing.B) {
+			h, err := consensus.Open(consensus.Options{
+				NodeID: "a", Dir: b.TempDir(), Log: kind, Transport: consensustest.NewNetwork(1, nil).Join("a"),
+				Machine: consensustest.NewLedger(), Peers: noPeers{}, FreeFloorBytes: 1,
+				Fatal: func(err error) { b.Errorf("fatal: %v", err) },
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := h.Bootstrap(); err != nil {
+				b.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(b.Context())
+			ran := make(chan error, 1)
+			go func() { ran <- h.Run(ctx) }()
+			for _, ok := h.InOffice(); !ok; _, ok = h.InOffice() {
+				time.Sleep(time.Millisecond)
+			}
+			m := consensustest.Put("key", strings.Repeat("x", 200))
+			done := make(chan error, 256)
+			for b.Loop() { // 256 callers at once
+				for range cap(done) {
+					go func() {
+						_, err := h.Propose(ctx, m)
+						done <- err
+					}()
+				}
+				for range cap(done) {
+					if err := <-done; err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(b.N*cap(done))/b.Elapsed().Seconds(), "mutations/s")
+			cancel()
+			if err := errors.Join(<-ran, h.Close()); err != nil {
+				b.Fatal(err)
 			}
 		})
 	}

@@ -417,7 +417,8 @@ func (c *Cluster) Read(ctx context.Context, i int) (consensus.Machine, error) {
 	if !known {
 		return nil, consensus.ErrNotLeader
 	}
-	index, err := uint64(0), error(nil)
+	var index uint64
+	var err error
 	if id == c.ID(i) {
 		index, err = h.ReadIndex(ctx)
 	} else {
