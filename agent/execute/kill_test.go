@@ -120,10 +120,11 @@ func life(t *testing.T, dir string, faults ...string) *exec.Cmd {
 
 func tell(t *testing.T, cmd *exec.Cmd) told {
 	t.Helper()
-	cmd.Stderr = nil
+	var words strings.Builder
+	cmd.Stderr = &words
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("the agent failed: %v %s", err, out)
+		t.Fatalf("the agent failed: %v %s", err, words.String())
 	}
 	var got told
 	must(t, json.Unmarshal(out, &got))

@@ -136,8 +136,32 @@ func wait(t testing.TB, run *Run) Result {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	res, err := run.Wait(ctx)
-	must(t, err)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, diagnose(run.d))
+	}
 	return res
+}
+
+// diagnose tells what a supervisor that does not end is doing.
+func diagnose(d directory) string {
+	var b strings.Builder
+	lock, held, err := d.tryLock()
+	fmt.Fprintf(&b, "lock held %v (%v)\n", held, err)
+	if lock != nil {
+		lock.Close()
+	}
+	names, err := filepath.Glob(d.path("*"))
+	fmt.Fprintf(&b, "files %q (%v)\n", names, err)
+	var st started
+	if d.read(fileStarted, typeStarted, &st) == nil {
+		rest, err := members(func(p process) bool { return p.session == st.Session })
+		fmt.Fprintf(&b, "session %+v (%v)\n", rest, err)
+		_ = syscall.Kill(st.Session, syscall.SIGQUIT) // its goroutines go to the log
+		time.Sleep(time.Second)
+	}
+	words, err := os.ReadFile(d.path(fileLog))
+	fmt.Fprintf(&b, "log (%v):\n%s", err, words)
+	return b.String()
 }
 
 func runOne(t testing.TB, s Spec) Result {

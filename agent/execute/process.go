@@ -28,11 +28,14 @@ type process struct {
 	state   byte
 	group   int
 	session int
+	threads int
 	ticks   uint64 // when it was started, since boot
 }
 
-// alive says that the process can still do something.
-func (p process) alive() bool { return p.state != 'Z' && p.state != 'X' }
+// alive says that the process can still do something. The first thread of one that has
+// others may be a zombie: for good, when it has ended alone, or for a moment, while
+// another thread (of the gate, say) is in exec.
+func (p process) alive() bool { return p.state != 'Z' && p.state != 'X' || p.threads > 1 }
 
 func readProcess(pid int) (process, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -50,17 +53,18 @@ func parseStat(b []byte) (process, error) {
 		return process{}, fmt.Errorf("process status %.60q has no name", b)
 	}
 	fields := strings.Fields(string(b[end+1:])) // fields[0] is field 3 of proc(5)
-	if len(fields) < 20 {
-		return process{}, fmt.Errorf("process status %.60q is too short", b)
+	if len(fields) < 20 || len(fields[0]) != 1 {
+		return process{}, fmt.Errorf("process status %.60q is not as proc(5) says", b)
 	}
 	pid, err1 := strconv.Atoi(string(bytes.TrimSpace(b[:open])))
 	group, err2 := strconv.Atoi(fields[2])
 	session, err3 := strconv.Atoi(fields[3])
-	ticks, err4 := strconv.ParseUint(fields[19], 10, 64)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	threads, err4 := strconv.Atoi(fields[17])
+	ticks, err5 := strconv.ParseUint(fields[19], 10, 64)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return process{}, fmt.Errorf("process status %.60q: %w", b, err)
 	}
-	return process{pid: pid, state: fields[0][0], group: group, session: session, ticks: ticks}, nil
+	return process{pid: pid, state: fields[0][0], group: group, session: session, threads: threads, ticks: ticks}, nil
 }
 
 // members gives the living processes for which want is true.
@@ -109,7 +113,11 @@ const (
 // killAll sends KILL to all that match until none is left or killWait has passed. It
 // gives how many were hit and how many are left (in the kernel, uninterruptibly).
 func killAll(want func(process) bool) (hit, left int) {
-	seen := map[process]bool{}
+	type identity struct {
+		pid   int
+		ticks uint64
+	}
+	seen := map[identity]bool{}
 	for end := time.Now().Add(killWait); ; time.Sleep(pollEvery) {
 		found, err := members(want)
 		if err != nil {
@@ -117,8 +125,7 @@ func killAll(want func(process) bool) (hit, left int) {
 		}
 		for _, p := range found {
 			if p.signal(unix.SIGKILL) == nil {
-				p.state = 0
-				seen[p] = true
+				seen[identity{p.pid, p.ticks}] = true
 			}
 		}
 		if len(found) == 0 || time.Now().After(end) {

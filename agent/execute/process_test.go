@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,7 +61,7 @@ func TestSpecIsChecked(t *testing.T) {
 
 func TestParseStatBelievesNoName(t *testing.T) {
 	p, err := parseStat([]byte("7 (a) S 1 1 1 (x) R 3 44 55 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 46637 31 4 1"))
-	if err != nil || p != (process{pid: 7, state: 'R', group: 44, session: 55, ticks: 46637}) {
+	if err != nil || p != (process{pid: 7, state: 'R', group: 44, session: 55, threads: 1, ticks: 46637}) {
 		t.Fatalf("%+v %v", p, err)
 	}
 	self, err := readProcess(os.Getpid())
@@ -69,12 +70,26 @@ func TestParseStatBelievesNoName(t *testing.T) {
 	}
 }
 
+func TestZombieWithThreadsLives(t *testing.T) {
+	for _, c := range []struct {
+		state   byte
+		threads int
+		want    bool
+	}{{'R', 1, true}, {'D', 3, true}, {'T', 1, true}, {'Z', 1, false}, {'X', 0, false}, {'Z', 2, true}} {
+		if got := (process{state: c.state, threads: c.threads}).alive(); got != c.want {
+			t.Errorf("state %c with %d threads: alive is %v", c.state, c.threads, got)
+		}
+	}
+}
+
 func FuzzParseStat(f *testing.F) {
-	f.Add([]byte("7 (a) S 1 1 1 (x) R 3 44 55 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 46637 31 4 1"))
-	f.Add([]byte("1 () "))
+	f.Add([]byte("a) S 1 1 1 (x"))
+	f.Add([]byte("000()\x00 0 0"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if p, err := parseStat(b); err == nil && p.state == 0 {
-			t.Fatalf("%q has no state", b)
+		_, _ = parseStat(b) // whatever it is, no panic
+		line := slices.Concat([]byte("7 ("), b, []byte(") R 3 44 55 0 -1 4 1 0 0 0 0 0 0 0 20 0 1 0 46637 31 4 1\n"))
+		if p, err := parseStat(line); err != nil || p != (process{pid: 7, state: 'R', group: 44, session: 55, threads: 1, ticks: 46637}) {
+			t.Fatalf("the name %q makes it %+v (%v)", b, p, err)
 		}
 	})
 }

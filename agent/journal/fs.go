@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +48,7 @@ func (d osDir) Lock() (io.Closer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w: %q; stop the other agentd first", ErrLocked, string(d))
@@ -55,6 +56,19 @@ func (d osDir) Lock() (io.Closer, error) {
 		return nil, fmt.Errorf("lock %q: %w", f.Name(), err)
 	}
 	return f, nil
+}
+
+// lockPatience is how long a lock may still be held by nobody: when an agentd is killed
+// while it forks, the child has its files until it execs.
+const lockPatience = time.Second
+
+func flock(f *os.File) error {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 50) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (d osDir) make() error {
