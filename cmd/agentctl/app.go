@@ -236,12 +236,11 @@ func (s *session) refresh(ctx context.Context) {
 	_, _ = s.info(ctx) // the list in use has just worked
 }
 
-// local makes errors of the node's own socket look like those of a cluster.
-func localError(dataDir string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return hinted(fmt.Errorf("ask the node of %q: %w", dataDir, client.AsError(err)), client.AsError(err).Hint)
+// localError makes errors of the node's own socket look like those of a cluster.
+func localError(dataDir string, err error, write bool) error {
+	e := client.AsError(err)
+	e.OutcomeUnknown = e.OutcomeUnknown && write
+	return fmt.Errorf("ask the node of %q: %w", dataDir, e)
 }
 
 // unreachable says that no node serves the data directory.

@@ -61,7 +61,7 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 	local := agentplanev1.NewLocalServiceClient(cc)
 	status, err := local.LocalStatus(ctx, &agentplanev1.LocalStatusRequest{})
 	if err != nil {
-		return localError(dir, err)
+		return localError(dir, err, false)
 	}
 	file, err := a.contexts()
 	if err != nil {
@@ -78,9 +78,9 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 			return a.printInit(known, status.NodeId, true)
 		}
 	}
-	made, nodeID, existed, err := a.makeAdmin(ctx, local, status.ClusterId, operator)
+	made, nodeID, existed, err := a.makeAdmin(ctx, local, dir, status.ClusterId, operator)
 	if err != nil {
-		return localError(dir, err)
+		return err
 	}
 	made.Name = a.flags.context
 	if err := file.Store(made); err != nil {
@@ -90,7 +90,7 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 }
 
 // makeAdmin registers a new key as an admin's.
-func (a *app) makeAdmin(ctx context.Context, local agentplanev1.LocalServiceClient, cluster, operator string) (*client.Context, string, bool, error) {
+func (a *app) makeAdmin(ctx context.Context, local agentplanev1.LocalServiceClient, dir, cluster, operator string) (*client.Context, string, bool, error) {
 	if operator == "" {
 		operator = firstAdmin
 		if cluster != "" {
@@ -115,7 +115,7 @@ func (a *app) makeAdmin(ctx context.Context, local agentplanev1.LocalServiceClie
 	}
 	r, err := local.Init(ctx, &agentplanev1.InitRequest{OperatorCsr: csr, OperatorName: operator})
 	if err != nil {
-		return nil, "", false, err
+		return nil, "", false, hintUnknown(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
 	}
 	c, err := newContext(key, r.Certificate, r.CaCertificate, r.Bundle, r.Role)
 	return c, r.NodeId, r.Existed, err
@@ -204,7 +204,7 @@ func tokenAt(word, token string) (identity.Token, []string, error) {
 func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *agentplanev1.JoinRequest) error {
 	stream, err := agentplanev1.NewLocalServiceClient(cc).Join(ctx, req)
 	if err != nil {
-		return localError(dir, err)
+		return localError(dir, err, true)
 	}
 	var last *agentplanev1.JoinResponse
 	for {
@@ -213,7 +213,7 @@ func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *ag
 			break
 		}
 		if err != nil {
-			return hintUnknown(localError(dir, err), "agentctl cluster members")
+			return hintUnknown(localError(dir, err, true), "agentctl cluster members")
 		}
 		if r.Text != "" && !r.Done {
 			a.talk("%s", r.Text)

@@ -102,7 +102,8 @@ func dial(ctx context.Context, address string, cfg *tls.Config) (*grpc.ClientCon
 		_ = raw.Close()
 		return nil, nil, explain(ctx, err)
 	}
-	cc, err := over(secured{sec, w}, address, finished{sec.ConnectionState()})
+	cc, err := over(secured{sec, w}, address, finished{sec.ConnectionState()},
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: KeepaliveTime, Timeout: KeepaliveTimeout}))
 	if err != nil {
 		_ = raw.Close()
 		return nil, nil, err
@@ -119,9 +120,9 @@ func dial(ctx context.Context, address string, cfg *tls.Config) (*grpc.ClientCon
 }
 
 // over makes a grpc connection that lives as long as c and is not dialled again.
-func over(c net.Conn, address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+func over(c net.Conn, address string, creds credentials.TransportCredentials, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	var taken atomic.Bool
-	return grpc.NewClient("passthrough:///"+address,
+	return grpc.NewClient("passthrough:///"+address, append(more,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			if taken.Swap(true) {
@@ -129,12 +130,11 @@ func over(c net.Conn, address string, creds credentials.TransportCredentials) (*
 			}
 			return c, nil
 		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: KeepaliveTime, Timeout: KeepaliveTimeout}),
 		grpc.WithStatsHandler(deliveries{}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
-	)
+	)...)
 }
 
 func settle(ctx context.Context, cc *grpc.ClientConn) error {

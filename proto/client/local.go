@@ -19,8 +19,9 @@ const LocalSocket = "admin.sock"
 const maxSocketPath = 107
 
 // DialLocal connects to the socket of the node that runs on the data directory.
-// The node knows the caller by the socket's peer user; there is no TLS. The
-// caller closes the connection.
+// The node knows the caller by the socket's peer user; there is no TLS, and no
+// keepalive: the kernel says when the other side is gone. The caller closes the
+// connection.
 func DialLocal(ctx context.Context, dataDir string) (*grpc.ClientConn, error) {
 	c, err := dialSocket(ctx, dataDir)
 	if err != nil {
