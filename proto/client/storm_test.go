@@ -61,7 +61,14 @@ func TestWhatCallersAreToldIsTrue(t *testing.T) {
 	for _, n := range cluster.Nodes {
 		n.Kill()
 	}
-	time.Sleep(700 * time.Millisecond) // nobody is there
+	told := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(not)
+	}
+	for begin := time.Now(); told() == 0 && time.Since(begin) < 8*time.Second; {
+		time.Sleep(10 * time.Millisecond) // nobody is there
+	}
 	for _, n := range cluster.Nodes {
 		n.Restart()
 	}
