@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -63,10 +64,15 @@ func record(t *raftlogv1.Token) identity.TokenRecord {
 }
 
 // badToken is the one refusal of everybody who has not shown that the token is
-// theirs, whatever the cluster knows of it.
+// theirs, whatever the cluster knows of it. What is not of the form of an id is not
+// quoted: it may be a whole token.
 func (e *EnrollService) badToken(id string) error {
+	which := "the token"
+	if tokenID(id) {
+		which = fmt.Sprintf("token %q", id)
+	}
 	return e.refuseHint(codes.PermissionDenied, "bad_token", `make one with "agentctl tokens create"; was this one copied whole, and is it of this cluster?`,
-		"token %.64q is none of this cluster, or its secret is wrong", id)
+		"%s is none of this cluster, or its secret is wrong", which)
 }
 
 // internal is for what cannot be while the state is in order. The cause is for the

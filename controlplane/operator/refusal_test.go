@@ -142,7 +142,7 @@ func TestEveryProposingCallPassesTheOutcomeOn(t *testing.T) {
 			return err
 		}, codes.NotFound, "no_command"},
 		"RevokeToken": {func() error {
-			_, err := w.Tokens.RevokeToken(t.Context(), &agentplanev1.RevokeTokenRequest{Id: "x"})
+			_, err := w.Tokens.RevokeToken(t.Context(), &agentplanev1.RevokeTokenRequest{Id: "0199f3a2-7c1e-7b22-9d0a-5a3f6f1c2b3d"})
 			return err
 		}, codes.NotFound, "no_token"},
 		"RevokeOperator": {func() error {

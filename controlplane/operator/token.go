@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/fsm"
@@ -56,6 +57,9 @@ func (t *TokenService) CreateToken(ctx context.Context, req *agentplanev1.Create
 // checkToken says what is wrong with a request by itself. It never quotes what is
 // derived from the secret.
 func checkToken(req *agentplanev1.CreateTokenRequest) *problem {
+	if !tokenID(req.GetId()) {
+		return problemf("token", "the token's id is not a lower-case UUID")
+	}
 	record := identity.TokenRecord{ID: req.GetId(), ProofKey: identity.NewSecret(req.GetProofKey()), AuthenticatorHash: req.GetAuthenticatorHash()}
 	if err := record.Validate(); err != nil {
 		return &problem{"token", err.Error()}
@@ -91,6 +95,13 @@ func checkToken(req *agentplanev1.CreateTokenRequest) *problem {
 	return nil
 }
 
+// tokenID says that s has the form of a token's id. Nothing else is ever quoted in
+// its place: people paste whole tokens.
+func tokenID(s string) bool {
+	u, err := uuid.Parse(s)
+	return err == nil && u.String() == s
+}
+
 func validRole(role string) bool {
 	return role == fsm.RoleViewer || role == fsm.RoleOperator || role == fsm.RoleAdmin
 }
@@ -110,6 +121,9 @@ func (t *TokenService) ListTokens(ctx context.Context, req *agentplanev1.ListTok
 
 // RevokeToken ends a token; who has used it stays.
 func (t *TokenService) RevokeToken(ctx context.Context, req *agentplanev1.RevokeTokenRequest) (*agentplanev1.RevokeTokenResponse, error) {
+	if !tokenID(req.GetId()) {
+		return nil, t.refuseHint(codes.InvalidArgument, "token", hints["no_token"], "that is not the id of a token: it is the part between the dots")
+	}
 	if _, _, err := t.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{
 		RevokeToken: &raftlogv1.RevokeToken{Id: req.GetId()},
 	}}); err != nil {
