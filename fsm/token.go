@@ -124,10 +124,10 @@ func usedBy(t *raftlogv1.Token, publicKey []byte, identity string) bool {
 
 // later is d after now, held at the end of time instead of beginning it anew.
 func later(now, d int64) int64 {
-	if d > math.MaxInt64-now {
-		return math.MaxInt64
+	if sum := now + d; d < 0 || sum >= now {
+		return sum
 	}
-	return now + d
+	return math.MaxInt64
 }
 
 func kindWord(k raftlogv1.TokenKind) string {
