@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,30 @@ const (
 	envFaults = "EXECUTE_TEST_FAULTS" // points at which the process kills itself
 	envAgentD = "EXECUTE_TEST_AGENT"  // be an agent on this directory
 )
+
+// envHeadless makes this binary a program whose first thread has ended: the file that it
+// names is made before that.
+const envHeadless = "EXECUTE_TEST_HEADLESS"
+
+func init() {
+	flag := os.Getenv(envHeadless)
+	if flag == "" {
+		return
+	}
+	runtime.LockOSThread() // in init this is the first thread
+	ready := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		close(ready)
+		for {
+			_ = syscall.Nanosleep(&syscall.Timespec{Sec: 60}, nil)
+		}
+	}()
+	<-ready
+	if err := os.WriteFile(flag, nil, 0o600); err == nil {
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0) // this thread alone
+	}
+}
 
 func TestMain(m *testing.M) {
 	faults := strings.Split(os.Getenv(envFaults), ",")

@@ -198,6 +198,22 @@ func TestCancel(t *testing.T) {
 			t.Fatalf("signal %d after %s", res.Signal, res.Duration)
 		}
 	})
+	t.Run("whose first thread has ended", func(t *testing.T) {
+		t.Parallel()
+		r, _ := newRunner(t)
+		self, err := os.Executable()
+		must(t, err)
+		flag := filepath.Join(t.TempDir(), "on")
+		s := shell("")
+		s.Script, s.Argv, s.Env = nil, []string{self}, []string{envHeadless + "=" + flag}
+		s.KillGrace = 200 * time.Millisecond
+		run := start(t, r, s)
+		eventually(t, "the program", func() bool { return exists(flag) })
+		pid := supervisorOf(t, run.d).PID
+		eventually(t, "its first thread's end", func() bool { p, err := readProcess(pid); return err == nil && p.state == 'Z' })
+		must(t, run.Cancel())
+		wantResult(t, wait(t, run), Canceled, ReasonCanceled)
+	})
 	t.Run("at once", func(t *testing.T) {
 		t.Parallel()
 		r, _ := newRunner(t)
