@@ -6,10 +6,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
@@ -137,17 +141,20 @@ func TestCopyInPartsRemovesNobodyWhoComesLater(t *testing.T) {
 }
 
 func TestIDHoldsTheClustersTime(t *testing.T) {
-	id, err := newID(testTime)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := idTime(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !got.Equal(testTime) {
-		t.Errorf("idTime(%s) = %v, want %v", id, got, testTime)
-	}
+	rapid.Check(t, func(t *rapid.T) {
+		want := time.UnixMilli(rapid.Int64Range(0, 1<<47).Draw(t, "ms"))
+		id, err := newID(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := idTime(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Equal(want) {
+			t.Fatalf("idTime(%s) = %v, want %v", id, got, want)
+		}
+	})
 	for _, bad := range []string{"", "x", "01890000-0000-4000-8000-000000000001", "01890000-0000-7000-8000-00000000000A"} {
 		if _, err := idTime(bad); err == nil {
 			t.Errorf("idTime(%q) is accepted", bad)
@@ -170,5 +177,46 @@ func TestDurations(t *testing.T) {
 		if got := shortDuration(d); got != want {
 			t.Errorf("shortDuration(%v) = %q, want %q", d, got, want)
 		}
+	}
+}
+
+// Nothing that an agent says moves the cursor of a terminal, or ends its line.
+func TestPrintableHoldsNoControlCharacter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := string(rapid.SliceOf(rapid.Byte()).Draw(t, "bytes"))
+		if out := printable(in); strings.ContainsFunc(out, unicode.IsControl) || !utf8.ValidString(out) {
+			t.Fatalf("printable(%q) = %q", in, out)
+		}
+		for _, r := range printableText(in) {
+			if unicode.IsControl(r) && r != '\n' && r != '\t' {
+				t.Fatalf("printableText(%q) has %q", in, r)
+			}
+		}
+	})
+}
+
+// The same line with the same id is the same bytes; any other line is others.
+func TestEnvelopeIsOfTheLineAndTheID(t *testing.T) {
+	info := &agentplanev1.InfoResponse{ClusterId: "c", Incarnation: &agentplanev1.Incarnation{Number: 1, Id: []byte("x")}}
+	envelope := func(argv []string, id string, now int64) string {
+		f := runFlags{sel: selectorFlags{on: "all"}, timeout: time.Minute, ttl: time.Minute, class: "idempotent"}
+		spec, err := f.spec(nil, argv, false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info.Now = now
+		b, err := stamp(spec, info, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	one, two := "01890000-0000-7000-8000-000000000001", "01890000-0000-7000-8000-000000000002"
+	first := envelope([]string{"a", "b"}, one, 1)
+	if again := envelope([]string{"a", "b"}, one, 1e18); again != first {
+		t.Error("the same line with the same id gave other bytes later")
+	}
+	if envelope([]string{"a b"}, one, 1) == first || envelope([]string{"a", "b"}, two, 1) == first {
+		t.Error("another line or another id gave the same bytes")
 	}
 }

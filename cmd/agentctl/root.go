@@ -82,8 +82,26 @@ func (a *app) root() *cobra.Command {
 			c.Args, c.RunE = cobra.ArbitraryArgs, a.noun
 		}
 	}
+	root.SetHelpCommand(a.helpCmd(root))
 	a.completeFlags(root)
 	return root
+}
+
+// helpCmd takes the place of cobra's, for which an unknown word is no mistake.
+func (a *app) helpCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]…", Short: "print the help of a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil {
+				return usagef("%w", err)
+			}
+			if len(rest) > 0 {
+				return a.noun(cmd, rest)
+			}
+			return cmd.Help()
+		},
+	}
 }
 
 // noun runs where a verb is missing or not known.

@@ -67,6 +67,9 @@ func Enroll(ctx context.Context, e Enrolment) (*agentplanev1.EnrollResponse, err
 // ProveBundle asks for the trust bundle over connections that nobody verified,
 // and believes one only for its proof by the token. Whatever another address says
 // (it is of another cluster, or somebody sits in between) the next one is asked.
+//
+// On the wire the bundle has the form of identity.Bundle.Marshal: those bytes are
+// what the proof covers.
 func ProveBundle(ctx context.Context, addresses []string, token identity.Token, opts Options) (*agentplanev1.Bundle, error) {
 	opts.Bundle = &agentplanev1.Bundle{} // none yet; fill wants one
 	if err := opts.fill(); err != nil {
