@@ -18,14 +18,14 @@ import (
 // successionWait bounds how long a transfer waits to see who leads now.
 const successionWait = 3 * time.Second
 
-// ClusterService knows the nodes.
-type ClusterService struct {
+// Cluster knows the nodes.
+type Cluster struct {
 	agentplanev1.UnimplementedClusterServiceServer
 	*service
 }
 
 // Info answers what a client needs before it makes a command.
-func (c *ClusterService) Info(ctx context.Context, req *agentplanev1.InfoRequest) (*agentplanev1.InfoResponse, error) {
+func (c *Cluster) Info(ctx context.Context, req *agentplanev1.InfoRequest) (*agentplanev1.InfoResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (c *ClusterService) Info(ctx context.Context, req *agentplanev1.InfoRequest
 }
 
 // ListMembers answers the registered nodes by name.
-func (c *ClusterService) ListMembers(ctx context.Context, req *agentplanev1.ListMembersRequest) (*agentplanev1.ListMembersResponse, error) {
+func (c *Cluster) ListMembers(ctx context.Context, req *agentplanev1.ListMembersRequest) (*agentplanev1.ListMembersResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (c *ClusterService) ListMembers(ctx context.Context, req *agentplanev1.List
 	return &agentplanev1.ListMembersResponse{Members: c.members(v, c.o.Raft.Configuration())}, nil
 }
 
-func (c *ClusterService) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member {
+func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member {
 	gossip := c.o.Peers()
 	var members []*agentplanev1.Member
 	for n := range v.RegisteredNodes() {
@@ -81,7 +81,7 @@ func (c *ClusterService) members(v *fsm.View, cfg Configuration) []*agentplanev1
 // RemoveMember takes a node out of raft and out of trust. Asked again it goes on
 // where it stopped. A leader does not remove itself: it hands over, and the caller's
 // node asks the next one.
-func (c *ClusterService) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemberRequest) (*agentplanev1.RemoveMemberResponse, error) {
+func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemberRequest) (*agentplanev1.RemoveMemberResponse, error) {
 	v := c.o.Machine.View()
 	n, err := c.node(v, req.GetMember(), true)
 	if err != nil {
@@ -117,7 +117,7 @@ func (c *ClusterService) RemoveMember(ctx context.Context, req *agentplanev1.Rem
 
 // mayLose refuses to remove a voter when those that remain could not decide
 // anything any more, not even this.
-func (c *ClusterService) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) error {
+func (c *Cluster) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) error {
 	if len(cfg.Voters) == 1 {
 		return c.refuseHint(codes.FailedPrecondition, "last_voter", `add a node with "agentctl tokens create --kind node" first`,
 			"node %q is the last voter: without it there is no cluster", n.GetName())
@@ -147,7 +147,7 @@ func gone(state string) bool { return state == "dead" || state == "left" }
 
 // TransferLeadership hands leadership over and answers who leads now. Handing it to
 // the node that has it changes nothing.
-func (c *ClusterService) TransferLeadership(ctx context.Context, req *agentplanev1.TransferLeadershipRequest) (*agentplanev1.TransferLeadershipResponse, error) {
+func (c *Cluster) TransferLeadership(ctx context.Context, req *agentplanev1.TransferLeadershipRequest) (*agentplanev1.TransferLeadershipResponse, error) {
 	to := ""
 	if req.GetTo() != "" {
 		n, err := c.node(c.o.Machine.View(), req.GetTo(), false)
@@ -173,7 +173,7 @@ func (c *ClusterService) TransferLeadership(ctx context.Context, req *agentplane
 
 // successor waits until somebody has taken office after the epoch. It answers
 // fallback, which may be empty, when that is not seen in time.
-func (c *ClusterService) successor(ctx context.Context, epoch uint64, fallback string) string {
+func (c *Cluster) successor(ctx context.Context, epoch uint64, fallback string) string {
 	ctx, cancel := context.WithTimeout(ctx, successionWait)
 	defer cancel()
 	for {
@@ -188,7 +188,7 @@ func (c *ClusterService) successor(ctx context.Context, epoch uint64, fallback s
 }
 
 // transferRefusal: a transfer whose end was not seen may have happened.
-func (c *ClusterService) transferRefusal(err error) error {
+func (c *Cluster) transferRefusal(err error) error {
 	for _, known := range []error{consensus.ErrNoSuccessor, consensus.ErrNotLeader, consensus.ErrShutdown} {
 		if errors.Is(err, known) {
 			return c.proposeRefusal(err)
@@ -201,7 +201,7 @@ func (c *ClusterService) transferRefusal(err error) error {
 
 // node finds a node by id or name. Registered ones come first; removed ones count
 // when a repetition must find them.
-func (c *ClusterService) node(v *fsm.View, who string, alsoRemoved bool) (*raftlogv1.Node, error) {
+func (c *Cluster) node(v *fsm.View, who string, alsoRemoved bool) (*raftlogv1.Node, error) {
 	if who == "" {
 		return nil, c.refuseHint(codes.InvalidArgument, "no_member", `name it: see "agentctl cluster members"`, "no node was named")
 	}

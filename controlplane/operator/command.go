@@ -18,15 +18,15 @@ const (
 	maxAnswerBytes = 48 << 20
 )
 
-// CommandService asks work of agents.
-type CommandService struct {
+// Commands asks work of agents.
+type Commands struct {
 	agentplanev1.UnimplementedCommandServiceServer
 	*service
 }
 
 // GetCommand answers a command, with its invocations by number of the agent where
 // they are asked for.
-func (c *CommandService) GetCommand(ctx context.Context, req *agentplanev1.GetCommandRequest) (*agentplanev1.GetCommandResponse, error) {
+func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandRequest) (*agentplanev1.GetCommandResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (c *CommandService) GetCommand(ctx context.Context, req *agentplanev1.GetCo
 }
 
 // ListCommands answers commands, the newest first.
-func (c *CommandService) ListCommands(ctx context.Context, req *agentplanev1.ListCommandsRequest) (*agentplanev1.ListCommandsResponse, error) {
+func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListCommandsRequest) (*agentplanev1.ListCommandsResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (c *CommandService) ListCommands(ctx context.Context, req *agentplanev1.Lis
 
 // CancelCommand makes sure that what has not been claimed never starts, and asks
 // the agents to end the rest. Repeated, it answers what stands.
-func (c *CommandService) CancelCommand(ctx context.Context, req *agentplanev1.CancelCommandRequest) (*agentplanev1.CancelCommandResponse, error) {
+func (c *Commands) CancelCommand(ctx context.Context, req *agentplanev1.CancelCommandRequest) (*agentplanev1.CancelCommandResponse, error) {
 	_, v, err := c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{
 		CancelCommand: &raftlogv1.CancelCommand{CommandId: req.GetId(), CanceledBy: c.callerName(ctx)},
 	}})
@@ -111,7 +111,7 @@ func (c *CommandService) CancelCommand(ctx context.Context, req *agentplanev1.Ca
 }
 
 // Why answers the proof of one invocation. The agent may have been removed since.
-func (c *CommandService) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agentplanev1.WhyResponse, error) {
+func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agentplanev1.WhyResponse, error) {
 	v, err := c.read(ctx, false)
 	if err != nil {
 		return nil, err
@@ -146,7 +146,7 @@ func (c *CommandService) Why(ctx context.Context, req *agentplanev1.WhyRequest) 
 	return answer, nil
 }
 
-func (c *CommandService) command(v *fsm.View, id string) (*raftlogv1.Command, error) {
+func (c *Commands) command(v *fsm.View, id string) (*raftlogv1.Command, error) {
 	if row, found := v.Command(id); found {
 		return row, nil
 	}

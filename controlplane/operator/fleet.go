@@ -12,15 +12,15 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// FleetService knows the agents.
-type FleetService struct {
+// Fleet knows the agents.
+type Fleet struct {
 	agentplanev1.UnimplementedFleetServiceServer
 	*service
 }
 
 // ListAgents answers the agents that the selector means, by id; the empty one means
 // all.
-func (f *FleetService) ListAgents(ctx context.Context, req *agentplanev1.ListAgentsRequest) (*agentplanev1.ListAgentsResponse, error) {
+func (f *Fleet) ListAgents(ctx context.Context, req *agentplanev1.ListAgentsRequest) (*agentplanev1.ListAgentsResponse, error) {
 	sel, err := f.parseSelector(req.GetSelector(), true)
 	if err != nil {
 		return nil, err
@@ -30,10 +30,7 @@ func (f *FleetService) ListAgents(ctx context.Context, req *agentplanev1.ListAge
 		return nil, err
 	}
 	answer, now, size := &agentplanev1.ListAgentsResponse{}, f.now(v), 0
-	for a := range v.Agents() {
-		if !sel.Match(target{view: v, agent: a, now: now}) {
-			continue
-		}
+	for a := range matching(v, sel, now) {
 		r := agentRow(v, a, now, req.GetWithFacts())
 		if size += proto.Size(r); size > maxAnswerBytes {
 			return nil, f.refuseHint(codes.ResourceExhausted, "too_large", "mean fewer agents, or leave their facts away",
@@ -45,7 +42,7 @@ func (f *FleetService) ListAgents(ctx context.Context, req *agentplanev1.ListAge
 }
 
 // GetAgent answers one agent with its facts.
-func (f *FleetService) GetAgent(ctx context.Context, req *agentplanev1.GetAgentRequest) (*agentplanev1.GetAgentResponse, error) {
+func (f *Fleet) GetAgent(ctx context.Context, req *agentplanev1.GetAgentRequest) (*agentplanev1.GetAgentResponse, error) {
 	v, err := f.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -59,7 +56,7 @@ func (f *FleetService) GetAgent(ctx context.Context, req *agentplanev1.GetAgentR
 
 // SetLabels sets and removes labels, when their version is the expected one or none
 // is expected.
-func (f *FleetService) SetLabels(ctx context.Context, req *agentplanev1.SetLabelsRequest) (*agentplanev1.SetLabelsResponse, error) {
+func (f *Fleet) SetLabels(ctx context.Context, req *agentplanev1.SetLabelsRequest) (*agentplanev1.SetLabelsResponse, error) {
 	if len(req.GetSet()) == 0 && len(req.GetRemove()) == 0 {
 		return nil, f.refuseHint(codes.InvalidArgument, "no_labels", "write NAME=VALUE to set a label, NAME- to remove it", "no label is to be set or removed")
 	}
@@ -84,7 +81,7 @@ func (f *FleetService) SetLabels(ctx context.Context, req *agentplanev1.SetLabel
 }
 
 // RemoveAgent forgets an agent. What it had claimed is LOST, what waited is SKIPPED.
-func (f *FleetService) RemoveAgent(ctx context.Context, req *agentplanev1.RemoveAgentRequest) (*agentplanev1.RemoveAgentResponse, error) {
+func (f *Fleet) RemoveAgent(ctx context.Context, req *agentplanev1.RemoveAgentRequest) (*agentplanev1.RemoveAgentResponse, error) {
 	a, err := f.agent(f.o.Machine.View(), req.GetAgent())
 	if err != nil {
 		return nil, err
@@ -99,7 +96,7 @@ func (f *FleetService) RemoveAgent(ctx context.Context, req *agentplanev1.Remove
 }
 
 // ReadmitAgent ends a quarantine.
-func (f *FleetService) ReadmitAgent(ctx context.Context, req *agentplanev1.ReadmitAgentRequest) (*agentplanev1.ReadmitAgentResponse, error) {
+func (f *Fleet) ReadmitAgent(ctx context.Context, req *agentplanev1.ReadmitAgentRequest) (*agentplanev1.ReadmitAgentResponse, error) {
 	a, err := f.agent(f.o.Machine.View(), req.GetAgent())
 	if err != nil {
 		return nil, err
@@ -114,7 +111,7 @@ func (f *FleetService) ReadmitAgent(ctx context.Context, req *agentplanev1.Readm
 }
 
 // changed proposes and answers the agent as it is then.
-func (f *FleetService) changed(ctx context.Context, id string, m *raftlogv1.Mutation) (*agentplanev1.Agent, error) {
+func (f *Fleet) changed(ctx context.Context, id string, m *raftlogv1.Mutation) (*agentplanev1.Agent, error) {
 	_, v, err := f.propose(ctx, m)
 	if err != nil {
 		return nil, err

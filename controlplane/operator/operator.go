@@ -8,14 +8,14 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// OperatorService knows the operators.
-type OperatorService struct {
+// Operators knows the operators.
+type Operators struct {
 	agentplanev1.UnimplementedOperatorServiceServer
 	*service
 }
 
 // ListOperators answers all operators by name, also revoked ones.
-func (s *OperatorService) ListOperators(ctx context.Context, req *agentplanev1.ListOperatorsRequest) (*agentplanev1.ListOperatorsResponse, error) {
+func (s *Operators) ListOperators(ctx context.Context, req *agentplanev1.ListOperatorsRequest) (*agentplanev1.ListOperatorsResponse, error) {
 	v, err := s.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ func (s *OperatorService) ListOperators(ctx context.Context, req *agentplanev1.L
 }
 
 // RevokeOperator ends an operator's rights. The last admin stays.
-func (s *OperatorService) RevokeOperator(ctx context.Context, req *agentplanev1.RevokeOperatorRequest) (*agentplanev1.RevokeOperatorResponse, error) {
+func (s *Operators) RevokeOperator(ctx context.Context, req *agentplanev1.RevokeOperatorRequest) (*agentplanev1.RevokeOperatorResponse, error) {
 	if _, _, err := s.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeOperator{
 		RevokeOperator: &raftlogv1.RevokeOperator{Name: req.GetName()},
 	}}); err != nil {

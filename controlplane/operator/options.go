@@ -93,12 +93,12 @@ type Options struct {
 
 // Services are the implementations, one for each service of the API.
 type Services struct {
-	Cluster   *ClusterService
-	Commands  *CommandService
-	Fleet     *FleetService
-	Tokens    *TokenService
-	Operators *OperatorService
-	Enroll    *EnrollService
+	Cluster   *Cluster
+	Commands  *Commands
+	Fleet     *Fleet
+	Tokens    *Tokens
+	Operators *Operators
+	Enroll    *Enrolment
 }
 
 // New returns the services. It touches nothing outside.
@@ -138,12 +138,12 @@ func New(o Options) (*Services, error) {
 	}
 	s := &service{o: o}
 	return &Services{
-		Cluster:   &ClusterService{service: s},
-		Commands:  &CommandService{service: s},
-		Fleet:     &FleetService{service: s},
-		Tokens:    &TokenService{service: s},
-		Operators: &OperatorService{service: s},
-		Enroll:    &EnrollService{service: s},
+		Cluster:   &Cluster{service: s},
+		Commands:  &Commands{service: s},
+		Fleet:     &Fleet{service: s},
+		Tokens:    &Tokens{service: s},
+		Operators: &Operators{service: s},
+		Enroll:    &Enrolment{service: s},
 	}, nil
 }
 

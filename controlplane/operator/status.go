@@ -17,7 +17,7 @@ const (
 
 // Status answers how the cluster is, and for each thing that is wrong the one right
 // command.
-func (c *ClusterService) Status(ctx context.Context, req *agentplanev1.StatusRequest) (*agentplanev1.StatusResponse, error) {
+func (c *Cluster) Status(ctx context.Context, req *agentplanev1.StatusRequest) (*agentplanev1.StatusResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,7 @@ import (
 
 // Submit registers a command and freezes whom it means. The same id with the same
 // envelope answers what stands, whatever the selector would mean now.
-func (c *CommandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) (*agentplanev1.SubmitResponse, error) {
+func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) (*agentplanev1.SubmitResponse, error) {
 	sub, err := decodeSubmission(req.GetEnvelope())
 	if err != nil {
 		return nil, c.refuse(codes.InvalidArgument, "bad_envelope", "%v", err)
@@ -53,7 +54,7 @@ func (c *CommandService) Submit(ctx context.Context, req *agentplanev1.SubmitReq
 
 // meant refuses a command that was made for another cluster or another life of
 // this one.
-func (c *CommandService) meant(v *fsm.View, spec *agentplanev1.CommandSpec) error {
+func (c *Commands) meant(v *fsm.View, spec *agentplanev1.CommandSpec) error {
 	row := v.Cluster()
 	switch {
 	case row.GetClusterId() == "":
@@ -74,7 +75,7 @@ func incarnationText(i *agentplanev1.Incarnation) string {
 }
 
 // targets answers the ordinals of the agents that the spec means.
-func (c *CommandService) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint32, error) {
+func (c *Commands) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint32, error) {
 	if len(spec.GetAgents()) > 0 {
 		return c.named(v, spec.GetAgents())
 	}
@@ -82,7 +83,11 @@ func (c *CommandService) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([
 	if err != nil {
 		return nil, err
 	}
-	ordinals := matching(v, sel, c.now(v))
+	var ordinals []uint32
+	for a := range matching(v, sel, c.now(v)) {
+		ordinals = append(ordinals, a.GetOrdinal())
+	}
+	slices.Sort(ordinals)
 	switch n := len(ordinals); {
 	case n == 0:
 		return nil, c.refuseHint(codes.NotFound, "no_targets", `see whom there is with "agentctl agents list"`,
@@ -94,7 +99,7 @@ func (c *CommandService) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([
 	return ordinals, nil
 }
 
-func (c *CommandService) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.Mutation {
+func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.Mutation {
 	spec := sub.spec
 	m := &raftlogv1.SubmitCommand{
 		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: c.callerName(ctx), AgentOrdinals: ordinals,

@@ -1,7 +1,9 @@
 package operator
 
 import (
+	"iter"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -59,16 +61,35 @@ func (s *service) parseSelector(expr string, optional bool) (*selector.Selector,
 	return sel, nil
 }
 
-// matching answers the ordinals of the agents that the selector means, ascending.
-func matching(v *fsm.View, sel *selector.Selector, now int64) []uint32 {
-	var ordinals []uint32
-	for a := range v.Agents() {
-		if sel.Match(target{view: v, agent: a, now: now}) {
-			ordinals = append(ordinals, a.GetOrdinal())
+// matching yields the agents that the selector means, by id.
+func matching(v *fsm.View, sel *selector.Selector, now int64) iter.Seq[*raftlogv1.Agent] {
+	return func(yield func(*raftlogv1.Agent) bool) {
+		t := &target{view: v, now: now}
+		for a := range candidates(v, sel) {
+			if t.agent = a; sel.Match(t) && !yield(a) {
+				return
+			}
 		}
 	}
-	slices.Sort(ordinals)
-	return ordinals
+}
+
+// candidates yields those of whom some may be meant. An expression that is nothing
+// but an id or a name, as most single submissions are, needs no walk over the fleet.
+func candidates(v *fsm.View, sel *selector.Selector) iter.Seq[*raftlogv1.Agent] {
+	field, text, _ := strings.Cut(sel.String(), " == ")
+	value, err := strconv.Unquote(text) // fails unless one text is all that follows
+	switch {
+	case err == nil && field == "name":
+		return v.AgentsByName(value)
+	case err == nil && field == "id":
+		return func(yield func(*raftlogv1.Agent) bool) {
+			if a, found := v.Agent(value); found {
+				yield(a)
+			}
+		}
+	default:
+		return v.Agents()
+	}
 }
 
 // maxNamed bounds how many ids an error names.

@@ -19,15 +19,15 @@ const (
 	MaxTokenTTL = 365 * 24 * time.Hour
 )
 
-// TokenService makes join tokens.
-type TokenService struct {
+// Tokens makes join tokens.
+type Tokens struct {
 	agentplanev1.UnimplementedTokenServiceServer
 	*service
 }
 
 // CreateToken registers what is derived from a token's secret. The same id with the
 // same content answers what stands.
-func (t *TokenService) CreateToken(ctx context.Context, req *agentplanev1.CreateTokenRequest) (*agentplanev1.CreateTokenResponse, error) {
+func (t *Tokens) CreateToken(ctx context.Context, req *agentplanev1.CreateTokenRequest) (*agentplanev1.CreateTokenResponse, error) {
 	if p := checkToken(req); p != nil {
 		return nil, t.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
 	}
@@ -107,7 +107,7 @@ func validRole(role string) bool {
 }
 
 // ListTokens answers all tokens by id. Their secrets are not known here.
-func (t *TokenService) ListTokens(ctx context.Context, req *agentplanev1.ListTokensRequest) (*agentplanev1.ListTokensResponse, error) {
+func (t *Tokens) ListTokens(ctx context.Context, req *agentplanev1.ListTokensRequest) (*agentplanev1.ListTokensResponse, error) {
 	v, err := t.read(ctx, req.GetStale())
 	if err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ func (t *TokenService) ListTokens(ctx context.Context, req *agentplanev1.ListTok
 }
 
 // RevokeToken ends a token; who has used it stays.
-func (t *TokenService) RevokeToken(ctx context.Context, req *agentplanev1.RevokeTokenRequest) (*agentplanev1.RevokeTokenResponse, error) {
+func (t *Tokens) RevokeToken(ctx context.Context, req *agentplanev1.RevokeTokenRequest) (*agentplanev1.RevokeTokenResponse, error) {
 	if !tokenID(req.GetId()) {
 		return nil, t.refuseHint(codes.InvalidArgument, "token", hints["no_token"], "that is not the id of a token: it is the part between the dots")
 	}

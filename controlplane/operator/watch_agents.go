@@ -27,7 +27,7 @@ type agentWatch struct {
 // WatchAgents sends all agents that the selector means, then every change: agents
 // that came or changed, and the ids of those that left or are no longer meant. What
 // does not fit into one message comes in several.
-func (f *FleetService) WatchAgents(req *agentplanev1.WatchAgentsRequest, stream grpc.ServerStreamingServer[agentplanev1.WatchAgentsResponse]) error {
+func (f *Fleet) WatchAgents(req *agentplanev1.WatchAgentsRequest, stream grpc.ServerStreamingServer[agentplanev1.WatchAgentsResponse]) error {
 	sel, err := f.parseSelector(req.GetSelector(), true)
 	if err != nil {
 		return err

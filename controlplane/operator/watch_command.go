@@ -29,7 +29,7 @@ type commandWatch struct {
 // coalesced, until it is done. What does not fit into one message comes in several,
 // of which only the last carries the command: whoever has seen it DONE has seen
 // everything. The first message of a copy says so.
-func (c *CommandService) WatchCommand(req *agentplanev1.WatchCommandRequest, stream grpc.ServerStreamingServer[agentplanev1.WatchCommandResponse]) error {
+func (c *Commands) WatchCommand(req *agentplanev1.WatchCommandRequest, stream grpc.ServerStreamingServer[agentplanev1.WatchCommandResponse]) error {
 	ctx := stream.Context()
 	if _, here := c.o.Machine.View().Command(req.GetId()); !here {
 		// Before it is said that there is none, this node must have heard of all.

@@ -342,6 +342,6 @@ func TestWatchAgentsSeesWhatMovesByTimeAlone(t *testing.T) {
 			t.Fatalf("after the window %q", got)
 		}
 		cancel()
-		<-ended
+		wantRefusal(t, <-ended, codes.Canceled, "canceled")
 	})
 }
