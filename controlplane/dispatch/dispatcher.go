@@ -23,7 +23,8 @@ type Dispatcher struct {
 	o       Options
 	count   counters
 	control *lane // sessions open, get ready and end
-	work    *lane // claims, reports, facts
+	claims  *lane // has one worker, so that claims keep their order
+	reports *lane // also facts
 	admit   *rate.Limiter
 	clock   clusterClock
 	sweeper *sweeper
@@ -64,7 +65,7 @@ func New(o Options) (*Dispatcher, error) {
 		leader:  true,
 	}
 	d.leaving, d.letGo = context.WithCancel(context.Background())
-	d.control, d.work = newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count)
+	d.control, d.claims, d.reports = newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count)
 	d.sweeper = newSweeper(d)
 	return d, nil
 }
@@ -84,8 +85,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	d.clock.observe(view.Now())
 	for range laneWorkers {
 		g.Go(func() error { return d.control.work(ctx) })
-		g.Go(func() error { return d.work.work(ctx) })
+		g.Go(func() error { return d.reports.work(ctx) })
 	}
+	g.Go(func() error { return d.claims.work(ctx) })
 	g.Go(func() error { return d.follow(ctx, cursor) })
 	g.Go(func() error { return d.watch(ctx) })
 	g.Go(func() error { return d.sweeper.run(ctx) })

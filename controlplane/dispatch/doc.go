@@ -39,7 +39,7 @@
 //
 // Run holds the rest: one reader of the change feed that wakes the sessions of agents
 // of which a row has changed (a level, not a message: a session that was woken many
-// times looks once), four workers that coalesce proposals of all sessions, the
+// times looks once), five workers that coalesce proposals of all sessions, the
 // sweeper, and the watch on leader and trust bundle.
 //
 // # When a step dies

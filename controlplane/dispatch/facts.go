@@ -48,7 +48,7 @@ func (s *session) proposeFacts() {
 	}
 	m := f.next
 	f.next, f.busy, f.sent = nil, true, time.Now()
-	s.propose(s.d.work, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: m}}, func(o *raftlogv1.Outcome, err error) {
+	s.propose(s.d.reports, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: m}}, func(o *raftlogv1.Outcome, err error) {
 		f.busy = false
 		switch {
 		case err != nil && f.next == nil:

@@ -40,7 +40,8 @@ type task struct {
 }
 
 // A lane coalesces the proposals of all sessions: what queues while a worker waits for
-// the log goes in one call. Tasks start in the order in which they were offered.
+// the log goes in one call. Tasks start in the order in which they were offered; with
+// one worker they also take effect in it.
 type lane struct {
 	proposer Proposer
 	count    *counters

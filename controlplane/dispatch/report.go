@@ -102,7 +102,7 @@ func (s *session) queue(key attemptKey, m *raftlogv1.ReportAttempt) error {
 
 func (s *session) proposeReport(key attemptKey, r *report) {
 	m := r.mutation
-	s.propose(s.d.work, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}, func(o *raftlogv1.Outcome, err error) {
+	s.propose(s.d.reports, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}, func(o *raftlogv1.Outcome, err error) {
 		if err != nil {
 			pause := backoff(r.tries)
 			r.tries++
@@ -162,7 +162,7 @@ func (s *session) lose(key attemptKey, t *talk, try int) {
 		return
 	}
 	t.losing = true
-	s.propose(s.d.work, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
+	s.propose(s.d.reports, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
 		Key:           &raftlogv1.AttemptKey{InvocationId: key.invocation, Attempt: key.attempt},
 		ExpectedState: i.GetState(), ExpectedFence: t.fence, ExpectedSessionEpoch: s.epoch,
 		Reason: "unknown", Detail: "the agent was asked and its journal does not know the attempt",

@@ -189,7 +189,7 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, now 
 func (s *session) proposeClaim(i *raftlogv1.Invocation, c *claim) {
 	c.flying = true
 	s.d.count.claims.Add(1)
-	s.propose(s.d.work, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ClaimAttempt{ClaimAttempt: &raftlogv1.ClaimAttempt{
+	s.propose(s.d.claims, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ClaimAttempt{ClaimAttempt: &raftlogv1.ClaimAttempt{
 		InvocationId: i.GetId(), Attempt: i.GetAttempt(), AgentId: s.agentID, SessionEpoch: s.epoch, NodeId: s.d.o.NodeID,
 	}}}, func(o *raftlogv1.Outcome, err error) {
 		c.flying, c.index, c.granted = false, o.GetIndex(), err == nil && o.GetCode() == raftlogv1.Code_CODE_OK
