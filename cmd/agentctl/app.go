@@ -193,24 +193,50 @@ func (s *session) info(ctx context.Context) (*agentplanev1.InfoResponse, error) 
 	return info, nil
 }
 
-// with runs f in a session. After an answer that took more than one node, or on
-// request, the list of nodes is asked for.
+// learnPatience bounds the wait, after the work is done, for the list of nodes.
+const learnPatience = 250 * time.Millisecond
+
+// with runs f in a session. Beside it a node is asked for the list of nodes, so
+// that whoever uses any command from time to time knows all of them on the day when
+// those that were known are gone.
 func (a *app) with(ctx context.Context, f func(*session) error) error {
 	s, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	aside, cancel := context.WithCancel(ctx)
+	learnt := make(chan struct{})
+	go func() {
+		defer close(learnt)
+		// What fails here has no meaning: the list in use works, or f says why not.
+		_, _ = agentplanev1.NewClusterServiceClient(s).Info(aside, &agentplanev1.InfoRequest{Stale: true})
+	}()
+	defer func() {
+		cancel()
+		<-learnt
+		_ = s.Close()
+	}()
 	if err := f(s); err != nil {
 		return err
 	}
 	if a.flags.stale {
 		a.talk("note: stale: %s answered from its own state, at index %d", s.Address(), s.AppliedIndex())
-	} else if s.switched.Load() {
-		s.refresh(ctx)
+	}
+	select {
+	case <-learnt:
+	case <-time.After(learnPatience):
+	}
+	if s.switched.Load() {
 		s.putFirst(s.Address())
 	}
 	return nil
+}
+
+// refresh asks for the list of nodes after it has changed, if that costs little.
+func (s *session) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, _ = s.info(ctx) // the list in use has just worked
 }
 
 // putFirst makes the next run begin with the node that answers: one that is frozen
@@ -227,13 +253,6 @@ func (s *session) putFirst(address string) {
 	if err != nil {
 		s.app.talk("note: the order of the nodes was not kept: %v", err)
 	}
-}
-
-// refresh asks for a newer list of nodes, if that costs little.
-func (s *session) refresh(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	_, _ = s.info(ctx) // the list in use has just worked
 }
 
 // localError makes errors of the node's own socket look like those of a cluster.

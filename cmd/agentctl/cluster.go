@@ -52,24 +52,8 @@ func (a *app) clusterMembers(cmd *cobra.Command, _ []string) error {
 		if err != nil {
 			return err
 		}
-		s.notice(r.Members)
 		return printList(a, r.Members, memberColumns)
 	})
-}
-
-// notice asks for the list of nodes when members are not those of the bundle.
-func (s *session) notice(members []*agentplanev1.Member) {
-	known := map[string]string{}
-	for _, n := range s.Bundle().GetNodes() {
-		known[n.Id] = n.Address
-	}
-	now := map[string]string{}
-	for _, m := range members {
-		now[m.Id] = m.Address
-	}
-	if !maps.Equal(known, now) {
-		s.switched.Store(true)
-	}
 }
 
 func (a *app) clusterStatus() *cobra.Command {
@@ -83,7 +67,6 @@ func (a *app) clusterStatus() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				s.notice(r.Members)
 				return printOne(a, toObject(r), func(w io.Writer) { writeStatus(w, r, why, a.flags.output == "wide") })
 			})
 		},
