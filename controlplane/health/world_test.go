@@ -80,13 +80,19 @@ func (w *world) Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) (
 		w.t.Errorf("%d mutations were proposed at once", len(mutations))
 	}
 	for _, mut := range mutations {
-		w.kinds[fmt.Sprintf("%T", mut.GetKind())]++
+		w.kinds[fmt.Sprintf("%T", mut.GetKind())[len("*raftlogv1.Mutation_"):]]++
 	}
 	_, office := w.m.Published()
 	w.index++
 	return w.m.Apply(w.index, w.term, &raftlogv1.Entry{
 		Format: raftlogv1.EntryFormat, LeaderEpoch: office.GetEpoch(), Now: w.now(), Mutations: mutations,
 	}), nil
+}
+
+func (w *world) proposed(kind string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.kinds[kind]
 }
 
 func (w *world) must(mut *raftlogv1.Mutation) *raftlogv1.Outcome {

@@ -1,0 +1,45 @@
+// Package rollout brings every command to its end, on the leader: it releases what
+// waits, expires what was not claimed in time, gives up what nobody can know, and
+// purges what is old (DESIGN section 9).
+//
+// # What it promises
+//
+//   - Every invocation ends (I3): what is not claimed by not-after expires; what is
+//     claimed ends within [Patience.Bound] of the later of its claim and the
+//     beginning of the term, unless its agent has answered.
+//   - Nothing is called LOST early: the waiting is counted by this leader, while in
+//     office and awake. A new leader counts anew, since nobody could report while
+//     there was no leader. The cluster's time only says how long a program has run.
+//   - Every proposal names what it was decided on. A refusal means that the state has
+//     moved: it is looked at again.
+//
+// # How it works
+//
+// [Engine.Run] is the life of one term. It lists the open commands and the claimed
+// attempts of the replicated state, then follows the change feed. For each open
+// command and each claimed attempt one item lies in a queue, ordered by when to look
+// at it next; a change moves the item to now. Looking reads the current state and
+// calls a pure function ([NextStep], [Patience.Judge]): it answers a mutation, or when
+// to look again. Up to 128 mutations that together touch at most ReleaseMax rows go
+// into one proposal. So a tick costs what is due, never what exists; memory is bounded
+// by open commands and claimed attempts.
+//
+// Everything due at once is released as one wave. [Next] is where waves and budgets
+// will decide: it sees a command's row with its counts, and nothing else.
+//
+// # Purging
+//
+// Finished commands are purged when older than Retain, and the oldest of them when
+// more than RetainCount are finished. One entry takes at most 100 commands and about
+// 10 000 invocations: removing a thousand times more rows in one entry would stop the
+// state for everybody and flush the change feed.
+//
+// # Goroutines
+//
+// Run owns one, which reads the feed and has ended when Run returns.
+//
+// # Tried and dropped
+//
+// A timer for each attempt: ten thousand timers that are moved by each session change.
+// Walking the open commands each second: it costs most when there is most to do.
+package rollout

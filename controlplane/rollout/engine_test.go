@@ -1,0 +1,369 @@
+package rollout
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agentplane/agentplane/fsm"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	if _, err := New(Options{}); err == nil {
+		t.Error("an Engine without a machine was made")
+	}
+	if _, err := New(Options{Machine: fsm.New(fsm.Options{}), Proposer: &world{}, LostAfter: -1}); err == nil {
+		t.Error("a negative time was accepted")
+	}
+}
+
+func TestReleasesAtOnceAndExpiresInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(3)
+		stop := w.lead(w.options())
+		defer stop()
+		id := w.submit(targets, nil)
+		synctest.Wait() // no tick is needed
+		w.want(id, Counts{released: 3})
+		w.claim(id, 1)
+		w.report(id, 1, succeeded)
+		w.claim(id, 2)
+		pass(5*time.Minute - time.Second)
+		w.want(id, Counts{released: 1})
+		pass(2 * time.Second)
+		w.want(id, Counts{succeeded: 1, claimed: 1, expired: 1})
+	})
+}
+
+func TestWaitsForNotBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(2)
+		stop := w.lead(w.options())
+		defer stop()
+		begin := time.Now().Add(time.Hour)
+		id := w.submit(targets, func(m *raftlogv1.SubmitCommand) {
+			m.NotBefore, m.NotAfter = begin.UnixNano(), begin.Add(time.Minute).UnixNano()
+		})
+		pass(59*time.Minute + 59*time.Second)
+		w.want(id, Counts{pending: 2})
+		if n := w.proposed("ReleaseCommand"); n != 0 {
+			t.Errorf("Release was proposed %d times too early", n)
+		}
+		pass(time.Second)
+		w.want(id, Counts{released: 2})
+	})
+}
+
+// The state's time moves only with entries, and may go more slowly than the leader's
+// estimate: a refusal is tried again, and not without end.
+func TestExpiryFollowsTheClustersTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		id := w.submit(targets, func(m *raftlogv1.SubmitCommand) { m.Ttl = int64(time.Hour) })
+		stop := w.lead(w.options())
+		defer stop()
+		pass(time.Hour - time.Minute)
+		w.want(id, Counts{released: 1}) // idle since: the state's time is an hour old
+		if n := w.proposed("ExpireCommand"); n != 0 {
+			t.Errorf("Expire was proposed %d times too early", n)
+		}
+		pass(time.Minute + time.Second)
+		w.want(id, Counts{expired: 1})
+		if n := w.proposed("ExpireCommand"); n > 3 {
+			t.Errorf("Expire was proposed %d times", n)
+		}
+	})
+}
+
+func TestManyTargetsInBoundedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{FeedChanges: 500}) // the engine falls behind and lists anew
+		targets := w.enrol(1500)
+		o := w.options()
+		o.ReleaseMax = 700
+		stop := w.lead(o)
+		defer stop()
+		a, b := w.submit(targets, nil), w.submit(targets, nil)
+		synctest.Wait()
+		w.want(a, Counts{released: 1500})
+		w.want(b, Counts{released: 1500})
+		for _, n := range targets[:500] {
+			w.claim(a, n)
+		}
+		pass(5*time.Minute + time.Second)
+		w.want(a, Counts{claimed: 500, expired: 1000})
+		w.want(b, Counts{expired: 1500})
+		if n := w.largestEntry(); n > 700 {
+			t.Errorf("an entry moved %d invocations, the bound is 700", n)
+		}
+		pass(15 * time.Minute)
+		w.want(a, Counts{claimed: 500}) // their agents are connected
+		pass(time.Hour)
+		w.want(a, Counts{lost: 500, expired: 1000})
+	})
+}
+
+func TestLostWithoutContact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(4)
+		stop := w.lead(w.options())
+		defer stop()
+		id := w.submit(targets, nil)
+		synctest.Wait()
+		for _, n := range targets {
+			w.claim(id, n)
+		}
+		for _, n := range targets[1:] {
+			w.report(id, n, runs)
+		}
+		for _, n := range targets[:3] {
+			w.end(n)
+		}
+		pass(15*time.Minute - time.Second)
+		w.want(id, Counts{claimed: 1, runs: 3})
+		w.open(3) // comes back at the last moment
+		pass(2 * time.Second)
+		w.want(id, Counts{lost: 2, runs: 2})
+		w.wantReason(id, 1, NoContact)
+		w.wantReason(id, 2, NoContact)
+		w.report(id, 3, succeeded)
+		w.report(id, 4, succeeded)
+		if c, _ := w.m.View().Command(id); c.GetState() != raftlogv1.CommandState_COMMAND_STATE_DONE {
+			t.Errorf("the command is %s", c.GetState())
+		}
+		w.open(1)
+		if !w.report(id, 1, succeeded) || !w.invocation(id, 1).GetLate() {
+			t.Error("evidence did not supersede LOST")
+		}
+		// Nothing is left to remember; only the late result remains to be purged.
+		pass(time.Minute)
+	})
+}
+
+func TestLongProgramKeepsItsTimeWithoutContact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		stop := w.lead(w.options())
+		defer stop()
+		id := w.submit(targets, func(m *raftlogv1.SubmitCommand) { m.RunTimeout, m.KillGrace = int64(3*time.Hour), 0 })
+		synctest.Wait()
+		w.claim(id, 1)
+		w.report(id, 1, runs)
+		pass(time.Hour)
+		w.end(1)
+		pass(2*time.Hour - time.Second)
+		w.want(id, Counts{runs: 1})
+		pass(3 * time.Second)
+		w.want(id, Counts{lost: 1})
+	})
+}
+
+func TestLostWithoutAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		stop := w.lead(w.options())
+		defer stop()
+		id := w.submit(targets, nil)
+		synctest.Wait()
+		w.claim(id, 1)
+		pass(10*time.Minute + 10*time.Second + time.Minute + 15*time.Minute - time.Second)
+		w.want(id, Counts{claimed: 1})
+		pass(2 * time.Second)
+		w.want(id, Counts{lost: 1})
+		w.wantReason(id, 1, NoAnswer)
+	})
+}
+
+func TestIdempotentCommandIsTriedAgainUntilItExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		stop := w.lead(w.options())
+		defer stop()
+		id := w.submit(targets, func(m *raftlogv1.SubmitCommand) {
+			m.Ttl, m.Delivery, m.MaxAttempts = int64(time.Hour), raftlogv1.Delivery_DELIVERY_IDEMPOTENT, 3
+		})
+		synctest.Wait()
+		w.claim(id, 1)
+		w.end(1)
+		pass(15*time.Minute + time.Second)
+		w.want(id, Counts{released: 1})
+		if n := w.invocation(id, 1).GetAttempt(); n != 2 {
+			t.Fatalf("attempt %d, want 2", n)
+		}
+		pass(45 * time.Minute)
+		w.want(id, Counts{expired: 1})
+	})
+}
+
+func TestCanceledAttemptEndsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(2)
+		stop := w.lead(w.options())
+		defer stop()
+		id := w.submit(targets, nil)
+		synctest.Wait()
+		w.claim(id, 1)
+		w.end(1)
+		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: id}}})
+		pass(15*time.Minute + time.Second)
+		w.want(id, Counts{lost: 1, canceled: 1})
+	})
+}
+
+func TestNewLeaderCountsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(2)
+		stop := w.lead(w.options())
+		id := w.submit(targets, nil)
+		waits := w.submit(targets, func(m *raftlogv1.SubmitCommand) { m.Ttl = int64(100 * time.Hour) })
+		synctest.Wait()
+		w.claim(id, 1)
+		w.claim(id, 2)
+		w.end(1)
+		pass(14 * time.Minute)
+		stop()
+		pass(48 * time.Hour) // nobody leads
+		queued := w.submit(targets, nil)
+		w.takeOffice()
+		stop = w.lead(w.options())
+		defer stop()
+		w.want(waits, Counts{released: 2})
+		w.want(queued, Counts{released: 2})
+		pass(14 * time.Minute)
+		w.want(id, Counts{claimed: 2}) // both had no chance to report before
+		pass(2 * time.Minute)
+		w.want(id, Counts{lost: 2})
+		w.wantReason(id, 1, NoContact)
+		w.wantReason(id, 2, NoAnswer)
+	})
+}
+
+func TestFailedProposalsAreTakenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(2)
+		stop := w.lead(w.options())
+		defer stop()
+		w.breakProposals(errors.New("outcome unknown"))
+		id := w.submit(targets, nil)
+		pass(time.Minute)
+		w.want(id, Counts{pending: 2})
+		w.breakProposals(nil)
+		pass(6 * time.Second)
+		w.want(id, Counts{released: 2})
+		w.claim(id, 1)
+		w.end(1)
+		w.breakProposals(errors.New("outcome unknown"))
+		pass(20 * time.Minute)
+		w.want(id, Counts{claimed: 1, released: 1})
+		w.breakProposals(nil)
+		pass(6 * time.Second)
+		w.want(id, Counts{lost: 1, expired: 1})
+	})
+}
+
+func TestPurgesOldAndTooMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		o := w.options()
+		o.Retain, o.RetainCount = time.Hour, 300
+		stop := w.lead(o)
+		defer stop()
+		var ids []string
+		for range 700 {
+			ids = append(ids, w.submit(targets, nil))
+			synctest.Wait()
+			w.claim(ids[len(ids)-1], 1)
+			w.report(ids[len(ids)-1], 1, succeeded)
+			pass(time.Millisecond)
+		}
+		open := w.submit(targets, func(m *raftlogv1.SubmitCommand) { m.Ttl = int64(10 * time.Hour) })
+		pass(3 * time.Second)
+		if n := w.m.View().CommandCount(); n != 301 {
+			t.Errorf("%d commands are kept, want 300 and the open one", n)
+		}
+		if _, found := w.m.View().Command(ids[400]); !found {
+			t.Error("the younger ones went")
+		}
+		if n := w.largestEntry(); n > 100 {
+			t.Errorf("an entry purged %d commands", n)
+		}
+		pass(time.Hour)
+		if n := w.m.View().CommandCount(); n != 1 {
+			t.Errorf("%d commands are kept after their time, want the open one", n)
+		}
+		w.want(open, Counts{released: 1})
+	})
+}
+
+func TestIdleEngineProposesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(10)
+		stop := w.lead(w.options())
+		defer stop()
+		w.submit(targets, func(m *raftlogv1.SubmitCommand) { m.Ttl = int64(100 * time.Hour) })
+		synctest.Wait()
+		before := w.proposed("")
+		pass(10 * time.Hour)
+		if n := w.proposed("") - before; n != 0 {
+			t.Errorf("%d mutations were proposed while nothing happened", n)
+		}
+	})
+}
+
+func TestBooksForgetWhatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(2)
+		id := w.submit(targets, nil)
+		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{CommandId: id, Max: 9, Wave: 1}}})
+		w.claim(id, 1)
+		w.claim(id, 2)
+		b := newBooks()
+		b.list(w.m.View(), time.Now(), 0)
+		if len(b.commands) != 1 || len(b.attempts) != 2 || len(b.agents) != 2 || len(b.queue.items) != 3 {
+			t.Fatalf("%d commands, %d attempts, %d agents, %d items", len(b.commands), len(b.attempts), len(b.agents), len(b.queue.items))
+		}
+		w.report(id, 1, succeeded)
+		b.list(w.m.View(), time.Now(), 0)
+		if len(b.commands) != 1 || len(b.attempts) != 1 || len(b.agents) != 1 || len(b.queue.items) != 2 {
+			t.Fatalf("%d commands, %d attempts, %d agents, %d items", len(b.commands), len(b.attempts), len(b.agents), len(b.queue.items))
+		}
+		w.report(id, 2, succeeded)
+		b.list(w.m.View(), time.Now(), 0)
+		if len(b.commands)+len(b.attempts)+len(b.agents)+len(b.queue.items) != 0 {
+			t.Fatalf("%d commands, %d attempts, %d agents, %d items", len(b.commands), len(b.attempts), len(b.agents), len(b.queue.items))
+		}
+	})
+}
+
+func BenchmarkChange(b *testing.B) {
+	v := fsm.New(fsm.Options{}).View()
+	books, now := newBooks(), time.Now()
+	rows := make([]*raftlogv1.Invocation, 10_000)
+	for i := range rows {
+		id := fmt.Sprint("c.", i)
+		rows[i] = &raftlogv1.Invocation{Id: id, CommandId: "c", AgentId: id, Attempt: 1, State: claimed}
+	}
+	i := 0
+	for b.Loop() {
+		row := rows[i%len(rows)]
+		row.Attempt++
+		books.invocation(row.GetId(), row, v, now, 0)
+		i++
+	}
+}
