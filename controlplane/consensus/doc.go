@@ -42,15 +42,17 @@
 //
 // # Giving up leadership
 //
-// A node does not want to lead ("unwilling") while its disk is below the floor of
-// free space or its wall clock is far from the median. It hands over and does not
-// campaign. Not campaigning is done by keeping its own pre-vote requests from
-// leaving, and not by timeouts of an hour (tried): a follower clears its known
-// leader only when its heartbeat timeout fires, and refuses pre-votes and votes
-// until then, so with an hour a dead leader's cluster could not elect anybody while
-// one of two survivors is short of space. With the gate such a node times out,
-// stands still as a candidate that asks nobody, votes, and follows. Alone in its
-// cluster it leads, whatever its disk or clock says: nobody else could.
+// A node does not want to lead ("unwilling") while its disk is below the floor of free
+// space or its wall clock is far from the median. It hands over and does not campaign.
+// Not campaigning is done by keeping its own pre-vote requests from leaving, and not
+// by timeouts of an hour: a raft follower clears its known leader only when its
+// heartbeat timeout fires, and refuses pre-votes and votes until then, so with an hour
+// a dead leader's cluster could not elect anybody while one of two survivors is short
+// of space. With the gate such a node times out, stands still as a candidate that asks
+// nobody, votes, and follows. After ten heartbeat timeouts without any leader it
+// campaigns all the same: it may be the only survivor that holds everything committed,
+// and hands over once another does. Alone in its cluster it leads, whatever its disk
+// or clock says: nobody else could.
 //
 // A transfer may leave raft refusing everything as "transfer in progress"
 // (raft#696). Each transfer has a watchdog that ends the process when that is so
@@ -60,7 +62,8 @@
 // # Late snapshots
 //
 // raft installs a snapshot over a log that reaches further and loses what lies behind
-// it (raft#697). See installs.go.
+// it (raft#697), and refuses for ever what begins where its log is compacted away. See
+// installs.go.
 //
 // # Dead leaders
 //

@@ -46,13 +46,17 @@ func (g *gate) forward() {
 		case <-g.closed:
 			return
 		case rpc := <-g.Transport.Consumer():
-			if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
-				if !g.install(rpc, req) {
-					return
-				}
-				continue
+			passed := false
+			switch req := rpc.Command.(type) {
+			case *raft.InstallSnapshotRequest:
+				passed = g.install(rpc, req)
+			case *raft.AppendEntriesRequest:
+				rpc.Command = g.installs.trim(req)
+				passed = g.pass(rpc)
+			default:
+				passed = g.pass(rpc)
 			}
-			if !g.pass(rpc) {
+			if !passed {
 				return
 			}
 		}

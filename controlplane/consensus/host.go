@@ -92,7 +92,10 @@ func Open(opts Options) (_ *Host, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
-	in := &installs{SnapshotStore: guarded.Snapshots, log: cache, fatal: h.fatal, own: h.compaction.reset}
+	in, err := newInstalls(guarded.Snapshots, cache, h.fatal, h.compaction.reset)
+	if err != nil {
+		return nil, fmt.Errorf("open raft: %w", err)
+	}
 	h.gate = newGate(opts.Transport, h.will.mayCampaign, in)
 	h.raft, err = raft.NewRaft(opts.raftConfig(h.notify), opts.Machine, cache, guarded.Stable, in, h.gate)
 	if err != nil {

@@ -41,6 +41,49 @@ type installs struct {
 	mu          sync.Mutex // guards what follows
 	installing  bool
 	index, term uint64
+	// Where this node's newest snapshot ends.
+	newest, newestTerm uint64
+}
+
+func newInstalls(inner raft.SnapshotStore, log raft.LogStore, fatal func(error), own func()) (*installs, error) {
+	metas, err := inner.List()
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	s := &installs{SnapshotStore: inner, log: log, fatal: fatal, own: own}
+	if len(metas) > 0 {
+		s.newest, s.newestTerm = metas[0].Index, metas[0].Term
+	}
+	return s, nil
+}
+
+// trim leaves out of a request what this node's newest snapshot covers.
+//
+// A leader whose answers were lost begins where it believes the node to be. When the
+// node has compacted its log past that point raft finds no entry to compare with and
+// refuses, for ever: the leader goes back until it sends a snapshot that the node does
+// not need, and begins again behind it (our simulation found it). But what a snapshot
+// covers is committed, and every leader has it: the request can as well begin behind
+// the snapshot. An old leader's request is refused for its term all the same. The
+// commit index is held at what the request is known to match.
+func (s *installs) trim(req *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
+	s.mu.Lock()
+	newest, term := s.newest, s.newestTerm
+	s.mu.Unlock()
+	if req.PrevLogEntry >= newest || req.PrevLogEntry == 0 && len(req.Entries) == 0 {
+		return req
+	}
+	c := *req
+	c.PrevLogEntry, c.PrevLogTerm = newest, term
+	for len(c.Entries) > 0 && c.Entries[0].Index <= newest {
+		c.Entries = c.Entries[1:]
+	}
+	matched := newest
+	if n := len(c.Entries); n > 0 {
+		matched = c.Entries[n-1].Index
+	}
+	c.LeaderCommitIndex = min(c.LeaderCommitIndex, matched)
+	return &c
 }
 
 func (s *installs) begin(index, term uint64) {
@@ -69,16 +112,44 @@ func (s *installs) Create(version raft.SnapshotVersion, index, term uint64, cfg 
 	} else {
 		s.own()
 	}
-	return s.SnapshotStore.Create(version, index, term, cfg, cfgIndex, trans)
+	sink, err := s.SnapshotStore.Create(version, index, term, cfg, cfgIndex, trans)
+	if err != nil {
+		return nil, err
+	}
+	return &installSink{SnapshotSink: sink, store: s, index: index, term: term}, nil
+}
+
+// installSink tells when its snapshot has become the newest.
+type installSink struct {
+	raft.SnapshotSink
+	store       *installs
+	index, term uint64
+	canceled    bool
+}
+
+func (k *installSink) Cancel() error {
+	k.canceled = true
+	return k.SnapshotSink.Cancel()
+}
+
+func (k *installSink) Close() error {
+	if err := k.SnapshotSink.Close(); err != nil || k.canceled {
+		return err
+	}
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	if k.index > k.store.newest {
+		k.store.newest, k.store.newestTerm = k.index, k.term
+	}
+	return nil
 }
 
 // compare returns nil when the log ends before the snapshot does.
 func (s *installs) compare(index, term uint64) error {
-	metas, err := s.List()
-	if err != nil {
-		return fmt.Errorf("list snapshots: %w", err)
-	}
-	if len(metas) > 0 && metas[0].Index >= index {
+	s.mu.Lock()
+	newest := s.newest
+	s.mu.Unlock()
+	if newest >= index {
 		return errHaveSnapshot
 	}
 	last, err := s.log.LastIndex()

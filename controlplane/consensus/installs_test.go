@@ -116,6 +116,61 @@ func TestLateSnapshotKeepsTheLogBehindIt(t *testing.T) {
 	})
 }
 
+// TestLeaderThatLostAnswersIsUnderstoodByACompactedLog has a leader begin where the
+// follower's log is compacted away.
+func TestLeaderThatLostAnswersIsUnderstoodByACompactedLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := consensustest.NewNetwork(1, nil)
+		a := leaderOf{t, net.Join("a")}
+		disk := bootstrapped(t)
+		h, ledger := follower(t, net, disk, func(err error) { t.Error(err) })
+		defer h.Close()
+		if r := a.append(2, 1, 1, 30, entries(t, 2, 30, 2)...); !r.Success {
+			t.Fatalf("append: %+v", r)
+		}
+		time.Sleep(time.Minute)
+		if err := h.Snapshot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// Entries behind the snapshot that the leader has not committed.
+		if r := a.append(2, 30, 2, 30, entries(t, 31, 33, 2)...); !r.Success {
+			t.Fatalf("append: %+v", r)
+		}
+		if err := disk.Disk().Log.DeleteRange(1, 29); err != nil {
+			t.Fatal(err)
+		}
+		for prev := uint64(0); prev < 33; prev++ {
+			var r *raft.AppendEntriesResponse
+			if prev < 2 {
+				r = a.append(2, prev, prev, 31, entries(t, 2, 32, 2)...)
+			} else {
+				r = a.append(2, prev, 2, 31, entries(t, prev+1, 32, 2)...)
+			}
+			if !r.Success {
+				t.Errorf("append behind entry %d is refused", prev)
+			}
+			if r := a.append(2, max(prev, 1), 2-uint64(b2i(prev < 2)), 31); !r.Success {
+				t.Errorf("empty append behind entry %d is refused", prev)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := ledger.WaitPublished(ctx, 31); err != nil {
+			t.Error(err)
+		}
+		if last, _ := disk.Disk().Log.LastIndex(); last != 33 {
+			t.Errorf("the log ends at %d, want 33", last)
+		}
+	})
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // TestRaftForgetsTheLogBehindALateSnapshot shows that the test above has teeth.
 func TestRaftForgetsTheLogBehindALateSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,4 +2,4 @@
 
 package consensus_test
 
-const defaultLives = 60
+const defaultLives = 40

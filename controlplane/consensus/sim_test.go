@@ -16,6 +16,7 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
@@ -24,7 +25,8 @@ import (
 
 // TestLives runs many short lives of a cluster in which clients write and read while
 // nodes are killed, lose power, are paused and cut off. AGENTPLANE_SIM_LIVES says how
-// many, AGENTPLANE_SIM_SEED with which seed to begin; a failure names its seed.
+// many, AGENTPLANE_SIM_SEED with which seed to begin, AGENTPLANE_SIM_LOG=1 prints what
+// the nodes log; a failure names its seed.
 func TestLives(t *testing.T) {
 	lives, first := envNumber(t, "AGENTPLANE_SIM_LIVES", defaultLives), envNumber(t, "AGENTPLANE_SIM_SEED", 1)
 	if testing.Short() {
@@ -97,6 +99,9 @@ func live(t *testing.T, seed uint64, all *tally) {
 		Seed:  seed,
 		Host: func(i int, o *consensus.Options) {
 			o.WallClock = func() time.Time { return time.Now().Add(skews[i]) }
+			if os.Getenv("AGENTPLANE_SIM_LOG") != "" {
+				o.Logger = hclog.New(&hclog.LoggerOptions{Name: string(o.NodeID), Level: hclog.Info, Output: os.Stderr, TimeFormat: "05.000"})
+			}
 			if i == slow {
 				o.Profile = consensus.Profile{Heartbeat: 2 * time.Second, Election: 2 * time.Second, Lease: 2 * time.Second, Commit: 5 * time.Millisecond}
 			}

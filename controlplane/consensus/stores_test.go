@@ -240,6 +240,37 @@ func TestHostKeepsItsStateInFiles(t *testing.T) {
 	}
 }
 
+// TestOnlyHolderOfCommittedEntriesLeadsThoughUnwilling leaves a node short of space as
+// the only survivor with the newest entries.
+func TestOnlyHolderOfCommittedEntriesLeadsThoughUnwilling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var free [3]atomic.Uint64
+		for i := range free {
+			free[i].Store(1 << 40)
+		}
+		c := consensustest.New(t, consensustest.Options{Nodes: 3, Seed: 2, Host: func(i int, o *consensus.Options) {
+			o.FreeBytes = func() (uint64, error) { return free[i].Load(), nil }
+		}})
+		l := c.WaitLeader()
+		short, behind := (l+1)%3, (l+2)%3
+		free[short].Store(1 << 20)
+		time.Sleep(6 * time.Second)
+		c.Partition([]int{l, short}, []int{behind})
+		put(t, c, "committed")
+		c.Kill(l)
+		c.Heal()
+		put(t, c, "after") // who of the two leads at that moment does not matter
+		time.Sleep(12 * time.Second)
+		if got := c.WaitLeader(); got != behind {
+			t.Errorf("node %d leads, want %d, which has space and has caught up", got, behind)
+		}
+		c.WaitAgree()
+		if got := records(c, behind); len(got) != 2 {
+			t.Errorf("%d records, want both", len(got))
+		}
+	})
+}
+
 // TestClusterOnFiles has a follower that gets a snapshot over a real WAL.
 func TestClusterOnFiles(t *testing.T) {
 	for _, kind := range []string{"wal", "bolt"} {

@@ -13,7 +13,8 @@ import (
 // the floor of free space, or its wall clock far from the voters' median; both end
 // by themselves when the cause does.
 type will struct {
-	h *Host
+	h      *Host
+	opened time.Time
 
 	mu     sync.Mutex // guards what follows
 	space  string     // why the disk forbids leading, or empty
@@ -21,7 +22,7 @@ type will struct {
 	offset time.Duration
 }
 
-func newWill(h *Host) *will { return &will{h: h} }
+func newWill(h *Host) *will { return &will{h: h, opened: time.Now()} }
 
 func (w *will) why() string {
 	w.mu.Lock()
@@ -36,8 +37,20 @@ func (w *will) why() string {
 
 func (w *will) willing() bool { return w.why() == "" }
 
-// mayCampaign is what the gate asks before a pre-vote request leaves.
-func (w *will) mayCampaign() bool { return w.willing() }
+// mayCampaign is what the gate asks before a pre-vote request leaves. After long
+// enough without any leader an unwilling node campaigns too: it may be the only one
+// whose log has everything that was committed. Once elected it brings another one up
+// to date and hands over.
+func (w *will) mayCampaign() bool {
+	if w.willing() {
+		return true
+	}
+	heard := w.h.raft.LastContact()
+	if heard.Before(w.opened) {
+		heard = w.opened
+	}
+	return time.Since(heard) > 10*w.h.opts.Profile.Heartbeat
+}
 
 func (w *will) distance() time.Duration {
 	w.mu.Lock()
