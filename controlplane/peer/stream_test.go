@@ -1,0 +1,212 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// echo answers the connections of the stream with what it reads, until ctx ends.
+func echo(ctx context.Context, s *Stream) {
+	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+	for {
+		conn, err := s.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			_, _ = io.Copy(conn, conn)
+		}()
+	}
+}
+
+func TestStreamCarriesRaftAfterThePrefaces(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	w.run(func(ctx context.Context) { echo(ctx, b.stream()) })
+	conn, err := a.stream().Dial(raft.ServerAddress(b.port.Addr().String()), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("vote")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "vote" {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+// An old cluster's leader must not reach raft: this is what once overwrote the log
+// of a recovered cluster.
+func TestStreamRefusesByPreface(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(*agentplanev1.Preface)
+		says  string
+	}{
+		{"an older incarnation", func(p *agentplanev1.Preface) { p.Incarnation = &agentplanev1.Incarnation{Number: 0, Id: []byte{0}} }, "incarnation 0"},
+		{"a newer incarnation", func(p *agentplanev1.Preface) { p.Incarnation = &agentplanev1.Incarnation{Number: 2, Id: []byte{0}} }, "incarnation 2"},
+		{"the same number with another id", func(p *agentplanev1.Preface) { p.Incarnation = &agentplanev1.Incarnation{Number: 1, Id: []byte{1}} }, "recovered twice"},
+		{"another cluster", func(p *agentplanev1.Preface) { p.ClusterId = "d" }, `cluster "d"`},
+		{"another node's name", func(p *agentplanev1.Preface) { p.From = "z" }, `calls itself "z"`},
+		{"a lower feature level", func(p *agentplanev1.Preface) { p.FeatureLevel = 0 }, "upgrade it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			a, b := w.add("a"), w.add("b")
+			c.spoil(a.preface)
+			read := make(chan error, 1)
+			w.run(func(ctx context.Context) {
+				stream := b.stream()
+				defer context.AfterFunc(ctx, func() { _ = stream.Close() })()
+				conn, err := stream.Accept()
+				if err != nil {
+					read <- err
+					return
+				}
+				_, err = conn.Read(make([]byte, 1))
+				read <- err
+			})
+			conn, err := a.stream().Dial(raft.ServerAddress(b.port.Addr().String()), 5*time.Second)
+			if err == nil {
+				_ = conn.Close()
+				t.Fatal("the dialer was not told")
+			}
+			if !errors.Is(err, ErrPreface) {
+				t.Errorf("the dialer is told %v", err)
+			}
+			if err := <-read; !errors.Is(err, ErrPreface) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("raft read and got %v, want a refusal that says %q", err, c.says)
+			}
+		})
+	}
+}
+
+func TestStreamSaysWhoIsGone(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	address := raft.ServerAddress(b.port.Addr().String())
+	if err := b.port.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.stream().Dial(address, 5*time.Second); err == nil {
+		t.Fatal("a closed port was dialled")
+	}
+	select {
+	case id := <-a.gone:
+		if id != "b" {
+			t.Errorf("%q is said to be gone", id)
+		}
+	default:
+		t.Error("nobody is said to be gone")
+	}
+	if _, err := a.stream().Dial("127.0.0.1:1", 5*time.Second); err == nil || !strings.Contains(err.Error(), "no node is registered") {
+		t.Errorf("an address of nobody: %v", err)
+	}
+}
+
+// terms answers ReadTerm; everything else is not there.
+type terms struct {
+	agentplanev1.UnimplementedPeerServiceServer
+}
+
+func (terms) ReadTerm(context.Context, *agentplanev1.ReadTermRequest) (*agentplanev1.ReadTermResponse, error) {
+	return &agentplanev1.ReadTermResponse{Term: 7, Willing: true}, nil
+}
+
+func (n *node) pool() *Pool {
+	return NewPool(PoolOptions{
+		Identity: n.ident, Prefaces: n.prefaces, Book: n.w, Logger: hclog.NewNullLogger(),
+		Gone:     func(id string) { n.gone <- id },
+		Stranger: func() { n.strange <- struct{}{} },
+	})
+}
+
+func (n *node) serve() *grpc.Server {
+	s := grpc.NewServer(grpc.Creds(ServerCredentials()), grpc.ChainUnaryInterceptor(n.prefaces.ServerInterceptor))
+	agentplanev1.RegisterPeerServiceServer(s, terms{})
+	go func() { _ = s.Serve(n.port.Listener(identity.ProtocolGRPC)) }()
+	return s
+}
+
+func TestPoolAsksAndNoticesADeath(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	server := b.serve()
+	defer server.Stop()
+	pool := a.pool()
+	w.run(func(ctx context.Context) { _ = pool.Run(ctx) })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	r, err := pool.ReadTerm(ctx, "b", "")
+	if err != nil || r.Term != 7 || !r.Willing {
+		t.Fatalf("ReadTerm = %+v, %v", r, err)
+	}
+	server.Stop() // resets its connections, as a kernel does for a dead process
+	select {
+	case id := <-a.gone:
+		if id != "b" {
+			t.Errorf("%q is said to be gone", id)
+		}
+	case <-ctx.Done():
+		t.Error("the death of b went unnoticed")
+	}
+}
+
+func TestPoolRefusesByPreface(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	server := b.serve()
+	defer server.Stop()
+	a.preface.ClusterId = "d"
+	pool := a.pool()
+	w.run(func(ctx context.Context) { _ = pool.Run(ctx) })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := pool.ReadTerm(ctx, "b", ""); err == nil || !strings.Contains(err.Error(), "cluster") {
+		t.Errorf("a peer of another cluster was answered: %v", err)
+	}
+	if _, err := pool.ReadTerm(ctx, "nobody", ""); err == nil {
+		t.Error("a node that is not in the book was asked")
+	}
+}
+
+func FuzzReadPreface(f *testing.F) {
+	var whole writer
+	if err := writePreface(&whole, &agentplanev1.Preface{ClusterId: "c", From: "a", To: "b"}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(whole))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		client, server := net.Pipe()
+		defer server.Close()
+		go func() {
+			_, _ = client.Write(b)
+			_ = client.Close()
+		}()
+		if p, err := readPreface(server); err == nil && p == nil {
+			t.Error("no preface and no error")
+		}
+	})
+}
+
+type writer []byte
+
+func (w *writer) Write(b []byte) (int, error) {
+	*w = append(*w, b...)
+	return len(b), nil
+}
