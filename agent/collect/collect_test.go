@@ -141,3 +141,27 @@ func TestLimitsOfTheControlGroup(t *testing.T) {
 		})
 	}
 }
+
+func TestCollectionThatHangsHangsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var begun atomic.Int32
+		c := New(Options{Interval: func() time.Duration { return time.Minute }, Read: func(context.Context) map[string]string {
+			begun.Add(1)
+			<-release
+			return map[string]string{"os": "linux"}
+		}})
+		for range 3 {
+			if c.Collect(t.Context()) {
+				t.Fatal("facts came from a collection that hangs")
+			}
+		}
+		if n := begun.Load(); n != 1 {
+			t.Fatalf("%d collections hang, want 1", n)
+		}
+		close(release)
+		if !c.Collect(t.Context()) {
+			t.Fatal("the facts of the collection that came back were not taken")
+		}
+	})
+}

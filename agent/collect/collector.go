@@ -20,14 +20,16 @@ type Options struct {
 	Read func(context.Context) map[string]string
 }
 
-// Collector holds the latest facts. Its methods may be called at once.
+// Collector holds the latest facts. Facts may be called at any time; Collect and Run by one
+// caller at a time.
 type Collector struct {
 	o Options
 
 	mu      sync.Mutex // guards what follows
 	facts   []*agentplanev1.Label
 	hash    []byte
-	changed chan struct{} // closed when facts are replaced
+	changed chan struct{}          // closed when facts are replaced
+	pending chan map[string]string // the collection under way; holds one
 }
 
 // New makes a Collector without facts.
@@ -52,9 +54,40 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 }
 
+// patience is how long a collection is waited for.
+const patience = 5 * time.Second
+
+// read gives the host's facts, or nil when they do not come: a dead disk can hang it for
+// ever. Then no other one is begun before it has ended.
+func (c *Collector) read(ctx context.Context) map[string]string {
+	c.mu.Lock()
+	pending := c.pending
+	if pending == nil {
+		pending = make(chan map[string]string, 1)
+		c.pending = pending
+		go func() { pending <- c.o.Read(ctx) }()
+	}
+	c.mu.Unlock()
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case raw := <-pending:
+		c.mu.Lock()
+		c.pending = nil
+		c.mu.Unlock()
+		return raw
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
 // Collect collects once, and reports whether anything has changed.
 func (c *Collector) Collect(ctx context.Context) bool {
-	raw := c.o.Read(ctx)
+	raw := c.read(ctx)
+	if raw == nil {
+		return false
+	}
 	for name, value := range c.o.Own {
 		raw[name] = value
 	}

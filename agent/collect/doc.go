@@ -11,6 +11,7 @@
 // statfs can hang for ever on a dead mount. gopsutil reads the host's /proc where HOST_PROC
 // says so; the limits of the container are read from the control group, v2 or v1, here.
 //
-// [Collector.Run] owns no goroutine. One collection that hangs (a dead disk below /etc)
-// hangs Run alone: Facts goes on to answer the last ones.
+// A collection has a goroutine of its own, one at a time, since a dead disk below /etc can
+// hang it for ever: it is waited for a few seconds, then left alone, and Facts goes on to
+// answer the last ones.
 package collect

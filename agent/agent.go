@@ -1,0 +1,219 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/agentplane/agentplane/agent/collect"
+	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/agent/journal"
+	"github.com/agentplane/agentplane/agent/session"
+	"github.com/agentplane/agentplane/configs"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// Agent is one life of agentd on one data directory.
+type Agent struct {
+	o      Options
+	config configs.Agent // as New has seen it
+}
+
+// New makes an Agent; it touches nothing outside.
+func New(o Options) (*Agent, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	return &Agent{o: o, config: o.Settings()}, nil
+}
+
+// Run is the agent's life: it enrols if need be, adopts what an earlier life has started,
+// and serves the cluster until ctx ends; then it returns nil. Running programs go on. An
+// error says why there was no life: ErrInUse, ErrNotEnrolled, ErrToken, ErrEnrolment, or
+// what the data directory gave. It may be called once; when it returns, no goroutine of
+// the agent is left.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	dir, err := openDirectory(a.config.DataDir)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	l := &life{Agent: a, dir: dir}
+	if err := l.identify(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop before there was anything to stop
+		}
+		return err
+	}
+	if err := l.open(); err != nil {
+		return err
+	}
+	defer l.book.close()
+	return l.serve(ctx)
+}
+
+// life is what Run has opened.
+type life struct {
+	*Agent
+	dir        *directory
+	record     record
+	credential *credential
+	trust      *trust
+	enrolment  *enrolment
+	clock      session.Clock
+	book       *book
+	worker     *worker
+}
+
+// identify knows who this agent is, if need be by enrolment.
+func (l *life) identify(ctx context.Context) error {
+	key, err := identity.OpenKey(l.dir.file(keyFile))
+	if err != nil {
+		return err
+	}
+	r, err := loadRecord(l.dir.file(recordFile))
+	if err != nil {
+		return err
+	}
+	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, key: key, log: l.o.Logger}
+	switch hasToken := l.config.Token != "" || l.config.TokenFile != ""; {
+	case !r.enrolled():
+		if r, err = l.enrolment.Run(ctx, r); err != nil {
+			return err
+		}
+	case hasToken:
+		l.o.Logger.Info("already enrolled; the token is not used", "cluster_id", r.ClusterID, "agent_id", r.AgentID, "name", r.Name)
+	}
+	l.record = r
+	if l.credential, err = loadCredential(l.dir.file(certificateFile), key, r.id()); err != nil {
+		return err
+	}
+	l.trust, err = loadTrust(l.dir.file(trustFile), slices.Clone(l.config.Servers))
+	return err
+}
+
+// open opens the journal and what runs programs.
+func (l *life) open() error {
+	now := func() int64 {
+		if now, known := l.clock.Now(); known {
+			return now
+		}
+		return time.Now().UnixNano()
+	}
+	options := func() journal.Options { return journal.Options{Retention: l.o.Settings().Journal.Retention} }
+	var err error
+	if l.book, err = openBook(l.dir.path, options, now, l.o.Logger.Named("journal")); err != nil {
+		return err
+	}
+	if err := l.firstFloor(); err != nil {
+		_ = l.book.close()
+		return err
+	}
+	runner, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable})
+	if err != nil {
+		_ = l.book.close()
+		return err
+	}
+	l.worker = newWorker(workerOptions{
+		AgentID: l.record.AgentID, Name: l.record.Name, ClusterID: l.record.ClusterID, Slots: l.config.Slots,
+		Book: l.book, Runner: runner, Clock: &l.clock, Settings: l.o.Settings, Policy: l.o.Policy, Logger: l.o.Logger.Named("work"),
+	})
+	return nil
+}
+
+// firstFloor gives the agent's first journal the time of enrolment as its floor; any later
+// one gets the time of its first Welcome.
+func (l *life) firstFloor() error {
+	if l.record.FloorGiven {
+		return nil
+	}
+	l.record.FloorGiven = true
+	if err := l.record.store(l.dir.file(recordFile)); err != nil {
+		return err
+	}
+	if _, known := l.book.now().Floor(); known || l.record.EnrolledAt <= 0 {
+		return nil
+	}
+	return l.book.now().SetFloor(l.record.EnrolledAt)
+}
+
+// serve runs until ctx ends. The session ends first, so that goodbye is said; what it
+// needs ends after it.
+func (l *life) serve(ctx context.Context) error {
+	facts := collect.New(collect.Options{
+		Interval: func() time.Duration { return l.o.Settings().Facts.Interval },
+		Own:      map[string]string{"agent_version": l.o.Version, "go_version": runtime.Version()},
+	})
+	renew := newRenewer(l.credential, l.trust, l.o.Logger.Named("identity"))
+	startID := make([]byte, 16)
+	_, _ = rand.Read(startID) // never fails
+	keeper, err := session.New(session.Options{
+		AgentID: l.record.AgentID, ClusterID: l.record.ClusterID, Version: l.o.Version,
+		BootID: bootID(), StartID: startID, Slots: l.config.Slots,
+		Opener: &opener{trust: l.trust, credential: l.credential, renewer: renew},
+		Trust:  l.trust, Work: l.worker, Facts: facts, Clock: &l.clock,
+		Removed: l.enrolAgain, Rebooting: rebooting, Logger: l.o.Logger.Named("session"), BackoffCap: l.o.BackoffCap,
+	})
+	if err != nil {
+		return err
+	}
+	l.o.Logger.Info("agentd runs", "version", l.o.Version, "agent_id", l.record.AgentID, "name", l.record.Name,
+		"cluster_id", l.record.ClusterID, "journal_id", l.book.now().ID().String(), "slots", l.config.Slots)
+
+	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	l.worker.Adopt(behind)
+	l.worker.sweep()
+	var group errgroup.Group
+	group.Go(func() error { return l.worker.Run(behind) })
+	group.Go(func() error { return renew.Run(behind) })
+	facts.Collect(ctx)
+	group.Go(func() error { return facts.Run(behind) })
+	err = keeper.Run(ctx)
+	running := l.worker.Running()
+	stop()
+	if waitErr := group.Wait(); err == nil {
+		err = waitErr
+	}
+	l.o.Logger.Info("agentd ends; running programs go on under their supervisors", "running", running)
+	return err
+}
+
+// enrolAgain mends that the cluster does not know this agent, if there is a token.
+func (l *life) enrolAgain(ctx context.Context) error {
+	answer, err := l.enrolment.once(ctx, l.record)
+	if err != nil {
+		l.o.Logger.Warn("not enrolled again", "err", err)
+		return err
+	}
+	if err := l.credential.replace(answer.GetCertificate()); err != nil {
+		return err
+	}
+	l.o.Logger.Info("enrolled again", "cluster_id", l.record.ClusterID, "agent_id", l.record.AgentID)
+	return l.trust.Learn(answer.GetBundle())
+}
+
+// bootID is the kernel's, which changes with each boot; empty when it cannot be read.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// rebooting says whether systemd is taking the host down.
+func rebooting() bool {
+	for _, sign := range []string{"/run/systemd/shutdown/scheduled", "/run/nologin"} {
+		if _, err := os.Stat(sign); err == nil {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/agent/journal"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+const (
+	oldJournals  = "journal-old-" // and a number that grows
+	keptJournals = 3
+)
+
+// errOtherJournal says that an attempt was started under an earlier journal: its result
+// cannot be journalled, and the cluster has called it LOST.
+var errOtherJournal = errors.New("the attempt belongs to an earlier journal")
+
+// book is the journal of the moment, which readmission and a failed disk replace. It is
+// the journal that package execute writes to.
+type book struct {
+	dir  string // the data directory
+	opts func() journal.Options
+	time func() int64 // the cluster's, as far as it is known
+	log  hclog.Logger
+
+	mu        sync.RWMutex // guards what follows
+	j         *journal.Journal
+	retention time.Duration // with which j was opened
+	intents   map[execute.Attempt]journal.Intent
+}
+
+func openBook(dir string, opts func() journal.Options, clock func() int64, log hclog.Logger) (*book, error) {
+	b := &book{dir: dir, opts: opts, time: clock, log: log, intents: map[execute.Attempt]journal.Intent{}}
+	return b, b.openLocked()
+}
+
+func (b *book) openLocked() error {
+	o := b.opts()
+	j, err := journal.Open(filepath.Join(b.dir, journalDir), o)
+	if err != nil {
+		return err
+	}
+	b.j, b.retention = j, o.Retention
+	switch found := j.Opening(); {
+	case found.Damage != nil:
+		b.log.Error("the journal was damaged and a new one was begun; what it knew is lost", "journal_id", j.ID().String(), "aside", found.Aside, "err", found.Damage)
+	case found.CutBytes > 0:
+		b.log.Info("an append that a crash had interrupted was cut from the journal", "bytes", found.CutBytes)
+	}
+	return nil
+}
+
+// now is the journal to use for one step. It may die or be closed meanwhile, which its
+// methods answer with ErrJournal.
+func (b *book) now() *journal.Journal {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.j
+}
+
+func (b *book) close() error { return b.now().Close() }
+
+// mend opens the journal again when it has died, or was opened with another retention.
+func (b *book) mend() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	dead := b.j.Err()
+	if dead == nil && b.retention == b.opts().Retention {
+		return nil
+	}
+	_ = b.j.Close()
+	if err := b.openLocked(); err != nil {
+		return fmt.Errorf("open the journal again: %w", err)
+	}
+	if dead != nil {
+		b.log.Warn("the journal can be written again", "had_died_of", dead)
+	}
+	return nil
+}
+
+// rotate begins a new journal and puts the old one aside.
+func (b *book) rotate() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	olds, err := b.olds()
+	if err != nil {
+		return err
+	}
+	next := 1
+	if n := len(olds); n > 0 {
+		next = olds[n-1] + 1
+	}
+	was := b.j.ID()
+	_ = b.j.Close()
+	from := filepath.Join(b.dir, journalDir)
+	if err := os.Rename(from, b.old(next)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, b.openLocked())
+	}
+	if err := identity.SyncDir(b.dir); err != nil {
+		return err
+	}
+	if err := b.openLocked(); err != nil {
+		return err
+	}
+	for len(olds) >= keptJournals {
+		if err := os.RemoveAll(b.old(olds[0])); err != nil {
+			b.log.Warn("old journal not removed", "err", err)
+		}
+		olds = olds[1:]
+	}
+	b.log.Warn("a new journal was begun", "journal_id", b.j.ID().String(), "old_journal_id", was.String(), "aside", b.old(next))
+	return nil
+}
+
+func (b *book) old(n int) string { return filepath.Join(b.dir, oldJournals+strconv.Itoa(n)) }
+
+// olds lists the numbers of the journals put aside, in order.
+func (b *book) olds() ([]int, error) {
+	entries, err := os.ReadDir(b.dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []int
+	for _, e := range entries {
+		if number, ok := strings.CutPrefix(e.Name(), oldJournals); ok {
+			if n, err := strconv.Atoi(number); err == nil {
+				all = append(all, n)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// expect tells what Intent will have to write for the attempt; forget takes it back.
+func (b *book) expect(in journal.Intent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.intents[execute.Attempt{InvocationID: in.InvocationID, Number: in.Attempt}] = in
+}
+
+func (b *book) forget(k journal.Key) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.intents, execute.Attempt{InvocationID: k.InvocationID, Number: k.Attempt})
+}
+
+// Intent journals the intent that was expected.
+func (b *book) Intent(s execute.Spec) error {
+	b.mu.RLock()
+	in, ok := b.intents[s.Attempt]
+	b.mu.RUnlock()
+	if !ok {
+		return fmt.Errorf("%w: nobody has asked for %s", journal.ErrInvalid, s.Attempt)
+	}
+	return b.now().Intent(in)
+}
+
+// Finish journals a result, once.
+func (b *book) Finish(a execute.Attempt, r execute.Result) error {
+	k := journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
+	err := b.now().Result(k, journalResult(r, b.time()))
+	var known *journal.KnownError
+	switch {
+	case errors.As(err, &known):
+		return nil
+	case errors.Is(err, journal.ErrUnknown):
+		return fmt.Errorf("%w: %w", errOtherJournal, err)
+	}
+	return err
+}
+
+func journalResult(r execute.Result, at int64) journal.Result {
+	nanos := func(t time.Time) int64 {
+		if t.IsZero() {
+			return 0
+		}
+		return t.UnixNano()
+	}
+	chunks := func(in []execute.Chunk) []journal.Chunk {
+		out := make([]journal.Chunk, len(in))
+		for i, c := range in {
+			out[i] = journal.Chunk{Stream: c.Stream, Data: c.Data}
+		}
+		return out
+	}
+	return journal.Result{
+		State: journal.State(r.State), Reason: r.Reason, Detail: r.Detail, Started: r.Started,
+		ExitCode: int32(r.ExitCode), Signal: int32(r.Signal),
+		StartedAt: nanos(r.StartedAt), EndedAt: nanos(r.EndedAt), Duration: r.Duration,
+		StdoutBytes: r.StdoutBytes, StderrBytes: r.StderrBytes, Head: chunks(r.Head), Tail: chunks(r.Tail), At: at,
+	}
+}

@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// Names in the data directory.
+const (
+	lockFile        = "lock"
+	recordFile      = "agent.json"
+	keyFile         = "agent.key"
+	certificateFile = "agent.crt"
+	trustFile       = "trust.json"
+	journalDir      = "journal"
+	attemptsDir     = "attempts"
+)
+
+// ErrInUse says that another agentd has the data directory.
+var ErrInUse = errors.New("data directory is in use")
+
+// directory is an open data directory. Closing it releases the lock.
+type directory struct {
+	path string
+	lock *os.File
+}
+
+// openDirectory makes the directory when it is missing and takes its lock.
+func openDirectory(path string) (_ *directory, err error) {
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	d := &directory{path: path}
+	if err := d.open(); err != nil {
+		return nil, fmt.Errorf("open data directory %q: %w", path, err)
+	}
+	return d, nil
+}
+
+func (d *directory) open() error {
+	if err := makePrivate(d.path); err != nil {
+		return err
+	}
+	st, err := os.Stat(d.path)
+	if err != nil {
+		return err
+	}
+	if mode := st.Mode().Perm(); mode&0o077 != 0 {
+		return fmt.Errorf("mode %#o lets others access it; run: chmod 700 %s", mode, d.path)
+	}
+	f, err := os.OpenFile(d.file(lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := flock(f); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return fmt.Errorf("lock it: %w", err)
+		}
+		holder := make([]byte, 20)
+		n, _ := f.ReadAt(holder, 0)
+		return fmt.Errorf("%w by process %s; stop it first, or give this agent a directory of its own", ErrInUse, strings.TrimSpace(string(holder[:n])))
+	}
+	d.lock = f
+	// The number helps people only; the lock is what counts.
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
+	return d.sweep()
+}
+
+func flock(f *os.File) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
+// makePrivate makes the directory and its missing parents with mode 0700, durably.
+func makePrivate(path string) error {
+	err := os.Mkdir(path, 0o700)
+	switch {
+	case err == nil:
+		return identity.SyncDir(filepath.Dir(path))
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist) && filepath.Dir(path) != path:
+		if err := makePrivate(filepath.Dir(path)); err != nil {
+			return err
+		}
+		return makePrivate(path)
+	default:
+		return err
+	}
+}
+
+// sweep removes files that a killed process was about to put in place.
+func (d *directory) sweep() error {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && identity.IsTemp(e.Name()) {
+			if err := os.Remove(d.file(e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *directory) file(name string) string { return filepath.Join(d.path, name) }
+
+func (d *directory) close() error { return d.lock.Close() }

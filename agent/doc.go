@@ -1,0 +1,71 @@
+// Package agent composes agentd: it joins the packages below it to a host that runs what
+// its cluster asks, each attempt at most once.
+//
+//	session   keeps one session with one node
+//	journal   remembers what was asked, durably
+//	execute   runs programs under supervisors that outlive agentd
+//	collect   gathers the facts of the host
+//
+// What none of them can own alone is here: the data directory with key, certificate and
+// trust bundle; enrolment and renewal; and the worker, in which journal, execute and
+// session meet.
+//
+// # The worker
+//
+// One goroutine takes deliveries, cancels, confirmations and questions in the order in
+// which the node sent them, so that none overtakes another. Whatever stands in the journal
+// is answered from it. What does not is judged (order.go); a refusal is journalled as
+// NEVER before it is told, a start journals INTENT first (execute). A claim that finds no
+// free slot waits in memory, bounded; it comes again with the next session if that is
+// forgotten. Each running attempt has a goroutine that waits for its end. A program that
+// ends at once is never reported as RUNNING: that saves the cluster an entry.
+//
+// Results are told when they are journalled, again in the Hello of every session, and
+// every half minute until they are confirmed. A confirmation counts only when it names a
+// journal number at or past the first report of the end: one that was meant for RUNNING
+// says nothing about the result.
+//
+// A dead or full journal starts nothing. REJECTED(no_journal) cannot be journalled then,
+// so it is remembered as long as this process lives, and a report of an older session
+// changes nothing in the cluster; between them the attempt cannot start after all. A dead
+// journal is opened again every half minute. Without a writable journal no new session
+// gets Ready.
+//
+// # Files of the data directory (mode 0700)
+//
+//	lock         held by flock while agentd runs; names the process
+//	agent.json   agent id, and what enrolment told
+//	agent.key    the private key; it never leaves
+//	agent.crt    the certificate, DER
+//	trust.json   the newest trust bundle seen
+//	journal/     package journal; journal-old-N are earlier ones, the last three
+//	attempts/    package execute
+//
+// agent.json is written with the id before enrolment, so that a repeated enrolment is the
+// same one, and with the cluster after certificate and trust: its cluster id says that
+// enrolment is complete.
+//
+// The first journal's floor is the time of enrolment. agent.json notes that it has been
+// given before it is given: after a crash between the two the floor is that of a later
+// journal, the time of the first Welcome, which is the safe side.
+//
+// # Output on the disk
+//
+// An attempt's directory goes when its result has been confirmed for a day, when there
+// are more than 256 such, or when the journal has forgotten the attempt. The journal's
+// record goes on to keep it from being started again.
+//
+// # Ending
+//
+// When the context of Run ends, goodbye is said and everything stops but the supervisors:
+// running programs go on and are adopted at the next start.
+//
+// # Dropped
+//
+//   - Ending at a dead journal: systemd would start agentd again and again on a full disk,
+//     while one that stays up still tells results and says what is wrong.
+//   - Carrying open attempts over into a new journal (readmission): the cluster has called
+//     them LOST, and the new floor keeps them from coming again.
+//   - A certificate that is renewed does not break the session that stands: a session
+//     lasts as long as its node lets it.
+package agent

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/agentplane/agentplane/agent/session"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	// maxMessageBytes bounds what a node may send at once; an envelope is below 1 MiB.
+	maxMessageBytes = 4 << 20
+)
+
+// opener reaches one node at a time, each over a connection of its own.
+type opener struct {
+	trust      *trust
+	credential *credential
+	renewer    *renewer
+}
+
+// Open opens a session stream to the very node.
+func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func(), error) {
+	if err := o.renewer.ready(ctx); err != nil {
+		return nil, nil, err
+	}
+	c, err := client.New(client.Options{
+		Addresses:      []string{n.Address},
+		Bundle:         o.trust.without(),
+		Certificate:    o.credential.certificate,
+		ConnectTimeout: connectTimeout,
+		Unreachable:    time.Nanosecond, // another node is the better try
+		// Heartbeats notice a frozen node; probes would be one call per second and agent.
+		ProbeAfter: 24 * time.Hour,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := agentplanev1.NewAgentServiceClient(c).Session(ctx, grpc.MaxCallRecvMsgSize(maxMessageBytes))
+	if err != nil {
+		_ = c.Close()
+		o.note(err)
+		return nil, nil, err
+	}
+	return stream{s, o}, func() { _ = c.Close() }, nil
+}
+
+// note has the certificate renewed when a node does not accept it: it may have expired by
+// the node's clock, or its CA may have left.
+func (o *opener) note(err error) {
+	switch client.AsError(err).Code {
+	case codes.Unauthenticated, codes.PermissionDenied:
+		o.renewer.distrusted()
+	}
+}
+
+type stream struct {
+	grpc.BidiStreamingClient[agentplanev1.SessionRequest, agentplanev1.SessionResponse]
+	opener *opener
+}
+
+func (s stream) Recv() (*agentplanev1.SessionResponse, error) {
+	m, err := s.BidiStreamingClient.Recv()
+	if err != nil {
+		s.opener.note(err)
+	}
+	return m, err
+}

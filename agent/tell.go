@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/agent/journal"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+// lookup gives the attempt's record and what is to be reported of it.
+//
+// The journal number in a report tells the end of an attempt from what was said before: a
+// report of RUNNING names one from before the record was read, the report of an end one
+// from after. However the journal grows meanwhile, the first is below the number of the
+// result and the second is not.
+func (w *worker) lookup(j *journal.Journal, k journal.Key) (journal.Record, *agentplanev1.Report, bool) {
+	before := j.Seq()
+	r, ok := j.Lookup(k)
+	if !ok {
+		return r, nil, false
+	}
+	return r, w.report(j, r, before), true
+}
+
+// report is what the record says, and what is known beside it; before is a journal number
+// from before the record was read. It takes note of an end that is told the first time.
+func (w *worker) report(j *journal.Journal, r journal.Record, before uint64) *agentplanev1.Report {
+	seq := before
+	if r.Ended() {
+		seq = j.Seq()
+	}
+	p := reportOf(r, seq, w.o.Settings().Output.RaftBytes)
+	w.mu.Lock()
+	a := w.running[r.Key]
+	if f := w.fences[r.Key]; f != 0 {
+		p.Fence = f
+	}
+	if r.Ended() {
+		t := w.told[r.Key]
+		if t == nil {
+			t = &told{seq: seq, at: time.Now()}
+			if !r.Confirmed {
+				w.told[r.Key] = t
+			}
+		}
+		p.CancelTooLate = t.tooLate
+	}
+	w.mu.Unlock()
+	if a != nil && !r.Ended() {
+		if since, ok := a.run.Running(); ok {
+			p.StartedAt = since.UnixNano()
+		}
+	}
+	return p
+}
+
+// tell offers a report to the session. One that finds no room is told later.
+func (w *worker) tell(k journal.Key, p *agentplanev1.Report) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.told[k]; t != nil {
+		t.at = time.Now()
+	}
+	w.offer(p)
+}
+
+// offer never blocks.
+func (w *worker) offer(p *agentplanev1.Report) {
+	select {
+	case w.reports <- p:
+	default: // no session, or a slow one: Hello or tend tell it
+	}
+}
+
+func (w *worker) tellRunning(k journal.Key) {
+	j := w.o.Book.now()
+	if r, p, ok := w.lookup(j, k); ok && !r.Ended() {
+		w.tell(k, p)
+	}
+}
+
+// tellEnd tells an end, and when a cancel was asked whether it came too late.
+func (w *worker) tellEnd(k journal.Key, canceled bool) {
+	r, p, ok := w.lookup(w.o.Book.now(), k)
+	if !ok {
+		return
+	}
+	switch r.Result.State {
+	case journal.Succeeded, journal.Failed, journal.TimedOut:
+		p.CancelTooLate = p.CancelTooLate || canceled
+	}
+	w.mu.Lock()
+	if t := w.told[k]; t != nil {
+		t.tooLate = p.GetCancelTooLate()
+	}
+	w.mu.Unlock()
+	w.tell(k, p)
+}
+
+// confirm journals that results are applied: the one given and those that wait behind it.
+// It gives the first message that is none.
+func (w *worker) confirm(c *agentplanev1.Confirm) *agentplanev1.SessionResponse {
+	var keys []journal.Key
+	var next *agentplanev1.SessionResponse
+	for c != nil {
+		k := journal.Key{InvocationID: c.GetInvocationId(), Attempt: c.GetAttempt()}
+		w.mu.Lock()
+		if t := w.told[k]; t != nil && c.GetJournalSeq() >= t.seq {
+			keys = append(keys, k)
+		}
+		delete(w.refused, k) // the cluster has it: it sends it no more
+		w.mu.Unlock()
+		select {
+		case next = <-w.inbox:
+			c = next.GetConfirm()
+		default:
+			next, c = nil, nil
+		}
+	}
+	if len(keys) == 0 {
+		return next
+	}
+	if err := w.o.Book.now().Confirm(keys...); err != nil {
+		w.o.Logger.Error("confirmations not journalled; the results are told again", "results", len(keys), "err", err)
+		return next
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, k := range keys {
+		delete(w.told, k)
+		delete(w.fences, k)
+	}
+	return next
+}
+
+// tend mends the journal and tells again what has not been confirmed for a while.
+func (w *worker) tend() {
+	if err := w.o.Book.mend(); err != nil {
+		w.o.Logger.Error("the journal cannot be written: nothing is started", "err", err)
+	}
+	j := w.o.Book.now()
+	for _, k := range w.overdue() {
+		switch _, p, ok := w.lookup(j, k); {
+		case !ok: // forgotten
+			w.mu.Lock()
+			delete(w.told, k)
+			w.mu.Unlock()
+		case p.GetFence() != 0: // without one nobody can take it
+			w.tell(k, p)
+		}
+	}
+}
+
+// overdue lists ends that were told half a minute ago and are not confirmed.
+func (w *worker) overdue() []journal.Key {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var keys []journal.Key
+	for k, t := range w.told {
+		if time.Since(t.at) >= resendAfter && len(keys) < outboxSize/2 {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+const (
+	keptDirectories = 256
+	keptFor         = 24 * time.Hour
+)
+
+// sweep forgets what is over, and removes directories of attempts that are not needed any
+// more: see the package comment.
+func (w *worker) sweep() {
+	j := w.o.Book.now()
+	if now, known := w.o.Clock.Now(); known {
+		if _, err := j.Forget(now); err != nil {
+			w.o.Logger.Error("old records not forgotten", "err", err)
+			return
+		}
+	}
+	all, err := w.o.Runner.Attempts()
+	if err != nil {
+		w.o.Logger.Error("attempts not swept", "err", err)
+		return
+	}
+	var done []journal.Record
+	for _, a := range all {
+		r, ok := j.Lookup(journal.Key{InvocationID: a.InvocationID, Attempt: a.Number})
+		switch {
+		case !ok:
+			w.remove(a) // forgotten, or of an earlier journal whose floor keeps it from coming again
+		case r.Ended() && r.Confirmed:
+			done = append(done, r)
+		}
+	}
+	w.removeDone(done)
+}
+
+func (w *worker) removeDone(done []journal.Record) {
+	surplus := len(done) - keptDirectories
+	for _, r := range byAge(done) {
+		old := w.now()-r.Result.At > int64(keptFor)
+		if surplus <= 0 && !old {
+			return
+		}
+		surplus--
+		w.remove(execute.Attempt{InvocationID: r.InvocationID, Number: r.Attempt})
+	}
+}
+
+func (w *worker) remove(a execute.Attempt) {
+	if err := w.o.Runner.Remove(a); err != nil && !errors.Is(err, execute.ErrRunning) {
+		w.o.Logger.Warn("attempt's directory not removed", "invocation_id", a.InvocationID, "attempt", a.Number, "err", err)
+	}
+}
+
+// byAge sorts records, the oldest first.
+func byAge(records []journal.Record) []journal.Record {
+	slices.SortFunc(records, func(a, b journal.Record) int { return cmp.Compare(a.Seq, b.Seq) })
+	return records
+}
