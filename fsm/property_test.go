@@ -16,7 +16,7 @@ import (
 )
 
 // historyEntries is how long a random history is.
-const historyEntries = 80
+const historyEntries = 60
 
 // history draws a history and returns the machine that lived it and its steps.
 func history(t *rapid.T) *gen {
