@@ -11,8 +11,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
+	"github.com/agentplane/agentplane/controlplane/health"
 	"github.com/agentplane/agentplane/controlplane/membership"
+	"github.com/agentplane/agentplane/controlplane/rollout"
 	"github.com/agentplane/agentplane/fsm"
+	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
@@ -24,11 +27,19 @@ func (m *member) runOffice(ctx context.Context, o consensus.Office) error {
 	if err := m.found(ctx); err != nil {
 		return err
 	}
+	monitor, err := m.newMonitor()
+	if err != nil {
+		return err
+	}
+	engine, err := m.newEngine()
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for name, run := range map[string]func(context.Context) error{
 		"membership": m.promoter.Run,
-		"health":     m.newHealth().Run,
-		"rollout":    m.newRollout().Run,
+		"health":     monitor.Run,
+		"rollout":    engine.Run,
 	} {
 		g.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -38,6 +49,57 @@ func (m *member) runOffice(ctx context.Context, o consensus.Office) error {
 		})
 	}
 	return g.Wait()
+}
+
+// newMonitor judges sessions and agents for one term.
+func (m *member) newMonitor() (*health.Monitor, error) {
+	c := m.n.o.Config
+	return health.New(health.Options{
+		Machine: m.state, Proposer: m.host, Nodes: m.nodeLives, Sessions: m.sessionsOf, NodeDeathGrace: c.Agent.NodeDeathGrace,
+		BrakeCount: c.Agent.BrakeCount, BrakePercent: c.Agent.BrakePercent, Logger: m.logger.Named("health"),
+	})
+}
+
+// newEngine brings commands to their end for one term.
+func (m *member) newEngine() (*rollout.Engine, error) {
+	c := m.n.o.Config
+	return rollout.New(rollout.Options{
+		Machine: m.state, Proposer: m.host, LostAfter: c.Commands.LostAfter, Retain: c.Commands.Retain,
+		RetainCount: c.Commands.RetainCount, Logger: m.logger.Named("rollout"),
+	})
+}
+
+// nodeLives is what gossip says of the nodes.
+func (m *member) nodeLives() []health.NodeLife {
+	var lives []health.NodeLife
+	for _, p := range m.gossip.Members() {
+		state := map[gossip.State]health.State{
+			gossip.StateAlive: health.StateAlive, gossip.StateSuspect: health.StateSuspect, gossip.StateDead: health.StateDead, gossip.StateLeft: health.StateLeft,
+		}[p.State]
+		lives = append(lives, health.NodeLife{ID: p.ID, State: state, Since: p.Since})
+	}
+	return lives
+}
+
+// sessionsOf asks a node which agent sessions it holds.
+func (m *member) sessionsOf(ctx context.Context, nodeID string) (uint64, []health.HeldSession, error) {
+	starts, held := m.n.dir.Starts(), m.dispatch.Held()
+	if nodeID != m.n.ID() {
+		c, err := m.pool.Client(nodeID)
+		if err != nil {
+			return 0, nil, err
+		}
+		r, err := c.Sessions(ctx, &agentplanev1.SessionsRequest{})
+		if err != nil {
+			return 0, nil, err
+		}
+		starts, held = r.GetStartCounter(), r.GetSessions()
+	}
+	sessions := make([]health.HeldSession, len(held))
+	for i, s := range held {
+		sessions[i] = health.HeldSession{AgentID: s.GetAgentId(), Epoch: s.GetSessionEpoch()}
+	}
+	return starts, sessions, nil
 }
 
 // found founds the cluster when the state has none: this node is its founder.

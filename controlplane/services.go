@@ -43,18 +43,9 @@ func (m *member) register() error {
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
 		BootIndex: func() uint64 { return m.trust.state().Index },
 		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
-		Forward:   m.calls.forwarded, Held: m.held, AddServer: m.addServer,
+		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer,
 	}))
 	return nil
-}
-
-// held answers which agent sessions this node holds.
-func (m *member) held() []*agentplanev1.HeldSession {
-	var all []*agentplanev1.HeldSession
-	for _, s := range m.dispatch.Held() {
-		all = append(all, &agentplanev1.HeldSession{AgentId: s.AgentID, SessionEpoch: s.Epoch})
-	}
-	return all
 }
 
 // peerStates is what gossip says of each node.
