@@ -9,11 +9,23 @@
 // map order show: ids and random choices arrive in mutations, and the only time is
 // the entry's now, of which the state keeps the largest it has seen.
 //
-// A refusal (no such agent, an older epoch) is an outcome and changes nothing. A
-// mutation checks everything before it writes its first row, so that there is
-// nothing to roll back. The machine panics only where going on would let this
+// A refusal (no such agent, an older epoch) is an outcome and changes nothing but
+// index and now; only the refusals "clone" and "journal_behind" of a session put its
+// agent into quarantine. A mutation checks everything before it writes its first
+// row, so that there is nothing to roll back. The same mutation again changes
+// nothing, but for those that take a part each time (ExpireCommand,
+// LoseNodeSessions) and for a leader that takes office. The machine panics only where going on would let this
 // replica differ from the others without anybody noticing: an unknown kind or
-// field, a corrupt entry, a format from the future.
+// field, a corrupt entry, a format or feature level from the future.
+//
+// What agents and newcomers may write into rows is bounded, so that each row stays
+// far below what a record of a snapshot may hold: a row that could be written and
+// not be read again would take the cluster with it.
+//
+// An old token never undoes a later decision: a key that has used it is answered
+// for as long as what it made stands, and refused once that was removed, revoked or
+// given another key. A cloned agent's old key stays refused through the uses that
+// tokens remember, so tokens are not to be purged before their agents.
 //
 // # How it is kept
 //
@@ -46,7 +58,10 @@
 //
 // hashicorp/go-memdb keeps tables too, by reflection-like indexers over any. In a
 // write transaction each of its reads clones the radix transaction, so that the
-// next write copies its path again; Apply reads between almost all writes. The
-// typed tables here do a claim (three reads, two writes) about four times faster
-// (BenchmarkTables) and let the compiler check rows and keys.
+// next write copies its path again; Apply reads between almost all writes. With the
+// same keys on both sides, 10 000 rows, and three reads and two writes for each
+// claim (BenchmarkTables), the typed tables here took 58 µs of CPU against 86 for a
+// claim alone in its transaction, and 24 against 64 for one of 64 claims, with a
+// third, respectively a ninth, of the allocations; and they let the compiler check
+// rows and keys.
 package fsm
