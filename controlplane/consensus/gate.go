@@ -46,7 +46,7 @@ func (g *gate) forward() {
 		case <-g.closed:
 			return
 		case rpc := <-g.Transport.Consumer():
-			passed := false
+			var passed bool
 			switch req := rpc.Command.(type) {
 			case *raft.InstallSnapshotRequest:
 				passed = g.install(rpc, req)
