@@ -86,7 +86,7 @@ func (c *Client) try(ctx context.Context, address string, round int, write bool,
 	tryCtx := ctx
 	if !write {
 		var cancel context.CancelFunc
-		tryCtx, cancel = context.WithTimeoutCause(ctx, grown(c.opts.ReadTry, round), errReadTry)
+		tryCtx, cancel = context.WithTimeoutCause(ctx, c.opts.ReadTry<<min(2*round, 2), errReadTry)
 		defer cancel()
 	}
 	var note delivery
@@ -122,6 +122,15 @@ func (c *Client) blame(ctx, tryCtx context.Context, cn *conn, e *Error) {
 	}
 	if errors.Is(context.Cause(tryCtx), errReadTry) {
 		e.Code, e.Message, e.cause, e.again = codes.Unavailable, "it holds the read", errReadTry, true
+		return
+	}
+	if e.Code == codes.Canceled || e.Code == codes.DeadlineExceeded && tryCtx != ctx {
+		// The node was quicker to see the end of the time that it was given, and
+		// broke the stream.
+		e.Code, e.Message, e.again = codes.Unavailable, "it did not answer in time", true
+		if tryCtx != ctx {
+			e.cause = errReadTry
+		}
 		return
 	}
 	if why := cn.wire.why(); why != nil && e.Code == codes.Unavailable {

@@ -15,7 +15,7 @@ const (
 	DefaultProbeAfter     = time.Second
 	DefaultProbeTimeout   = time.Second
 	DefaultReadTry        = 3 * time.Second
-	DefaultCallTimeout    = 30 * time.Second
+	DefaultCallTimeout    = 15 * time.Second
 	DefaultUnreachable    = 5 * time.Second
 	DefaultWatchPatience  = 2 * time.Minute
 )
@@ -58,8 +58,9 @@ type Options struct {
 	// ProbeAfter is the silence after which a waiting connection is probed, and
 	// ProbeTimeout how long the probe may stay unanswered.
 	ProbeAfter, ProbeTimeout time.Duration
-	// ReadTry bounds one try of a read in the first round; each further round
-	// doubles it (at most 8 times).
+	// ReadTry bounds one try of a read in the first round. In later rounds it is
+	// four times as long: more than a node holds a call, so that the node's own
+	// words are heard.
 	ReadTry time.Duration
 	// CallTimeout bounds a unary call with all its tries; its context may bound it
 	// more.
