@@ -261,12 +261,14 @@ func (g *gen) registryMutation() *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeOperator{RevokeOperator: &raftlogv1.RevokeOperator{Name: g.of(genOperators)}}}
 	default:
 		return []*raftlogv1.Mutation{
-			nil, {}, {Kind: &raftlogv1.Mutation_TakeOffice{}}, {Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{ClusterId: "c"}}},
+			{},
+			{Kind: &raftlogv1.Mutation_TakeOffice{}},
+			{Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{ClusterId: "c"}}},
 			{Kind: &raftlogv1.Mutation_OpenSession{OpenSession: &raftlogv1.OpenSession{AgentId: "a1", NodeId: "n1"}}},
 			{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{}}},
 			{Kind: &raftlogv1.Mutation_ClaimAttempt{ClaimAttempt: &raftlogv1.ClaimAttempt{InvocationId: ".1"}}},
 			{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: &raftlogv1.SubmitCommand{Id: "x", Envelope: make([]byte, raftlogv1.MaxMutationBytes)}}},
-		}[1+g.random.IntN(7)]
+		}[g.random.IntN(7)]
 	}
 }
 

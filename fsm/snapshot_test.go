@@ -268,8 +268,10 @@ func TestReadSnapshotRefusesWhatDoesNotFit(t *testing.T) {
 		"a torn frame behind": {forge(t, header(same), all, nil, 0xA9), "after the trailer: frame is torn"},
 		"no trailer":          {compressed(t, frame.Append(nil, frameHeader, mustMarshal(t, header(same)))), "it ends after 0 records without a trailer"},
 		"a strange frame":     {compressed(t, frame.Append(frame.Append(nil, frameHeader, mustMarshal(t, header(same))), 'x', nil)), "record 0 has type 'x'"},
-		"a huge record": {compressed(t, frame.Append(frame.Append(nil, frameHeader, mustMarshal(t, header(same))), frameRecord, make([]byte, maxRecordBytes+1))),
-			"length is 4194305, at most 4194304 is allowed"},
+		"a huge record": {
+			compressed(t, frame.Append(frame.Append(nil, frameHeader, mustMarshal(t, header(same))), frameRecord, make([]byte, maxRecordBytes+1))),
+			"length is 4194305, at most 4194304 is allowed",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ReadSnapshot(bytes.NewReader(c.b))
