@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -176,7 +177,26 @@ func (m *member) followTrust(ctx context.Context) error {
 		if err := m.gossip.SetMeta(m.meta()); err != nil {
 			m.logger.Warn("gossip metadata not changed", "err", err)
 		}
+		m.meetPeers(ctx)
 		m.promoter.Kick()
+	}
+}
+
+// meetPeers joins the gossip of nodes that have become known just now; those that do
+// not answer are tried again by the pool itself.
+func (m *member) meetPeers(ctx context.Context) {
+	met := make(map[string]bool)
+	for _, p := range m.gossip.Members() {
+		met[p.Addr] = !p.State.Gone()
+	}
+	missing := slices.DeleteFunc(m.gossipPeers(), func(addr string) bool { return met[addr] })
+	if len(missing) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := m.gossip.Join(ctx, missing); err != nil {
+		m.logger.Debug("new peers do not gossip yet", "addresses", missing, "err", err)
 	}
 }
 

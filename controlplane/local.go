@@ -354,4 +354,3 @@ func (n *Node) joinByFile(ctx context.Context) error {
 	defer cancel()
 	return n.enrol(ctx, slices.Clone(n.o.Config.RetryJoin.Addresses), string(token))
 }
-

@@ -327,7 +327,9 @@ func (m *member) run(stop, life context.Context) error {
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
 		"membership": m.becomeKnown,
-		"api":        func(ctx context.Context) error { return serveGRPC(ctx, m.server, m.n.port.Listener(identity.ProtocolGRPC)) },
+		"api": func(ctx context.Context) error {
+			return serveGRPC(ctx, m.server, m.n.port.Listener(identity.ProtocolGRPC))
+		},
 	} {
 		g.Go(func() error {
 			err := run(life)

@@ -45,11 +45,14 @@ func TestThreeNodesBecomeACluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range voters(t, l, 3) {
-		if m.ID == "" || m.Address == "" || m.State != "alive" {
-			t.Errorf("member %+v", m)
+	await(t, 10*time.Second, "all three gossip", func() error {
+		for _, m := range voters(t, l, 3) {
+			if m.ID == "" || m.Address == "" || m.State != "alive" {
+				return fmt.Errorf("member %+v", m)
+			}
 		}
-	}
+		return nil
+	})
 
 	t.Run("setting up again is harmless and says so", func(t *testing.T) {
 		first, err := nodes[0].Address(t.Context())

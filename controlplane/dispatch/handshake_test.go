@@ -282,3 +282,70 @@ func TestAgentThatNeverSaysHelloOrReadyIsLetGo(t *testing.T) {
 		}
 	})
 }
+
+func TestNewerStreamOnTheSameNodeEndsTheOlder(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		a := newAgent(t, 0)
+		old := a.live(n.Dispatcher)
+		settle(time.Second)
+		w, r := a.dial(n.Dispatcher).shake(nil)
+		if w == nil {
+			t.Fatalf("refused: %v", r)
+		}
+		settle(time.Second)
+		if got := old.ended(); got != "superseded" {
+			t.Errorf("the older stream ended with %q", got)
+		}
+		settle(time.Second)
+		if row := l.session(0); row.GetEpoch() != w.GetSessionEpoch() || !live(row) {
+			t.Errorf("the state has %v", row)
+		}
+		if held := n.Held(); len(held) != 1 || held[0].GetSessionEpoch() != w.GetSessionEpoch() {
+			t.Errorf("Held = %v", held)
+		}
+	})
+}
+
+func TestNothingIsSaidBeforeTheNodesOwnStateHasIt(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		l.lag(n.machine, true)
+		s := newAgent(t, 0).dial(n.Dispatcher)
+		s.say(s.hello(s.recv().GetChallenge().GetSessionEpoch()))
+		settle(5 * time.Second)
+		select {
+		case m := <-s.stream.down:
+			t.Fatalf("the node lags, and says %v", m)
+		default:
+		}
+		if !live(l.session(0)) || len(n.Held()) != 0 {
+			t.Fatalf("the cluster has %v, the node holds %v", l.session(0), n.Held())
+		}
+		l.lag(n.machine, false)
+		w := s.recv().GetWelcome()
+		if w.GetSessionEpoch() != l.session(0).GetEpoch() {
+			t.Fatalf("Welcome = %v", w)
+		}
+		s.epoch = w.GetSessionEpoch()
+		s.ready()
+		s.begin()
+		settle(time.Second)
+		id := l.submit(nil, 0)
+		l.faults(func(_ int, ms []*raftlogv1.Mutation) fault {
+			if ms[0].GetClaimAttempt() != nil {
+				go l.lag(n.machine, true) // from the claim on
+			}
+			return fine
+		})
+		settle(5 * time.Second)
+		if i := l.invocation(id, 0); i.GetState() != claimed || len(s.deliveries()) != 0 {
+			t.Fatalf("the attempt is %v; from an outcome alone came %v", i.GetState(), s.deliveries())
+		}
+		l.lag(n.machine, false)
+		settle(time.Second)
+		if len(s.deliveries()) != 1 || n.Stats().Claims != 1 {
+			t.Errorf("%d deliveries, %d claims", len(s.deliveries()), n.Stats().Claims)
+		}
+	})
+}

@@ -32,6 +32,9 @@ func TestClaimsFillSlotsInOrderOfSubmission(t *testing.T) {
 		if len(d) != 2 || d[0].GetCommandId() != ids[0] || d[1].GetCommandId() != ids[1] {
 			t.Fatalf("deliveries = %v, want %v", d, ids[:2])
 		}
+		if got := n.Stats().Claims; got != 2 {
+			t.Errorf("%d claims for two slots", got)
+		}
 		i := l.invocation(ids[0], 0)
 		c, _ := l.view().Command(ids[0])
 		if d[0].GetFence() != i.GetFence() || d[0].GetSessionEpoch() != s.epoch || d[0].GetSubmittedAt() != c.GetSubmittedAt() ||

@@ -4,8 +4,8 @@
 // # What it promises
 //
 //   - A session ends without its node's word only on evidence: the node was removed,
-//     a later process of it has begun, gossip calls it dead or gone, or the node
-//     itself was asked twice and does not hold the session. What ends is a session,
+//     a later process of it has begun, gossip calls it dead or gone and it does not
+//     answer, or it answered twice without holding the session. What ends is a session,
 //     not an agent: grace begins, and the agent may reopen on any node.
 //   - No false death (DESIGN I11). An agent becomes DOWN when its grace has passed
 //     by the cluster's time and, besides, by the time during which this leader was
@@ -24,12 +24,14 @@
 // are pure; the loop around them only remembers when it first saw what. Nothing of
 // that is durable: a new leader begins with the state alone.
 //
-// Gossip's word is acted on once each time it changes to dead or left. When sessions
-// appear on that node afterwards, its agents do reach it: from then on the node
-// itself is asked, and only its silence for the whole grace ends them. Nodes of which
-// gossip knows nothing (it forgets the dead, and a restarted cluster never met them)
-// are judged by that silence alone. Nodes that gossip calls alive or suspect are never
-// judged by silence: an agent that reaches them is served, and one that does not
+// Gossip's word alone ends nothing either: a node whose gossip port is blocked, or
+// whose host is starved, still serves its agents. A node that gossip newly calls dead
+// or gone is asked at once; a refused connection or two seconds of silence confirm it
+// and its sessions end. When it answers, they stand, it is asked every two seconds
+// while gossip keeps its word, and only silence for the whole grace ends them. Nodes of
+// which gossip knows nothing (it forgets the dead, and a restarted cluster never met
+// them) are judged by that silence alone. Nodes that gossip calls alive or suspect are
+// never judged by silence: an agent that reaches them is served, and one that does not
 // moves by itself.
 //
 // Tables are asked for again every half minute while the node shows sessions: that
@@ -42,6 +44,9 @@
 // session that is not DOWN.
 //
 // # Tried and dropped
+//
+// To act on gossip's word alone: one starved host called its peers dead, and every
+// agent of healthy nodes had to reconnect.
 //
 // To end a session after one answer without it: a node serves a session only after
 // its own state has applied it, so a node that lags behind the leader truthfully does

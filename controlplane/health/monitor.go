@@ -157,41 +157,42 @@ func (l *term) judgeNodes(ctx context.Context, now time.Duration) error {
 			w = &watched{}
 			l.nodes[n.GetId()] = w
 		}
-		life := lives[n.GetId()]
-		if upTo, reason := Lost(w.evidence(n, life, now), l.o.NodeDeathGrace); upTo > w.cleared {
-			if err := l.lose(ctx, n.GetId(), upTo, reason); err != nil {
+		w.hear(lives[n.GetId()], now)
+		if upTo, reason := Lost(w.evidence(n, now), l.o.NodeDeathGrace); upTo > w.cleared {
+			lost, err := l.lose(ctx, n.GetId(), upTo, reason)
+			if err != nil {
 				return err
+			}
+			if lost && upTo >= n.GetStartCounter() {
+				w.silent, w.nextAsk = false, now // whatever opens from here on is judged anew
 			}
 			// No session of a start before the registered one can be opened any more.
 			if before := n.GetStartCounter() - 1; n.GetStartCounter() > 0 {
 				w.cleared = max(w.cleared, min(upTo, before))
 			}
 		}
-		if life.State == StateDead || life.State == StateLeft {
-			w.acted = life
-		}
-		l.ask(ctx, n, w, life.State, now)
+		l.ask(ctx, n, w, now)
 	}
 	return nil
 }
 
 // ask asks a node for its table when that is due. A node on which the state shows no
 // session is not asked: nothing could come of it.
-func (l *term) ask(ctx context.Context, n *raftlogv1.Node, w *watched, life State, now time.Duration) {
+func (l *term) ask(ctx context.Context, n *raftlogv1.Node, w *watched, now time.Duration) {
 	view := l.o.Machine.View()
 	if n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED || !shows(view, n.GetId(), n.GetStartCounter()) {
 		w.silent, w.missing = false, nil
 		return
 	}
 	// Once gossip stops calling a node alive, its own word is wanted sooner.
-	if !called(life) && w.nextAsk > now+askAgain {
-		w.nextAsk = now + askAgain
+	if !called(w.life.State) {
+		w.nextAsk = min(w.nextAsk, now+askAgain)
 	}
 	if w.asking || now < w.nextAsk {
 		return
 	}
 	w.asking = true
-	a := answer{nodeID: n.GetId(), life: life, asked: now, view: view}
+	a := answer{nodeID: n.GetId(), asked: now, view: view}
 	l.running.Go(func() {
 		askCtx, cancel := context.WithTimeout(ctx, l.o.CollectTimeout)
 		defer cancel()
@@ -203,13 +204,9 @@ func (l *term) ask(ctx context.Context, n *raftlogv1.Node, w *watched, life Stat
 	})
 }
 
-// called says that gossip counts the node among the living.
-func called(s State) bool { return s == StateAlive || s == StateSuspect }
-
 // answer is what asking a node brought.
 type answer struct {
 	nodeID string
-	life   State
 	asked  time.Duration // on the awake clock
 	view   *fsm.View     // taken before it was asked
 	start  uint64
@@ -230,12 +227,16 @@ func (l *term) answered(a answer) {
 		return
 	}
 	w.silent, w.answered = false, max(w.answered, a.start)
+	if gone(w.life.State) && !w.refuted && a.asked >= w.heard {
+		w.refuted = true
+		l.o.Logger.Warn("node answers although gossip calls it dead or gone: its sessions stand; look at the gossip port", "node_id", a.nodeID)
+	}
 	gone := w.confirm(Missing(a.view.LiveSessions(a.nodeID), a.start, a.held), a.asked)
 	l.ends = append(l.ends, gone...)
 	switch {
 	case len(w.missing) > 0:
 		w.nextAsk = now + settle
-	case called(a.life):
+	case called(w.life.State):
 		w.nextAsk = now + askEvery
 	default:
 		w.nextAsk = now + askAgain

@@ -12,8 +12,8 @@ type Evidence struct {
 	// Node is its row.
 	Node *raftlogv1.Node
 	Life State
-	// Acted says that this word of gossip has been acted on.
-	Acted bool
+	// Refuted says that it has answered since gossip called it dead or gone.
+	Refuted bool
 	// Answered is the start counter with which it last answered this leader; 0 = it
 	// has not.
 	Answered uint64
@@ -23,18 +23,17 @@ type Evidence struct {
 }
 
 // Lost answers up to which start of the node its sessions are gone, and why as a
-// stable word; 0 means that none is known to be. patience is how long a node that
-// gossip does not call alive may be silent.
+// stable word; 0 means that none is known to be. patience is how long a node may be
+// silent of which gossip knows nothing, or errs.
 func Lost(e Evidence, patience time.Duration) (upTo uint64, reason string) {
-	gone := e.Life == StateDead || e.Life == StateLeft
 	switch {
 	case e.Node.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED:
 		return e.Node.GetStartCounter(), "node_removed"
-	case e.Life == StateLeft && !e.Acted:
+	case e.Life == StateLeft && !e.Refuted && e.Silent > 0:
 		return e.Node.GetStartCounter(), "node_left"
-	case gone && !e.Acted:
+	case e.Life == StateDead && !e.Refuted && e.Silent > 0:
 		return e.Node.GetStartCounter(), "node_dead"
-	case (gone || e.Life == StateUnknown) && e.Silent >= patience:
+	case !called(e.Life) && e.Silent >= patience:
 		return e.Node.GetStartCounter(), "node_silent"
 	}
 	if now := max(e.Node.GetStartCounter(), e.Answered); now > 1 {
@@ -42,6 +41,13 @@ func Lost(e Evidence, patience time.Duration) (upTo uint64, reason string) {
 	}
 	return 0, ""
 }
+
+// called says that gossip counts the node among the living.
+func called(s State) bool { return s == StateAlive || s == StateSuspect }
+
+// gone says that gossip calls the node dead or gone, which is more than to know
+// nothing of it.
+func gone(s State) bool { return s == StateDead || s == StateLeft }
 
 // Missing returns the sessions that stood on a node before it was asked, and that it
 // does not hold in the process that answered. Sessions of earlier processes are left
@@ -73,8 +79,10 @@ const (
 
 // watched is what the loop remembers of a node. Times are on the awake clock.
 type watched struct {
-	acted   NodeLife // gossip's last word that was acted on
-	cleared uint64   // no session of a start up to it can be live any more
+	life    NodeLife      // gossip's last word
+	heard   time.Duration // when that was
+	refuted bool          // by an answer to what was asked afterwards
+	cleared uint64        // no session of a start up to it can be live any more
 
 	asking   bool
 	nextAsk  time.Duration
@@ -85,10 +93,22 @@ type watched struct {
 	missing map[HeldSession]time.Duration // when an asking began that did not show it
 }
 
-func (w *watched) evidence(n *raftlogv1.Node, life NodeLife, now time.Duration) Evidence {
-	e := Evidence{Node: n, Life: life.State, Answered: w.answered, Acted: w.acted.State == life.State && w.acted.Since.Equal(life.Since)}
+// hear takes gossip's word. A new word that the node is dead or gone has it asked at
+// once.
+func (w *watched) hear(life NodeLife, now time.Duration) {
+	if w.life.State == life.State && w.life.Since.Equal(life.Since) {
+		return
+	}
+	w.life, w.heard, w.refuted = life, now, false
+	if gone(life.State) {
+		w.nextAsk = min(w.nextAsk, now)
+	}
+}
+
+func (w *watched) evidence(n *raftlogv1.Node, now time.Duration) Evidence {
+	e := Evidence{Node: n, Life: w.life.State, Answered: w.answered, Refuted: w.refuted}
 	if w.silent {
-		e.Silent = now - w.silence
+		e.Silent = max(1, now-w.silence)
 	}
 	return e
 }

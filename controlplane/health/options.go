@@ -52,7 +52,8 @@ type Options struct {
 	// Sessions asks a node, this one included, at which start it is and which
 	// sessions it holds. It is called from other goroutines, at most one per node.
 	Sessions func(ctx context.Context, nodeID string) (startCounter uint64, held []HeldSession, err error)
-	// NodeDeathGrace is the grace of sessions that end with their node; 0 means 30 s.
+	// NodeDeathGrace is the grace of sessions that end with their node, and how long a
+	// node is waited for whom gossip does not know; 0 means 30 s.
 	NodeDeathGrace time.Duration
 	// BrakeCount, BrakePercent and BrakeWindow configure the [Brake]; 0 means 10,
 	// 15 and a minute.

@@ -26,7 +26,6 @@ type world struct {
 	term   uint64
 	skew   time.Duration // of the cluster's time
 	broken error         // what Propose answers
-	asks   int
 	lives  map[string]NodeLife
 	tables map[string]func() (uint64, []HeldSession, error)
 	kinds  map[string]int // mutations proposed, by kind
@@ -115,9 +114,9 @@ func (w *world) enrol(n int, nodes ...string) []string {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("agent-%05d", i)
-		token := fmt.Sprintf("t%d", i/250)
-		if i%250 == 0 {
-			w.token(token, raftlogv1.TokenKind_TOKEN_KIND_AGENT, 250)
+		token := fmt.Sprintf("t%d", i/20)
+		if i%20 == 0 {
+			w.token(token, raftlogv1.TokenKind_TOKEN_KIND_AGENT, 20)
 		}
 		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
 			AgentId: ids[i], Name: ids[i], PublicKey: []byte("key of " + ids[i]), TokenId: token,
@@ -206,7 +205,6 @@ func (w *world) options() Options {
 		Sessions: func(_ context.Context, node string) (uint64, []HeldSession, error) {
 			w.mu.Lock()
 			table := w.tables[node]
-			w.asks++
 			w.mu.Unlock()
 			return table()
 		},

@@ -122,10 +122,10 @@ func (w *world) must(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 func (w *world) enrol(n int) []uint32 {
 	ordinals := make([]uint32, n)
 	for i := range ordinals {
-		token, id := fmt.Sprintf("t%d", i/250), agentID(uint32(i+1))
-		if i%250 == 0 {
+		token, id := fmt.Sprintf("t%d", i/20), agentID(uint32(i+1))
+		if i%20 == 0 {
 			w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
-				Token: &raftlogv1.Token{Id: token, Kind: raftlogv1.TokenKind_TOKEN_KIND_AGENT, ProofKey: []byte("p"), AuthenticatorHash: make([]byte, 32), MaxUses: 250}, Ttl: int64(time.Hour),
+				Token: &raftlogv1.Token{Id: token, Kind: raftlogv1.TokenKind_TOKEN_KIND_AGENT, ProofKey: []byte("p"), AuthenticatorHash: make([]byte, 32), MaxUses: 20}, Ttl: int64(time.Hour),
 			}}})
 		}
 		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
