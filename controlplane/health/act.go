@@ -51,11 +51,10 @@ func shows(v *fsm.View, nodeID string, upTo uint64) bool {
 	return false
 }
 
-// lose begins the grace of the node's sessions up to a start, until none is left, and
-// says whether there were any.
-func (l *term) lose(ctx context.Context, nodeID string, upTo uint64, reason string) (bool, error) {
+// lose begins the grace of the node's sessions up to a start, until none is left.
+func (l *term) lose(ctx context.Context, nodeID string, upTo uint64, reason string) error {
 	if !shows(l.o.Machine.View(), nodeID, upTo) {
-		return false, nil
+		return nil
 	}
 	lost := uint32(0)
 	for more := true; more; {
@@ -63,13 +62,13 @@ func (l *term) lose(ctx context.Context, nodeID string, upTo uint64, reason stri
 			NodeId: nodeID, UpToStartCounter: upTo, Grace: int64(l.o.NodeDeathGrace), Reason: reason, Max: maxLost,
 		}}}})
 		if err != nil {
-			return false, fmt.Errorf("lose sessions of node %q: %w", nodeID, err)
+			return fmt.Errorf("lose sessions of node %q: %w", nodeID, err)
 		}
 		lost += outcomes[0].GetCount()
 		more = outcomes[0].GetReason() == "more"
 	}
 	l.o.Logger.Info("sessions of a node are over", "node_id", nodeID, "up_to_start", upTo, "reason", reason, "sessions", lost)
-	return true, nil
+	return nil
 }
 
 // endMissing begins the grace of sessions that their nodes do not hold. What a failed

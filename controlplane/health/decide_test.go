@@ -102,6 +102,7 @@ func TestBrakeDecides(t *testing.T) {
 		{"those who fell within the window count", BrakeState{}.Fell(0, 14), time.Minute - 1, Load{Fleet: 86, Due: 2}, true, 0},
 		{"those who fell before it do not", BrakeState{}.Fell(0, 14), time.Minute, Load{Fleet: 86, Due: 2}, false, 2},
 		{"held while it grows", engaged(0, 0, 20), 59 * time.Second, Load{Fleet: 100, Due: 21}, true, 0},
+		{"held longer when it grew", engaged(0, 0, 20), time.Minute, Load{Fleet: 100, Due: 21}, true, 0},
 		{"let go slowly when it does not", engaged(0, 0, 20), time.Minute, Load{Fleet: 100, Due: 20}, true, 15},
 		{"no more than the limit in a window", engaged(0, 0, 20).Fell(time.Minute, 15), 61 * time.Second, Load{Fleet: 85, Due: 5}, true, 0},
 		{"released when they come back", engaged(0, 50*time.Second, 90), time.Minute, Load{Fleet: 100, Due: 15}, false, 15},
@@ -168,8 +169,12 @@ func TestAwakeDoesNotCountSleep(t *testing.T) {
 	var a awake
 	start := time.Now()
 	for i, step := range []struct{ at, want time.Duration }{
-		{0, 0}, {250 * time.Millisecond, 250 * time.Millisecond}, {time.Second, time.Second},
-		{time.Hour, 2 * time.Second}, {time.Hour - time.Second, 2 * time.Second}, {time.Hour, 3 * time.Second},
+		{0, 0},
+		{250 * time.Millisecond, 250 * time.Millisecond},
+		{time.Second, time.Second},
+		{time.Hour, 2 * time.Second},
+		{time.Hour - time.Second, 2 * time.Second},
+		{time.Hour, 3 * time.Second},
 	} {
 		if got := a.advance(start.Add(step.at)); got != step.want {
 			t.Errorf("step %d: advance = %v, want %v", i, got, step.want)

@@ -159,12 +159,8 @@ func (l *term) judgeNodes(ctx context.Context, now time.Duration) error {
 		}
 		w.hear(lives[n.GetId()], now)
 		if upTo, reason := Lost(w.evidence(n, now), l.o.NodeDeathGrace); upTo > w.cleared {
-			lost, err := l.lose(ctx, n.GetId(), upTo, reason)
-			if err != nil {
+			if err := l.lose(ctx, n.GetId(), upTo, reason); err != nil {
 				return err
-			}
-			if lost && upTo >= n.GetStartCounter() {
-				w.silent, w.nextAsk = false, now // whatever opens from here on is judged anew
 			}
 			// No session of a start before the registered one can be opened any more.
 			if before := n.GetStartCounter() - 1; n.GetStartCounter() > 0 {
@@ -177,7 +173,8 @@ func (l *term) judgeNodes(ctx context.Context, now time.Duration) error {
 }
 
 // ask asks a node for its table when that is due. A node on which the state shows no
-// session is not asked: nothing could come of it.
+// session is not asked: nothing could come of it, and its earlier silence says nothing
+// about sessions that open later.
 func (l *term) ask(ctx context.Context, n *raftlogv1.Node, w *watched, now time.Duration) {
 	view := l.o.Machine.View()
 	if n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED || !shows(view, n.GetId(), n.GetStartCounter()) {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/agentplane/agentplane/fsm"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -191,6 +193,13 @@ func TestSessionsThatReopenOnANodeCalledDeadStand(t *testing.T) {
 		}
 		pass(time.Hour)
 		w.want(ready, ids...)
+
+		w.gossip("b", StateAlive)
+		pass(time.Minute)
+		w.silent("b")
+		w.gossip("b", StateDead) // a new verdict, and it does not answer
+		pass(every)
+		w.want(reconnecting, ids...)
 	})
 }
 
@@ -354,7 +363,34 @@ func TestHugeFleetOutlivesTheDeathOfANode(t *testing.T) {
 	})
 }
 
-func TestReaderThatFellBehindListsAnew(t *testing.T) {
+func TestLoopThatFellBehindListsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldWith(t, fsm.Options{FeedChanges: 2}, "a")
+		ids := w.enrol(8, "a")
+		o := w.options()
+		var slow atomic.Bool
+		nodes := o.Nodes
+		o.Nodes = func() []NodeLife {
+			if slow.Load() {
+				time.Sleep(5 * time.Second)
+			}
+			return nodes()
+		}
+		_, stop := w.lead(o)
+		defer stop()
+		slow.Store(true)
+		pass(time.Second)
+		for _, id := range ids {
+			w.end(id, 9*time.Second)
+			synctest.Wait() // the reader reads the first, and waits for the loop
+		}
+		slow.Store(false)
+		pass(30 * time.Second)
+		w.want(down, ids...)
+	})
+}
+
+func TestGracesGoOnCountingWhenListedAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
 		ids := w.enrol(3, "a")

@@ -31,9 +31,11 @@ type world struct {
 	kinds  map[string]int // mutations proposed, by kind
 }
 
-func newWorld(t testing.TB, nodes ...string) *world {
+func newWorld(t testing.TB, nodes ...string) *world { return newWorldWith(t, fsm.Options{}, nodes...) }
+
+func newWorldWith(t testing.TB, o fsm.Options, nodes ...string) *world {
 	w := &world{
-		t: t, m: fsm.New(fsm.Options{}), lives: make(map[string]NodeLife),
+		t: t, m: fsm.New(o), lives: make(map[string]NodeLife),
 		tables: make(map[string]func() (uint64, []HeldSession, error)), kinds: make(map[string]int),
 	}
 	w.takeOffice()

@@ -123,6 +123,7 @@ func TestLostWithoutContact(t *testing.T) {
 		for _, n := range targets[1:] {
 			w.report(id, n, runs)
 		}
+		pass(5 * time.Minute)
 		for _, n := range targets[:3] {
 			w.end(n)
 		}
@@ -306,6 +307,44 @@ func TestPurgesOldAndTooMany(t *testing.T) {
 			t.Errorf("%d commands are kept after their time, want the open one", n)
 		}
 		w.want(open, Counts{released: 1})
+	})
+}
+
+// The state may be ahead of the feed: an agent that is back is not given up although
+// the news of it is still on its way.
+func TestDecisionsAreTakenOnTheStateAsItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		id := w.submit(targets, nil)
+		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{CommandId: id, Max: 9, Wave: 1}}})
+		w.claim(id, 1)
+		w.end(1)
+		e, err := New(w.options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &term{Engine: e, books: newBooks(), patience: Patience{15 * time.Minute}}
+		l.take(news{list: w.m.View()})
+		a := l.books.attempts[fsm.InvocationID(id, 1)]
+		for range 20 * 60 {
+			pass(time.Second)
+			l.look()
+		}
+		view, now := l.look()
+		if mut, _ := l.decideAttempt(view, a, now); mut.GetLoseAttempt().GetReason() != NoContact {
+			t.Fatalf("decides %v, want LOST", mut)
+		}
+		w.open(1)
+		view, now = l.look()
+		if mut, _ := l.decideAttempt(view, a, now); mut != nil {
+			t.Errorf("decides %v although the agent is back", mut)
+		}
+		w.report(id, 1, succeeded)
+		view, now = l.look()
+		if mut, wait := l.decideAttempt(view, a, now); mut != nil || wait != forever {
+			t.Errorf("decides %v, wait %v although the attempt has ended", mut, wait)
+		}
 	})
 }
 
