@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -142,7 +141,7 @@ func (m *member) servers(ctx context.Context) ([]membership.Server, uint64, uint
 	for i, s := range cfg.Servers {
 		n, _ := view.Node(string(s.ID))
 		servers[i] = membership.Server{
-			ID: string(s.ID), Voter: s.Suffrage == raft.Voter, Candidate: n.GetCandidate(), Registered: n.GetRegisteredIndex(),
+			ID: string(s.ID), Voter: s.Suffrage == consensus.Voter, Candidate: n.GetCandidate(), Registered: n.GetRegisteredIndex(),
 		}
 		if servers[i].ID == m.n.ID() {
 			servers[i].Answers, servers[i].Applied, servers[i].Boot = true, view.Index(), m.trust.state().Index
@@ -184,12 +183,12 @@ func (m *member) addServer(ctx context.Context, nodeID string) (*agentplanev1.Ad
 		}
 		m.promoter.Kick()
 		w := m.promoter.WaitsFor(nodeID)
-		voter := s.Suffrage == raft.Voter
+		voter := s.Suffrage == consensus.Voter
 		return &agentplanev1.AddServerResponse{
 			Voter: voter, CaughtUp: voter || w.Settled, WaitsFor: w.Why, Settled: voter || w.Settled || !node.GetCandidate(),
 		}, nil
 	}
-	if err := m.host.AddNonvoter(ctx, raft.ServerID(nodeID), raft.ServerAddress(node.GetAddress()), index); err != nil {
+	if err := m.host.AddNonvoter(ctx, consensus.ServerID(nodeID), consensus.ServerAddress(node.GetAddress()), index); err != nil {
 		return nil, err
 	}
 	m.logger.Info("node added as a non-voter", "node_id", nodeID, "address", node.GetAddress())

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -92,28 +91,24 @@ func openMember(n *Node) (_ *member, err error) {
 	}
 	gone := func(id string) {
 		if h := m.host; h != nil {
-			h.PeerGone(raft.ServerID(id))
+			h.PeerGone(consensus.ServerID(id))
 		}
 	}
 	stranger := func() { signal(m.strangers) }
 	m.pool = peer.NewPool(peer.PoolOptions{
 		Identity: ident, Prefaces: prefaces, Book: m.trust, Gone: gone, Stranger: stranger, Logger: logger.Named("peer"),
 	})
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		ServerAddressProvider: m.trust,
-		Stream: &peer.Stream{
-			Listener: n.port.Listener(identity.ProtocolRaft), Advertise: n.advertise, Identity: ident, Prefaces: prefaces,
-			Book: m.trust, Gone: gone, Stranger: stranger, Logger: logger.Named("peer"),
-		},
-		MaxPool: 3, Timeout: 10 * time.Second, Logger: logger.Named("transport"), MsgpackUseNewTimeFormat: true,
-	})
+	transport := consensus.NewTransport(&peer.Stream{
+		Listener: n.port.Listener(identity.ProtocolRaft), Advertise: n.advertise, Identity: ident, Prefaces: prefaces,
+		Book: m.trust, Gone: gone, Stranger: stranger, Logger: logger.Named("peer"),
+	}, m.trust, logger.Named("transport"))
 	if err := m.openHost(transport); err != nil {
 		return nil, err
 	}
 	m.promoter = membership.New(membership.Options{
 		Servers: m.servers, MaxVoters: n.o.Config.Voters, Logger: logger.Named("membership"),
 		Promote: func(ctx context.Context, id string, index uint64) error {
-			return m.host.Promote(ctx, raft.ServerID(id), index)
+			return m.host.Promote(ctx, consensus.ServerID(id), index)
 		},
 	})
 	m.forwarder = forward.New(forward.Options{NodeID: n.ID(), Local: m.host, Remote: m.pool, Hold: n.o.Config.HoldWithoutLeader})
@@ -144,7 +139,7 @@ func (n *Node) openIdentity(clusterID string) (*pki.CA, *pki.Leaf, error) {
 	return ca, leaf, nil
 }
 
-func (m *member) openHost(transport raft.Transport) error {
+func (m *member) openHost(transport consensus.Transport) error {
 	c := m.n.o.Config
 	profile, err := consensus.ParseProfile(c.Raft.Profile)
 	if err != nil {
@@ -155,7 +150,7 @@ func (m *member) openHost(transport raft.Transport) error {
 		return err
 	}
 	m.host, err = consensus.Open(consensus.Options{
-		NodeID: raft.ServerID(m.n.ID()), Dir: dir, Log: c.Raft.LogStore, Transport: transport,
+		NodeID: consensus.ServerID(m.n.ID()), Dir: dir, Log: c.Raft.LogStore, Transport: transport,
 		Machine: machine{fsm.Raft{Machine: m.state}, m.trust, &m.clock}, Peers: m.pool, Profile: profile,
 		SnapshotInterval: c.Raft.SnapshotInterval, SnapshotThreshold: uint64(c.Raft.SnapshotThreshold), TrailingLogs: uint64(c.Raft.TrailingLogs),
 		MaxBatchMutations: c.Batch.MaxMutations, MaxBatchBytes: int(c.Batch.MaxBytes), MaxInFlight: c.Batch.MaxInFlight,
@@ -230,7 +225,7 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 		grpc.Creds(peer.ServerCredentials()),
 		grpc.ChainUnaryInterceptor(unary, prefaces.ServerInterceptor, gate.Unary, m.calls.interceptor),
 		grpc.ChainStreamInterceptor(stream, gate.Stream),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peer.KeepaliveMin - time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peer.MinKeepalive - time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.MaxRecvMsgSize(int(c.Limits.MessageBytes)),
 		grpc.MaxConcurrentStreams(1024),
@@ -395,7 +390,7 @@ func (m *member) voters() []string {
 	cfg, _ := m.host.Configuration()
 	var ids []string
 	for _, s := range cfg.Servers {
-		if s.Suffrage == raft.Voter {
+		if s.Suffrage == consensus.Voter {
 			ids = append(ids, string(s.ID))
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -275,17 +274,4 @@ func ended(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-// portOf returns the port of an address, 0 when there is none.
-func portOf(address string) int {
-	_, p, err := net.SplitHostPort(address)
-	if err != nil {
-		return 0
-	}
-	port, err := strconv.Atoi(p)
-	if err != nil {
-		return 0
-	}
-	return port
 }

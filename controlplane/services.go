@@ -6,14 +6,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/agentplane/agentplane/controlplane/authz"
 	"github.com/agentplane/agentplane/controlplane/operator"
 	"github.com/agentplane/agentplane/controlplane/peer"
 	"github.com/agentplane/agentplane/controlplane/pki"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
+
+	"github.com/agentplane/agentplane/controlplane/consensus"
 )
 
 // register builds the services and puts them on the server.
@@ -65,7 +65,7 @@ func (r operatorRaft) Configuration() operator.Configuration {
 	leader, _, _ := r.m.host.Leader()
 	c := operator.Configuration{Index: index, Leader: string(leader)}
 	for _, s := range cfg.Servers {
-		if s.Suffrage == raft.Voter {
+		if s.Suffrage == consensus.Voter {
 			c.Voters = append(c.Voters, string(s.ID))
 		} else {
 			c.NonVoters = append(c.NonVoters, string(s.ID))
@@ -77,11 +77,11 @@ func (r operatorRaft) Configuration() operator.Configuration {
 func (r operatorRaft) Term() uint64 { return r.m.host.Stats().Term }
 
 func (r operatorRaft) Transfer(ctx context.Context, to string) error {
-	return r.m.host.Transfer(ctx, raft.ServerID(to))
+	return r.m.host.Transfer(ctx, consensus.ServerID(to))
 }
 
 func (r operatorRaft) RemoveServer(ctx context.Context, id string, previous uint64) error {
-	return r.m.host.Remove(ctx, raft.ServerID(id), previous)
+	return r.m.host.Remove(ctx, consensus.ServerID(id), previous)
 }
 
 // issuer signs with this node's CA.

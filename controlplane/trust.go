@@ -11,13 +11,14 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 
 	"github.com/agentplane/agentplane/controlplane/pki"
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+
+	"github.com/agentplane/agentplane/controlplane/consensus"
 )
 
 // trust owns boot.state: what this node trusts, in memory and on disk. Its methods
@@ -138,9 +139,9 @@ func (t *trust) Nodes() []string {
 
 // ServerAddr is raft.ServerAddressProvider's: a node that moved is found under its
 // new address although raft's configuration still has the old one.
-func (t *trust) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+func (t *trust) ServerAddr(id consensus.ServerID) (consensus.ServerAddress, error) {
 	if a, ok := t.Address(string(id)); ok {
-		return raft.ServerAddress(a), nil
+		return consensus.ServerAddress(a), nil
 	}
 	return "", fmt.Errorf("node %q is not in the trust bundle", id)
 }
@@ -200,13 +201,13 @@ type machine struct {
 	clock *clock
 }
 
-var _ raft.BatchingFSM = machine{}
+var _ consensus.Machine = machine{}
 
 // Apply is raft's.
-func (m machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
+func (m machine) Apply(l *consensus.Log) any { return m.ApplyBatch([]*consensus.Log{l})[0] }
 
 // ApplyBatch is raft's. Outcomes are answered after it returns.
-func (m machine) ApplyBatch(logs []*raft.Log) []any {
+func (m machine) ApplyBatch(logs []*consensus.Log) []any {
 	responses := m.Raft.ApplyBatch(logs)
 	m.trust.follow(m.View())
 	m.clock.saw(m.Now())

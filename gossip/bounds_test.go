@@ -267,7 +267,7 @@ func TestLogIsBounded(t *testing.T) {
 		var out strings.Builder
 		b := newLogBridge(hclog.New(&hclog.LoggerOptions{Output: &out, DisableTime: true}))
 		for i := range 3 * logLines {
-			b.std().Print(fmt.Sprintf("[ERR] memberlist: line %d", i))
+			b.std().Printf("[ERR] memberlist: line %d", i)
 		}
 		if got := strings.Count(out.String(), "line"); got != logLines {
 			t.Errorf("%d lines, want %d", got, logLines)

@@ -220,7 +220,7 @@ func (p *Pool) Run(ctx context.Context) error {
 
 	own, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(p.life, cancel)()
+	defer context.AfterFunc(p.life, cancel)() //nolint:contextcheck // the pool's life ends it too
 	var wg sync.WaitGroup
 	wg.Go(func() { newRejoiner(p).run(own) })
 	p.lookLoop(own)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -26,7 +25,7 @@ var (
 type Local interface {
 	Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error)
 	ReadIndex(ctx context.Context) (uint64, error)
-	Leader() (raft.ServerID, raft.ServerAddress, bool)
+	Leader() (consensus.ServerID, consensus.ServerAddress, bool)
 	InOffice() (consensus.Office, bool)
 	LeaderChanges() (<-chan struct{}, func())
 }

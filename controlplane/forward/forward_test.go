@@ -7,7 +7,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,9 +50,9 @@ func (w *way) ReadIndex(context.Context) (uint64, error) {
 	return 7, err
 }
 
-func (w *way) Leader() (raft.ServerID, raft.ServerAddress, bool) {
+func (w *way) Leader() (consensus.ServerID, consensus.ServerAddress, bool) {
 	id := w.leader(w.tries)
-	return raft.ServerID(id), "", id != ""
+	return consensus.ServerID(id), "", id != ""
 }
 
 func (w *way) InOffice() (consensus.Office, bool) {
@@ -107,8 +106,11 @@ func TestPropose(t *testing.T) {
 		{"nobody leads", led(""), []answer{applied}, 0, ErrNoLeader},
 		{"a backlog is answered at once", led("me"), []answer{backlog}, 1, consensus.ErrBacklog},
 		{"another node's backlog too", led("b"), []answer{full}, 1, full.err},
-		{"a leader that comes back within the hold is found", func(try int) string { return map[bool]string{true: "b", false: "me"}[try < 1] },
-			[]answer{elsewhere, applied}, 2, nil},
+		{
+			"a leader that comes back within the hold is found", func(try int) string { return map[bool]string{true: "b", false: "me"}[try < 1] },
+			[]answer{elsewhere, applied},
+			2, nil,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

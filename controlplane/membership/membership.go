@@ -58,7 +58,7 @@ const Lag = 64
 // the number of voters wanted at most.
 func Decide(servers []Server, commit uint64, most int) Decision {
 	d := Decision{Waits: make(map[string]Wait)}
-	voters, behind := 0, ""
+	voters := 0
 	var ready []Server
 	for _, s := range servers {
 		if s.Voter {
@@ -76,7 +76,7 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 			d.Waits[s.ID] = Wait{Why: fmt.Sprintf("it is catching up (at entry %d of %d)", s.Applied, commit)}
 			continue
 		}
-		behind = ""
+		behind := ""
 		for _, v := range servers {
 			if v.Voter && v.Boot < s.Registered {
 				behind = v.ID

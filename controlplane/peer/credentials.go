@@ -53,7 +53,7 @@ func (finished) ClientHandshake(context.Context, string, net.Conn) (net.Conn, cr
 }
 
 func (finished) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (f finished) Clone() credentials.TransportCredentials { return f }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -26,9 +25,9 @@ import (
 )
 
 const (
-	// KeepaliveMin is the shortest interval at which a client may ping a node;
+	// MinKeepalive is the shortest interval at which a client may ping a node;
 	// servers allow it and clients keep to it.
-	KeepaliveMin = 5 * time.Second
+	MinKeepalive = 5 * time.Second
 
 	poolKeepalive = 10 * time.Second
 	poolTimeout   = 5 * time.Second
@@ -199,7 +198,7 @@ func (p *Pool) dial(ctx context.Context, id, address string) (net.Conn, error) {
 }
 
 // ReadTerm is consensus.Peers'.
-func (p *Pool) ReadTerm(ctx context.Context, id raft.ServerID, _ raft.ServerAddress) (consensus.TermReply, error) {
+func (p *Pool) ReadTerm(ctx context.Context, id consensus.ServerID, _ consensus.ServerAddress) (consensus.TermReply, error) {
 	c, err := p.Client(string(id))
 	if err != nil {
 		return consensus.TermReply{}, err
@@ -215,7 +214,7 @@ func (p *Pool) ReadTerm(ctx context.Context, id raft.ServerID, _ raft.ServerAddr
 }
 
 // LostLeader is consensus.Peers'.
-func (p *Pool) LostLeader(ctx context.Context, id raft.ServerID, _ raft.ServerAddress, q consensus.LostQuery) (consensus.LostReply, error) {
+func (p *Pool) LostLeader(ctx context.Context, id consensus.ServerID, _ consensus.ServerAddress, q consensus.LostQuery) (consensus.LostReply, error) {
 	c, err := p.Client(string(id))
 	if err != nil {
 		return consensus.LostReply{}, err

@@ -3,7 +3,6 @@ package peer
 import (
 	"context"
 	"crypto/tls"
-
 	"net"
 	"strings"
 	"testing"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
@@ -110,7 +109,7 @@ func (s *Service) ReadTerm(context.Context, *agentplanev1.ReadTermRequest) (*age
 func (s *Service) LostLeader(ctx context.Context, req *agentplanev1.LostLeaderRequest) (*agentplanev1.LostLeaderResponse, error) {
 	caller, _ := Caller(ctx)
 	r := s.o.Consensus.LostLeader(consensus.LostQuery{
-		From: raft.ServerID(caller.ID.Name), Leader: raft.ServerID(req.GetLeaderId()),
+		From: consensus.ServerID(caller.ID.Name), Leader: consensus.ServerID(req.GetLeaderId()),
 		Term: req.GetTerm(), LastIndex: req.GetLastIndex(), LastTerm: req.GetLastTerm(),
 	})
 	return &agentplanev1.LostLeaderResponse{Lost: r.Lost, Reason: r.Reason}, nil

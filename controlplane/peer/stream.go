@@ -10,9 +10,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 
 	"github.com/agentplane/agentplane/proto/identity"
+
+	"github.com/agentplane/agentplane/controlplane/consensus"
 )
 
 // Book tells nodes and addresses apart. It follows the trust bundle.
@@ -42,7 +43,7 @@ type Stream struct {
 	Logger   hclog.Logger
 }
 
-var _ raft.StreamLayer = (*Stream)(nil)
+var _ consensus.StreamLayer = (*Stream)(nil)
 
 // Accept returns the next connection whose preface was accepted. Prefaces are
 // exchanged by the goroutine that first reads, so that a silent peer holds up
@@ -69,7 +70,7 @@ func (advertised) Network() string  { return "tcp" }
 func (a advertised) String() string { return string(a) }
 
 // Dial connects to the node that is registered with the address.
-func (s *Stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (s *Stream) Dial(address consensus.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	nodeID, ok := s.Book.NodeAt(string(address))
 	if !ok {
 		return nil, fmt.Errorf("dial %s: no node is registered with this address", address)

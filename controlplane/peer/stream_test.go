@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
+
+	"github.com/agentplane/agentplane/controlplane/consensus"
 )
 
 // echo answers the connections of the stream with what it reads, until ctx ends.
@@ -36,7 +37,7 @@ func TestStreamCarriesRaftAfterThePrefaces(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.add("a"), w.add("b")
 	w.run(func(ctx context.Context) { echo(ctx, b.stream()) })
-	conn, err := a.stream().Dial(raft.ServerAddress(b.port.Addr().String()), 5*time.Second)
+	conn, err := a.stream().Dial(consensus.ServerAddress(b.port.Addr().String()), 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestStreamRefusesByPreface(t *testing.T) {
 				_, err = conn.Read(make([]byte, 1))
 				read <- err
 			})
-			conn, err := a.stream().Dial(raft.ServerAddress(b.port.Addr().String()), 5*time.Second)
+			conn, err := a.stream().Dial(consensus.ServerAddress(b.port.Addr().String()), 5*time.Second)
 			if err == nil {
 				_ = conn.Close()
 				t.Fatal("the dialer was not told")
@@ -99,7 +100,7 @@ func TestStreamRefusesByPreface(t *testing.T) {
 func TestStreamSaysWhoIsGone(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.add("a"), w.add("b")
-	address := raft.ServerAddress(b.port.Addr().String())
+	address := consensus.ServerAddress(b.port.Addr().String())
 	if err := b.port.Close(); err != nil {
 		t.Fatal(err)
 	}

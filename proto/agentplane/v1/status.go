@@ -1,3 +1,6 @@
+// Package agentplanev1 is the API of agentplane: what agents, operators and nodes
+// say to a node. It is generated from the .proto files beside it, but for refusals
+// and short names.
 package agentplanev1
 
 import (

@@ -1,3 +1,6 @@
+// Package raftlogv1 is what lies on disk: entries of the replicated log and rows of
+// the state. It is generated from the .proto files beside it, but for the seal of
+// entries and the numbers of mutations.
 package raftlogv1
 
 import (

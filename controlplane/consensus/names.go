@@ -1,0 +1,38 @@
+package consensus
+
+import (
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// The words of raft that a node's other packages need, so that only this package
+// (and one file of the state machine) depends on the library.
+type (
+	ServerID        = raft.ServerID
+	ServerAddress   = raft.ServerAddress
+	AddressProvider = raft.ServerAddressProvider
+	StreamLayer     = raft.StreamLayer
+	Transport       = raft.Transport
+	Log             = raft.Log
+)
+
+// Voter is the suffrage of a server that votes.
+const Voter = raft.Voter
+
+const (
+	// transportConns is how many connections to one peer are kept for reuse.
+	transportConns = 3
+	// transportTimeout bounds one exchange; a snapshot's is scaled by its size.
+	transportTimeout = 10 * time.Second
+)
+
+// NewTransport returns raft's own transport over connections of the stream. Peers
+// are found by the book, whatever address raft's configuration has for them.
+func NewTransport(stream StreamLayer, book AddressProvider, logger hclog.Logger) Transport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: stream, ServerAddressProvider: book, MaxPool: transportConns, Timeout: transportTimeout,
+		Logger: logger, MsgpackUseNewTimeFormat: true,
+	})
+}
