@@ -55,6 +55,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer l.book.close()
+	if a.o.opened != nil {
+		a.o.opened(l)
+	}
 	return l.serve(ctx)
 }
 

@@ -27,6 +27,8 @@ type Options struct {
 	// BackoffCap bounds the wait between two rounds over the nodes until the cluster gives
 	// a bound; 15 s.
 	BackoffCap time.Duration
+
+	opened func(*life) // for tests, which break what Run has opened
 }
 
 func (o *Options) validate() error {
