@@ -75,12 +75,12 @@ check-floors: ## who may import whom, by go list (DESIGN section 4)
 e2e: ## the whole black-box run: real processes, real kills
 	AGENTPLANE_E2E=full go test -count=1 -timeout 40m -v ./e2e/...
 
-# The simulation is a set of ordinary tests, named TestSim..., of
-# controlplane/consensus; they live AGENTPLANE_SIM_LIVES lives, each with its
+# The simulation is an ordinary test, TestLives, of
+# controlplane/consensus; it lives AGENTPLANE_SIM_LIVES lives, each with its
 # own seed, which a failure prints.
 .PHONY: sim
 sim: ## clusters in virtual time: N= lives
-	AGENTPLANE_SIM_LIVES=$(N) go test -count=1 -timeout 60m -v -run 'Sim' ./controlplane/consensus/...
+	AGENTPLANE_SIM_LIVES=$(N) go test -count=1 -timeout 60m -v -run 'TestLives' ./controlplane/consensus/...
 
 .PHONY: bench
 bench: ## benchmarks with allocations

@@ -137,11 +137,11 @@ func (t *tour) run(ctx context.Context, stdout io.Writer) error {
 	if err := t.setUp(ctx); err != nil {
 		return err
 	}
-	clients, stop := context.WithCancel(ctx)
+	enough, stop := context.WithCancel(ctx)
 	defer stop()
 	var working sync.WaitGroup
 	for client := range 2 {
-		working.Go(func() { t.client(clients, client) })
+		working.Go(func() { t.client(ctx, enough, client) })
 	}
 	defer working.Wait()
 	defer stop()

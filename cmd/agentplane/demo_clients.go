@@ -18,9 +18,9 @@ import (
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 )
 
-// client submits one command after another, each to one agent, until ctx ends.
-func (t *tour) client(ctx context.Context, number int) {
-	for i := number; ctx.Err() == nil; i++ {
+// client submits one command after another, each to one agent, until enough ends.
+func (t *tour) client(ctx, enough context.Context, number int) {
+	for i := number; enough.Err() == nil && ctx.Err() == nil; i++ {
 		id, err := uuid.NewV7()
 		if err != nil {
 			return
@@ -34,7 +34,7 @@ func (t *tour) client(ctx context.Context, number int) {
 		switch {
 		case o.Code == 0:
 			t.accepted = append(t.accepted, accepted{id: id.String(), began: began, took: ended.Sub(began), ended: ended})
-		case o.Code == 6 || o.Code < 0: // unknown, or the client itself was killed at the end
+		case o.Code == 6: // it may or may not have been accepted
 			t.unknown = append(t.unknown, id.String())
 		}
 		t.mu.Unlock()
