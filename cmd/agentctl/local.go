@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -17,13 +14,7 @@ import (
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
-const (
-	defaultDataDir = "/var/lib/agentplane"
-	firstAdmin     = "admin"
-	// unmadeCluster stands in the request of the first admin, when the cluster
-	// has no id yet.
-	unmadeCluster = "new"
-)
+const defaultDataDir = "/var/lib/agentplane"
 
 func dataDirFlag(c *cobra.Command, dir *string) {
 	c.Flags().StringVar(dir, "data-dir", defaultDataDir, "`DIR` of the node that runs on this machine")
@@ -78,66 +69,20 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 			return a.printInit(known, status.NodeId, true)
 		}
 	}
-	made, nodeID, existed, err := a.makeAdmin(ctx, local, dir, status.ClusterId, operator)
-	if err != nil {
-		return err
-	}
-	made.Name = a.flags.context
-	if err := file.Store(made); err != nil {
-		return err
-	}
-	return a.printInit(made, nodeID, existed)
-}
-
-// makeAdmin registers a new key as an admin's.
-func (a *app) makeAdmin(ctx context.Context, local agentplanev1.LocalServiceClient, dir, cluster, operator string) (*client.Context, string, bool, error) {
-	if operator == "" {
-		operator = firstAdmin
-		if cluster != "" {
-			// The first one has that name, and a key that is not ours.
-			b := make([]byte, 3)
-			if _, err := rand.Read(b); err != nil {
-				return nil, "", false, err
-			}
-			operator += "-" + hex.EncodeToString(b)
+	if operator != "" {
+		if err := identity.ValidateName(operator); err != nil {
+			return usagef("--operator: %w", err)
 		}
 	}
-	if cluster == "" {
-		cluster = unmadeCluster
-	}
-	key, err := identity.GenerateKey()
+	admin, err := client.MakeAdmin(ctx, local, status.ClusterId, operator)
 	if err != nil {
-		return nil, "", false, err
+		return hintUnknown(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
 	}
-	csr, err := identity.CreateRequest(key, identity.ID{Cluster: cluster, Kind: identity.KindOperator, Name: operator})
-	if err != nil {
-		return nil, "", false, usagef("--operator: %w", err)
+	admin.Context.Name = a.flags.context
+	if err := file.Store(admin.Context); err != nil {
+		return err
 	}
-	r, err := local.Init(ctx, &agentplanev1.InitRequest{OperatorCsr: csr, OperatorName: operator})
-	if err != nil {
-		return nil, "", false, hintUnknown(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
-	}
-	c, err := newContext(key, r.Certificate, r.CaCertificate, r.Bundle, r.Role)
-	return c, r.NodeId, r.Existed, err
-}
-
-// newContext makes a context of what a cluster answered to a request with the key.
-func newContext(key identity.Key, cert, ca []byte, b *agentplanev1.Bundle, role string) (*client.Context, error) {
-	if _, err := identity.NewCertificate(key, cert); err != nil {
-		return nil, err
-	}
-	id, _, _, err := identity.ParseCertificate(cert)
-	if err != nil {
-		return nil, err
-	}
-	if id.Cluster != b.GetClusterId() || id.Kind != identity.KindOperator {
-		return nil, fmt.Errorf("the node answered a certificate of %s, for an operator of cluster %q", id, b.GetClusterId())
-	}
-	c := &client.Context{
-		ClusterID: id.Cluster, Operator: id.Name, Role: role, Key: key, Certificate: cert, CACertificate: ca,
-	}
-	c.Learn(b, "")
-	return c, nil
+	return a.printInit(admin.Context, admin.NodeID, admin.Existed)
 }
 
 func (a *app) printInit(c *client.Context, nodeID string, existed bool) error {

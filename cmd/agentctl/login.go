@@ -78,7 +78,7 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 	if err != nil {
 		return hintUnknown(err, "agentctl operators list")
 	}
-	c, err := newContext(key, answer.Certificate, answer.CaCertificate, answer.Bundle, answer.Role)
+	c, err := client.NewContext(key, answer.Certificate, answer.CaCertificate, answer.Bundle, answer.Role)
 	if err != nil {
 		return err
 	}

@@ -135,6 +135,52 @@ func TestConcurrentWritersLoseNothing(t *testing.T) {
 	}
 }
 
+func TestKeepAndRemoveLeaveTheCurrentContext(t *testing.T) {
+	cluster := clienttest.NewCluster(t, 1)
+	file := client.OpenContexts(filepath.Join(t.TempDir(), "agentctl.yaml"))
+	if err := file.Remove("guest", cluster.ID); err != nil {
+		t.Fatalf("Remove without a file = %v", err)
+	}
+	context := func(name string) *client.Context {
+		c := cluster.Context("admin", time.Hour, time.Hour)
+		c.Name = name
+		return c
+	}
+	current := func() string {
+		t.Helper()
+		c, err := file.Load("")
+		if errors.Is(err, client.ErrNoContext) {
+			return ""
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Name
+	}
+	for _, step := range []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"the first one kept is current", func() error { return file.Keep(context("guest")) }, "guest"},
+		{"one of another cluster is not removed", func() error { return file.Remove("guest", "another") }, "guest"},
+		{"the current one removed leaves none", func() error { return file.Remove("guest", cluster.ID) }, ""},
+		{"the first one stored is current", func() error { return file.Store(context("mine")) }, "mine"},
+		{"one kept beside it is not", func() error { return file.Keep(context("guest")) }, "mine"},
+		{"nor is its removal felt", func() error { return file.Remove("guest", cluster.ID) }, "mine"},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		if got := current(); got != step.want {
+			t.Fatalf("%s: current context is %q, want %q", step.what, got, step.want)
+		}
+	}
+	if _, err := file.Load("guest"); !errors.Is(err, client.ErrNoContext) {
+		t.Errorf("Load of a removed context = %v, want ErrNoContext", err)
+	}
+}
+
 func TestUnknownKeyInTheFileIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agentctl.yaml")
 	for text, want := range map[string]string{

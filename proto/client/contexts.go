@@ -115,19 +115,56 @@ func (f *Contexts) Names() ([]string, error) {
 // one made of the cluster's id. What it returns as nil is on disk.
 func (f *Contexts) Store(c *Context) error {
 	return f.change(func(t *contextsText) error {
-		if c.Name == "" {
-			c.Name = t.nameFor(c.ClusterID)
-		}
-		text, err := c.text()
-		if err != nil {
+		if err := t.put(c); err != nil {
 			return err
 		}
-		if i := slices.IndexFunc(t.Contexts, func(o contextText) bool { return o.Name == c.Name }); i >= 0 {
-			t.Contexts[i] = text
-		} else {
-			t.Contexts = append(t.Contexts, text)
-		}
 		t.Current = c.Name
+		return nil
+	})
+}
+
+// Keep is Store for a context that somebody else has made: the current one stays
+// current. Only where there is none does this one become it.
+func (f *Contexts) Keep(c *Context) error {
+	return f.change(func(t *contextsText) error {
+		if err := t.put(c); err != nil {
+			return err
+		}
+		if t.Current == "" {
+			t.Current = c.Name
+		}
+		return nil
+	})
+}
+
+func (t *contextsText) put(c *Context) error {
+	if c.Name == "" {
+		c.Name = t.nameFor(c.ClusterID)
+	}
+	text, err := c.text()
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(t.Contexts, func(o contextText) bool { return o.Name == c.Name }); i >= 0 {
+		t.Contexts[i] = text
+	} else {
+		t.Contexts = append(t.Contexts, text)
+	}
+	return nil
+}
+
+// Remove takes the context of that name out if it is of that cluster; none is
+// current then, if this one was. One that has gone, or is another's, is let be.
+func (f *Contexts) Remove(name, clusterID string) error {
+	return f.change(func(t *contextsText) error {
+		i := slices.IndexFunc(t.Contexts, func(o contextText) bool { return o.Name == name && o.ClusterID == clusterID })
+		if i < 0 {
+			return errUnchanged
+		}
+		t.Contexts = slices.Delete(t.Contexts, i, i+1)
+		if t.Current == name {
+			t.Current = ""
+		}
 		return nil
 	})
 }
