@@ -394,14 +394,14 @@ func TestGracesGoOnCountingWhenListedAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
 		ids := w.enrol(3, "a")
-		l := &term{Monitor: &Monitor{}, graces: newGraces()}
-		l.graces.list(w.m.View(), 0)
+		g := newGraces()
+		g.list(w.m.View(), 0)
 		w.end(ids[0], 9*time.Second)
-		l.graces.list(w.m.View(), time.Second)
+		g.list(w.m.View(), time.Second)
 		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: ids[1]}}})
 		w.end(ids[2], 9*time.Second)
-		l.graces.list(w.m.View(), 5*time.Second)
-		if got := l.graces.load(10*time.Second, time.Minute); got != (Load{Fleet: 2, Due: 1, Soon: 1}) {
+		g.list(w.m.View(), 5*time.Second)
+		if got := g.load(10*time.Second, time.Minute); got != (Load{Fleet: 2, Due: 1, Soon: 1}) {
 			t.Errorf("load = %+v: what counted already must go on counting", got)
 		}
 	})

@@ -50,7 +50,8 @@ type Options struct {
 	// Nodes answers what gossip says now. It must not block.
 	Nodes func() []NodeLife
 	// Sessions asks a node, this one included, at which start it is and which
-	// sessions it holds. It is called from other goroutines, at most one per node.
+	// sessions it holds. It is called from other goroutines, at most one per node, and
+	// must return when ctx ends: Run waits for it.
 	Sessions func(ctx context.Context, nodeID string) (startCounter uint64, held []HeldSession, err error)
 	// NodeDeathGrace is the grace of sessions that end with their node, and how long a
 	// node is waited for whom gossip does not know; 0 means 30 s.

@@ -19,7 +19,8 @@ const (
 // at most budget; without one the item is put back for when it may need one.
 func (l *term) decide(v *fsm.View, i *item, now time.Time, budget uint32) (*raftlogv1.Mutation, uint32) {
 	var mut *raftlogv1.Mutation
-	rows, wait := uint32(1), forever
+	var wait time.Duration
+	rows := uint32(1)
 	if i.attempt != nil {
 		mut, wait = l.decideAttempt(v, i.attempt, now)
 	} else {

@@ -177,3 +177,23 @@ func TestClock(t *testing.T) {
 		}
 	}
 }
+
+func TestAgain(t *testing.T) {
+	release := &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{}}
+	lose := &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{}}}
+	for _, c := range []struct {
+		name string
+		mut  *raftlogv1.Mutation
+		o    *raftlogv1.Outcome
+		want time.Duration
+	}{
+		{"there may be more", release, &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Count: 3}, 0},
+		{"what waits is held", release, &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK}, holdAgain},
+		{"the state has moved", release, &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_STALE}, lookAgain},
+		{"the feed tells the rest", lose, &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK}, tick},
+	} {
+		if got := again(c.mut, c.o); got != c.want {
+			t.Errorf("%s: again = %v, want %v", c.name, got, c.want)
+		}
+	}
+}

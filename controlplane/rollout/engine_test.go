@@ -73,7 +73,12 @@ func TestExpiryFollowsTheClustersTime(t *testing.T) {
 		if n := w.proposed("ExpireCommand"); n != 0 {
 			t.Errorf("Expire was proposed %d times too early", n)
 		}
-		pass(time.Minute + time.Second)
+		w.mu.Lock()
+		w.skew = -5 * time.Second
+		w.mu.Unlock()
+		pass(time.Minute + 4*time.Second)
+		w.want(id, Counts{released: 1})
+		pass(2 * time.Second)
 		w.want(id, Counts{expired: 1})
 		if n := w.proposed("ExpireCommand"); n > 3 {
 			t.Errorf("Expire was proposed %d times", n)
@@ -216,8 +221,10 @@ func TestCanceledAttemptEndsToo(t *testing.T) {
 		synctest.Wait()
 		w.claim(id, 1)
 		w.end(1)
+		pass(4 * time.Minute)
 		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: id}}})
-		pass(15*time.Minute + time.Second)
+		w.want(id, Counts{claimed: 1, canceled: 1})
+		pass(11*time.Minute + time.Second) // the cancel begins no waiting anew
 		w.want(id, Counts{lost: 1, canceled: 1})
 	})
 }

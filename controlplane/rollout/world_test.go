@@ -30,6 +30,7 @@ type world struct {
 	mu      sync.Mutex // guards all below
 	index   uint64
 	term    uint64
+	skew    time.Duration  // of the cluster's time
 	broken  error          // what Propose answers
 	largest int            // rows that one entry of the engine moved
 	kinds   map[string]int // mutations proposed by the engine; "" = all
@@ -62,7 +63,7 @@ func (w *world) apply(mutations ...*raftlogv1.Mutation) []*raftlogv1.Outcome {
 	_, office := w.m.Published()
 	w.index++
 	return w.m.Apply(w.index, w.term, &raftlogv1.Entry{
-		Format: raftlogv1.EntryFormat, LeaderEpoch: office.GetEpoch(), Now: time.Now().UnixNano(), Mutations: mutations,
+		Format: raftlogv1.EntryFormat, LeaderEpoch: office.GetEpoch(), Now: time.Now().Add(w.skew).UnixNano(), Mutations: mutations,
 	})
 }
 
