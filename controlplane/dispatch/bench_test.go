@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/agentplane/agentplane/fsm"
@@ -23,8 +24,7 @@ func BenchmarkSend(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for !q.offer(m) {
-			<-q.wake
-			q.poke()
+			runtime.Gosched() // let the writer catch up
 		}
 	}
 	q.finish()
