@@ -119,7 +119,9 @@ func writeProblems(w io.Writer, problems []*agentplanev1.Problem) {
 	for _, p := range problems {
 		fmt.Fprintf(w, "%s: %s\n", printable(p.Reason), printable(p.What))
 		if p.Command != "" {
-			fmt.Fprintf(w, "  type: %s\n", printable(p.Command))
+			if p.Command != "" {
+				fmt.Fprintf(w, "  type: %s\n", printable(p.Command))
+			}
 		}
 	}
 }

@@ -82,7 +82,7 @@ func ending(i *agentplanev1.Invocation) string {
 	if i.Signal != 0 {
 		why = append(why, fmt.Sprintf("signal %d", i.Signal))
 	}
-	if i.Reason != "" {
+	if i.Reason != "" && i.Reason != "exit" { // that a program ended by itself needs no word
 		why = append(why, i.Reason)
 	}
 	if i.Late {

@@ -114,11 +114,12 @@ func (s situation) problems() []*agentplanev1.Problem {
 	return all
 }
 
-// marginCommand removes the first voter that is gone, or adds a node.
+// marginCommand adds a node, unless a voter is gone: starting that one again is what
+// is called for, and said beside it.
 func marginCommand(members []*agentplanev1.Member) string {
 	for _, m := range members {
 		if m.GetVoter() && gone(m.GetState()) {
-			return "agentctl cluster remove " + m.GetName()
+			return ""
 		}
 	}
 	return addNode
