@@ -140,10 +140,28 @@ func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agen
 		return nil, c.ambiguous(req.GetAgent(), ids)
 	}
 	answer := &agentplanev1.WhyResponse{Command: commandRow(row), Invocation: invocationRow(v, meant, false)}
-	for _, t := range meant.GetTransitions() {
-		answer.Transitions = append(answer.Transitions, transitionRow(t))
-	}
+	answer.Transitions = proof(meant)
 	return answer, nil
+}
+
+// proof are the steps of an invocation. Of a program that ends at once the agent's
+// first word may be its result, which then is what proves the start, too.
+func proof(i *raftlogv1.Invocation) []*agentplanev1.Transition {
+	var steps []*agentplanev1.Transition
+	running := uint32(0) // the attempt that was last seen to run
+	for _, t := range i.GetTransitions() {
+		told := t.GetAttempt() == i.GetAttempt() && t.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+		switch {
+		case t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:
+			running = t.GetAttempt()
+		case told && running != t.GetAttempt() && i.GetResult().GetStartedAt() != 0:
+			started := transitionRow(t)
+			started.State, started.Reason = agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, "told with the result"
+			steps = append(steps, started)
+		}
+		steps = append(steps, transitionRow(t))
+	}
+	return steps
 }
 
 func (c *Commands) command(v *fsm.View, id string) (*raftlogv1.Command, error) {
