@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -276,27 +275,4 @@ func (l *Lab) Close() {
 	for _, pid := range l.leftovers() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-}
-
-// leftovers are processes of this user that name the lab's directory in their
-// arguments or work in it: supervisors, and programs they run.
-func (l *Lab) leftovers() []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		args, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		cwd, _ := os.Readlink(filepath.Join("/proc", e.Name(), "cwd")) // empty when it may not be read
-		mine := bytes.Contains(args, []byte(l.Bin.Agentd)) && bytes.Contains(args, []byte(l.Dir+"/"))
-		if err == nil && (mine || strings.HasPrefix(cwd, l.Dir+"/")) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
