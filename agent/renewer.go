@@ -51,7 +51,8 @@ func (r *renewer) Run(ctx context.Context) error {
 				wait = pause/2 + rand.N(pause/2+1)
 				pause = min(2*pause, renewRetries)
 			} else {
-				pause, wait, forced = renewRetry, r.credential.due(time.Now()), false
+				// A node that hands out old certificates is not asked in a loop.
+				pause, wait, forced = renewRetry, max(r.credential.due(time.Now()), renewForced), false
 			}
 		}
 		t := time.NewTimer(min(wait, renewLook))
