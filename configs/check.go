@@ -58,8 +58,6 @@ var rules = []rule{
 		}
 		return "", ""
 	}},
-	{ProgramAgent, notAbove("output.head_bytes", "output.max_bytes")},
-	{ProgramAgent, notAbove("output.raft_bytes", "output.max_bytes")},
 }
 
 // checkRules reports values that are right by themselves but not together.
@@ -73,15 +71,6 @@ func (c *Config) checkRules() (problems []*LoadError) {
 		}
 	}
 	return problems
-}
-
-func notAbove(small, large string) func(c *Config) (string, string) {
-	return func(c *Config) (string, string) {
-		if c.settings[small].value.(int64) > c.settings[large].value.(int64) {
-			return small, c.settings[small].text() + " is above " + large + ", which is " + c.settings[large].text()
-		}
-		return "", ""
-	}
 }
 
 // given reports whether the option has any content.

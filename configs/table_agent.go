@@ -42,10 +42,6 @@ var agentOptions = []Option{
 		Doc: "How much output of one attempt is kept on the host: its head, and the last of it.",
 	},
 	{
-		Key: "output.head_bytes", Readers: ProgramAgent, Kind: KindBytes, Default: "64KiB", Min: "0", Max: "16MiB", Reload: true,
-		Doc: "How much of that is kept from the beginning.",
-	},
-	{
 		Key: "output.raft_bytes", Readers: ProgramAgent, Kind: KindBytes, Default: "8KiB", Min: "0", Max: "8KiB", Reload: true,
 		Doc: "How much head and tail go to the nodes with the result.",
 	},

@@ -40,14 +40,6 @@ var nodeOptions = []Option{
 		Key: "voters", Readers: ProgramNode, Kind: KindInt, Default: "5", Min: "1", Max: "9", odd: true,
 		Doc: "Up to how many nodes vote. More nodes than that carry sessions and reads only.",
 	},
-	{
-		Key: "autopilot.min_voters", Readers: ProgramNode, Kind: KindInt, Default: "3", Min: "1", Max: "9", Reload: true,
-		Doc: "Below this number of voters no dead node is removed by itself.",
-	},
-	{
-		Key: "autopilot.remove_dead_after", Readers: ProgramNode, Kind: KindDuration, Default: "0s", Max: "365d", Reload: true,
-		Doc: "How long a node must be dead before it is removed by itself. 0s means never.",
-	},
 
 	// Raft and the batcher.
 	{
@@ -59,15 +51,15 @@ var nodeOptions = []Option{
 		Doc: "Which store keeps the raft log. It cannot be changed for a data directory that has a log.",
 	},
 	{
-		Key: "raft.snapshot_interval", Readers: ProgramNode, Kind: KindDuration, Default: "10s", Min: "100ms", Max: "1h", Reload: true,
+		Key: "raft.snapshot_interval", Readers: ProgramNode, Kind: KindDuration, Default: "10s", Min: "100ms", Max: "1h",
 		Doc: "How often the node looks whether a snapshot is due.",
 	},
 	{
-		Key: "raft.snapshot_threshold", Readers: ProgramNode, Kind: KindInt, Default: "8192", Min: "16", Max: "1000000", Reload: true,
+		Key: "raft.snapshot_threshold", Readers: ProgramNode, Kind: KindInt, Default: "8192", Min: "16", Max: "1000000",
 		Doc: "How many new log entries make a snapshot due. The log since the last snapshot is read whole at start: about 10 s a million entries.",
 	},
 	{
-		Key: "raft.trailing_logs", Readers: ProgramNode, Kind: KindInt, Default: "10240", Min: "16", Max: "10000000", Reload: true,
+		Key: "raft.trailing_logs", Readers: ProgramNode, Kind: KindInt, Default: "10240", Min: "16", Max: "10000000",
 		Doc: "How many entries stay in the log behind a snapshot, so that a node that was away for a while needs no snapshot.",
 	},
 	{
@@ -83,7 +75,7 @@ var nodeOptions = []Option{
 		Doc: "How many entries may be on their way at once. More make the batches smaller, and the whole slower.",
 	},
 	{
-		Key: "hold_without_leader", Readers: ProgramNode, Kind: KindDuration, Default: "7s", Max: "1m", Reload: true,
+		Key: "hold_without_leader", Readers: ProgramNode, Kind: KindDuration, Default: "7s", Max: "1m",
 		Doc: "How long a request waits for a leader, within its own deadline.",
 	},
 	{
@@ -97,100 +89,63 @@ var nodeOptions = []Option{
 
 	// Agents.
 	{
-		Key: "agent.heartbeat_interval", Readers: ProgramNode, Kind: KindDuration, Default: "3s", Min: "100ms", Max: "5m", Reload: true,
+		Key: "agent.heartbeat_interval", Readers: ProgramNode, Kind: KindDuration, Default: "3s", Min: "100ms", Max: "5m",
 		Doc: "How often an agent beats. It holds for sessions that begin after a change.",
 	},
 	{
-		Key: "agent.heartbeat_misses", Readers: ProgramNode, Kind: KindInt, Default: "3", Min: "1", Max: "100", Reload: true,
+		Key: "agent.heartbeat_misses", Readers: ProgramNode, Kind: KindInt, Default: "3", Min: "1", Max: "100",
 		Doc: "How many beats in a row may be missing before an agent is called RECONNECTING.",
 	},
 	{
-		Key: "agent.node_death_grace", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "100ms", Max: "1h", Reload: true,
+		Key: "agent.node_death_grace", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "100ms", Max: "1h",
 		Doc: "How long the agents of a node that died may take to reach another before they are DOWN.",
 	},
 	{
-		Key: "agent.reboot_grace", Readers: ProgramNode, Kind: KindDuration, Default: "5m", Min: "100ms", Max: "1d", Reload: true,
+		Key: "agent.reboot_grace", Readers: ProgramNode, Kind: KindDuration, Default: "5m", Min: "100ms", Max: "1d",
 		Doc: "How long an agent that announced a reboot may be away before it is DOWN.",
 	},
 	{
-		Key: "agent.leaderless_after", Readers: ProgramNode, Kind: KindDuration, Default: "10s", Min: "1s", Max: "10m", Reload: true,
+		Key: "agent.leaderless_after", Readers: ProgramNode, Kind: KindDuration, Default: "10s", Min: "1s", Max: "10m",
 		Doc: "How long a node may be without contact to a leader before it sends its agents to other nodes. It must be longer than an election.",
 	},
 	{
-		Key: "agent.brake_count", Readers: ProgramNode, Kind: KindInt, Default: "10", Min: "1", Max: "1000000", Reload: true,
+		Key: "agent.brake_count", Readers: ProgramNode, Kind: KindInt, Default: "10", Min: "1", Max: "1000000",
 		Doc: "Up to this many agents may go DOWN within one window without the mass-failure brake.",
 	},
 	{
-		Key: "agent.brake_percent", Readers: ProgramNode, Kind: KindInt, Default: "15", Min: "1", Max: "100", Reload: true,
+		Key: "agent.brake_percent", Readers: ProgramNode, Kind: KindInt, Default: "15", Min: "1", Max: "100",
 		Doc: "Up to this part of the fleet may go DOWN within one window without the mass-failure brake, when it is more than agent.brake_count.",
 	},
 	{
-		Key: "agent.queue_max", Readers: ProgramNode, Kind: KindInt, Default: "4096", Min: "1", Max: "10000000", Reload: true,
+		Key: "agent.queue_max", Readers: ProgramNode, Kind: KindInt, Default: "4096", Min: "1", Max: "10000000",
 		Doc: "How many invocations may wait for one agent. Those above are SKIPPED(queue_full).",
 	},
 	{
-		Key: "admission.sessions_per_second", Readers: ProgramNode, Kind: KindInt, Default: "500", Min: "1", Max: "100000", Reload: true,
+		Key: "admission.sessions_per_second", Readers: ProgramNode, Kind: KindInt, Default: "500", Min: "1", Max: "100000",
 		Doc: "How many new agent sessions this node takes in a second. Others are told when to come again.",
-	},
-	{
-		Key: "rejoin_age_max", Readers: ProgramNode, Kind: KindDuration, Default: "30d", Min: "1d", Max: "3650d", Reload: true,
-		Doc: "For how long at least a certificate authority that was replaced stays accepted, so that an agent that was away that long comes back by itself.",
 	},
 
 	// Commands.
 	{
-		Key: "commands.lost_after", Readers: ProgramNode, Kind: KindDuration, Default: "15m", Min: "1s", Max: "30d", Reload: true,
+		Key: "commands.lost_after", Readers: ProgramNode, Kind: KindDuration, Default: "15m", Min: "1s", Max: "30d",
 		Doc: "The least time without a session after which a claimed or running attempt is LOST. It is never shorter than the rest of the run timeout.",
 	},
 	{
-		Key: "commands.retain", Readers: ProgramNode, Kind: KindDuration, Default: "30d", Min: "1m", Max: "3650d", Reload: true,
+		Key: "commands.retain", Readers: ProgramNode, Kind: KindDuration, Default: "30d", Min: "1m", Max: "3650d",
 		Doc: "How long a command that has ended is kept.",
 	},
 	{
-		Key: "commands.retain_count", Readers: ProgramNode, Kind: KindInt, Default: "100000", Min: "100", Max: "10000000", Reload: true,
+		Key: "commands.retain_count", Readers: ProgramNode, Kind: KindInt, Default: "100000", Min: "100", Max: "10000000",
 		Doc: "How many commands that have ended are kept.",
-	},
-
-	{
-		Key: "commands.ttl", Readers: ProgramNode, Kind: KindDuration, Default: "5m", Min: "1s", Max: "30d", Reload: true,
-		Doc: "How long an invocation may wait for its start when neither --ttl nor --queue says so.",
-	},
-	{
-		Key: "commands.ttl_waves", Readers: ProgramNode, Kind: KindDuration, Default: "1d", Min: "1s", Max: "30d", Reload: true,
-		Doc: "The same for a command with more than one wave.",
-	},
-	{
-		Key: "tokens.ttl", Readers: ProgramNode, Kind: KindDuration, Default: "1h", Min: "1s", Max: "365d", Reload: true,
-		Doc: "How long a join token is good when --ttl does not say.",
-	},
-	{
-		Key: "tokens.uses", Readers: ProgramNode, Kind: KindInt, Default: "1", Min: "1", Max: "1000000", Reload: true,
-		Doc: "How often a join token of agents is good when --uses does not say.",
 	},
 
 	// Limits.
 	{
-		Key: "clock.max_distance_leading", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "1s", Max: "1h", Reload: true,
+		Key: "clock.max_distance_leading", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "1s", Max: "1h",
 		Doc: "How far a node's clock may be from the median of the voters before it gives up leadership.",
-	},
-	{
-		Key: "clock.certificate_backdate", Readers: ProgramNode, Kind: KindDuration, Default: "5m", Max: "1d", Reload: true,
-		Doc: "How far back certificates begin, for those whose clocks are behind.",
 	},
 	{
 		Key: "limits.message_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "1MiB", Min: "512KiB", Max: "16MiB",
 		Doc: "How large one gRPC message may be. All nodes must have the same.",
-	},
-	{
-		Key: "limits.labels", Readers: ProgramNode, Kind: KindInt, Default: "64", Min: "1", Max: "1024", Reload: true,
-		Doc: "How many labels an agent may have.",
-	},
-	{
-		Key: "limits.facts", Readers: ProgramNode, Kind: KindInt, Default: "256", Min: "1", Max: "4096", Reload: true,
-		Doc: "How many facts an agent may report.",
-	},
-	{
-		Key: "limits.value_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "256", Min: "16", Max: "4KiB", Reload: true,
-		Doc: "How long the value of a label or fact may be.",
 	},
 }

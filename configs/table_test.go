@@ -103,7 +103,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	}
 	var want Node
 	want.DataDir, want.Listen, want.Gossip.Listen = "/var/lib/agentplane", ":7460", ":7461"
-	want.Voters, want.Autopilot.MinVoters = 5, 3
+	want.Voters = 5
 	want.Raft.Profile, want.Raft.LogStore = "lan", "wal"
 	want.Raft.SnapshotInterval, want.Raft.SnapshotThreshold, want.Raft.TrailingLogs = 10*time.Second, 8192, 10240
 	want.Batch.MaxMutations, want.Batch.MaxBytes, want.Batch.MaxInFlight = 256, 512<<10, 2
@@ -112,13 +112,10 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	want.Agent.HeartbeatInterval, want.Agent.HeartbeatMisses = 3*time.Second, 3
 	want.Agent.NodeDeathGrace, want.Agent.RebootGrace, want.Agent.LeaderlessAfter = 30*time.Second, 5*time.Minute, 10*time.Second
 	want.Agent.BrakeCount, want.Agent.BrakePercent, want.Agent.QueueMax = 10, 15, 4096
-	want.Admission.SessionsPerSecond, want.RejoinAgeMax = 500, 720*time.Hour
+	want.Admission.SessionsPerSecond = 500
 	want.Commands.LostAfter, want.Commands.Retain, want.Commands.RetainCount = 15*time.Minute, 720*time.Hour, 100_000
-	want.Commands.TTL, want.Commands.TTLWaves = 5*time.Minute, 24*time.Hour
-	want.Tokens.TTL, want.Tokens.Uses = time.Hour, 1
-	want.Clock.MaxDistanceLeading, want.Clock.CertificateBackdate = 30*time.Second, 5*time.Minute
+	want.Clock.MaxDistanceLeading = 30 * time.Second
 	want.Limits.MessageBytes = 1 << 20
-	want.Limits.Labels, want.Limits.Facts, want.Limits.ValueBytes = 64, 256, 256
 	want.Log = Log{"info", "text"}
 	if diff := cmp.Diff(want, n.Node()); diff != "" {
 		t.Errorf("defaults of the node (-want +got):\n%s", diff)
@@ -130,7 +127,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	}
 	wantAgent := Agent{DataDir: "/var/lib/agentd", Labels: map[string]string{}, Slots: 4, Log: Log{"info", "text"}}
 	wantAgent.Run.TimeoutDefault, wantAgent.Run.KillGrace = 10*time.Minute, 10*time.Second
-	wantAgent.Output.MaxBytes, wantAgent.Output.HeadBytes, wantAgent.Output.RaftBytes = 10<<20, 64<<10, 8<<10
+	wantAgent.Output.MaxBytes, wantAgent.Output.RaftBytes = 10<<20, 8<<10
 	wantAgent.Journal.Retention, wantAgent.Facts.Interval = 720*time.Hour, 5*time.Minute
 	if diff := cmp.Diff(wantAgent, a.Agent()); diff != "" {
 		t.Errorf("defaults of the agent (-want +got):\n%s", diff)

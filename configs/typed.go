@@ -22,11 +22,7 @@ type Node struct {
 		TokenFile string   `key:"token_file"`
 	} `key:"retry_join"`
 
-	Voters    int `key:"voters"`
-	Autopilot struct {
-		MinVoters       int           `key:"min_voters"`
-		RemoveDeadAfter time.Duration `key:"remove_dead_after"` // 0 is never
-	} `key:"autopilot"`
+	Voters int `key:"voters"`
 
 	Raft struct {
 		Profile           string        `key:"profile"`   // lan, lan-fast, wan
@@ -59,29 +55,18 @@ type Node struct {
 	Admission struct {
 		SessionsPerSecond int `key:"sessions_per_second"`
 	} `key:"admission"`
-	RejoinAgeMax time.Duration `key:"rejoin_age_max"`
 
 	Commands struct {
 		LostAfter   time.Duration `key:"lost_after"`
 		Retain      time.Duration `key:"retain"`
 		RetainCount int           `key:"retain_count"`
-		TTL         time.Duration `key:"ttl"`
-		TTLWaves    time.Duration `key:"ttl_waves"`
 	} `key:"commands"`
-	Tokens struct {
-		TTL  time.Duration `key:"ttl"`
-		Uses int           `key:"uses"`
-	} `key:"tokens"`
 
 	Clock struct {
-		MaxDistanceLeading  time.Duration `key:"max_distance_leading"`
-		CertificateBackdate time.Duration `key:"certificate_backdate"`
+		MaxDistanceLeading time.Duration `key:"max_distance_leading"`
 	} `key:"clock"`
 	Limits struct {
 		MessageBytes int64 `key:"message_bytes"`
-		Labels       int   `key:"labels"`
-		Facts        int   `key:"facts"`
-		ValueBytes   int64 `key:"value_bytes"`
 	} `key:"limits"`
 	Log Log `key:"log"`
 }
@@ -101,7 +86,6 @@ type Agent struct {
 	} `key:"run"`
 	Output struct {
 		MaxBytes  int64 `key:"max_bytes"`
-		HeadBytes int64 `key:"head_bytes"`
 		RaftBytes int64 `key:"raft_bytes"`
 	} `key:"output"`
 	Journal struct {

@@ -40,9 +40,14 @@ func run(t *testing.T, path string, poll time.Duration) (*Watcher, *lines) {
 
 func runPatient(t *testing.T, path string, poll, debounce time.Duration) (*Watcher, *lines) {
 	t.Helper()
+	return runAs(t, ProgramNode, path, poll, debounce)
+}
+
+func runAs(t *testing.T, p Program, path string, poll, debounce time.Duration) (*Watcher, *lines) {
+	t.Helper()
 	log := &lines{}
 	w, err := NewWatcher(WatcherOptions{
-		Sources:  Sources{Program: ProgramNode, File: path},
+		Sources:  Sources{Program: p, File: path},
 		Logger:   slog.New(slog.NewTextHandler(log, nil)),
 		Debounce: debounce,
 		Poll:     poll,
@@ -324,10 +329,10 @@ func TestWatcherWithoutAFileOnlyWaits(t *testing.T) {
 // of the files, whole.
 func TestWatcherIsWholeUnderConcurrency(t *testing.T) {
 	text := func(i int) string {
-		return fmt.Sprintf("agent: {heartbeat_misses: %d, brake_count: %d, queue_max: %d}", i, i, i)
+		return fmt.Sprintf("run: {timeout_default: %ds, kill_grace: %ds}\nfacts: {interval: %ds}", i, i, i)
 	}
 	path := writeFile(t, text(1))
-	w, _ := run(t, path, time.Millisecond)
+	w, _ := runAs(t, ProgramAgent, path, time.Millisecond, 10*time.Millisecond)
 	stop := make(chan struct{})
 	var group sync.WaitGroup
 	for range 3 {
@@ -338,7 +343,7 @@ func TestWatcherIsWholeUnderConcurrency(t *testing.T) {
 					return
 				default:
 				}
-				if a := w.Current().Node().Agent; a.HeartbeatMisses != a.BrakeCount || a.BrakeCount != a.QueueMax {
+				if a := w.Current().Agent(); a.Run.TimeoutDefault != a.Run.KillGrace || a.Run.KillGrace != a.Facts.Interval {
 					t.Errorf("a mixture was seen: %+v", a)
 					return
 				}
@@ -353,7 +358,7 @@ func TestWatcherIsWholeUnderConcurrency(t *testing.T) {
 	}
 	close(stop)
 	group.Wait()
-	if got := w.Current().Node().Agent.HeartbeatMisses; got != 51 {
-		t.Errorf("the last value is %d, want 51", got)
+	if got := w.Current().Agent().Facts.Interval; got != 51*time.Second {
+		t.Errorf("the last value is %v, want 51s", got)
 	}
 }

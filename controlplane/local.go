@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane/operator"
 	"github.com/agentplane/agentplane/controlplane/pki"
 	"github.com/agentplane/agentplane/fsm"
@@ -281,7 +282,7 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 				FeatureLevel: fsm.FeatureLevel, Version: n.o.Version, StartCounter: n.dir.Starts(),
 			}}
 		},
-		Options: client.Options{Logger: slogOf(n.o.Logger.Named("join"))},
+		Options: client.Options{Logger: configs.Slog(n.o.Logger.Named("join"))},
 	})
 	if err != nil {
 		return err

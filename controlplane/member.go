@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	grpcpeer "google.golang.org/grpc/peer"
 
+	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane/authz"
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/dispatch"
@@ -132,7 +133,7 @@ func (n *Node) openIdentity(clusterID string) (*pki.CA, *pki.Leaf, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	leaf, err := pki.OpenLeaf(pki.LeafOptions{CA: ca, KeyPath: n.dir.Path(pkiDir, nodeKey), Log: slogOf(n.o.Logger.Named("leaf"))})
+	leaf, err := pki.OpenLeaf(pki.LeafOptions{CA: ca, KeyPath: n.dir.Path(pkiDir, nodeKey), Log: configs.Slog(n.o.Logger.Named("leaf"))})
 	if err != nil {
 		return nil, nil, err
 	}

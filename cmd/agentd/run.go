@@ -3,9 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
-	"log/slog"
 
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentplane/agentplane/agent"
@@ -18,8 +16,8 @@ func (p *program) agent(ctx context.Context, sources configs.Sources) error {
 	if err != nil {
 		return &usageError{err}
 	}
-	logger := p.logger(first.Agent().Log)
-	watcher, err := configs.NewWatcher(configs.WatcherOptions{Sources: sources, Logger: slog.New(slogHandler{logger.Named("config")})})
+	logger := first.Agent().Log.Logger("agentd", p.stderr) // where a service manager listens
+	watcher, err := configs.NewWatcher(configs.WatcherOptions{Sources: sources, Logger: configs.Slog(logger.Named("config"))})
 	if err != nil {
 		return &usageError{err}
 	}
@@ -34,7 +32,10 @@ func (p *program) agent(ctx context.Context, sources configs.Sources) error {
 	var group errgroup.Group
 	if sources.File != "" {
 		group.Go(func() error { return watcher.Run(watching) })
-		group.Go(func() error { return followLevel(watching, watcher, logger) })
+		group.Go(func() error {
+			watcher.FollowLevel(watching, logger)
+			return nil
+		})
 	}
 	err = a.Run(ctx)
 	stop()
@@ -42,27 +43,4 @@ func (p *program) agent(ctx context.Context, sources configs.Sources) error {
 		err = watchErr
 	}
 	return err
-}
-
-// logger writes to stderr, which is where a service manager listens.
-func (p *program) logger(c configs.Log) hclog.Logger {
-	return hclog.New(&hclog.LoggerOptions{
-		Name:       "agentd",
-		Level:      hclog.LevelFromString(c.Level),
-		Output:     p.stderr,
-		JSONFormat: c.Format == "json",
-	})
-}
-
-// followLevel takes a changed log level over.
-func followLevel(ctx context.Context, w *configs.Watcher, log hclog.Logger) error {
-	for {
-		now, changed := w.Watch()
-		log.SetLevel(hclog.LevelFromString(now.Agent().Log.Level))
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		}
-	}
 }

@@ -1,15 +1,38 @@
-package controlplane
+package configs
 
 import (
 	"context"
+	"io"
 	"log/slog"
 
 	"github.com/hashicorp/go-hclog"
 )
 
-// slogOf returns a slog.Logger for those packages that log through the standard
-// library; its lines go the way of all others.
-func slogOf(l hclog.Logger) *slog.Logger { return slog.New(slogHandler{l}) }
+// Logger returns the log of a daemon as the configuration wants it.
+func (l Log) Logger(name string, to io.Writer) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{
+		Name: name, Level: hclog.LevelFromString(l.Level), Output: to, JSONFormat: l.Format == "json",
+	})
+}
+
+// FollowLevel gives the logger each new log level of the configuration until ctx
+// ends.
+func (w *Watcher) FollowLevel(ctx context.Context, log hclog.Logger) {
+	for {
+		now, changed := w.Watch()
+		level, _ := now.settings["log.level"].value.(string) // both daemons have it
+		log.SetLevel(hclog.LevelFromString(level))
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Slog returns a slog.Logger whose lines go the way of all others, for packages that
+// log through the standard library.
+func Slog(l hclog.Logger) *slog.Logger { return slog.New(slogHandler{l}) }
 
 type slogHandler struct{ l hclog.Logger }
 
