@@ -176,6 +176,10 @@ func (n *Node) ID() string { return n.dir.NodeID() }
 // Address is the advertised address.
 func (n *Node) Address() string { return n.advertise }
 
+// Joined says whether the node belongs to a cluster, if only as one that is about to
+// be added.
+func (n *Node) Joined() bool { return n.hasJoined() }
+
 // SocketPath is where others on this machine reach the local socket.
 func (n *Node) SocketPath() string { return n.dir.Path(socketName) }
 

@@ -1,4 +1,9 @@
-// Command agentplane is a node of the control plane.
+// Command agentplane is a node of the control plane (run); a whole cluster with agents
+// in one process (dev); and a tour that kills the leader (demo).
+//
+// A failure prints two lines, `agentplane: error: …` and `agentplane: hint: …`, and
+// nothing on stdout. Exit codes: 0 stopped in order, 1 error, 2 usage, 3 the node must
+// not go on.
 package main
 
 import (
@@ -8,9 +13,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/agentplane/agentplane/agent/execute"
 )
 
 // version is set by the linker.
@@ -29,6 +38,10 @@ const (
 )
 
 func main() {
+	// The agents of dev are in this process, so that it is their supervisor's too.
+	if len(os.Args) > 1 && os.Args[1] == execute.SuperviseCommand {
+		os.Exit(execute.SuperviseMain(os.Args[2:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
@@ -36,6 +49,16 @@ func main() {
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// hinted is an error that knows what to do about it.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e hinted) Unwrap() error { return e.error }
 
 // run is the program without anything global.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
@@ -50,7 +73,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(runCommand(environ), demoCommand(), versionCommand())
+	root.AddCommand(runCommand(environ), devCommand(environ), demoCommand(), versionCommand())
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -60,9 +83,26 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if errors.As(err, &usage) || isUnknownCommand(err) {
 		code = exitUsage
 	}
-	fmt.Fprintf(stderr, "agentplane: error: %v\n", err)
-	fmt.Fprintf(stderr, "agentplane: hint: %s\n", hint(err, code))
+	fmt.Fprintf(stderr, "agentplane: error: %s\n", oneLine(err.Error()))
+	fmt.Fprintf(stderr, "agentplane: hint: %s\n", oneLine(hint(err, code)))
 	return code
+}
+
+// oneLine joins the lines of a text: scripts count on two lines for an error.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// lookup answers variables of an environment.
+func lookup(environ []string) func(string) string {
+	return func(name string) string {
+		for _, pair := range slices.Backward(environ) {
+			if value, ok := strings.CutPrefix(pair, name+"="); ok {
+				return value
+			}
+		}
+		return ""
+	}
 }
 
 func versionCommand() *cobra.Command {

@@ -70,7 +70,10 @@ func isUnknownCommand(err error) bool { return strings.HasPrefix(err.Error(), "u
 
 // hint says what to do about an error.
 func hint(err error, code int) string {
+	var h hinted
 	switch {
+	case errors.As(err, &h):
+		return h.hint
 	case errors.Is(err, datadir.ErrInUse):
 		return "stop the process that runs there, or give this one another --data-dir"
 	case errors.Is(err, datadir.ErrOtherCluster):
