@@ -163,6 +163,9 @@ func (w *worker) never(in journal.Intent, s journal.State, reason, detail string
 		reason, detail = reasonNoJournal, err.Error()
 	}
 	log.Error("attempt not started, and the journal cannot be written", "state", string(s), "reason", reason, "err", err)
+	if in.Fence == 0 {
+		return // there is nobody to tell
+	}
 	r := reportOf(journal.Record{Intent: in, Never: true, Result: journal.Result{State: s, Reason: reason, Detail: detail, ExitCode: -1}}, j.Seq(), 0)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -58,12 +58,16 @@ func (w *worker) report(j *journal.Journal, r journal.Record, before uint64) *ag
 	return p
 }
 
-// tell offers a report to the session. One that finds no room is told later.
+// tell offers a report to the session. One that finds no room is told later. The cluster
+// takes none without the claim's fence.
 func (w *worker) tell(k journal.Key, p *agentplanev1.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if t := w.told[k]; t != nil {
 		t.at = time.Now()
+	}
+	if p.GetFence() == 0 {
+		return // canceled before it was delivered; the delivery tells the fence
 	}
 	w.offer(p)
 }
@@ -144,14 +148,14 @@ func (w *worker) tend() {
 	}
 	j := w.o.Book.now()
 	for _, k := range w.overdue() {
-		switch _, p, ok := w.lookup(j, k); {
-		case !ok: // forgotten
-			w.mu.Lock()
-			delete(w.told, k)
-			w.mu.Unlock()
-		case p.GetFence() != 0: // without one nobody can take it
+		_, p, ok := w.lookup(j, k)
+		if ok {
 			w.tell(k, p)
+			continue
 		}
+		w.mu.Lock() // forgotten
+		delete(w.told, k)
+		w.mu.Unlock()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,10 +149,12 @@ type world struct {
 	beginErr error
 	removed  func(context.Context) error
 
-	reports chan *agentplanev1.Report
-	changed chan struct{}
-	hash    string
-	group   sync.WaitGroup
+	reports   chan *agentplanev1.Report
+	changed   chan struct{}
+	hash      string
+	running   atomic.Int32
+	rebooting bool
+	group     sync.WaitGroup
 }
 
 func newWorld(t testing.TB) *world {
@@ -238,7 +241,7 @@ func (w *world) Offer(m *agentplanev1.SessionResponse) bool {
 }
 
 func (w *world) Reports() <-chan *agentplanev1.Report { return w.reports }
-func (w *world) Running() int                         { return 2 }
+func (w *world) Running() int                         { return int(w.running.Load()) }
 
 func (w *world) Facts() ([]*agentplanev1.Label, []byte, <-chan struct{}) {
 	w.mu.Lock()
@@ -269,7 +272,7 @@ func (w *world) keeper() *Keeper {
 	w.t.Helper()
 	k, err := New(Options{
 		AgentID: "a1", ClusterID: cluster, Version: "v", BootID: "b", StartID: []byte("s"), Slots: 4,
-		Opener: w, Trust: trustOf{w}, Work: w, Facts: w, Clock: &Clock{}, Removed: w.removed,
+		Opener: w, Trust: trustOf{w}, Work: w, Facts: w, Clock: &Clock{}, Removed: w.removed, Rebooting: func() bool { return w.rebooting },
 	})
 	if err != nil {
 		w.t.Fatal(err)

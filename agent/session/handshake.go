@@ -18,6 +18,8 @@ const (
 	maxHellos = 8
 	// maxOpenBytes bounds the records in Hello, well below the message limit of 1 MiB.
 	maxOpenBytes = 512 << 10
+	// maxOpen bounds their number: nodes take no more from one Hello.
+	maxOpen = 1000
 )
 
 var errHellos = errors.New("the node asks for one hello after another")
@@ -124,7 +126,7 @@ func fit(all []*agentplanev1.Report, limit int) (open, rest []*agentplanev1.Repo
 	for _, r := range all {
 		size += proto.Size(r) + 8
 	}
-	if size <= limit {
+	if size <= limit && len(all) <= maxOpen {
 		return all, nil
 	}
 	size = 0
@@ -137,7 +139,7 @@ func fit(all []*agentplanev1.Report, limit int) (open, rest []*agentplanev1.Repo
 			}
 			rest = append(rest, r)
 		}
-		if size += proto.Size(short) + 8; size <= limit {
+		if size += proto.Size(short) + 8; size <= limit && len(open) < maxOpen {
 			open = append(open, short)
 		} else if short == r {
 			rest = append(rest, r)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -478,6 +479,7 @@ func TestFullQueueEndsTheSessionForADeliveryOnly(t *testing.T) {
 func TestHeartbeatsReportsFactsAndGoodbye(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		w.running.Store(2)
 		var beats, facts int
 		var reports []*agentplanev1.Report
 		var bye *agentplanev1.Goodbye
@@ -516,9 +518,67 @@ func TestHeartbeatsReportsFactsAndGoodbye(t *testing.T) {
 			if facts != 1 {
 				t.Errorf("changed facts were sent %d times", facts)
 			}
+			w.running.Store(0)
 		})
 		if bye == nil || bye.GetSessionEpoch() != 1 || bye.GetReboot() {
 			t.Errorf("goodbye is %v", bye)
+		}
+	})
+}
+
+func TestAgentWithRunningProgramsGoesWithoutGoodbye(t *testing.T) {
+	for _, reboot := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.running.Store(1)
+			w.rebooting = reboot
+			var bye *agentplanev1.Goodbye
+			w.node("n1", func(c *conn) error {
+				c.challenge(1, 0)
+				c.hear()
+				c.welcome("id-n1", 1, 1)
+				bye = c.serve(nil)
+				return nil
+			})
+			w.run(func(*Keeper) { time.Sleep(time.Second) })
+			if (bye != nil) != reboot || bye.GetReboot() != reboot {
+				t.Errorf("rebooting %t: goodbye is %v", reboot, bye)
+			}
+		})
+	}
+}
+
+func TestMoreRecordsThanHelloTakesFollowSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range 3000 {
+			w.open = append(w.open, &agentplanev1.Report{InvocationId: fmt.Sprintf("c.%d", i), Attempt: 1, State: agentplanev1.AttemptState_ATTEMPT_STATE_REJECTED})
+		}
+		var told, beats atomic.Int32
+		w.node("n1", func(c *conn) error {
+			c.challenge(1, 0)
+			told.Store(int32(len(c.hear().GetHello().GetOpen())))
+			c.welcome("id-n1", 1, 1)
+			c.serve(func(m *agentplanev1.SessionRequest) {
+				if m.GetReport() != nil {
+					told.Add(1)
+				}
+				if m.GetHeartbeat() != nil {
+					beats.Add(1)
+				}
+			})
+			return nil
+		})
+		w.run(func(*Keeper) {
+			time.Sleep(10*time.Second + time.Millisecond)
+			synctest.Wait()
+			if told.Load() > 2100 || beats.Load() < 9 {
+				t.Errorf("after 10 s %d reports and %d heartbeats, want a steady flow of both", told.Load(), beats.Load())
+			}
+			time.Sleep(15 * time.Second)
+		})
+		if told.Load() != 3000 {
+			t.Errorf("%d reports were told, want 3000", told.Load())
 		}
 	})
 }

@@ -21,12 +21,12 @@ func (s *session) move(ctx context.Context, m *agentplanev1.MoveAway) {
 		// Spread evenly over the time that the node gives, so that a drain is no stampede.
 		first = rand.N(time.Duration(m.GetWithinMs()) * time.Millisecond)
 	}
-	s.group.Go(func() { s.seek(ctx, first) })
+	limit := s.k.backoff.cap // that of the Welcome of this session
+	s.group.Go(func() { s.seek(ctx, first, backoff{cap: limit}) })
 }
 
 // seek ends with the session, or with a stream on which another node has spoken.
-func (s *session) seek(ctx context.Context, wait time.Duration) {
-	pause := backoff{cap: s.k.o.BackoffCap}
+func (s *session) seek(ctx context.Context, wait time.Duration, pause backoff) {
 	for sleep(ctx, wait) {
 		for _, n := range rank(s.k.o.AgentID, s.k.o.Trust.Nodes()) {
 			if n.key() == s.link.node.key() || n.Address == s.link.node.Address || n.ID != "" && n.ID == s.nodeID {

@@ -19,6 +19,9 @@ const (
 	minPatience     = 3 * time.Second
 	// goodbyeWait is how long the node may take to end the stream after Goodbye.
 	goodbyeWait = time.Second
+	// restInterval paces the reports that did not fit into Hello: nodes end a session that
+	// floods them.
+	restInterval = 10 * time.Millisecond
 )
 
 // ErrBacklog ends a session whose deliveries come faster than they can be journalled.
@@ -91,12 +94,6 @@ func (s *session) serve(ctx context.Context, w *agentplanev1.Welcome) (*link, er
 
 // write says what there is to say until the session ends, and returns why.
 func (s *session) write(ctx context.Context, interval time.Duration, wantFacts bool, ended <-chan error) error {
-	for _, r := range s.rest {
-		if err := s.report(r); err != nil {
-			return err
-		}
-	}
-	s.rest = nil
 	if wantFacts {
 		s.hash = nil
 	}
@@ -106,6 +103,8 @@ func (s *session) write(ctx context.Context, interval time.Duration, wantFacts b
 	}
 	beat := time.NewTicker(interval)
 	defer beat.Stop()
+	next := time.NewTicker(restInterval)
+	defer next.Stop()
 	for seq := uint64(1); ; {
 		select {
 		case err := <-ended:
@@ -120,6 +119,13 @@ func (s *session) write(ctx context.Context, interval time.Duration, wantFacts b
 				SessionEpoch: s.epoch, Seq: seq, Running: uint32(s.k.o.Work.Running()),
 			}}})
 			seq++
+		case <-next.C:
+			if len(s.rest) == 0 {
+				next.Stop()
+				continue
+			}
+			err = s.report(s.rest[0])
+			s.rest = s.rest[1:]
 		case r := <-s.k.o.Work.Reports():
 			err = s.report(r)
 		case <-changed:
@@ -150,11 +156,17 @@ func (s *session) facts() (<-chan struct{}, error) {
 }
 
 // leave says goodbye and lets the node end the stream.
+//
+// After a goodbye the cluster calls the agent LEFT at once. One whose programs still run
+// has not left: it is about to be started again (an upgrade), so that it goes without a
+// word, which gives it the grace of a lost connection.
 func (s *session) leave(ctx context.Context, ended <-chan error) error {
 	reboot := s.k.o.Rebooting != nil && s.k.o.Rebooting()
-	_ = s.send(&agentplanev1.SessionRequest{Message: &agentplanev1.SessionRequest_Goodbye{Goodbye: &agentplanev1.Goodbye{
-		SessionEpoch: s.epoch, Reason: "stopping", Reboot: reboot,
-	}}})
+	if reboot || s.k.o.Work.Running() == 0 {
+		_ = s.send(&agentplanev1.SessionRequest{Message: &agentplanev1.SessionRequest_Goodbye{Goodbye: &agentplanev1.Goodbye{
+			SessionEpoch: s.epoch, Reason: "stopping", Reboot: reboot,
+		}}})
+	}
 	_ = s.link.stream.CloseSend()
 	wait := time.NewTimer(goodbyeWait)
 	defer wait.Stop()
