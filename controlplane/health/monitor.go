@@ -59,8 +59,8 @@ func (m *Monitor) Run(ctx context.Context) error {
 		running: &running, answers: make(chan answer),
 	}
 	l.graces.list(view, l.clock.advance(time.Now()))
-	feed := make(chan news)
-	running.Go(func() { follow(ctx, m.o.Machine, cursor, feed) })
+	feed := make(chan fsm.News)
+	running.Go(func() { m.o.Machine.Follow(ctx, cursor, feed, fsm.TableNodes, fsm.TableSessions) })
 
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -99,13 +99,13 @@ type term struct {
 }
 
 // take takes what the feed brought, and says whether to look at once.
-func (l *term) take(n news) (urgent bool) {
+func (l *term) take(n fsm.News) (urgent bool) {
 	now := l.clock.advance(time.Now())
-	if n.list != nil {
-		l.graces.list(n.list, now)
+	if n.List != nil {
+		l.graces.list(n.List, now)
 		return true
 	}
-	for _, c := range n.changes {
+	for _, c := range n.Changes {
 		s, isSession := c.Row.(*raftlogv1.Session)
 		switch {
 		case c.Table == fsm.TableNodes:

@@ -43,9 +43,11 @@ func (e *Engine) Run(ctx context.Context) error {
 
 	view, cursor := e.o.Machine.ViewAndWatch()
 	l := &term{Engine: e, books: newBooks(), patience: Patience{e.o.LostAfter}}
-	l.take(news{list: view})
-	feed := make(chan news)
-	running.Go(func() { follow(ctx, e.o.Machine, cursor, feed) })
+	l.take(fsm.News{List: view})
+	feed := make(chan fsm.News)
+	running.Go(func() {
+		e.o.Machine.Follow(ctx, cursor, feed, fsm.TableSessions, fsm.TableCommands, fsm.TableInvocations)
+	})
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -81,13 +83,13 @@ func (l *term) look() (*fsm.View, time.Time) {
 }
 
 // take takes what the feed brought.
-func (l *term) take(n news) {
+func (l *term) take(n fsm.News) {
 	view, now := l.look()
-	if n.list != nil {
-		l.books.list(n.list, now, l.clock.awake)
+	if n.List != nil {
+		l.books.list(n.List, now, l.clock.awake)
 		return
 	}
-	for _, c := range n.changes {
+	for _, c := range n.Changes {
 		switch c.Table {
 		case fsm.TableCommands:
 			row, _ := c.Row.(*raftlogv1.Command)

@@ -332,7 +332,7 @@ func TestDecisionsAreTakenOnTheStateAsItIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &term{Engine: e, books: newBooks(), patience: Patience{15 * time.Minute}}
-		l.take(news{list: w.m.View()})
+		l.take(fsm.News{List: w.m.View()})
 		a := l.books.attempts[fsm.InvocationID(id, 1)]
 		for range 20 * 60 {
 			pass(time.Second)
