@@ -142,7 +142,7 @@ func TestEnrollAnAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 		certifies(t, w, r, key, "spiffe://c1/agent/a1")
-		if r.GetName() != "a1" || r.GetNow() != w.now.UnixNano() || r.GetBundle().GetClusterId() != testCluster || len(r.GetGossipKeyring()) != 0 {
+		if r.GetName() != "web-1" || r.GetNow() != w.now.UnixNano() || r.GetBundle().GetClusterId() != testCluster || len(r.GetGossipKeyring()) != 0 {
 			t.Fatalf("answer %v", r)
 		}
 		w.pass(2 * time.Hour) // past the token's end

@@ -48,10 +48,17 @@ func (e *Enrolment) enrollAgent(ctx context.Context, n newcomer, as *agentplanev
 	if err != nil {
 		return nil, err
 	}
-	if a, _ := v.Agent(m.AgentId); !n.key.Equal(a.GetPublicKey()) {
+	a, _ := v.Agent(m.AgentId)
+	if !n.key.Equal(a.GetPublicKey()) {
 		return nil, e.takenAway(identity.KindAgent, m.AgentId)
 	}
-	return e.certified(v, identity.KindAgent, m.AgentId, n.key)
+	answer, err := e.certified(v, identity.KindAgent, m.AgentId, n.key)
+	if err != nil {
+		return nil, err
+	}
+	// A command may name its agents by this name: the agent must know it as its own.
+	answer.Name = a.GetName()
+	return answer, nil
 }
 
 func (e *Enrolment) enrollOperator(ctx context.Context, n newcomer, as *agentplanev1.EnrollOperator) (*agentplanev1.EnrollResponse, error) {
