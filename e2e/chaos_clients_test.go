@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+)
+
+// stream is a stream of submissions by several clients through all nodes. Each
+// client is a goroutine with its own generator of random numbers; all of them end
+// with finish.
+type stream struct {
+	f    *fleet
+	info *agentplanev1.InfoResponse
+	ctx  *client.Context
+
+	stop    chan struct{} // closed by finish
+	working sync.WaitGroup
+	acks    atomic.Int64
+
+	mu          sync.Mutex // guards what follows
+	submissions []submission
+	oddities    []string
+}
+
+// newStream reads who the lab's operator is.
+func newStream(t *testing.T, f *fleet) *stream {
+	t.Helper()
+	s := &stream{f: f, stop: make(chan struct{})}
+	var err error
+	if s.ctx, err = client.OpenContexts(filepath.Join(f.User, "agentctl.yaml")).Load(""); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.client(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if s.info, err = agentplanev1.NewClusterServiceClient(c).Info(within(t, 20*time.Second), &agentplanev1.InfoRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// client makes a client that begins with one of the nodes.
+func (s *stream) client(first int) (*client.Client, error) {
+	cert, err := s.ctx.TLSCertificate()
+	if err != nil {
+		return nil, err
+	}
+	first %= len(s.f.addresses)
+	return client.New(client.Options{
+		Addresses: slices.Concat(s.f.addresses[first:], s.f.addresses[:first]),
+		Bundle:    s.ctx.Bundle, Certificate: client.Static(cert),
+	})
+}
+
+// begin starts the clients: some in this process, one that is agentctl, and one
+// that watches the agents.
+func (s *stream) begin(seed uint64, clients int) {
+	for n := range clients {
+		rng := rand.New(rand.NewPCG(seed, uint64(n)+1))
+		s.working.Go(func() { s.submitting(rng) })
+	}
+	s.working.Go(func() { s.agentctl(rand.New(rand.NewPCG(seed, 1000))) })
+	s.working.Go(s.watchHealth)
+}
+
+// finish lets every call in flight come to its outcome.
+func (s *stream) finish() {
+	close(s.stop)
+	s.working.Wait()
+}
+
+// pause sleeps, and says false when the clients are to end.
+func (s *stream) pause(d time.Duration) bool {
+	select {
+	case <-s.stop:
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+func (s *stream) note(sub submission) {
+	if sub.outcome == acknowledged {
+		s.acks.Add(1)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.submissions = append(s.submissions, sub)
+}
+
+func (s *stream) oddity(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.oddities = append(s.oddities, fmt.Sprintf(format, args...))
+}
+
+// perClient is how many commands one connection is used for, before a new one begins
+// with another node.
+const perClient = 15
+
+func (s *stream) submitting(rng *rand.Rand) {
+	for {
+		c, err := s.client(rng.IntN(len(s.f.addresses)))
+		if err != nil {
+			s.oddity("make a client: %v", err)
+			return
+		}
+		for range perClient {
+			if !s.pause(time.Duration(50+rng.IntN(250)) * time.Millisecond) {
+				_ = c.Close()
+				return
+			}
+			s.submit(agentplanev1.NewCommandServiceClient(c), rng)
+		}
+		_ = c.Close()
+	}
+}
+
+// submit submits one command of a kind that chance chooses.
+func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		s.oddity("make an id: %v", err)
+		return
+	}
+	sub := submission{id: id.String(), plain: true, began: time.Now()}
+	spec := &agentplanev1.CommandSpec{
+		ClusterId: s.info.ClusterId, Incarnation: s.info.Incarnation, CommandId: sub.id,
+		Agents:     []string{s.f.agents[rng.IntN(len(s.f.agents))].Name},
+		Argv:       s.f.argv(),
+		RunTimeout: int64(time.Minute), KillGrace: int64(time.Second),
+		NotAfter: sub.began.Add(5 * time.Minute).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
+		QueueOffline: rng.IntN(2) == 0,
+	}
+	cancel := false
+	switch kind := rng.IntN(40); {
+	case kind < 10: // long enough to be met by the death of its agent
+		spec.Argv = s.f.argv("--sleep", fmt.Sprint(time.Duration(rng.IntN(2000))*time.Millisecond))
+	case kind < 12:
+		spec.Argv, cancel, sub.plain = s.f.argv("--sleep", "1s"), true, false
+	case kind < 13:
+		spec.NotAfter, sub.plain = sub.began.Add(time.Duration(rng.IntN(200))*time.Millisecond).UnixNano(), false
+	case kind < 14:
+		spec.Agents, spec.Selector = nil, "all"
+	}
+	envelope, err := envelopeOf(spec)
+	if err != nil {
+		s.oddity("marshal a command: %v", err)
+		return
+	}
+	ctx := context.Background() // the client bounds the call
+	_, err = c.Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+	sub.ended = time.Now()
+	if err != nil {
+		sub.problem = err.Error()
+		if sub.outcome = refused; client.AsError(err).OutcomeUnknown {
+			sub.outcome = unknown
+		}
+	}
+	s.note(sub)
+	if cancel && err == nil {
+		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+		// Whether it is canceled shows in the end; a lost answer has no meaning here.
+		_, _ = c.CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: sub.id})
+	}
+}
+
+func envelopeOf(spec *agentplanev1.CommandSpec) ([]byte, error) {
+	exact := proto.MarshalOptions{Deterministic: true}
+	data, err := exact.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	return exact.Marshal(&agentplanev1.Envelope{Spec: data})
+}
+
+// agentctl submits as people do, and judges by the exit code.
+func (s *stream) agentctl(rng *rand.Rand) {
+	for s.pause(time.Duration(500+rng.IntN(1000)) * time.Millisecond) {
+		id, err := uuid.NewV7()
+		if err != nil {
+			s.oddity("make an id: %v", err)
+			return
+		}
+		sub := submission{id: id.String(), plain: true, began: time.Now()}
+		args := []string{
+			"run", "--detach", "--id", sub.id, "--addr", s.f.addresses[rng.IntN(len(s.f.addresses))],
+			"--on", fmt.Sprintf("name == %q", s.f.agents[rng.IntN(len(s.f.agents))].Name), "--",
+		}
+		o := s.f.Ctl(context.Background(), append(args, s.f.argv()...)...)
+		sub.ended, sub.problem = time.Now(), o.Stderr
+		switch o.Code {
+		case 0:
+			sub.outcome = acknowledged
+		case 5:
+			sub.outcome = refused
+		case 6:
+			sub.outcome = unknown
+		default:
+			s.oddity("agentctl run exits with %d: %s", o.Code, o.Stderr)
+			continue
+		}
+		s.note(sub)
+	}
+}
+
+// watchHealth looks for agents that are called DOWN: all are away for moments only,
+// far less than their grace.
+func (s *stream) watchHealth() {
+	c, err := s.client(0)
+	if err != nil {
+		s.oddity("make a client: %v", err)
+		return
+	}
+	defer c.Close()
+	said := map[string]bool{}
+	for s.pause(500 * time.Millisecond) {
+		r, err := agentplanev1.NewFleetServiceClient(c).ListAgents(context.Background(), &agentplanev1.ListAgentsRequest{Stale: true})
+		if err != nil {
+			continue // there is nobody to ask: that is what the test does
+		}
+		for _, a := range r.Agents {
+			if (a.Health == "DOWN" || a.Health == "LEFT") && !said[a.Name] {
+				said[a.Name] = true
+				s.oddity("agent %s was called %s (%s) at %s", a.Name, a.Health, a.HealthReason, time.Now().Format(time.StampMilli))
+			}
+		}
+	}
+}

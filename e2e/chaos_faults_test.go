@@ -1,0 +1,231 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+)
+
+// Kinds of faults.
+const (
+	killLeader  = "kill the leader"
+	killNode    = "kill a node"
+	killAgent   = "kill an agent"
+	killAll     = "kill all nodes"
+	pauseLeader = "pause the leader"
+)
+
+var kinds = []string{killLeader, killNode, killAgent, killAll, pauseLeader}
+
+// breaker does faults, one after the other, and mends what it broke.
+type breaker struct {
+	f      *fleet
+	rng    *rand.Rand
+	client *client.Client
+
+	faults   []fault
+	deaths   []agentDeath
+	midRun   int // agents killed while a program ran
+	orphans  int // supervisors killed with their agent
+	oddities []string
+}
+
+// schedule mixes the kinds.
+func schedule(rng *rand.Rand, counts map[string]int) []string {
+	var all []string
+	for _, kind := range kinds {
+		for range counts[kind] {
+			all = append(all, kind)
+		}
+	}
+	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+func (b *breaker) between(least, most time.Duration) time.Duration {
+	return least + time.Duration(b.rng.Int64N(int64(most-least)))
+}
+
+// leader is the node that leads now.
+func (b *breaker) leader(ctx context.Context) (*lab.Node, error) {
+	r, err := agentplanev1.NewClusterServiceClient(b.client).ListMembers(ctx, &agentplanev1.ListMembersRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range r.Members {
+		for _, n := range b.f.nodes {
+			if m.Leader && m.Name == n.Name {
+				return n, nil
+			}
+		}
+	}
+	return nil, errors.New("no member leads")
+}
+
+// strike does one fault and mends it.
+func (b *breaker) strike(t *testing.T, kind string) {
+	t.Helper()
+	switch kind {
+	case killAgent:
+		b.strikeAgent(t)
+		return
+	case killAll:
+		b.note(kind, b.kill(b.f.nodes...))
+		b.restart(t, b.f.nodes...)
+		return
+	case killNode:
+		n := b.f.nodes[b.rng.IntN(len(b.f.nodes))]
+		b.note(kind, b.kill(n))
+		time.Sleep(b.between(200*time.Millisecond, 2*time.Second))
+		b.restart(t, n)
+		return
+	}
+	leader, err := b.leader(within(t, 20*time.Second))
+	if err != nil {
+		t.Fatalf("%s: %v", kind, err)
+	}
+	if kind == killLeader {
+		b.note(kind, b.kill(leader))
+		time.Sleep(b.between(500*time.Millisecond, 2500*time.Millisecond))
+		b.restart(t, leader)
+		return
+	}
+	b.note(kind, leader.Signal(syscall.SIGSTOP))
+	time.Sleep(b.between(100*time.Millisecond, 3*time.Second))
+	if !leader.Signal(syscall.SIGCONT) {
+		b.oddity("%s ended while it was stopped", leader.Name)
+	}
+}
+
+func (b *breaker) note(kind string, live bool) {
+	b.faults = append(b.faults, fault{kind: kind, live: live, at: time.Now()})
+}
+
+func (b *breaker) oddity(format string, args ...any) {
+	b.oddities = append(b.oddities, fmt.Sprintf(format, args...))
+}
+
+// kill kills the nodes at once, and says whether all were alive.
+func (b *breaker) kill(nodes ...*lab.Node) bool {
+	live := true
+	for _, n := range nodes {
+		live = n.Signal(syscall.SIGKILL) && live
+	}
+	for _, n := range nodes {
+		n.Kill() // waits for its end
+	}
+	return live
+}
+
+func (b *breaker) restart(t *testing.T, nodes ...*lab.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// strikeAgent kills an agent, most often while it runs programs, and now and then the
+// supervisors with it.
+func (b *breaker) strikeAgent(t *testing.T) {
+	t.Helper()
+	a := b.f.agents[b.rng.IntN(len(b.f.agents))]
+	if b.rng.IntN(4) > 0 {
+		// When none comes in time the agent is killed as it is.
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		_ = lab.Await(ctx, func() error {
+			if len(a.Supervisors()) == 0 {
+				return errors.New("it runs nothing")
+			}
+			return nil
+		})
+		cancel()
+	}
+	live := a.Kill()
+	b.note(killAgent, live)
+	b.deaths = append(b.deaths, agentDeath{agent: a.Name, at: time.Now()})
+	left := a.Supervisors()
+	if len(left) > 0 {
+		b.midRun++
+	}
+	if b.rng.IntN(4) == 0 {
+		for _, pid := range left {
+			if syscall.Kill(pid, syscall.SIGKILL) == nil {
+				b.orphans++
+			}
+		}
+	}
+	time.Sleep(b.between(0, 1500*time.Millisecond))
+	if err := a.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// whole says what the cluster still lacks: all processes, one leader that answers,
+// all nodes in gossip and as voters, all agents online.
+func (b *breaker) whole(ctx context.Context) error {
+	for _, n := range b.f.nodes {
+		if !n.Running() {
+			code, err := n.Await(ctx)
+			b.oddity("node %s ended by itself at %s: exit code %d (%v)", n.Name, time.Now().Format(time.StampMilli), code, err)
+			if err := n.Start(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, a := range b.f.agents {
+		if !a.Running() {
+			code, err := a.Await(ctx)
+			b.oddity("agent %s ended by itself at %s: exit code %d (%v)", a.Name, time.Now().Format(time.StampMilli), code, err)
+			if err := a.Start(); err != nil {
+				return err
+			}
+		}
+	}
+	r, err := agentplanev1.NewClusterServiceClient(b.client).ListMembers(ctx, &agentplanev1.ListMembersRequest{})
+	if err != nil {
+		return err
+	}
+	leaders, well := 0, 0
+	for _, m := range r.Members {
+		if m.Leader {
+			leaders++
+		}
+		if m.Voter && m.State == "alive" {
+			well++
+		}
+	}
+	if leaders != 1 || well != len(b.f.nodes) {
+		return fmt.Errorf("%d leaders, %d voters alive: %v", leaders, well, r.Members)
+	}
+	return nil
+}
+
+// online says which agents are not. One that had several sessions in a row is called
+// FLAPPING for a while, which is true, and is online.
+func (b *breaker) online(ctx context.Context) error {
+	r, err := agentplanev1.NewFleetServiceClient(b.client).ListAgents(ctx, &agentplanev1.ListAgentsRequest{})
+	if err != nil {
+		return err
+	}
+	online := 0
+	for _, a := range r.Agents {
+		if a.Health != "ONLINE" && a.Health != "FLAPPING" {
+			return fmt.Errorf("agent %s is %s (%s)", a.Name, a.Health, a.HealthReason)
+		}
+		online++
+	}
+	if online != len(b.f.agents) {
+		return fmt.Errorf("%d agents, want %d", online, len(b.f.agents))
+	}
+	return nil
+}
