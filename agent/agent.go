@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"os"
 	"runtime"
 	"slices"
@@ -43,7 +44,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer dir.close()
+	defer func() { err = errors.Join(err, dir.close()) }()
 	l := &life{Agent: a, dir: dir}
 	if err := l.identify(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -54,7 +55,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err := l.open(); err != nil {
 		return err
 	}
-	defer l.book.close()
+	defer func() { err = errors.Join(err, l.book.close()) }()
 	if a.o.opened != nil {
 		a.o.opened(l)
 	}

@@ -110,7 +110,7 @@ func TestWhatKeepsAnAgentFromStarting(t *testing.T) {
 			case <-time.After(10 * time.Second):
 				t.Error("Run goes on")
 				h.cancel()
-				<-h.done
+				_ = <-h.done
 			}
 		})
 	}

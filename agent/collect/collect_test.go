@@ -117,8 +117,10 @@ func TestLimitsOfTheControlGroup(t *testing.T) {
 	}{
 		"v2 with limits":    {map[string]string{"memory.max": "1048576\n", "cpu.max": "150000 100000\n"}, map[string]string{"mem_limit_bytes": "1048576", "cpu_limit": "1.50"}},
 		"v2 without limits": {map[string]string{"memory.max": "max\n", "cpu.max": "max 100000\n"}, map[string]string{}},
-		"v1 with limits": {map[string]string{"memory/memory.limit_in_bytes": "4096\n", "cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"},
-			map[string]string{"mem_limit_bytes": "4096", "cpu_limit": "0.50"}},
+		"v1 with limits": {
+			map[string]string{"memory/memory.limit_in_bytes": "4096\n", "cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+			map[string]string{"mem_limit_bytes": "4096", "cpu_limit": "0.50"},
+		},
 		"v1 without limits": {map[string]string{"memory/memory.limit_in_bytes": "9223372036854771712\n", "cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, map[string]string{}},
 		"none":              {nil, map[string]string{}},
 	} {

@@ -70,7 +70,7 @@ func (k *Keeper) connect(ctx context.Context, n Node) (_ *link, err error) {
 	}()
 	timer := time.AfterFunc(k.o.AnswerTimeout, func() { l.cancel(errNoAnswer) })
 	stop := context.AfterFunc(ctx, func() { l.cancel(context.Cause(ctx)) })
-	l.stream, l.free, err = k.o.Opener.Open(l.ctx, n)
+	l.stream, l.free, err = k.o.Opener.Open(l.ctx, n) //nolint:contextcheck // the stream outlives ctx, which ends it by the AfterFunc above
 	timer.Stop()
 	stop()
 	if err != nil {

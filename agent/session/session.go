@@ -171,7 +171,8 @@ func (s *session) leave(ctx context.Context, ended <-chan error) error {
 	wait := time.NewTimer(goodbyeWait)
 	defer wait.Stop()
 	select {
-	case <-ended:
+	case err := <-ended:
+		s.log.Debug("the node has ended the stream", "err", err)
 	case <-wait.C:
 	}
 	return context.Cause(ctx)

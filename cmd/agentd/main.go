@@ -34,7 +34,7 @@ func main() {
 // run is the whole program. It owns nothing global.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := &program{environ: environ, stdout: stdout, stderr: stderr}
-	root := p.root()
+	root := p.root() //nolint:contextcheck // cobra hands the context over by cmd.Context
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		return p.report(err)
