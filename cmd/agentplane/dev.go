@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentplane/agentplane/controlplane"
 	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 )
@@ -104,20 +105,27 @@ func dev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error
 }
 
 // leave gives back what nobody needs any more. After an error a temporary directory
-// stays, for its logs; so it is not said twice, an early one is removed.
+// stays, for its logs, if there are any.
 func (c *devCluster) leave(err error) error {
-	if !c.dir.temporary {
-		return err
-	}
 	if err != nil && c.started {
-		var h hinted
-		if !errors.As(err, &h) {
-			err = hinted{err, fmt.Sprintf("the directory %s is kept, with every log in %s", c.dir.path, c.dir.logs())}
-		}
+		return c.pointToLogs(err)
+	}
+	if !c.dir.temporary {
 		return err
 	}
 	if c.operator != nil {
 		err = errors.Join(err, c.user.Remove(c.o.context, c.operator.ClusterID))
 	}
 	return errors.Join(err, os.RemoveAll(c.dir.path))
+}
+
+// pointToLogs gives an error without a hint one.
+func (c *devCluster) pointToLogs(err error) error {
+	if c.dir.temporary {
+		err = fmt.Errorf("%w (the directory %s is kept)", err, c.dir.path)
+	}
+	if h := (hinted{}); errors.As(err, &h) || errors.Is(err, controlplane.ErrPutBack) {
+		return err
+	}
+	return hinted{err, "the logs in " + c.dir.logs() + " say more"}
 }

@@ -144,14 +144,9 @@ func (c *devCluster) openNode(name string) error {
 	logger := hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Info, Output: n.log})
 	n.node, err = controlplane.Open(controlplane.Options{
 		Config: config.Node(), Version: version, Logger: logger,
-		// Nothing of the node may act after this: the process ends here, and with it
-		// the other nodes, which is what they are made for.
 		Fatal: func(err error) {
 			logger.Error("the node cannot go on", "err", err)
-			c.talking.Lock() // for ever
-			fmt.Fprintf(c.stderr, "agentplane: error: %s cannot go on: %s\n", name, oneLine(err.Error()))
-			fmt.Fprintf(c.stderr, "agentplane: hint: its log is %s; start again with --data-dir %s to go on\n", n.log.path, c.dir.path)
-			c.o.exit(exitFatal)
+			c.fatal(n, err)
 		},
 	})
 	if err != nil {
@@ -159,6 +154,15 @@ func (c *devCluster) openNode(name string) error {
 	}
 	c.nodes = append(c.nodes, n)
 	return nil
+}
+
+// fatal ends the process: nothing of the node may act any more, and the other nodes
+// are made to survive that.
+func (c *devCluster) fatal(n *devNode, err error) {
+	c.talking.Lock() // and never unlocked: this is the last word
+	fmt.Fprintf(c.stderr, "agentplane: error: %s cannot go on: %s\n", n.name, oneLine(err.Error()))
+	fmt.Fprintf(c.stderr, "agentplane: hint: its log is %s; \"agentplane dev --data-dir %s\" goes on\n", n.log.path, c.dir.path)
+	c.o.exit(exitFatal)
 }
 
 // runNode runs the node until it is stopped. A node that ends before takes all with
@@ -209,10 +213,10 @@ func (c *devCluster) stopAgents(agents *sync.WaitGroup) {
 	agents.Wait()
 	running, stuck := endPrograms(c.dir.path, time.Second)
 	if running > 0 {
-		c.say("%d running programs were ended", running)
+		c.say("programs that were still running and were ended: %d", running)
 	}
 	if stuck > 0 {
-		c.say("%d of them did not write down how they ended", stuck)
+		c.say("of them without a record of how they ended: %d", stuck)
 	}
 }
 

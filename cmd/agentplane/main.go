@@ -74,7 +74,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(runCommand(environ), devCommand(environ), demoCommand(), versionCommand())
-	err := root.ExecuteContext(ctx)
+	called, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
@@ -84,7 +84,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		code = exitUsage
 	}
 	fmt.Fprintf(stderr, "agentplane: error: %s\n", oneLine(err.Error()))
-	fmt.Fprintf(stderr, "agentplane: hint: %s\n", oneLine(hint(err, code)))
+	fmt.Fprintf(stderr, "agentplane: hint: %s\n", oneLine(hint(err, code, called.CommandPath())))
 	return code
 }
 

@@ -69,7 +69,7 @@ func runNode(ctx context.Context, c configs.Node, log io.Writer) error {
 func isUnknownCommand(err error) bool { return strings.HasPrefix(err.Error(), "unknown command") }
 
 // hint says what to do about an error.
-func hint(err error, code int) string {
+func hint(err error, code int, command string) string {
 	var h hinted
 	switch {
 	case errors.As(err, &h):
@@ -81,7 +81,7 @@ func hint(err error, code int) string {
 	case errors.Is(err, controlplane.ErrRemoved), errors.Is(err, controlplane.ErrPutBack):
 		return fmt.Sprintf("move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
 	case code == exitUsage:
-		return `see "agentplane run --help"`
+		return fmt.Sprintf("see %q", command+" --help")
 	default:
 		return "the log above says more with --log-level debug"
 	}
