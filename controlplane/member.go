@@ -399,11 +399,14 @@ func (m *member) voters() []string {
 	return ids
 }
 
-// serveGRPC serves until ctx ends.
+// serveGRPC serves until ctx ends. Where the server waits for handlers, none is left
+// then.
 func serveGRPC(ctx context.Context, s *grpc.Server, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
-	if err := s.Serve(ln); err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+	err := s.Serve(ln)
+	s.Stop() // Serve returns while an earlier Stop still waits
+	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("serve gRPC: %w", err)
 	}
 	return nil

@@ -259,7 +259,7 @@ func (n *Node) serveSocket(ctx context.Context) error {
 		CatchUp:  func(context.Context) error { return errors.New("the local socket serves this node only") },
 	})
 	s := grpc.NewServer(grpc.Creds(socketCredentials{}), grpc.ChainUnaryInterceptor(gate.Unary), grpc.ChainStreamInterceptor(gate.Stream),
-		grpc.MaxRecvMsgSize(1<<20), grpc.MaxConcurrentStreams(16))
+		grpc.MaxRecvMsgSize(1<<20), grpc.MaxConcurrentStreams(16), grpc.WaitForHandlers(true)) // they write to the data directory
 	agentplanev1.RegisterLocalServiceServer(s, &local{n: n})
 	return serveGRPC(ctx, s, n.socket)
 }
