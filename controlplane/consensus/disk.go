@@ -75,6 +75,9 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 		if err := os.MkdirAll(walDir, 0o700); err != nil {
 			return nil, fmt.Errorf("open raft log: %w", err)
 		}
+		if err := verifyWAL(walDir); err != nil {
+			return nil, &damaged{err}
+		}
 		w, err := wal.Open(walDir, wal.WithLogger(logger.Named("wal")))
 		if err != nil {
 			return nil, fmt.Errorf("open raft log %q: %w", walDir, err)
@@ -107,6 +110,9 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 // openBolt opens a bbolt store that fsyncs each commit and does not write its
 // freelist with it: the list of a log that was compacted grows to megabytes.
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
+	if err := verifyBolt(path); err != nil {
+		return nil, &damaged{err}
+	}
 	s, err := raftboltdb.New(raftboltdb.Options{
 		Path: path,
 		BoltOptions: &bbolt.Options{
@@ -139,8 +145,8 @@ func openMarkFile(path string) (*os.File, error) {
 
 // Guard returns d behind the guards under which a host runs: offline tools use it
 // too, so that what they write is what a host accepts. It verifies that the log
-// reaches its mark and that every entry past the newest snapshot is whole, and
-// refuses d otherwise. A later failure calls fatal; the call that failed then waits
+// reaches its mark, that every entry past the newest snapshot is whole, and that the
+// term is not behind the log, and refuses d otherwise with [ErrDamaged]. A later failure calls fatal; the call that failed then waits
 // until the returned disk is closed.
 func Guard(d *Disk, fatal func(error)) (*Disk, error) {
 	return guard(d, newWatch(0, fatal), func([]*raft.Log) {})
@@ -149,10 +155,14 @@ func Guard(d *Disk, fatal func(error)) (*Disk, error) {
 func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 	mark, err := openLogMark(d.Mark)
 	if err != nil {
-		return nil, err
+		return nil, &damaged{err}
 	}
+	stable := newVoteStore(d.Stable, w)
 	if err := verifyLog(d, mark); err != nil {
-		return nil, err
+		return nil, &damaged{err}
+	}
+	if err := verifyStable(d, stable, mark); err != nil {
+		return nil, &damaged{err}
 	}
 	if mark.fresh {
 		// From now on a log without a mark is a log that has lost it.
@@ -162,7 +172,7 @@ func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 	}
 	g := &Disk{
 		Log:       newGuardedLog(d.Log, mark, w, appended),
-		Stable:    newVoteStore(d.Stable, w),
+		Stable:    stable,
 		Snapshots: d.Snapshots,
 		Mark:      d.Mark,
 		bolts:     d.bolts,

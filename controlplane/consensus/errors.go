@@ -31,7 +31,15 @@ var (
 	ErrNoSuccessor = errors.New("no other voter can take over")
 	// ErrHasState refuses Bootstrap where a cluster already is.
 	ErrHasState = errors.New("this node already belongs to a cluster")
+	// ErrDamaged says that log, mark or stable store are not what this node wrote.
+	// The node must rejoin empty.
+	ErrDamaged = errors.New("the raft directory is damaged")
 )
+
+// damaged makes an error match ErrDamaged; its text names the remedy already.
+type damaged struct{ error }
+
+func (d *damaged) Unwrap() []error { return []error{ErrDamaged, d.error} }
 
 // NotLeaderError says who leads instead, as far as this node knows.
 type NotLeaderError struct {

@@ -47,6 +47,9 @@ func fill(t *testing.T, dir, kind string, n uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := d.Stable.SetUint64([]byte("CurrentTerm"), 1+n/100); err != nil {
+		t.Fatal(err)
+	}
 	for i := uint64(1); i <= n; i++ {
 		if err := d.Log.StoreLog(entry(t, i, 1+i/100)); err != nil {
 			t.Fatal(err)
@@ -112,6 +115,9 @@ func TestLogThatLostItsEndRefusesToStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := g.Stable.SetUint64([]byte("CurrentTerm"), 3); err != nil {
+		t.Fatal(err)
+	}
 	for i := uint64(1); i <= 20; i++ {
 		if err := g.Log.StoreLog(entry(t, i, 1)); err != nil {
 			t.Fatal(err)
@@ -167,6 +173,9 @@ func TestPowerCutDuringTheDeletionOfTheEnd(t *testing.T) {
 	disk := consensustest.NewMemDisk(2)
 	g, err := consensus.Guard(disk.Disk(), func(err error) { t.Error(err) })
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Stable.SetUint64([]byte("CurrentTerm"), 5); err != nil {
 		t.Fatal(err)
 	}
 	cuts := 0
