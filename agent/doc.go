@@ -58,7 +58,8 @@
 // # Ending
 //
 // When the context of Run ends, goodbye is said and everything stops but the supervisors:
-// running programs go on and are adopted at the next start.
+// running programs go on and are adopted at the next start. While programs run there is no
+// goodbye (unless the host reboots), since the cluster calls an agent LEFT after one.
 //
 // # Dropped
 //
