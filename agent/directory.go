@@ -27,6 +27,12 @@ const (
 // ErrInUse says that another agentd has the data directory.
 var ErrInUse = errors.New("data directory is in use")
 
+// ErrOfNode says that the data directory belongs to a node of the control plane.
+var ErrOfNode = errors.New("data directory of a node")
+
+// nodeFiles are names that only a node gives.
+var nodeFiles = []string{"node", "boot.state"}
+
 // directory is an open data directory. Closing it releases the lock.
 type directory struct {
 	path string
@@ -70,6 +76,11 @@ func (d *directory) open() error {
 		return fmt.Errorf("%w by process %s; stop it first, or give this agent a directory of its own", ErrInUse, strings.TrimSpace(string(holder[:n])))
 	}
 	d.lock = f
+	for _, name := range nodeFiles {
+		if _, err := os.Lstat(d.file(name)); err == nil {
+			return errors.Join(fmt.Errorf("%w: %s lies in it; give this agent a directory of its own", ErrOfNode, name), f.Close())
+		}
+	}
 	// The number helps people only; the lock is what counts.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)

@@ -48,6 +48,8 @@ func hint(err error) string {
 	switch {
 	case errors.As(err, &usage):
 		return `see "agentd run --help"`
+	case errors.Is(err, agent.ErrOfNode):
+		return "give agentd a directory of its own with --data-dir"
 	case errors.Is(err, agent.ErrInUse):
 		return "one agentd per data directory; stop the other one, or give --data-dir"
 	case errors.Is(err, agent.ErrNotEnrolled):

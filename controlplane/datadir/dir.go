@@ -13,20 +13,26 @@ import (
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
-// The names of the files that this package owns, and of the one whose presence
-// says that the node has joined a cluster.
+// The names of the files that this package owns, of the one whose presence says that
+// the node has joined a cluster, and of the directory that only a member has.
 const (
 	lockFile      = "lock"
 	nodeFile      = "node"
 	addressesFile = "addresses.json"
 	bootFile      = "boot.state"
+	raftDir       = "raft"
 )
+
+// agentFiles are names that only an agent gives.
+var agentFiles = []string{"agent.json", "agent.key"}
 
 var (
 	// ErrInUse says that a process, this one included, has the directory open.
 	ErrInUse = errors.New("data directory is in use")
 	// ErrOtherCluster says that the directory is bound to another cluster.
 	ErrOtherCluster = errors.New("data directory of another cluster")
+	// ErrOfAgent says that the directory belongs to an agent.
+	ErrOfAgent = errors.New("data directory of an agent")
 )
 
 // Dir is an open data directory. Close it last: the lock ends with it.
@@ -66,10 +72,45 @@ func Open(path string) (_ *Dir, err error) {
 	if err := d.sweep(); err != nil {
 		return nil, err
 	}
+	if err := d.refuseAgent(); err != nil {
+		return nil, err
+	}
 	if d.record, err = d.countStart(); err != nil {
 		return nil, err
 	}
+	if err := d.refuseForgotten(); err != nil {
+		return nil, err
+	}
 	return d, nil
+}
+
+// refuseAgent refuses the data directory of an agent, where a node would leave its
+// own files among those of somebody else.
+func (d *Dir) refuseAgent() error {
+	for _, name := range agentFiles {
+		if _, err := os.Lstat(filepath.Join(d.path, name)); err == nil {
+			return fmt.Errorf("%w: %s lies in it; give this node a directory of its own", ErrOfAgent, name)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseForgotten refuses a member's directory that has lost its boot.state. Without
+// it the node would wait to be set up and, when it is, begin a cluster on the log of
+// another. A node that died while it joined has no log yet.
+func (d *Dir) refuseForgotten() error {
+	if _, err := os.Lstat(filepath.Join(d.path, bootFile)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(d.path, raftDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return fmt.Errorf("file %q is missing beside the log of a cluster; bring it back, or move the directory away and join again as a new node",
+		filepath.Join(d.path, bootFile))
 }
 
 // makeDir makes the directory and its missing parents, all of mode 0700 and

@@ -303,6 +303,60 @@ func TestAddressesAreThereOnlyWhileTheNodeRuns(t *testing.T) {
 	}
 }
 
+func TestDirectoriesOfOthersAreRefused(t *testing.T) {
+	member := func(t *testing.T, path string) {
+		t.Helper()
+		d, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(d.BindCluster("c1"), d.Replace(bootFile, []byte("x")), os.Mkdir(d.Path(raftDir), 0o700), d.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		make func(t *testing.T, path string)
+		want string // "" is a start
+	}{
+		"a member's": {member, ""},
+		"a member's without boot.state": {func(t *testing.T, path string) {
+			member(t, path)
+			if err := os.Remove(filepath.Join(path, bootFile)); err != nil {
+				t.Fatal(err)
+			}
+		}, "boot.state\" is missing beside the log of a cluster"},
+		"one that died while it joined": {func(t *testing.T, path string) {
+			d, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(d.BindCluster("c1"), d.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}, ""},
+		"an agent's": {func(t *testing.T, path string) {
+			if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "agent.key"), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}, "data directory of an agent: agent.key lies in it; give this node a directory of its own"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "data")
+			c.make(t, path)
+			d, err := Open(path)
+			if err == nil {
+				defer d.Close()
+			}
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Open = %v, want %q", err, c.want)
+			}
+			if _, err := os.Stat(filepath.Join(path, nodeFile)); strings.Contains(name, "agent") && err == nil {
+				t.Error("the node left its own file in the directory of an agent")
+			}
+		})
+	}
+}
+
 func TestSubdirAndReplace(t *testing.T) {
 	d := mustOpen(t, t.TempDir()+"/data")
 	for range 2 {
