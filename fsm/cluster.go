@@ -42,6 +42,9 @@ func (tx *tx) initCluster(m *raftlogv1.InitCluster) *raftlogv1.Outcome {
 	case m.GetFeatureLevel() > FeatureLevel:
 		return refuse(raftlogv1.Code_CODE_INVALID, "feature_level", "feature level %d is above %d", m.GetFeatureLevel(), FeatureLevel)
 	}
+	if refusal := reachableAt(m.GetNode().GetAddress(), m.GetNode().GetGossipAddress(), m.GetNode().GetVersion()); refusal != nil {
+		return refusal
+	}
 	// Keep the office that the entry before this one took: its epoch is of
 	// incarnation 0 and orders below everything that follows.
 	tx.cluster.ClusterId = m.GetClusterId()

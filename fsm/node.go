@@ -2,6 +2,8 @@ package fsm
 
 import (
 	"bytes"
+	"strconv"
+	"strings"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
@@ -12,6 +14,9 @@ func (tx *tx) registerNode(m *raftlogv1.RegisterNode) *raftlogv1.Outcome {
 	n := m.GetNode()
 	if n.GetId() == "" || len(n.GetPublicKey()) == 0 || len(n.GetCaCertificate()) == 0 || n.GetAddress() == "" {
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_node", "a node needs an id, a key, a CA certificate and an address")
+	}
+	if refusal := reachableAt(n.GetAddress(), n.GetGossipAddress(), n.GetVersion()); refusal != nil {
+		return refusal
 	}
 	if have, found := tx.nodes.get(n.GetId()); found {
 		switch {
@@ -71,12 +76,22 @@ func (tx *tx) nodeStarted(m *raftlogv1.NodeStarted) *raftlogv1.Outcome {
 	case m.GetFeatureLevel() < tx.cluster.GetFeatureLevel():
 		return refuse(raftlogv1.Code_CODE_REFUSED, "feature_level",
 			"node %q has feature level %d, the cluster has %d: upgrade the node", have.GetName(), m.GetFeatureLevel(), tx.cluster.GetFeatureLevel())
-	case m.GetStartCounter() < have.GetStartCounter():
+	case m.GetStartCounter() < have.GetStartCounter(),
+		m.GetStartCounter() == have.GetStartCounter() && len(have.GetStartId()) > 0 && !bytes.Equal(m.GetStartId(), have.GetStartId()):
 		return refuse(raftlogv1.Code_CODE_STALE, "start_counter",
 			"node %q has announced start %d, this is start %d: its disk was put back", have.GetName(), have.GetStartCounter(), m.GetStartCounter())
 	}
+	if refusal := reachableAt(m.GetAddress(), m.GetGossipAddress(), m.GetVersion()); refusal != nil {
+		return refusal
+	}
+	for other := range tx.nodes.all() {
+		if m.GetAddress() != "" && other.GetAddress() == m.GetAddress() && other.GetId() != have.GetId() && !removed(other) {
+			return refuse(raftlogv1.Code_CODE_CONFLICT, "address_taken",
+				"the address %s belongs to node %q: advertise another, or remove that node first", m.GetAddress(), other.GetName())
+		}
+	}
 	n := clone(have)
-	n.StartCounter, n.Version, n.FeatureLevel = m.GetStartCounter(), m.GetVersion(), m.GetFeatureLevel()
+	n.StartCounter, n.Version, n.FeatureLevel, n.StartId = m.GetStartCounter(), m.GetVersion(), m.GetFeatureLevel(), m.GetStartId()
 	if m.GetAddress() != "" {
 		n.Address = m.GetAddress()
 	}
@@ -85,7 +100,7 @@ func (tx *tx) nodeStarted(m *raftlogv1.NodeStarted) *raftlogv1.Outcome {
 	}
 	moved := n.GetAddress() != have.GetAddress() || n.GetGossipAddress() != have.GetGossipAddress()
 	if n.GetStartCounter() == have.GetStartCounter() && n.GetVersion() == have.GetVersion() &&
-		n.GetFeatureLevel() == have.GetFeatureLevel() && !moved {
+		n.GetFeatureLevel() == have.GetFeatureLevel() && bytes.Equal(n.GetStartId(), have.GetStartId()) && !moved {
 		return stands(have.GetStartCounter())
 	}
 	n.ChangedIndex = tx.index
@@ -112,6 +127,43 @@ func (tx *tx) removeNode(m *raftlogv1.RemoveNode) *raftlogv1.Outcome {
 	put(tx, TableNodes, tx.nodes, n)
 	tx.trustChanged()
 	return granted(tx.index)
+}
+
+// reachableAt refuses addresses of a form that the trust bundle would not take: an
+// entry that every node must believe and none can would stop them all. An empty one
+// is not looked at.
+func reachableAt(address, gossip, version string) *raftlogv1.Outcome {
+	for _, a := range []string{address, gossip} {
+		if a != "" && !validAddress(a) {
+			return refuse(raftlogv1.Code_CODE_INVALID, "address", "address %.100q is not HOST:PORT with a port from 1 to 65535", a)
+		}
+	}
+	if len(version) > MaxValueBytes {
+		return refuse(raftlogv1.Code_CODE_INVALID, "version", "a version of %d bytes is above the maximum %d", len(version), MaxValueBytes)
+	}
+	return nil
+}
+
+// validAddress accepts what identity.ValidateAddress does: HOST:PORT, IPv6 in
+// brackets, the port a decimal number without leading zeros.
+func validAddress(a string) bool {
+	colon := strings.LastIndexByte(a, ':')
+	if colon < 0 {
+		return false
+	}
+	host, port := a[:colon], a[colon+1:]
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 || port != strconv.FormatUint(n, 10) {
+		return false
+	}
+	if bracketed := strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]"); bracketed {
+		host = host[1 : len(host)-1]
+	} else if strings.Contains(host, ":") {
+		return false
+	}
+	return host != "" && len(host) <= 255 && !strings.ContainsFunc(host, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune("/@,\"\\[]", r)
+	})
 }
 
 func (tx *tx) tokenUsedBy(id string, publicKey []byte, identity string) bool {

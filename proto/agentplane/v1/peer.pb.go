@@ -36,7 +36,11 @@ type Preface struct {
 	// Random per start of the process.
 	StartId []byte `protobuf:"bytes,7,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
 	// Only in an answer: why the connection is closed; empty when it is not.
-	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Raft's, when this was made. A node that comes back with less than it was seen
+	// with has had its disk put back.
+	Term          uint64 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
+	LastIndex     uint64 `protobuf:"varint,10,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -125,6 +129,20 @@ func (x *Preface) GetRefused() string {
 		return x.Refused
 	}
 	return ""
+}
+
+func (x *Preface) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Preface) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
 }
 
 type ForwardRequest struct {
@@ -1029,7 +1047,7 @@ var File_agentplane_v1_peer_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x16raftlog/v1/entry.proto\"\x89\x02\n" +
+	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x16raftlog/v1/entry.proto\"\xbc\x02\n" +
 	"\aPreface\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1039,7 +1057,11 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12#\n" +
 	"\rstart_counter\x18\x06 \x01(\x04R\fstartCounter\x12\x19\n" +
 	"\bstart_id\x18\a \x01(\fR\astartId\x12\x18\n" +
-	"\arefused\x18\b \x01(\tR\arefused\"\x8b\x01\n" +
+	"\arefused\x18\b \x01(\tR\arefused\x12\x12\n" +
+	"\x04term\x18\t \x01(\x04R\x04term\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\n" +
+	" \x01(\x04R\tlastIndex\"\x8b\x01\n" +
 	"\x0eForwardRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x123\n" +

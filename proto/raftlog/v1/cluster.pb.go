@@ -591,8 +591,10 @@ type Node struct {
 	TokenId         string `protobuf:"bytes,14,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	RemovedAt       int64  `protobuf:"varint,15,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
 	ChangedIndex    uint64 `protobuf:"varint,16,opt,name=changed_index,json=changedIndex,proto3" json:"changed_index,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Random per start: two starts with one counter are two copies of one disk.
+	StartId       []byte `protobuf:"bytes,17,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -737,6 +739,13 @@ func (x *Node) GetChangedIndex() uint64 {
 	return 0
 }
 
+func (x *Node) GetStartId() []byte {
+	if x != nil {
+		return x.StartId
+	}
+	return nil
+}
+
 // RegisterNode makes a newcomer known and trusted, against a token bound to its
 // key.
 type RegisterNode struct {
@@ -802,6 +811,7 @@ type NodeStarted struct {
 	FeatureLevel  uint32                 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
 	GossipAddress string                 `protobuf:"bytes,6,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
+	StartId       []byte                 `protobuf:"bytes,7,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -876,6 +886,13 @@ func (x *NodeStarted) GetGossipAddress() string {
 		return x.GossipAddress
 	}
 	return ""
+}
+
+func (x *NodeStarted) GetStartId() []byte {
+	if x != nil {
+		return x.StartId
+	}
+	return nil
 }
 
 // RemoveNode takes a node out of trust for ever.
@@ -1813,7 +1830,7 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\akeyring\x18\x04 \x03(\v2\x15.raftlog.v1.GossipKeyR\akeyring\x12#\n" +
 	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\x06 \x01(\x03R\tcreatedAt\"\x8f\x04\n" +
+	"created_at\x18\x06 \x01(\x03R\tcreatedAt\"\xaa\x04\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1833,17 +1850,19 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\btoken_id\x18\x0e \x01(\tR\atokenId\x12\x1d\n" +
 	"\n" +
 	"removed_at\x18\x0f \x01(\x03R\tremovedAt\x12#\n" +
-	"\rchanged_index\x18\x10 \x01(\x04R\fchangedIndex\"O\n" +
+	"\rchanged_index\x18\x10 \x01(\x04R\fchangedIndex\x12\x19\n" +
+	"\bstart_id\x18\x11 \x01(\fR\astartId\"O\n" +
 	"\fRegisterNode\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x10.raftlog.v1.NodeR\x04node\x12\x19\n" +
-	"\btoken_id\x18\x02 \x01(\tR\atokenId\"\xcb\x01\n" +
+	"\btoken_id\x18\x02 \x01(\tR\atokenId\"\xe6\x01\n" +
 	"\vNodeStarted\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12#\n" +
 	"\rstart_counter\x18\x02 \x01(\x04R\fstartCounter\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
 	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12%\n" +
-	"\x0egossip_address\x18\x06 \x01(\tR\rgossipAddress\"%\n" +
+	"\x0egossip_address\x18\x06 \x01(\tR\rgossipAddress\x12\x19\n" +
+	"\bstart_id\x18\a \x01(\fR\astartId\"%\n" +
 	"\n" +
 	"RemoveNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"H\n" +
