@@ -16,6 +16,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/forward"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // calls runs unary calls where they belong: on the leader when the method says so,
@@ -111,6 +112,12 @@ func (c *calls) forwarded(ctx context.Context, req *agentplanev1.ForwardRequest)
 		return nil, agentplanev1.Refusal(codes.PermissionDenied, &agentplanev1.ErrorDetail{Reason: "not_forwardable"},
 			"method %q is not one that nodes forward", req.GetMethod())
 	}
+	switch identity.Kind(req.GetIdentity().GetKind()) {
+	case identity.KindOperator, "": // "" may only enrol
+	default: // least of all somebody's local socket: a node is no admin of the others
+		return nil, agentplanev1.Refusal(codes.PermissionDenied, &agentplanev1.ErrorDetail{Reason: "not_forwardable"},
+			"calls of a caller of kind %q are not forwarded", req.GetIdentity().GetKind())
+	}
 	if leader, address, here := c.office(); !here {
 		return nil, agentplanev1.Refusal(codes.Unavailable,
 			&agentplanev1.ErrorDetail{Reason: forward.ReasonNotLeader, LeaderId: leader, LeaderAddress: address}, "this node does not lead")
@@ -150,6 +157,8 @@ func refusal(err error) error {
 		}, "%v", err)
 	case errors.Is(err, forward.ErrNoLeader):
 		return agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{Reason: "no_leader", Hint: hint}, "%v", err)
+	case errors.Is(err, consensus.ErrNotLeader):
+		return agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{Reason: forward.ReasonNotLeader, Hint: hint}, "%v", err)
 	case errors.Is(err, consensus.ErrBacklog):
 		return agentplanev1.Refusal(codes.ResourceExhausted, &agentplanev1.ErrorDetail{Reason: "backlog", RetryAfterMs: 500}, "%v", err)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -20,5 +20,9 @@
 // call; followers ask the leader. Whoever then waits until its own state has
 // published it reads linearizably.
 //
-// It starts no goroutine. All methods may be called at once.
+// A call to another node is let go as soon as that node no longer leads, and then
+// repeated at the next leader.
+//
+// Each call to another node has one goroutine beside it, which ends before the call
+// returns. All methods may be called at once.
 package forward

@@ -149,7 +149,7 @@ func (f *Forwarder) try(ctx context.Context, once func(ctx context.Context, lead
 	var lost, last error
 	for {
 		if leader, ok := f.leader(); ok {
-			v, err := once(ctx, leader)
+			v, err := f.at(ctx, leader, changes, once)
 			switch {
 			case v == done && (err == nil || lost == nil):
 				return err
@@ -171,6 +171,38 @@ func (f *Forwarder) try(ctx context.Context, once func(ctx context.Context, lead
 		}
 		pause.Stop()
 	}
+}
+
+// errReplaced says that another node leads now: what the old leader was asked is
+// not waited for any more.
+var errReplaced = errors.New("another node leads by now")
+
+// at calls once. A call to another node is let go when that node stops being the
+// leader: one that lost power answers nothing, and its connection breaks late.
+func (f *Forwarder) at(ctx context.Context, leader string, changes <-chan struct{}, once func(ctx context.Context, leader string) (verdict, error)) (verdict, error) {
+	if leader == f.o.NodeID {
+		return once(ctx, leader)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			select {
+			case <-changes:
+				if now, ok := f.leader(); ok && now != leader {
+					cancel(errReplaced)
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	v, err := once(ctx, leader)
+	cancel(nil)
+	<-watched
+	return v, err
 }
 
 func (f *Forwarder) giveUp(lost, last error) error {

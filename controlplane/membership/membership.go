@@ -28,6 +28,8 @@ type Server struct {
 	Voter bool
 	// Candidate says that the node is registered as one that may vote.
 	Candidate bool
+	// Removed says that the state no longer trusts the node: raft is to follow.
+	Removed bool
 	// Registered is the index at which it was registered.
 	Registered uint64
 	// Answers says that the node answered just now.
@@ -37,9 +39,12 @@ type Server struct {
 	Applied, Boot uint64
 }
 
-// Decision says whom to promote next, if anybody, and why each other candidate
-// waits.
+// Decision says whom to remove or promote next, if anybody, and why each other
+// candidate waits.
 type Decision struct {
+	// Remove is a node that was removed from the state and is still in raft's
+	// configuration: whoever removed it died in between.
+	Remove  string
 	Promote string
 	Waits   map[string]Wait
 }
@@ -61,6 +66,10 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 	voters := 0
 	var ready []Server
 	for _, s := range servers {
+		if s.Removed {
+			d.Remove = s.ID
+			return d // first this; it changes what is counted below
+		}
 		if s.Voter {
 			voters++
 		}
@@ -115,6 +124,8 @@ type Options struct {
 	Servers func(ctx context.Context) (servers []Server, index, commit uint64, err error)
 	// Promote makes a non-voter a voter if the configuration still has the index.
 	Promote func(ctx context.Context, id string, index uint64) error
+	// Remove takes a node out of the configuration if that still has the index.
+	Remove func(ctx context.Context, id string, index uint64) error
 	// MaxVoters is how many nodes vote at most; odd.
 	MaxVoters int
 	Logger    hclog.Logger
@@ -178,6 +189,14 @@ func (p *Promoter) look(ctx context.Context) (again bool) {
 	p.mu.Lock()
 	p.waits = d.Waits
 	p.mu.Unlock()
+	if d.Remove != "" {
+		if err := p.o.Remove(ctx, d.Remove, index); err != nil {
+			p.o.Logger.Warn("removal failed, trying again", "node_id", d.Remove, "err", err)
+			return false
+		}
+		p.o.Logger.Info("removed node is out of raft's configuration", "node_id", d.Remove)
+		return true
+	}
 	if d.Promote == "" {
 		return false
 	}

@@ -7,6 +7,10 @@ func TestDecide(t *testing.T) {
 	candidate := func(id string) Server {
 		return Server{ID: id, Candidate: true, Answers: true, Registered: 10, Applied: 100, Boot: 10}
 	}
+	gone := Server{ID: "x", Voter: true, Removed: true}
+	if d := Decide([]Server{voter("a", 20), gone, candidate("b"), candidate("c")}, 100, 5); d.Remove != "x" || d.Promote != "" {
+		t.Errorf("with a removed node in the configuration: %+v, want its removal first", d)
+	}
 	for _, c := range []struct {
 		name    string
 		servers []Server

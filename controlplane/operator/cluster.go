@@ -78,8 +78,9 @@ func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member
 	return members
 }
 
-// RemoveMember takes a node out of raft and out of trust. Asked again it goes on
-// where it stopped. A leader does not remove itself: it hands over, and the caller's
+// RemoveMember takes a node out of trust and then out of raft: the entry is the
+// decision, and the leader's membership loop brings raft in line with it when this
+// call dies in between. A leader does not remove itself: it hands over, and the caller's
 // node asks the next one.
 func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemberRequest) (*agentplanev1.RemoveMemberResponse, error) {
 	v := c.o.Machine.View()
@@ -100,16 +101,16 @@ func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemb
 		}
 		return nil, c.notLeader("node %q led and has handed over leadership: the new leader removes it", n.GetName())
 	}
-	if voter || slices.Contains(cfg.NonVoters, n.GetId()) {
-		if err := c.o.Raft.RemoveServer(ctx, n.GetId(), cfg.Index); err != nil {
-			return nil, c.proposeRefusal(err)
-		}
-	}
 	_, _, err = c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{
 		RemoveNode: &raftlogv1.RemoveNode{NodeId: n.GetId()},
 	}})
 	if err != nil {
 		return nil, err
+	}
+	if voter || slices.Contains(cfg.NonVoters, n.GetId()) {
+		if err := c.o.Raft.RemoveServer(ctx, n.GetId(), cfg.Index); err != nil {
+			return nil, c.proposeRefusal(err)
+		}
 	}
 	c.o.Logger.Info("node removed", "node_id", n.GetId(), "name", n.GetName(), "by", c.callerName(ctx))
 	return &agentplanev1.RemoveMemberResponse{}, nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -103,21 +104,38 @@ func (e *Enrolment) Enroll(ctx context.Context, req *agentplanev1.EnrollRequest)
 		return nil, e.refuse(codes.InvalidArgument, "wrong_cluster", "the certificate request is for cluster %q, this is cluster %q", id.Cluster, v.Cluster().GetClusterId())
 	}
 	if want := kindOf(req); want != 0 && want != token.GetKind() {
-		return nil, e.refuse(codes.FailedPrecondition, "token_kind", "token %q is for a newcomer of kind %s, not %s",
+		return nil, e.refuseHint(codes.PermissionDenied, "token_kind", anotherToken(want), "token %q is for a newcomer of kind %s, not %s",
 			token.GetId(), kindWord(token.GetKind()), kindWord(want))
 	}
 	_, _, _, from := e.o.Caller(ctx)
 	n := newcomer{id: id, key: key, token: token, from: from}
+	var answer *agentplanev1.EnrollResponse
 	switch as := req.GetAs().(type) {
 	case *agentplanev1.EnrollRequest_Agent:
-		return e.enrollAgent(ctx, n, as.Agent)
+		answer, err = e.enrollAgent(ctx, n, as.Agent)
 	case *agentplanev1.EnrollRequest_Node:
-		return e.enrollNode(ctx, v, n, as.Node)
+		answer, err = e.enrollNode(ctx, v, n, as.Node)
 	case *agentplanev1.EnrollRequest_Operator:
-		return e.enrollOperator(ctx, n, as.Operator)
+		answer, err = e.enrollOperator(ctx, n, as.Operator)
 	default:
 		return nil, e.refuse(codes.InvalidArgument, "no_kind", "the request says neither agent, node nor operator")
 	}
+	return answer, e.spentToken(err, kindOf(req))
+}
+
+// spentToken turns the refusal of a token that lets nobody in any more into what a
+// newcomer is told: denied, and what its operator is to type.
+func (e *Enrolment) spentToken(err error, kind raftlogv1.TokenKind) error {
+	switch agentplanev1.DetailOf(err).GetReason() {
+	case "token_used", "token_expired", "token_revoked", "no_token":
+		d := agentplanev1.DetailOf(err)
+		return e.refuseHint(codes.PermissionDenied, d.GetReason(), anotherToken(kind), "%s", status.Convert(err).Message())
+	}
+	return err
+}
+
+func anotherToken(kind raftlogv1.TokenKind) string {
+	return fmt.Sprintf("make another one with \"agentctl tokens create --kind %s\"", kindWord(kind))
 }
 
 func kindOf(req *agentplanev1.EnrollRequest) raftlogv1.TokenKind {

@@ -258,17 +258,17 @@ func TestEnrollRefuses(t *testing.T) {
 		{"a newcomer that does not say what it is", func(_ *world, _ identity.Token, r *agentplanev1.EnrollRequest) { r.As = nil }, codes.InvalidArgument, "no_kind"},
 		{"an operator with an agent's token", func(w *world, tok identity.Token, r *agentplanev1.EnrollRequest) {
 			r.As = operatorRequest(w.t, tok, mustKey(w.t), "a1", "a1").As
-		}, codes.FailedPrecondition, "token_kind"},
+		}, codes.PermissionDenied, "token_kind"},
 		{"a name that cannot be printed", func(_ *world, _ identity.Token, r *agentplanev1.EnrollRequest) { r.GetAgent().Name = "a\x1b[2J" }, codes.InvalidArgument, "name"},
-		{"a token that expired", func(w *world, _ identity.Token, _ *agentplanev1.EnrollRequest) { w.pass(2 * time.Hour) }, codes.FailedPrecondition, "token_expired"},
+		{"a token that expired", func(w *world, _ identity.Token, _ *agentplanev1.EnrollRequest) { w.pass(2 * time.Hour) }, codes.PermissionDenied, "token_expired"},
 		{"a token that was revoked", func(w *world, tok identity.Token, _ *agentplanev1.EnrollRequest) {
 			w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: tok.ID()}}})
-		}, codes.FailedPrecondition, "token_revoked"},
+		}, codes.PermissionDenied, "token_revoked"},
 		{"a token that another one used", func(w *world, tok identity.Token, _ *agentplanev1.EnrollRequest) {
 			if _, err := w.Enroll.Enroll(w.t.Context(), agentRequest(w.t, tok, mustKey(w.t), "a7")); err != nil {
 				w.t.Fatal(err)
 			}
-		}, codes.FailedPrecondition, "token_used"},
+		}, codes.PermissionDenied, "token_used"},
 		{"a name whose key is another", func(w *world, _ identity.Token, _ *agentplanev1.EnrollRequest) { w.agent("a1", "x", false) }, codes.AlreadyExists, "other_key"},
 		{"a CA that fails", func(w *world, _ identity.Token, _ *agentplanev1.EnrollRequest) { w.ca.fail = errors.New("disk") }, codes.Internal, "internal"},
 	} {

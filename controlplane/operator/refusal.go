@@ -38,7 +38,6 @@ var hints = map[string]string{
 	"version_moved":   `look at it again with "agentctl agents get", then decide`,
 	"no_token":        `make one with "agentctl tokens create", or see "agentctl tokens list"`,
 	"token_exists":    `leave --id away, or take another one`,
-	"token_kind":      `make one with "agentctl tokens create --kind KIND"`,
 	"token_used":      `make another one with "agentctl tokens create"`,
 	"token_expired":   `make another one with "agentctl tokens create"`,
 	"token_revoked":   `make another one with "agentctl tokens create"`,

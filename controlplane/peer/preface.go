@@ -26,15 +26,24 @@ const (
 // ErrPreface is what every refusal by a preface wraps.
 var ErrPreface = errors.New("refused by the connection preface")
 
+// ErrPutBack says that a node has less on its disk than it was seen with.
+var ErrPutBack = errors.New("its disk was put back to an earlier time")
+
+// Reasons in the details of a call that a preface refused.
+const (
+	ReasonPreface = "preface"
+	ReasonPutBack = "put_back"
+)
+
 // Prefaces makes and judges what nodes say first.
 type Prefaces struct {
 	// Self answers this node's preface, without the node that is meant.
 	Self func() *agentplanev1.Preface
 	// FeatureLevel is the cluster's: a node below it is refused.
 	FeatureLevel func() uint32
-	// Seen remembers a peer's start, and refuses one that lies before what is
+	// Seen remembers what a peer says of itself, and refuses what lies before what is
 	// remembered: its disk was put back. May be nil.
-	Seen func(nodeID string, startCounter uint64, startID []byte) error
+	Seen func(nodeID string, said *agentplanev1.Preface) error
 }
 
 // to returns this node's preface for one peer.
@@ -67,7 +76,7 @@ func (p Prefaces) Judge(nodeID string, theirs *agentplanev1.Preface) error {
 		return fmt.Errorf("%w: node %q has feature level %d, the cluster %d: upgrade it", ErrPreface, nodeID, theirs.GetFeatureLevel(), p.FeatureLevel())
 	}
 	if p.Seen != nil {
-		if err := p.Seen(nodeID, theirs.GetStartCounter(), theirs.GetStartId()); err != nil {
+		if err := p.Seen(nodeID, theirs); err != nil {
 			return fmt.Errorf("%w: %w", ErrPreface, err)
 		}
 	}
@@ -121,7 +130,11 @@ func (p Prefaces) ServerInterceptor(ctx context.Context, req any, info *grpc.Una
 		return nil, status.Errorf(codes.Internal, "send preface: %v", serr)
 	}
 	if err != nil {
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
+		detail := &agentplanev1.ErrorDetail{Reason: ReasonPreface}
+		if errors.Is(err, ErrPutBack) {
+			detail.Reason = ReasonPutBack
+		}
+		return nil, agentplanev1.Refusal(codes.FailedPrecondition, detail, "%v", err)
 	}
 	return handler(ctx, req)
 }
