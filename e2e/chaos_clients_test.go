@@ -163,8 +163,41 @@ func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
 		s.oddity("marshal a command: %v", err)
 		return
 	}
-	ctx := context.Background() // the client bounds the call
-	_, err = c.Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+	patience := time.Minute // more than the client itself has
+	if rng.IntN(10) == 0 {
+		patience = time.Duration(5+rng.IntN(200)) * time.Millisecond
+	}
+	r, err := s.try(c, envelope, patience, &sub)
+	if sub.outcome == unknown && rng.IntN(2) == 0 {
+		// Whoever does not know may repeat the same content, and learns what became of it.
+		sub.outcome = acknowledged
+		_, err = s.try(c, envelope, time.Minute, &sub)
+		if sub.outcome == refused {
+			sub.outcome = unknown // this try did nothing; the first may have
+		}
+	} else if err == nil && (r.Repeated || r.Command.GetId() != sub.id) {
+		s.oddity("command %s was submitted once and answered as %v", sub.id, r)
+	}
+	s.note(sub)
+	switch {
+	case err != nil:
+	case cancel:
+		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+		// Whether it is canceled shows in the end; a lost answer has no meaning here.
+		_, _ = c.CancelCommand(context.Background(), &agentplanev1.CancelCommandRequest{Id: sub.id})
+	case rng.IntN(20) == 0:
+		again := sub
+		if r, err := s.try(c, envelope, time.Minute, &again); err == nil && !r.Repeated {
+			s.oddity("command %s was submitted twice and accepted as new both times: %v", sub.id, r)
+		}
+	}
+}
+
+// try submits once and notes the outcome.
+func (s *stream) try(c agentplanev1.CommandServiceClient, envelope []byte, patience time.Duration, sub *submission) (*agentplanev1.SubmitResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := c.Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
 	sub.ended = time.Now()
 	if err != nil {
 		sub.problem = err.Error()
@@ -172,12 +205,7 @@ func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
 			sub.outcome = unknown
 		}
 	}
-	s.note(sub)
-	if cancel && err == nil {
-		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
-		// Whether it is canceled shows in the end; a lost answer has no meaning here.
-		_, _ = c.CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: sub.id})
-	}
+	return r, err
 }
 
 func envelopeOf(spec *agentplanev1.CommandSpec) ([]byte, error) {
