@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -185,6 +186,9 @@ func (l *local) Join(req *agentplanev1.JoinRequest, stream grpc.ServerStreamingS
 		return stream.Send(&agentplanev1.JoinResponse{Step: step, Text: fmt.Sprintf(format, args...), ClusterId: n.dir.ClusterID(), NodeId: n.ID()})
 	}
 	if n.hasJoined() {
+		if err := n.otherCluster(ctx, req.GetAddresses(), req.GetToken()); err != nil {
+			return err
+		}
 		if err := say("already", "this node belongs to cluster %s already", n.dir.ClusterID()); err != nil {
 			return err
 		}
@@ -201,6 +205,28 @@ func (l *local) Join(req *agentplanev1.JoinRequest, stream grpc.ServerStreamingS
 		return err
 	}
 	return m.reportJoin(ctx, req.GetNoWait(), stream)
+}
+
+// otherCluster refuses to join a second cluster. Only a bundle that the token proves
+// counts: joining one's own cluster again is harmless with any token, spent or not,
+// and when nobody answers.
+func (n *Node) otherCluster(ctx context.Context, addresses []string, text string) error {
+	token, at, err := identity.ParseTokenAt(strings.TrimSpace(text))
+	if err != nil {
+		return nil
+	}
+	if at != "" && !slices.Contains(addresses, at) {
+		addresses = append([]string{at}, addresses...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	bundle, err := client.ProveBundle(ctx, addresses, token, client.Options{Logger: configs.Slog(n.o.Logger.Named("join"))})
+	if err != nil || bundle.GetClusterId() == n.dir.ClusterID() {
+		return nil
+	}
+	return agentplanev1.Refusal(codes.AlreadyExists,
+		&agentplanev1.ErrorDetail{Reason: "other_cluster", Hint: "start a node with an empty --data-dir for the other cluster"},
+		"this node belongs to cluster %s already, and %s is of cluster %s", n.dir.ClusterID(), strings.Join(addresses, ", "), bundle.GetClusterId())
 }
 
 // reportJoin says how far this node has come until nothing is left to do on it.
@@ -223,7 +249,7 @@ func (m *member) reportJoin(ctx context.Context, noWait bool, stream grpc.Server
 		case noWait:
 			step.Step, step.Text, step.Done = "added", "this node was added; it goes on catching up", true
 		default:
-			step.Step, step.Text = "catching_up", "added as a non-voter: "+r.GetWaitsFor()
+			step.Step, step.Text = "catching_up", "added as a non-voter: "+cmp.Or(r.GetWaitsFor(), "it becomes a voter next")
 		}
 		if step.Done || step.GetStep() != said {
 			said = step.GetStep()
