@@ -59,6 +59,13 @@ func (c *devCluster) say(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "%6.1fs  %s\n", time.Since(c.begin).Seconds(), fmt.Sprintf(format, args...))
 }
 
+func number(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // count settles how many nodes and agents there are.
 func (c *devCluster) count() error {
 	nodes, agents := c.dir.existing("node"), c.dir.existing("agent")
@@ -94,7 +101,7 @@ func (c *devCluster) run(ctx context.Context) (err error) {
 		}
 	}
 	c.started = true
-	c.say("%d nodes and %d agents in process %d; logs in %s", c.o.nodes, c.o.agents, os.Getpid(), c.dir.logs())
+	c.say("%s and %s in process %d; logs in %s", number(c.o.nodes, "node"), number(c.o.agents, "agent"), os.Getpid(), c.dir.logs())
 	for _, n := range c.nodes {
 		c.runNode(n, fail)
 	}
@@ -113,7 +120,10 @@ func (c *devCluster) run(ctx context.Context) (err error) {
 func (c *devCluster) live(life context.Context, fail context.CancelCauseFunc) error {
 	early := time.AfterFunc(time.Until(c.begin.Add(devPatience)), func() {
 		if life.Err() == nil {
-			c.tell("still starting; this works in a moment")
+			c.told.Do(func() {
+				c.say("still starting; in a moment this works")
+				c.next()
+			})
 		}
 	})
 	defer early.Stop()
@@ -126,7 +136,8 @@ func (c *devCluster) live(life context.Context, fail context.CancelCauseFunc) er
 	}); err != nil {
 		return err
 	}
-	c.tell("everything is up")
+	c.say("everything is up")
+	c.told.Do(c.next)
 	<-life.Done()
 	return nil
 }
@@ -250,19 +261,16 @@ func (c *devCluster) addresses() []string {
 	return all
 }
 
-// tell says once what to type next.
-func (c *devCluster) tell(state string) {
-	c.told.Do(func() {
-		c.say("%s", state)
-		c.talking.Lock()
-		defer c.talking.Unlock()
-		ctl := agentctl() + " --context " + c.o.context
-		text := devNext + devKept
-		if c.dir.temporary {
-			text = devNext + devTemporary
-		}
-		_, _ = strings.NewReplacer("CTL", ctl, "DIR", c.dir.path, "PID", fmt.Sprint(os.Getpid())).WriteString(c.stdout, text)
-	})
+// next prints what to type next.
+func (c *devCluster) next() {
+	text := devNext + devKept
+	if c.dir.temporary {
+		text = devNext + devTemporary
+	}
+	ctl := agentctl() + " --context " + c.o.context
+	c.talking.Lock()
+	defer c.talking.Unlock()
+	_, _ = strings.NewReplacer("CTL", ctl, "DIR", c.dir.path, "PID", fmt.Sprint(os.Getpid())).WriteString(c.stdout, text)
 }
 
 const devNext = `

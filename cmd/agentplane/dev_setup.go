@@ -70,7 +70,7 @@ func (c *devCluster) trySetUp(ctx context.Context, start func(*devAgent)) error 
 	if err := c.learn(ctx, cl); err != nil {
 		return err
 	}
-	c.say("cluster %s: %d nodes; agentctl has context %q in %s", c.operator.ClusterID, len(c.nodes), c.o.context, c.user.Path())
+	c.say("cluster %s of %s; agentctl has context %q in %s", c.operator.ClusterID, number(len(c.nodes), "node"), c.o.context, c.user.Path())
 	if err := c.makeAgents(ctx, cl); err != nil {
 		return err
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane"
@@ -38,19 +40,22 @@ which it must not go on; start it again.`,
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with options")
 	given := configs.BindFlags(cmd.Flags(), configs.ProgramNode)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: given, Environ: environ, File: file})
+		sources := configs.Sources{Program: configs.ProgramNode, Flags: given, Environ: environ, File: file}
+		c, err := configs.Load(sources) // says how to log
 		if err != nil {
 			return usageError{err}
 		}
-		return runNode(cmd.Context(), c.Node(), cmd.ErrOrStderr())
+		return runNode(cmd.Context(), sources, c.Node(), cmd.ErrOrStderr())
 	}
 	return cmd
 }
 
-func runNode(ctx context.Context, c configs.Node, log io.Writer) error {
-	logger := hclog.New(&hclog.LoggerOptions{
-		Name: "agentplane", Level: hclog.LevelFromString(c.Log.Level), Output: log, JSONFormat: c.Log.Format == "json",
-	})
+func runNode(ctx context.Context, sources configs.Sources, c configs.Node, log io.Writer) error {
+	logger := c.Log.Logger("agentplane", log)
+	watcher, err := configs.NewWatcher(configs.WatcherOptions{Sources: sources, Logger: configs.Slog(logger.Named("config"))})
+	if err != nil {
+		return usageError{err}
+	}
 	var once sync.Once
 	node, err := controlplane.Open(controlplane.Options{
 		Config: c, Version: version, Logger: logger,
@@ -63,7 +68,18 @@ func runNode(ctx context.Context, c configs.Node, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(node.Run(ctx), node.Close())
+	watching, stop := context.WithCancel(ctx)
+	var group errgroup.Group
+	if sources.File != "" {
+		group.Go(func() error { return watcher.Run(watching) })
+		group.Go(func() error {
+			watcher.FollowLevel(watching, logger)
+			return nil
+		})
+	}
+	err = node.Run(ctx)
+	stop()
+	return errors.Join(err, group.Wait(), node.Close())
 }
 
 func isUnknownCommand(err error) bool { return strings.HasPrefix(err.Error(), "unknown command") }
@@ -80,9 +96,13 @@ func hint(err error, code int, command string) string {
 		return "give the node an empty --data-dir, or join the cluster that the directory belongs to"
 	case errors.Is(err, controlplane.ErrRemoved), errors.Is(err, controlplane.ErrPutBack):
 		return fmt.Sprintf("move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "stop the process that has the address, or give another with --listen or --gossip-listen"
+	case errors.Is(err, fs.ErrPermission):
+		return "run it as the owner of the data directory, and listen on ports from 1024 on"
 	case code == exitUsage:
 		return fmt.Sprintf("see %q", command+" --help")
 	default:
-		return "the log above says more with --log-level debug"
+		return "mend what the error names; with --log-level debug the log says more"
 	}
 }
