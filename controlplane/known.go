@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/agentplane/agentplane/controlplane/peer"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -19,7 +20,13 @@ var ErrRemoved = errors.New("this node was removed from the cluster: stop it, or
 // ErrPutBack says that the node's disk was put back to an earlier time.
 var ErrPutBack = errors.New("this node's data directory is older than what the cluster has seen of it: a disk image was put back; join again with an empty data directory")
 
-const knownEvery = 300 * time.Millisecond
+const (
+	knownEvery = 300 * time.Millisecond
+	// maxAsked bounds the nodes that are asked in turn for the leader.
+	maxAsked = 16
+	// memoryEvery is how often what is remembered of peers goes to disk at most.
+	memoryEvery = time.Second
+)
 
 // becomeKnown makes raft know this node, then tells the cluster of this start and of
 // the addresses in use. It returns when both are done; a node that a crash stopped
@@ -43,38 +50,99 @@ func (m *member) becomeKnown(ctx context.Context) error {
 func (m *member) tryBecomeKnown(ctx context.Context) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if !m.inConfiguration() {
-		_, err := m.askToBeAdded(ctx)
-		if d := agentplanev1.DetailOf(err); d.GetReason() == "node_removed" {
-			return false, fmt.Errorf("%w", ErrRemoved)
-		}
-		if err != nil {
-			m.logger.Debug("not yet added", "err", err)
-		}
-		return false, nil
-	}
-	outcomes, err := m.forwarder.Propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_NodeStarted{NodeStarted: &raftlogv1.NodeStarted{
-		NodeId: m.n.ID(), StartCounter: m.n.dir.Starts(), Version: m.n.o.Version, FeatureLevel: m.row().GetFeatureLevel(),
-		Address: m.n.advertise, GossipAddress: m.gossip.AdvertiseAddr(),
-	}}})
-	if err != nil {
+	// First the addresses: a leader that knows an old one only cannot reach this node,
+	// and raft here learns of no leader.
+	o, err := m.announce(ctx)
+	switch d := agentplanev1.DetailOf(err); {
+	case d.GetReason() == peer.ReasonPutBack:
+		return false, fmt.Errorf("%w (%w)", ErrPutBack, err)
+	case err != nil:
 		m.logger.Debug("start not yet announced", "err", err)
 		return false, nil
-	}
-	switch o := outcomes[0]; {
-	case o.GetCode() == raftlogv1.Code_CODE_OK:
-		m.logger.Info("this start is known to the cluster", "start", m.n.dir.Starts(), "index", o.GetIndex())
-		return true, nil
 	case o.GetReason() == "node_removed":
 		return false, ErrRemoved
 	case o.GetReason() == "start_counter":
 		return false, fmt.Errorf("%w (%s)", ErrPutBack, o.GetDetail())
-	case o.GetReason() == "feature_level":
+	case o.GetCode() == raftlogv1.Code_CODE_INVALID, o.GetCode() == raftlogv1.Code_CODE_CONFLICT, o.GetReason() == "feature_level":
 		return false, errors.New(o.GetDetail())
-	default: // the cluster is not founded yet, or does not show us yet
+	case o.GetCode() != raftlogv1.Code_CODE_OK: // the cluster is not founded yet, or not by this leader
 		m.logger.Debug("start not yet announced", "reason", o.GetReason(), "detail", o.GetDetail())
 		return false, nil
 	}
+	if m.inConfiguration() {
+		m.logger.Info("this start is known to the cluster", "start", m.n.dir.Starts(), "index", o.GetIndex())
+		return true, nil
+	}
+	_, err = m.askToBeAdded(ctx)
+	if agentplanev1.DetailOf(err).GetReason() == "node_removed" {
+		return false, ErrRemoved
+	}
+	if err != nil {
+		m.logger.Debug("not yet added", "err", err)
+	}
+	return false, nil
+}
+
+// announce tells the leader, whichever node that is, of this start and of the
+// addresses in use.
+func (m *member) announce(ctx context.Context) (*raftlogv1.Outcome, error) {
+	row := m.row()
+	started := &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_NodeStarted{NodeStarted: &raftlogv1.NodeStarted{
+		NodeId: row.GetId(), StartCounter: row.GetStartCounter(), StartId: m.n.startID, Version: row.GetVersion(),
+		FeatureLevel: row.GetFeatureLevel(), Address: row.GetAddress(), GossipAddress: row.GetGossipAddress(),
+	}}}
+	if _, _, here := m.office(); here {
+		outcomes, err := m.host.Propose(ctx, started)
+		if err != nil {
+			return nil, err
+		}
+		return outcomes[0], nil
+	}
+	var outcome *raftlogv1.Outcome
+	err := m.askLeader(ctx, func(ctx context.Context, c agentplanev1.PeerServiceClient) error {
+		r, err := c.Propose(ctx, &agentplanev1.ProposeRequest{Mutations: []*raftlogv1.Mutation{started}})
+		if err == nil && len(r.GetOutcomes()) != 1 {
+			err = fmt.Errorf("one mutation was answered by %d outcomes", len(r.GetOutcomes()))
+		}
+		if err != nil {
+			return err
+		}
+		outcome = r.GetOutcomes()[0]
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("announce this start: %w", err)
+	}
+	return outcome, nil
+}
+
+// askLeader asks the nodes that are trusted, one after another and whomever they
+// name as the leader, until one answers. It does not need raft here to know a leader.
+func (m *member) askLeader(ctx context.Context, ask func(context.Context, agentplanev1.PeerServiceClient) error) error {
+	last := errors.New("no other node is known")
+	nodes := m.trust.Nodes()
+	if leader, _, _ := m.office(); leader != "" && leader != m.n.ID() {
+		nodes = append([]string{leader}, nodes...)
+	}
+	for i := 0; i < len(nodes) && i < maxAsked; i++ {
+		c, err := m.pool.Client(nodes[i])
+		if err != nil {
+			last = err
+			continue
+		}
+		if err = ask(ctx, c); err == nil {
+			return nil
+		}
+		d := agentplanev1.DetailOf(err)
+		if d.GetReason() == "node_removed" || d.GetReason() == peer.ReasonPutBack {
+			return err // nobody will say anything else
+		}
+		last = err
+		if leader := d.GetLeaderId(); leader != "" && leader != m.n.ID() {
+			nodes = append(nodes, leader)
+		}
+	}
+	return last
 }
 
 // inConfiguration says whether raft's configuration, as this node has it, knows this
@@ -95,31 +163,15 @@ func (m *member) askToBeAdded(ctx context.Context) (*agentplanev1.AddServerRespo
 	if _, _, here := m.office(); here {
 		return m.addServer(ctx, m.n.ID())
 	}
-	last := errors.New("no other node is known")
-	ask := m.trust.Nodes()
-	if leader, _, _ := m.office(); leader != "" && leader != m.n.ID() {
-		ask = append([]string{leader}, ask...)
+	var answer *agentplanev1.AddServerResponse
+	err := m.askLeader(ctx, func(ctx context.Context, c agentplanev1.PeerServiceClient) (err error) {
+		answer, err = c.AddServer(ctx, &agentplanev1.AddServerRequest{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask to be added: %w", err)
 	}
-	for i := 0; i < len(ask) && i < 16; i++ {
-		c, err := m.pool.Client(ask[i])
-		if err != nil {
-			last = err
-			continue
-		}
-		r, err := c.AddServer(ctx, &agentplanev1.AddServerRequest{})
-		if err == nil {
-			return r, nil
-		}
-		last = err
-		d := agentplanev1.DetailOf(err)
-		if d.GetReason() == "node_removed" {
-			return nil, err
-		}
-		if leader := d.GetLeaderId(); leader != "" && leader != m.n.ID() {
-			ask = append(ask, leader)
-		}
-	}
-	return nil, fmt.Errorf("ask to be added: %w", last)
+	return answer, nil
 }
 
 // askAboutStrangers fetches newer trust from peers when somebody showed a key that
@@ -168,6 +220,7 @@ func (m *member) followTrust(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		m.n.port.Judge() // not on the goroutine that applies: it looks at every connection
 		boot := m.trust.state()
 		if err := m.useKeyring(used, boot.GossipKeyring); err != nil {
 			m.logger.Warn("gossip keyring not changed", "err", err)
@@ -179,6 +232,22 @@ func (m *member) followTrust(ctx context.Context) error {
 		}
 		m.meetPeers(ctx)
 		m.promoter.Kick()
+	}
+}
+
+// keepMemory writes what is remembered of peers to disk until ctx ends.
+func (m *member) keepMemory(ctx context.Context) error {
+	tick := time.NewTicker(memoryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := m.trust.keepMemory(); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 

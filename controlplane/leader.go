@@ -142,6 +142,7 @@ func (m *member) servers(ctx context.Context) ([]membership.Server, uint64, uint
 		n, _ := view.Node(string(s.ID))
 		servers[i] = membership.Server{
 			ID: string(s.ID), Voter: s.Suffrage == consensus.Voter, Candidate: n.GetCandidate(), Registered: n.GetRegisteredIndex(),
+			Removed: n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED,
 		}
 		if servers[i].ID == m.n.ID() {
 			servers[i].Answers, servers[i].Applied, servers[i].Boot = true, view.Index(), m.trust.state().Index
@@ -153,6 +154,7 @@ func (m *member) servers(ctx context.Context) ([]membership.Server, uint64, uint
 				return nil // it does not answer, which is what the promoter wants to know
 			}
 			if r, err := c.ReadTerm(ctx, &agentplanev1.ReadTermRequest{}); err == nil {
+				m.trust.memory.saw(servers[i].ID, r)
 				servers[i].Answers, servers[i].Applied, servers[i].Boot = true, r.GetAppliedIndex(), r.GetBootIndex()
 			}
 			return nil

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -111,12 +113,9 @@ func operatorRequest(req *agentplanev1.InitRequest) (name string, key identity.P
 // found makes this node the founder of a cluster: after this, its boot.state says
 // so.
 func (n *Node) found() error {
-	clusterID := n.dir.ClusterID()
-	if clusterID == "" {
-		clusterID = uuid.NewString()
-		if err := n.dir.BindCluster(clusterID); err != nil {
-			return err
-		}
+	clusterID, err := n.foundingID()
+	if err != nil {
+		return err
 	}
 	ca, leaf, err := n.openIdentity(clusterID)
 	if err != nil {
@@ -134,6 +133,28 @@ func (n *Node) found() error {
 	}
 	close(n.joined)
 	return nil
+}
+
+// foundingID is the id of the cluster that this node founds: random, and the same
+// after a crash. It is written down as such before the directory is bound to it, so
+// that a directory which a failed join has bound never founds a second cluster under
+// the first one's id.
+func (n *Node) foundingID() (string, error) {
+	path := n.dir.Path(foundingFile)
+	b, err := identity.ReadSecretFile(path, identity.MaxClusterBytes)
+	id := string(b)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && n.dir.ClusterID() != "":
+		return "", fmt.Errorf("this data directory was bound to cluster %s by a join that did not finish: join again, or give the node an empty directory", n.dir.ClusterID())
+	case errors.Is(err, fs.ErrNotExist):
+		id = uuid.NewString()
+		if err := n.dir.Replace(foundingFile, []byte(id)); err != nil {
+			return "", err
+		}
+	case err != nil:
+		return "", err
+	}
+	return id, n.dir.BindCluster(id)
 }
 
 func (n *Node) hasJoined() bool {
@@ -180,8 +201,6 @@ func (m *member) waitFounded(ctx context.Context) error {
 // by this node's id and key; being added follows by itself, also after a crash.
 func (l *local) Join(req *agentplanev1.JoinRequest, stream grpc.ServerStreamingServer[agentplanev1.JoinResponse]) error {
 	ctx, n := stream.Context(), l.n
-	n.setup.Lock()
-	defer n.setup.Unlock()
 	say := func(step, format string, args ...any) error {
 		return stream.Send(&agentplanev1.JoinResponse{Step: step, Text: fmt.Sprintf(format, args...), ClusterId: n.dir.ClusterID(), NodeId: n.ID()})
 	}
@@ -227,6 +246,16 @@ func (n *Node) otherCluster(ctx context.Context, addresses []string, text string
 	return agentplanev1.Refusal(codes.AlreadyExists,
 		&agentplanev1.ErrorDetail{Reason: "other_cluster", Hint: "start a node with an empty --data-dir for the other cluster"},
 		"this node belongs to cluster %s already, and %s is of cluster %s", n.dir.ClusterID(), strings.Join(addresses, ", "), bundle.GetClusterId())
+}
+
+// joinOnce enrols this node unless it belongs to a cluster already.
+func (n *Node) joinOnce(ctx context.Context, addresses []string, token string) (already bool, err error) {
+	n.setup.Lock()
+	defer n.setup.Unlock()
+	if n.hasJoined() {
+		return true, nil
+	}
+	return false, n.enrol(ctx, addresses, token)
 }
 
 // reportJoin says how far this node has come until nothing is left to do on it.
@@ -372,12 +401,8 @@ func (n *Node) joinByFile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the join token: %w", err)
 	}
-	n.setup.Lock()
-	defer n.setup.Unlock()
-	if n.hasJoined() {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return n.enrol(ctx, slices.Clone(n.o.Config.RetryJoin.Addresses), string(token))
+	_, err = n.joinOnce(ctx, slices.Clone(n.o.Config.RetryJoin.Addresses), string(token))
+	return err
 }

@@ -49,6 +49,7 @@ type member struct {
 	state     *fsm.Machine
 	clock     clock
 	host      *consensus.Host
+	opened    atomic.Pointer[consensus.Host] // host, for those whom raft's goroutines call early
 	pool      *peer.Pool
 	forwarder *forward.Forwarder
 	promoter  *membership.Promoter
@@ -81,23 +82,22 @@ func openMember(n *Node) (_ *member, err error) {
 	if m.trust, err = openTrust(n.ID(), n.dir.Path(bootFile), boot, logger.Named("trust"), n.o.Fatal); err != nil {
 		return nil, err
 	}
-	m.trust.changed = func() {
-		n.port.Judge()
-		signal(m.trustChanged)
-	}
+	m.trust.changed = func() { signal(m.trustChanged) }
 	ident := peer.Identity{Verifier: m.trust.verifier, Certificate: m.leaf.GetCertificate}
 	prefaces := peer.Prefaces{
-		Self:         func() *agentplanev1.Preface { return m.trust.preface(n.dir.Starts(), n.startID) },
+		Self:         m.preface,
 		FeatureLevel: func() uint32 { return m.trust.state().FeatureLevel },
+		Seen:         m.trust.memory.judge,
 	}
 	gone := func(id string) {
-		if h := m.host; h != nil {
+		if h := m.opened.Load(); h != nil {
 			h.PeerGone(consensus.ServerID(id))
 		}
 	}
 	stranger := func() { signal(m.strangers) }
 	m.pool = peer.NewPool(peer.PoolOptions{
-		Identity: ident, Prefaces: prefaces, Book: m.trust, Gone: gone, Stranger: stranger, Logger: logger.Named("peer"),
+		Identity: ident, Prefaces: prefaces, Book: m.trust, Gone: gone, Stranger: stranger,
+		Saw: m.trust.memory.saw, Logger: logger.Named("peer"),
 	})
 	transport := consensus.NewTransport(&peer.Stream{
 		Listener: n.port.Listener(identity.ProtocolRaft), Advertise: n.advertise, Identity: ident, Prefaces: prefaces,
@@ -111,6 +111,9 @@ func openMember(n *Node) (_ *member, err error) {
 		Promote: func(ctx context.Context, id string, index uint64) error {
 			return m.host.Promote(ctx, consensus.ServerID(id), index)
 		},
+		Remove: func(ctx context.Context, id string, index uint64) error {
+			return m.host.Remove(ctx, consensus.ServerID(id), index)
+		},
 	})
 	m.forwarder = forward.New(forward.Options{NodeID: n.ID(), Local: m.host, Remote: m.pool, Hold: n.o.Config.HoldWithoutLeader})
 	if err := m.openGossip(boot); err != nil {
@@ -121,6 +124,15 @@ func openMember(n *Node) (_ *member, err error) {
 	}
 	n.port.Use(ident)
 	return m, nil
+}
+
+// preface is what this node says first to a peer. Before raft is open it has no term.
+func (m *member) preface() *agentplanev1.Preface {
+	var r consensus.TermReply
+	if h := m.opened.Load(); h != nil {
+		r = h.TermReply()
+	}
+	return m.trust.preface(m.n.dir.Starts(), m.n.startID, r.Term, r.LastIndex)
 }
 
 // openIdentity opens the node's CA and its own certificate in a cluster.
@@ -160,6 +172,7 @@ func (m *member) openHost(transport consensus.Transport) error {
 	if err != nil {
 		return err
 	}
+	m.opened.Store(m.host)
 	if m.trust.state().Index > 0 {
 		return nil
 	}
@@ -224,8 +237,9 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 	unary, stream := operator.AppliedIndex(m.state)
 	m.server = grpc.NewServer(
 		grpc.Creds(peer.ServerCredentials()),
-		grpc.ChainUnaryInterceptor(unary, prefaces.ServerInterceptor, gate.Unary, m.calls.interceptor),
-		grpc.ChainStreamInterceptor(stream, gate.Stream),
+		// Whoever may not call gets no further than the gate.
+		grpc.ChainUnaryInterceptor(m.recovered, gate.Unary, prefaces.ServerInterceptor, unary, m.calls.interceptor),
+		grpc.ChainStreamInterceptor(m.recoveredStream, gate.Stream, stream),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peer.MinKeepalive - time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.MaxRecvMsgSize(int(c.Limits.MessageBytes)),
@@ -322,7 +336,7 @@ func (m *member) run(stop, life context.Context) error {
 	for name, run := range map[string]func(context.Context) error{
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
-		"membership": m.becomeKnown,
+		"membership": m.becomeKnown, "memory": m.keepMemory,
 		"api": func(ctx context.Context) error {
 			return serveGRPC(ctx, m.server, m.n.port.Listener(identity.ProtocolGRPC))
 		},

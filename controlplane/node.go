@@ -32,6 +32,8 @@ const (
 	pkiDir   = "pki"
 	raftDir  = "raft"
 	nodeKey  = "node.key"
+	// foundingFile holds the id of the cluster that this node founds.
+	foundingFile = "founding"
 )
 
 // Options says how a node runs.
@@ -96,6 +98,9 @@ func Open(o Options) (_ *Node, err error) {
 	}
 	if n.advertise, err = advertise(o.Config.Advertise, n.port.Addr().String()); err != nil {
 		return nil, err
+	}
+	if err := identity.ValidateAddress(n.advertise); err != nil {
+		return nil, fmt.Errorf("advertised %w: give another with --advertise HOST or HOST:PORT", err)
 	}
 	if n.socket, err = listenSocket(dir); err != nil {
 		return nil, err
@@ -230,16 +235,18 @@ func (n *Node) live(stop, life context.Context) error {
 	default:
 		n.o.Logger.Info("this node belongs to no cluster yet: run \"agentctl cluster init\" or \"agentctl cluster join\" here", "data_dir", n.o.Config.DataDir)
 		retry, cancel := context.WithCancel(life)
-		defer cancel()
+		var retrying sync.WaitGroup
 		if len(n.o.Config.RetryJoin.Addresses) > 0 {
-			go n.retryJoin(retry)
+			retrying.Go(func() { n.retryJoin(retry) })
 		}
 		select {
 		case <-n.joined:
-			cancel()
 		case <-stop.Done():
-			return nil
 		case <-life.Done():
+		}
+		cancel()
+		retrying.Wait()
+		if !n.hasJoined() {
 			return nil
 		}
 	}

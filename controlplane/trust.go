@@ -34,6 +34,8 @@ type trust struct {
 
 	mu   sync.Mutex // serializes changes of boot, and their way to the disk
 	boot atomic.Pointer[pki.BootState]
+
+	memory memory
 }
 
 // openTrust begins with a boot.state that is on disk.
@@ -44,6 +46,7 @@ func openTrust(self, path string, boot *pki.BootState, logger hclog.Logger, fata
 	}
 	t := &trust{self: self, path: path, verifier: v, logger: logger, fatal: fatal, changed: func() {}}
 	t.boot.Store(boot)
+	t.memory.begin(boot.Peers)
 	return t, nil
 }
 
@@ -60,6 +63,10 @@ func (t *trust) follow(v *fsm.View) {
 	}
 	t.mu.Lock()
 	old := t.state()
+	if c.GetTrustIndex() <= old.Index { // a peer's newer one was adopted meanwhile
+		t.mu.Unlock()
+		return
+	}
 	next := bootStateOf(v)
 	if next.Bundle.Incarnation != old.Bundle.Incarnation {
 		t.mu.Unlock()
@@ -147,12 +154,36 @@ func (t *trust) ServerAddr(id consensus.ServerID) (consensus.ServerAddress, erro
 }
 
 // preface is this node's, without the node that is meant.
-func (t *trust) preface(starts uint64, startID []byte) *agentplanev1.Preface {
+func (t *trust) preface(starts uint64, startID []byte, term, lastIndex uint64) *agentplanev1.Preface {
 	b := t.state()
 	return &agentplanev1.Preface{
 		ClusterId: b.Bundle.ClusterID, Incarnation: incarnationOf(b.Bundle.Incarnation), From: t.self,
-		FeatureLevel: fsm.FeatureLevel, StartCounter: starts, StartId: startID,
+		FeatureLevel: fsm.FeatureLevel, StartCounter: starts, StartId: startID, Term: term, LastIndex: lastIndex,
 	}
+}
+
+// keepMemory writes to disk what was remembered of peers, if anything is new. It is
+// called at most once a second: a lost second is a weaker guard, not a wrong one.
+func (t *trust) keepMemory() error {
+	if !t.memory.takeDirty() {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next, changed := t.state(), false
+	for id, seen := range t.memory.all() {
+		if raised, more := next.Remember(id, seen); more {
+			next, changed = raised, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	if err := next.Store(t.path); err != nil {
+		return fmt.Errorf("write boot.state: %w", err)
+	}
+	t.boot.Store(next)
+	return nil
 }
 
 // bootStateOf is what the replicated state says of trust.

@@ -36,14 +36,16 @@ const (
 	maxPeerMessage = 4 << 20
 )
 
-// PoolOptions configures a Pool. All fields are required.
+// PoolOptions configures a Pool. Fields are required where nothing else is said.
 type PoolOptions struct {
 	Identity Identity
 	Prefaces Prefaces
 	Book     Book
 	Gone     func(nodeID string) // see Stream
 	Stranger func()              // see Stream
-	Logger   hclog.Logger
+	// Saw is told what peers answer of themselves. It must not block; may be nil.
+	Saw    func(nodeID string, said *agentplanev1.ReadTermResponse)
+	Logger hclog.Logger
 }
 
 // Pool holds one gRPC connection to each other node. Methods may be called at
@@ -206,6 +208,9 @@ func (p *Pool) ReadTerm(ctx context.Context, id consensus.ServerID, _ consensus.
 	r, err := c.ReadTerm(ctx, &agentplanev1.ReadTermRequest{})
 	if err != nil {
 		return consensus.TermReply{}, err
+	}
+	if p.o.Saw != nil {
+		p.o.Saw(string(id), r)
 	}
 	return consensus.TermReply{
 		Term: r.GetTerm(), WallClock: time.Unix(0, r.GetWallClock()), LastIndex: r.GetLastIndex(),

@@ -22,9 +22,17 @@ import (
 
 const (
 	// handshakeTimeout bounds one TLS handshake.
-	handshakeTimeout = 10 * time.Second
-	// maxHandshakes bounds those under way: each costs a signature.
-	maxHandshakes = 128
+	handshakeTimeout = 3 * time.Second
+	// prefaceTimeout bounds the exchange of prefaces on a raft connection.
+	prefaceTimeout = 10 * time.Second
+	// maxHandshakes bounds those under way, and maxHandshakesFrom those from one
+	// host: who connects and says nothing keeps out nobody but itself.
+	maxHandshakes     = 1024
+	maxHandshakesFrom = 256
+	// maxAnonymous bounds the connections without a certificate, which may only
+	// enrol, and anonymousTimeout how long each lasts.
+	maxAnonymous     = 256
+	anonymousTimeout = time.Minute
 	// acceptQueue is how many finished connections may wait for each protocol.
 	acceptQueue = 64
 )
@@ -42,11 +50,14 @@ type Port struct {
 	logger   hclog.Logger
 	stranger *tls.Config // before the node has an identity
 	identity atomic.Pointer[Identity]
-	slots    chan struct{} // one for each handshake under way
 	queues   map[string]*queue
 
-	mu    sync.Mutex // guards conns
-	conns map[*Conn]struct{}
+	mu         sync.Mutex // guards what follows
+	conns      map[*Conn]struct{}
+	anonymous  int            // of conns
+	handshakes int            // under way
+	from       map[string]int // handshakes under way, by host
+	dropped    uint64         // connections that a bound refused
 }
 
 // Conn is a connection whose handshake is done.
@@ -61,6 +72,9 @@ type Conn struct {
 // Close closes the connection and forgets it.
 func (c *Conn) Close() error {
 	c.port.mu.Lock()
+	if _, open := c.port.conns[c]; open && c.Peer.Anonymous() {
+		c.port.anonymous--
+	}
 	delete(c.port.conns, c)
 	c.port.mu.Unlock()
 	return c.Conn.Close()
@@ -78,8 +92,7 @@ func Listen(addr string, logger hclog.Logger) (*Port, error) {
 	}
 	p := &Port{
 		ln: ln, logger: logger, stranger: stranger,
-		slots: make(chan struct{}, maxHandshakes), conns: make(map[*Conn]struct{}),
-		queues: make(map[string]*queue),
+		conns: make(map[*Conn]struct{}), from: make(map[string]int), queues: make(map[string]*queue),
 	}
 	for _, protocol := range []string{identity.ProtocolGRPC, identity.ProtocolRaft, identity.ProtocolHTTP} {
 		p.queues[protocol] = &queue{addr: ln.Addr(), conns: make(chan net.Conn, acceptQueue), closed: make(chan struct{})}
@@ -120,17 +133,55 @@ func (p *Port) Run(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 		}
-		select {
-		case p.slots <- struct{}{}:
-			handshakes.Go(func() {
-				defer func() { <-p.slots }()
-				p.handshake(ctx, raw)
-			})
-		case <-ctx.Done():
+		host := hostOf(raw)
+		if !p.mayBegin(host) {
 			_ = raw.Close()
-			return context.Cause(ctx)
+			continue
 		}
+		handshakes.Go(func() {
+			defer p.ended(host)
+			p.handshake(ctx, raw)
+		})
 	}
+}
+
+// mayBegin says whether one more handshake with the host is within bounds, and
+// counts it.
+func (p *Port) mayBegin(host string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.handshakes >= maxHandshakes || p.from[host] >= maxHandshakesFrom {
+		p.dropped++
+		return false
+	}
+	p.handshakes++
+	p.from[host]++
+	return true
+}
+
+func (p *Port) ended(host string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handshakes--
+	if p.from[host]--; p.from[host] == 0 {
+		delete(p.from, host)
+	}
+}
+
+// Dropped is how many connections were refused because too many others were being
+// made, or had no certificate.
+func (p *Port) Dropped() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dropped
+}
+
+func hostOf(c net.Conn) string {
+	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		return c.RemoteAddr().String()
+	}
+	return host
 }
 
 func (p *Port) close() {
@@ -166,12 +217,30 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn) {
 	if q == nil { // a client without ALPN speaks HTTP/1.1
 		q = p.queues[identity.ProtocolHTTP]
 	}
-	p.mu.Lock()
-	p.conns[c] = struct{}{}
-	p.mu.Unlock()
+	if !p.take(c) {
+		_ = raw.Close()
+		return
+	}
 	if !q.offer(ctx, c) {
 		_ = c.Close()
 	}
+}
+
+// take counts an open connection, unless there are too many that showed no
+// certificate.
+func (p *Port) take(c *Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.Peer.Anonymous() {
+		if p.anonymous >= maxAnonymous {
+			p.dropped++
+			return false
+		}
+		p.anonymous++
+		time.AfterFunc(anonymousTimeout, func() { _ = c.Close() })
+	}
+	p.conns[c] = struct{}{}
+	return true
 }
 
 // Judge judges every open connection again, after the bundle has changed, and cuts

@@ -100,22 +100,57 @@ func TestPortCutsWhoIsNoLongerTrusted(t *testing.T) {
 	}
 }
 
-// Those who connect and say nothing must neither keep others out nor stay.
-func TestPortSurvivesSilence(t *testing.T) {
+// Those who connect and say nothing are bounded by host, and do not stay. All of
+// this test comes from one host, which keeps itself out only.
+func TestPortBoundsSilence(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.add("a"), w.add("b")
-	for range maxHandshakes / 2 {
+	silent := make([]net.Conn, 0, maxHandshakesFrom+50)
+	for range cap(silent) {
 		c, err := net.DialTimeout("tcp", b.port.Addr().String(), 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
+		silent = append(silent, c)
 		defer c.Close()
+	}
+	if err := closedByPeer(silent[len(silent)-1]); err != nil {
+		t.Errorf("above the bound: %v", err)
+	}
+	if got := b.port.Dropped(); got < 50 {
+		t.Errorf("%d connections were dropped, want 50 or more", got)
+	}
+	if err := closedByPeer(silent[0]); err != nil {
+		t.Errorf("after %v of silence: %v", handshakeTimeout, err)
 	}
 	conn, err := b.connect(a, identity.ProtocolGRPC)
 	if err != nil {
-		t.Fatalf("behind %d silent connections: %v", maxHandshakes/2, err)
+		t.Fatalf("behind silent connections: %v", err)
 	}
 	_ = conn.Close()
+}
+
+func TestPortBoundsStrangers(t *testing.T) {
+	w := newWorld(t)
+	b := w.add("b")
+	b.port.mu.Lock()
+	b.port.anonymous = maxAnonymous - 1
+	b.port.mu.Unlock()
+	first, err := anonymous(b, identity.ProtocolGRPC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := b.port.Listener(identity.ProtocolGRPC).Accept(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := anonymous(b, identity.ProtocolGRPC)
+	if err == nil { // TLS 1.3 may tell the client only when it reads
+		defer second.Close()
+		if err := closedByPeer(second); err != nil {
+			t.Errorf("above the bound: %v", err)
+		}
+	}
 }
 
 func TestListenSaysWhatToDoWhenThePortIsTaken(t *testing.T) {

@@ -155,7 +155,7 @@ func (a *accepted) Read(b []byte) (int, error) {
 }
 
 func (a *accepted) greet() error {
-	if err := a.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+	if err := a.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
 		return err
 	}
 	theirs, err := readPreface(a.Conn)
