@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,6 +132,41 @@ func TestThreeNodesBecomeACluster(t *testing.T) {
 			t.Fatal(err)
 		}
 		voters(t, l, 3)
+	})
+
+	t.Run("a node whose address has changed comes back", func(t *testing.T) {
+		moved := nodes[2]
+		old, err := moved.Address(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved.Kill()
+		squatter, err := net.Listen("tcp", old) // so that the node must take another port
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer squatter.Close()
+		if err := moved.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var now string
+		await(t, 10*time.Second, "the new address", func() (err error) {
+			if now, err = moved.Address(t.Context()); err == nil && now == old {
+				err = fmt.Errorf("the node still says %s", old)
+			}
+			return err
+		})
+		await(t, 20*time.Second, "the cluster knows the new address", func() error {
+			for _, m := range voters(t, l, 3) {
+				if m.Name == moved.Name && (m.Address != now || m.State != "alive") {
+					return fmt.Errorf("%+v, want address %s", m, now)
+				}
+			}
+			return nil
+		})
+		if o := l.Ctl(within(t, 10*time.Second), "--addr", now, "cluster", "status"); o.Err() != nil {
+			t.Errorf("asked at its new address: %v", o.Err())
+		}
 	})
 
 	t.Run("a node that was away trusts one that joined meanwhile", func(t *testing.T) {
