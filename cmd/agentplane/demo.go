@@ -91,7 +91,7 @@ func demo(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer l.Close() //nolint:contextcheck // nothing is left behind, whatever has ended
 	t := &tour{l: l, say: say, witness: filepath.Join(dir, "witness")}
 	if err := os.Mkdir(t.witness, 0o700); err != nil {
 		return fmt.Errorf("make a directory for the witnesses: %w", err)
@@ -156,7 +156,7 @@ func (t *tour) run(ctx context.Context, stdout io.Writer) error {
 	}
 	pid := leader.PID()
 	killed := time.Now()
-	if !leader.Kill() {
+	if !leader.Kill() { //nolint:contextcheck // a SIGKILL cannot be called off
 		return fmt.Errorf("the leader %s was not alive when it was to be killed", leader.Name)
 	}
 	before := t.count()

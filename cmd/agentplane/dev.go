@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,7 +79,13 @@ which it must not go on.`,
 		if !f.Changed("agents") {
 			o.agents = -1
 		}
-		return dev(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		ctx := cmd.Context()
+		if !signal.Ignored(syscall.SIGHUP) { // nohup is heeded, a closed terminal too
+			var stop context.CancelFunc
+			ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+			defer stop()
+		}
+		return dev(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}
 	return cmd
 }

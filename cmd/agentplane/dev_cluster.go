@@ -103,7 +103,7 @@ func (c *devCluster) run(ctx context.Context) (err error) {
 	c.started = true
 	c.say("%s and %s in process %d; logs in %s", number(c.o.nodes, "node"), number(c.o.agents, "agent"), os.Getpid(), c.dir.logs())
 	for _, n := range c.nodes {
-		c.runNode(n, fail)
+		c.runNode(ctx, n, fail)
 	}
 	err = c.live(life, fail)
 	switch {
@@ -178,8 +178,8 @@ func (c *devCluster) fatal(n *devNode, err error) {
 
 // runNode runs the node until it is stopped. A node that ends before takes all with
 // it, but for one that the cluster has removed: that is what somebody wanted to see.
-func (c *devCluster) runNode(n *devNode, fail context.CancelCauseFunc) {
-	ctx, stop := context.WithCancel(context.Background())
+func (c *devCluster) runNode(ctx context.Context, n *devNode, fail context.CancelCauseFunc) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // nodes stop in an order
 	n.stop = stop
 	go func() {
 		defer close(n.done)

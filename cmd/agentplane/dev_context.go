@@ -87,7 +87,7 @@ func (c *devCluster) becomeOperator(ctx context.Context) error {
 				return false, last
 			}
 		}
-		return false, errAgain{last}
+		return false, againError{last}
 	})
 }
 

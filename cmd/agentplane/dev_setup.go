@@ -120,7 +120,7 @@ func (c *devCluster) awaitMembers(ctx context.Context, cl *client.Client) error 
 		}
 		for _, m := range r.GetMembers() {
 			if m.GetState() != "alive" {
-				return false, errAgain{fmt.Errorf("%s is %s", m.GetName(), m.GetState())}
+				return false, againError{fmt.Errorf("%s is %s", m.GetName(), m.GetState())}
 			}
 		}
 		return true, nil
@@ -174,35 +174,35 @@ func (c *devCluster) awaitAgents(ctx context.Context, cl *client.Client) error {
 			}
 		}
 		if there < len(c.agents) {
-			return false, errAgain{fmt.Errorf("%d of %d agents are there", there, len(c.agents))}
+			return false, againError{fmt.Errorf("%d of %d agents are there", there, len(c.agents))}
 		}
 		return true, nil
 	})
 }
 
-// errAgain is an error that passes.
-type errAgain struct{ error }
+// againError is an error that passes.
+type againError struct{ error }
 
-func (e errAgain) Unwrap() error { return e.error }
+func (e againError) Unwrap() error { return e.error }
 
 // again marks the error of a read that passes.
 func again(err error) error {
 	switch client.AsError(err).Code {
 	case codes.Unavailable, codes.DeadlineExceeded:
-		return errAgain{err}
+		return againError{err}
 	default:
 		return err
 	}
 }
 
-// retry calls f until it is done, or fails with another error than errAgain, or ctx
+// retry calls f until it is done, or fails with another error than againError, or ctx
 // ends.
 func retry(ctx context.Context, f func() (done bool, err error)) error {
 	tick := time.NewTicker(devPoll)
 	defer tick.Stop()
 	for {
 		done, err := f()
-		var passing errAgain
+		var passing againError
 		if done || !errors.As(err, &passing) {
 			return err
 		}

@@ -135,7 +135,7 @@ func command(t *testing.T, cl *client.Client, id string, right func(*agentplanev
 		if c = r.GetCommand(); right(c) {
 			return true, nil
 		}
-		return false, errAgain{fmt.Errorf("command %s is %v", id, c)}
+		return false, againError{fmt.Errorf("command %s is %v", id, c)}
 	})
 	if err != nil {
 		t.Fatal(err)
