@@ -110,8 +110,15 @@ func distrusted(err error) bool {
 		}
 	}
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "remote error" // a TLS alert
+	if !errors.As(err, &op) || op.Op != "remote error" { // a TLS alert
+		return false
+	}
+	// A node that has just been started serves no gRPC for a moment: that is no
+	// verdict. The type of the alert is hidden, its text is all there is.
+	return op.Err.Error() != alertNoProtocol
 }
+
+const alertNoProtocol = "tls: no application protocol"
 
 // failures collects what the tries of one call came to.
 type failures struct {
