@@ -299,6 +299,11 @@ func joinRefusal(err error) error {
 	if agentplanev1.DetailOf(err) != nil {
 		return err
 	}
+	if errors.Is(err, identity.ErrBadProof) {
+		return agentplanev1.Refusal(codes.PermissionDenied, &agentplanev1.ErrorDetail{
+			Reason: "bad_proof", Hint: `compare the address with that of the cluster which made the token, or make another one with "agentctl tokens create --kind node"`,
+		}, "%v", err)
+	}
 	e := client.AsError(err)
 	return agentplanev1.Refusal(e.Code, &agentplanev1.ErrorDetail{Reason: e.Reason, Hint: e.Hint}, "%v", err)
 }

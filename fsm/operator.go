@@ -44,6 +44,10 @@ func (tx *tx) enrollOperator(m *raftlogv1.EnrollOperator) *raftlogv1.Outcome {
 		return stands(have.GetEnrolledIndex())
 	}
 	if found && have.GetRevokedAt() == 0 {
+		// A worthless token is the better answer: another name would not help.
+		if _, refusal := tx.goodToken(m.GetTokenId(), raftlogv1.TokenKind_TOKEN_KIND_OPERATOR, m.GetPublicKey(), name, m.GetFrom()); refusal != nil && m.GetTokenId() != "" {
+			return refusal
+		}
 		return refuse(raftlogv1.Code_CODE_CONFLICT, "name_taken", "operator %q exists with another key: choose another name, or revoke that one first", name)
 	}
 	for other := range tx.operators.by(operatorsByKey, sized(m.GetPublicKey())) {

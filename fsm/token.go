@@ -88,6 +88,19 @@ func (tx *tx) revokeToken(m *raftlogv1.RevokeToken) *raftlogv1.Outcome {
 // what the first use made still stands. When it comes here it does not: it was
 // removed, revoked or given another key since, and an old token must not undo that.
 func (tx *tx) useToken(id string, kind raftlogv1.TokenKind, publicKey []byte, identity, from string) (*raftlogv1.Token, *raftlogv1.Outcome) {
+	t, refusal := tx.goodToken(id, kind, publicKey, identity, from)
+	if refusal != nil {
+		return nil, refusal
+	}
+	row := clone(t)
+	row.Uses = append(row.Uses, &raftlogv1.TokenUse{PublicKey: publicKey, Identity: identity, From: from, At: tx.now()})
+	put(tx, TableTokens, tx.tokens, row)
+	return row, nil
+}
+
+// goodToken answers the token if a use of it may be bound to the key, or why not. It
+// changes nothing.
+func (tx *tx) goodToken(id string, kind raftlogv1.TokenKind, publicKey []byte, identity, from string) (*raftlogv1.Token, *raftlogv1.Outcome) {
 	t, found := tx.tokens.get(id)
 	switch {
 	case !found:
@@ -110,10 +123,7 @@ func (tx *tx) useToken(id string, kind raftlogv1.TokenKind, publicKey []byte, id
 		return nil, refuse(raftlogv1.Code_CODE_REFUSED, "token_used", "token %q was used up (%d of %d), last by %q from %s at %s",
 			id, len(t.GetUses()), t.GetMaxUses(), last.GetIdentity(), last.GetFrom(), stamp(last.GetAt()))
 	}
-	row := clone(t)
-	row.Uses = append(row.Uses, &raftlogv1.TokenUse{PublicKey: publicKey, Identity: identity, From: from, At: tx.now()})
-	put(tx, TableTokens, tx.tokens, row)
-	return row, nil
+	return t, nil
 }
 
 func usedBy(t *raftlogv1.Token, publicKey []byte, identity string) bool {
