@@ -16,9 +16,17 @@
 // in the environment, which make e2e sets, the tests run for as long and kill as
 // often as the promises ask.
 //
+// # Who judges
+//
+// Nothing is judged by what the product says of itself alone. Programs that agents run
+// are this test binary under another argument: each start adds a line to a file that the
+// product knows nothing of, durable before the program goes on. Clients note what they
+// were told. When all is over a pure function compares these with what the cluster
+// shows; it is tested with histories that break each promise.
+//
 // # When a run fails
 //
-// A run prints its seed first. On failure every log of every process is kept, and
+// A run prints its seed first; AGENTPLANE_E2E_SEED runs the same faults again. On failure every log of every process is kept, and
 // the test says where. Tests wait for conditions with a deadline, never for time to
 // pass. A test whose means are missing on the machine skips and says which.
 package e2e
