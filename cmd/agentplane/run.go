@@ -16,6 +16,7 @@ import (
 
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane"
+	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/datadir"
 )
 
@@ -94,7 +95,9 @@ func hint(err error, code int, command string) string {
 		return "stop the process that runs there, or give this one another --data-dir"
 	case errors.Is(err, datadir.ErrOtherCluster):
 		return "give the node an empty --data-dir, or join the cluster that the directory belongs to"
-	case errors.Is(err, controlplane.ErrRemoved), errors.Is(err, controlplane.ErrPutBack):
+	case errors.Is(err, datadir.ErrOfAgent):
+		return "give the node a directory of its own with --data-dir"
+	case errors.Is(err, controlplane.ErrRemoved), errors.Is(err, controlplane.ErrPutBack), errors.Is(err, consensus.ErrDamaged):
 		return fmt.Sprintf("move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "stop the process that has the address, or give another with --listen or --gossip-listen"
