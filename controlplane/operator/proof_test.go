@@ -5,7 +5,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -39,7 +38,7 @@ func TestProofTellsTheStartOnce(t *testing.T) {
 			var got []string
 			last := uint64(0)
 			for _, step := range proof(i) {
-				got = append(got, agentplanev1.AttemptState(step.GetState()).ShortName())
+				got = append(got, step.GetState().ShortName())
 				if step.GetIndex() < last {
 					t.Errorf("index %d after %d", step.GetIndex(), last)
 				}
