@@ -17,7 +17,7 @@ func TestDirectoryOfANodeIsRefused(t *testing.T) {
 		for range 2 { // the second time: the lock of the first is free again
 			d, err := openDirectory(path)
 			if err == nil {
-				defer d.close()
+				defer func() { _ = d.close() }()
 			}
 			if !errors.Is(err, ErrOfNode) || !strings.Contains(err.Error(), name+" lies in it; give this agent a directory of its own") {
 				t.Errorf("openDirectory = %v, want ErrOfNode", err)

@@ -355,7 +355,7 @@ func (m *member) run(stop, life context.Context) error {
 	g.Go(func() error {
 		select {
 		case <-stop.Done():
-			m.stop()
+			m.stop() //nolint:contextcheck // what asked for the stop has ended: each step has a bound of its own
 			end()
 		case <-life.Done():
 		}

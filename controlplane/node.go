@@ -250,7 +250,7 @@ func (n *Node) live(stop, life context.Context) error {
 			return nil
 		}
 	}
-	m, err := openMember(n)
+	m, err := openMember(n) //nolint:contextcheck // it binds and reads files; nothing in it waits for others
 	if err != nil {
 		return err
 	}

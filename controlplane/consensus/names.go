@@ -7,15 +7,21 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// The words of raft that a node's other packages need, so that only this package
-// (and one file of the state machine) depends on the library.
+// The words of raft that a node's other packages need stand here, so that only this
+// package (and one file of the state machine) depends on the library.
 type (
-	ServerID        = raft.ServerID
-	ServerAddress   = raft.ServerAddress
+	// ServerID is a node's id, as raft's configuration has it.
+	ServerID = raft.ServerID
+	// ServerAddress is where raft's configuration says that a node is.
+	ServerAddress = raft.ServerAddress
+	// AddressProvider knows better where a node is.
 	AddressProvider = raft.ServerAddressProvider
-	StreamLayer     = raft.StreamLayer
-	Transport       = raft.Transport
-	Log             = raft.Log
+	// StreamLayer carries raft's connections.
+	StreamLayer = raft.StreamLayer
+	// Transport carries raft's calls.
+	Transport = raft.Transport
+	// Log is one item of raft's log.
+	Log = raft.Log
 )
 
 // Voter is the suffrage of a server that votes.

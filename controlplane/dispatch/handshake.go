@@ -18,7 +18,7 @@ import (
 func (s *session) handshake(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.d.o.HandshakeTimeout)
 	defer cancel()
-	defer context.AfterFunc(s.d.leaving, cancel)()
+	defer context.AfterFunc(s.d.leaving, cancel)() //nolint:contextcheck // the dispatcher's life ends it too
 	v := s.d.o.Machine.View()
 	cluster := v.Cluster()
 	if cluster.GetClusterId() == "" {
