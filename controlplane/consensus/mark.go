@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -146,16 +147,12 @@ func verifyLog(d *Disk, mark *logMark) error {
 			return fmt.Errorf("verify log: entry %d has term %d, but the log mark says %d: %s", mark.index, l.Term, mark.term, advice)
 		}
 	}
-	var snapshot uint64
-	metas, err := d.Snapshots.List()
+	snapshot, err := newestWhole(d.Snapshots)
 	if err != nil {
-		return fmt.Errorf("verify log: list snapshots: %w", err)
-	}
-	if len(metas) > 0 {
-		snapshot = metas[0].Index
+		return fmt.Errorf("verify log: %w", err)
 	}
 	if last > snapshot && first > snapshot+1 {
-		return fmt.Errorf("verify log: it begins at %d, but the newest snapshot ends at %d: %s", first, snapshot, advice)
+		return fmt.Errorf("verify log: it begins at %d, but the newest whole snapshot ends at %d: %s", first, snapshot, advice)
 	}
 	var term uint64
 	for index := max(first, snapshot+1); index <= last && last > 0; index++ {
@@ -172,6 +169,28 @@ func verifyLog(d *Disk, mark *logMark) error {
 		}
 	}
 	return nil
+}
+
+// newestWhole is the index of the newest snapshot that is whole, which is the one that
+// raft restores, 0 when there never was one. raft goes on with an older one when the
+// newest is damaged: that is right as long as the log begins before its end.
+func newestWhole(s raft.SnapshotStore) (uint64, error) {
+	metas, err := s.List()
+	if err != nil {
+		return 0, fmt.Errorf("list snapshots: %w", err)
+	}
+	var first error
+	for _, m := range metas {
+		_, r, err := s.Open(m.ID) // verifies the checksum
+		if err == nil {
+			return m.Index, r.Close()
+		}
+		first = cmp.Or(first, fmt.Errorf("snapshot %s: %w", m.ID, err))
+	}
+	if first != nil {
+		return 0, fmt.Errorf("none of %d snapshots is whole: %w: the node must rejoin empty", len(metas), first)
+	}
+	return 0, nil
 }
 
 // checkEntry verifies the checksum of a command entry.
