@@ -307,6 +307,9 @@ func (m *member) read(ctx context.Context, stale bool) (*fsm.View, error) {
 		if err := m.catchUp(ctx); err != nil {
 			return nil, refusal(err)
 		}
+		if err := m.calls.gate.Still(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return m.state.View(), nil
 }

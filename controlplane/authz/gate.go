@@ -179,6 +179,21 @@ func (g *Gate) judge(c *Caller, rule Rule) error {
 	}
 }
 
+// Still judges again the caller that the gate has let through, by the state as it is
+// now: a call that waited for the state to catch up may have been let through by one
+// that did not know of a revocation yet.
+func (g *Gate) Still(ctx context.Context) error {
+	c := From(ctx)
+	if c.Kind != "operator" && c.Kind != "agent" {
+		return nil // nodes are judged by the trust bundle, the others by what they bring
+	}
+	err := g.registered(&c)
+	if errors.Is(err, errUnregistered) {
+		return deny("not_registered", "%v", err)
+	}
+	return err
+}
+
 // registered compares the proved key with the registry.
 func (g *Gate) registered(c *Caller) error {
 	v := g.o.View()

@@ -155,3 +155,21 @@ func TestGateCatchesUpBeforeItRefuses(t *testing.T) {
 		t.Errorf("known already: %v after %d questions, want 2", err, asked)
 	}
 }
+
+func TestARevocationCountsWhenTheStateHasCaughtUp(t *testing.T) {
+	r := newRegistry(t)
+	gate := New(Options{View: r.m.View, CatchUp: func(context.Context) error { return nil }})
+	ctx, err := gate.Admit(WithCaller(context.Background(), Caller{Kind: "operator", Name: "viewer", Key: identity.PublicKey("viewer")}), listAgents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ctx := range []context.Context{ctx, WithCaller(context.Background(), Caller{}), WithCaller(context.Background(), Caller{Kind: "local"})} {
+		if err := gate.Still(ctx); err != nil {
+			t.Errorf("nothing has changed for %v: %v", From(ctx), err)
+		}
+	}
+	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeOperator{RevokeOperator: &raftlogv1.RevokeOperator{Name: "viewer"}}})
+	if err := gate.Still(ctx); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("after the revocation: %v, want PERMISSION_DENIED", err)
+	}
+}

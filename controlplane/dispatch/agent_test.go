@@ -167,9 +167,10 @@ func (s *fakeSession) say(h *agentplanev1.Hello) {
 // shake does the handshake up to Welcome; edit may change each Hello.
 func (s *fakeSession) shake(edit func(*agentplanev1.Hello)) (*agentplanev1.Welcome, *agentplanev1.Refused) {
 	s.t.Helper()
-	c := s.recv().GetChallenge()
+	first := s.recv()
+	c := first.GetChallenge()
 	if c == nil {
-		return nil, nil
+		return nil, first.GetRefused()
 	}
 	epoch := c.GetSessionEpoch()
 	for {

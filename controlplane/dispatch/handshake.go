@@ -24,6 +24,11 @@ func (s *session) handshake(ctx context.Context) error {
 	if cluster.GetClusterId() == "" {
 		return &refusal{reason: "not_ready", detail: "this node belongs to no cluster yet", retry: time.Second}
 	}
+	// Before the Challenge: an agent takes that as "this node has a leader", and leaves
+	// the node where it is for it.
+	if err := s.d.open(); err != nil {
+		return err
+	}
 	row, _ := v.Session(s.agentID)
 	shown := row.GetEpoch()
 	s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Challenge{Challenge: &agentplanev1.Challenge{
