@@ -20,7 +20,7 @@ func TestBadDayNoQuorum(t *testing.T) {
 			t.Fatalf("%s was not alive", n.Name)
 		}
 	}
-	ask := []string{"--addr", f.addresses[0], "--request-timeout", "6s"}
+	ask := []string{"--addr", f.addresses[0], "--request-timeout", "3s"}
 	await(t, 10*time.Second, left.Name+" knows that it has no quorum", func() error {
 		o := f.Ctl(t.Context(), "cluster", "status", "--stale", "--why", "--addr", f.addresses[0], "--request-timeout", "2s")
 		if o.Code == 0 && !strings.Contains(o.Stdout+o.Stderr, "2 of 3") {
