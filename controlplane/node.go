@@ -102,6 +102,9 @@ func Open(o Options) (_ *Node, err error) {
 	if err := identity.ValidateAddress(n.advertise); err != nil {
 		return nil, fmt.Errorf("advertised %w: give another with --advertise HOST or HOST:PORT", err)
 	}
+	if err := probeGossip(o.Config.Gossip.Listen); err != nil {
+		return nil, err
+	}
 	if n.socket, err = listenSocket(dir); err != nil {
 		return nil, err
 	}

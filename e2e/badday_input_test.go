@@ -92,6 +92,7 @@ func TestBadDayStart(t *testing.T) {
 		{badDay{"node: world-readable directory", 1, []string{open, "mode 0755"}, "chmod 700 " + open}, runNode(open)},
 		{badDay{"agent: world-readable directory", 1, []string{open, "mode 0755"}, "chmod 700 " + open}, runAgent(open)},
 		{badDay{"node: port taken", 1, []string{`listen on "127.0.0.1:` + port, "address already in use"}, "--listen"}, runNode(fresh(), "--listen", address)},
+		{badDay{"node: gossip port taken", 1, []string{`listen for gossip on "127.0.0.1:` + port, "address already in use"}, "--gossip-listen"}, runNode(fresh(), "--gossip-listen", address)},
 		{badDay{"node: unknown flag", 2, []string{"--lisen"}, "agentplane run --help"}, runNode(fresh(), "--lisen", "x")},
 		{badDay{"agent: unknown flag", 2, []string{"--sloots"}, "agentd run --help"}, runAgent(fresh(), "--sloots", "x")},
 		{badDay{"agent: value out of bounds", 2, []string{"--slots", "0 is below the minimum 1"}, "agentd run --help"}, runAgent(fresh(), "--slots", "0")},
