@@ -30,8 +30,8 @@ func newClient(t *testing.T, opts client.Options) *client.Client {
 
 // quick makes frozen nodes noticed soon.
 func quick(opts client.Options) client.Options {
-	opts.ConnectTimeout = 300 * time.Millisecond
-	opts.ProbeAfter, opts.ProbeTimeout = 200*time.Millisecond, 300*time.Millisecond
+	opts.ConnectTimeout = time.Second
+	opts.ProbeAfter, opts.ProbeTimeout = 200*time.Millisecond, time.Second
 	return opts
 }
 
@@ -259,9 +259,13 @@ func TestConnectionBrokenInTheMiddleIsUnknown(t *testing.T) {
 	cluster.State.AddAgent("web-1", "ONLINE", nil, clienttest.Behaviour{})
 	opts := quick(cluster.Options())
 	opts.Unreachable = 200 * time.Millisecond
-	opts.CallTimeout = 2 * time.Second
+	opts.CallTimeout = 10 * time.Second
+	opts.ConnectTimeout = 10 * time.Second // the machine may be busy; a dead node refuses at once
 	c := newClient(t, opts)
 	node := cluster.Nodes[0]
+	if err := members(t, c); err != nil { // so that a connection stands, and can break
+		t.Fatal(err)
+	}
 	var once sync.Once
 	var killed sync.WaitGroup
 	node.Break(func(ctx context.Context, _ string) (error, bool) {

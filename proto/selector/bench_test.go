@@ -2,6 +2,7 @@ package selector
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -48,5 +49,29 @@ func BenchmarkParse(b *testing.B) {
 		if _, err := Parse(benchExpr); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// The costliest expressions that the bounds let through, on values of the length
+// that labels and facts may have: all must stay far from hanging a node.
+func BenchmarkCostliestMatch(b *testing.B) {
+	target := agent{name: strings.Repeat("a", 255) + "b"}
+	for name, expr := range map[string]string{
+		"optional":     `name matches "` + strings.Repeat("a?", 110) + strings.Repeat("a", 30) + `$"`,
+		"alternatives": `name matches "^(a|a|aa)*$"`,
+		"stars":        `name matches "(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)x"`,
+		"counted":      `name matches "(a?){120}c"`,
+		"many":         strings.Repeat(`name matches "(a|aa)+$" || `, 30) + `name == "x"`,
+		"contains":     strings.Repeat(`name contains "aaaaaaaac"||`, 127) + `name == "x"`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			s, err := Parse(expr)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				s.Match(target)
+			}
+		})
 	}
 }
