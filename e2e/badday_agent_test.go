@@ -150,19 +150,21 @@ func TestBadDayRestoredAgent(t *testing.T) {
 
 // TestBadDayDamagedAgent damages what an agent keeps.
 func TestBadDayDamagedAgent(t *testing.T) {
-	f := newFleet(t, 1, nil, nil)
-	a := f.agents[0]
-	var done []string
-	for range 3 {
-		id, o := f.run(t, "a1", nil, f.argv())
-		if o.Code != 0 {
-			t.Fatalf("%+v", o)
+	f := newFleet(t, 3, nil, nil) // one for each journal: sessions in a row are slowed down
+	done := map[string][]string{}
+	for _, a := range f.agents {
+		for range 3 {
+			id := newID(t)
+			if o := f.Ctl(within(t, 30*time.Second), append([]string{"run", "--id", id, "--on", fmt.Sprintf("name == %q", a.Name), "--"}, f.argv()...)...); o.Code != 0 {
+				t.Fatalf("%+v", o)
+			}
+			done[a.Name] = append(done[a.Name], id)
 		}
-		done = append(done, id)
+		if err := a.Stop(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := a.Stop(10 * time.Second); err != nil {
-		t.Fatal(err)
-	}
+	a := f.agents[0]
 	for _, c := range []struct {
 		file   string
 		damage func([]byte) []byte
@@ -182,7 +184,7 @@ func TestBadDayDamagedAgent(t *testing.T) {
 	}
 	// A journal that is damaged in the middle is not believed: it begins anew under
 	// another id. What was done is not done again.
-	for _, c := range []struct {
+	for i, c := range []struct {
 		how    string
 		damage func([]byte) []byte
 	}{
@@ -191,27 +193,28 @@ func TestBadDayDamagedAgent(t *testing.T) {
 		{"gone", nil},
 	} {
 		t.Run("journal "+c.how, func(t *testing.T) {
+			a := f.agents[i]
 			damageFiles(t, filepath.Join(a.DataDir, "journal", "journal-*"), c.damage)
 			if err := a.Start(); err != nil {
 				t.Fatal(err)
 			}
 			await(t, 20*time.Second, "the agent has a session", func() error {
-				v, err := f.agentView(t.Context(), "a1")
+				v, err := f.agentView(t.Context(), a.Name)
 				if err == nil && (v.Health == "LEFT" || v.Health == "DOWN") {
 					err = fmt.Errorf("%+v", v)
 				}
 				if v.Health == "QUARANTINED" {
-					return f.Ctl(t.Context(), "agents", "readmit", "a1").Err()
+					return f.Ctl(t.Context(), "agents", "readmit", a.Name).Err()
 				}
 				return err
 			})
-			working(t, f, "a1")
-			id, o := f.run(t, "a1", nil, f.argv())
+			working(t, f, a.Name)
+			id, o := f.run(t, a.Name, nil, f.argv())
 			if o.Code != 0 {
 				t.Fatalf("%+v", o)
 			}
-			done = append(done, id)
-			for _, id := range done {
+			done[a.Name] = append(done[a.Name], id)
+			for _, id := range done[a.Name] {
 				f.expect(t, id, "SUCCEEDED", 1)
 			}
 			if err := a.Stop(10 * time.Second); err != nil {
