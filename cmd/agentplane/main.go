@@ -73,7 +73,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(runCommand(environ), devCommand(environ), demoCommand(), versionCommand()) //nolint:contextcheck // cobra hands the context to each command
+	root.AddCommand(runCommand(environ), devCommand(environ), demoCommand(), benchCommand(), benchBareCommand(), versionCommand()) //nolint:contextcheck // cobra hands the context to each command
 	called, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
