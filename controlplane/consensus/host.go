@@ -164,6 +164,11 @@ func (h *Host) Close() error {
 		ended := h.tasks.Close()
 		within(ended, h.drainTime(), h.failed)
 		shutdown := h.raft.Shutdown()
+		// raft waits for calls that are under way, and closes its transport only then.
+		// Two nodes that stop at once would wait for each other until the calls time out.
+		if c, ok := h.opts.Transport.(Cutter); ok {
+			c.Cut()
+		}
 		h.watch.release()
 		var err error
 		down := make(chan struct{})

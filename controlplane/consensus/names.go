@@ -34,11 +34,27 @@ const (
 	transportTimeout = 10 * time.Second
 )
 
+// Cutter is a stream whose connections can be cut all at once.
+type Cutter interface {
+	// Cut closes every connection and opens no further one. It may be called again.
+	Cut()
+}
+
 // NewTransport returns raft's own transport over connections of the stream. Peers
-// are found by the book, whatever address raft's configuration has for them.
+// are found by the book, whatever address raft's configuration has for them. When
+// the stream is a Cutter, so is the transport.
 func NewTransport(stream StreamLayer, book AddressProvider, logger hclog.Logger) Transport {
-	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	t := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: stream, ServerAddressProvider: book, MaxPool: transportConns, Timeout: transportTimeout,
 		Logger: logger, MsgpackUseNewTimeFormat: true,
 	})
+	if c, ok := stream.(Cutter); ok {
+		return cuttable{t, c}
+	}
+	return t
+}
+
+type cuttable struct {
+	*raft.NetworkTransport
+	Cutter
 }

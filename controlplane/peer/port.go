@@ -287,11 +287,29 @@ func (q *queue) offer(ctx context.Context, c net.Conn) bool {
 	}
 	select {
 	case q.conns <- c:
+		q.closeRest() // in case it was closed meanwhile
 		return true
 	case <-q.closed:
 	case <-ctx.Done():
 	}
 	return false
+}
+
+// closeRest closes what nobody will accept any more, once the queue is closed.
+func (q *queue) closeRest() {
+	for {
+		select {
+		case <-q.closed:
+		default:
+			return
+		}
+		select {
+		case c := <-q.conns:
+			_ = c.Close()
+		default:
+			return
+		}
+	}
 }
 
 // Accept is net.Listener's.
@@ -307,6 +325,7 @@ func (q *queue) Accept() (net.Conn, error) {
 // Close ends Accept. The port itself stays open.
 func (q *queue) Close() error {
 	q.once.Do(func() { close(q.closed) })
+	q.closeRest()
 	return nil
 }
 

@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -41,9 +44,61 @@ type Stream struct {
 	// It must not block.
 	Stranger func()
 	Logger   hclog.Logger
+
+	mu    sync.Mutex // guards what follows
+	conns map[net.Conn]struct{}
+	cut   bool
 }
 
-var _ consensus.StreamLayer = (*Stream)(nil)
+var (
+	_ consensus.StreamLayer = (*Stream)(nil)
+	_ consensus.Cutter      = (*Stream)(nil)
+)
+
+var errCut = errors.New("this node is closing")
+
+// keep counts an open connection; it answers false when the stream has been cut.
+func (s *Stream) keep(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cut {
+		return false
+	}
+	if s.conns == nil {
+		s.conns = make(map[net.Conn]struct{})
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+func (s *Stream) forget(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// Cut is consensus.Cutter's.
+func (s *Stream) Cut() {
+	s.mu.Lock()
+	s.cut = true
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+// dialed is an outgoing connection that the stream knows of.
+type dialed struct {
+	net.Conn
+	s *Stream
+}
+
+// Close closes the connection and forgets it.
+func (d *dialed) Close() error {
+	d.s.forget(d)
+	return d.Conn.Close()
+}
 
 // Accept returns the next connection whose preface was accepted. Prefaces are
 // exchanged by the goroutine that first reads, so that a silent peer holds up
@@ -58,7 +113,12 @@ func (s *Stream) Accept() (net.Conn, error) {
 		_ = c.Close()
 		return nil, errors.New("peer: a raft connection did not come through the port")
 	}
-	return &accepted{Conn: conn, s: s}, nil
+	a := &accepted{Conn: conn, s: s}
+	if !s.keep(a) {
+		_ = conn.Close()
+		return nil, errCut
+	}
+	return a, nil
 }
 
 // Addr is the advertised address: raft tells it to its peers.
@@ -85,11 +145,16 @@ func (s *Stream) Dial(address consensus.ServerAddress, timeout time.Duration) (n
 		s.suspect(err)
 		return nil, fmt.Errorf("dial node %q at %s: %w", nodeID, address, err)
 	}
-	if err := s.greet(conn, nodeID, timeout); err != nil {
+	d := &dialed{conn, s}
+	if !s.keep(d) {
 		_ = conn.Close()
+		return nil, fmt.Errorf("dial node %q at %s: %w", nodeID, address, errCut)
+	}
+	if err := s.greet(d, nodeID, timeout); err != nil {
+		_ = d.Close()
 		return nil, fmt.Errorf("dial node %q at %s: %w", nodeID, address, err)
 	}
-	return conn, nil
+	return d, nil
 }
 
 func (s *Stream) greet(conn net.Conn, nodeID string, timeout time.Duration) error {
@@ -137,6 +202,12 @@ type accepted struct {
 	s       *Stream
 	greeted bool // only the reader reads it
 	err     error
+}
+
+// Close closes the connection and forgets it.
+func (a *accepted) Close() error {
+	a.s.forget(a)
+	return a.Conn.Close()
 }
 
 // Read is raft's: the first one exchanges prefaces.

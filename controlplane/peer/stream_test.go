@@ -51,6 +51,36 @@ func TestStreamCarriesRaftAfterThePrefaces(t *testing.T) {
 	}
 }
 
+// raft waits for its calls before it closes its transport: whoever closes must be
+// able to end them.
+func TestStreamCutsEverythingAtOnce(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	w.run(func(ctx context.Context) { echo(ctx, b.stream()) })
+	stream := a.stream()
+	address := consensus.ServerAddress(b.port.Addr().String())
+	conn, err := stream.Dial(address, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 1)) // nothing was asked, so nothing comes
+		read <- err
+	}()
+	stream.Cut()
+	if err := <-read; err == nil {
+		t.Error("the read came to an end without an error")
+	}
+	if again, err := stream.Dial(address, 5*time.Second); !errors.Is(err, errCut) {
+		t.Errorf("Dial after Cut = %v, %v", again, err)
+	}
+	stream.Cut() // again is harmless
+	if len(stream.conns) != 0 {
+		t.Errorf("%d connections are kept", len(stream.conns))
+	}
+}
+
 // An old cluster's leader must not reach raft: this is what once overwrote the log
 // of a recovered cluster.
 func TestStreamRefusesByPreface(t *testing.T) {
