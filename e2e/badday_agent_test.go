@@ -29,7 +29,7 @@ func quarantined(t *testing.T, f *fleet, name, why string) {
 	await(t, 30*time.Second, name+" is quarantined for "+why, func() error {
 		o := f.Ctl(t.Context(), "agents", "get", name, "--request-timeout", "3s")
 		if o.Code != 0 || !strings.Contains(o.Stdout, "QUARANTINED") || !strings.Contains(o.Stdout, why) {
-			return errString(o.Stdout + o.Stderr)
+			return printedError(o.Stdout + o.Stderr)
 		}
 		return nil
 	})

@@ -77,7 +77,7 @@ func TestBadDayJournalDiskFull(t *testing.T) {
 		}
 		if i.State == "SUCCEEDED" {
 			f.expect(t, id, "SUCCEEDED", 1)
-			return errString("it still fits")
+			return printedError("it still fits")
 		}
 		if o.Code != 7 || i.State != "REJECTED" || i.Reason != "no_journal" {
 			t.Errorf("%+v, %+v, want REJECTED(no_journal)", o, i)

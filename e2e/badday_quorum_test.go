@@ -24,7 +24,7 @@ func TestBadDayNoQuorum(t *testing.T) {
 	await(t, 10*time.Second, left.Name+" knows that it has no quorum", func() error {
 		o := f.Ctl(t.Context(), "cluster", "status", "--stale", "--why", "--addr", f.addresses[0], "--request-timeout", "2s")
 		if o.Code == 0 && !strings.Contains(o.Stdout+o.Stderr, "2 of 3") {
-			return errString(o.Stdout + o.Stderr)
+			return printedError(o.Stdout + o.Stderr)
 		}
 		return o.Err()
 	})
@@ -70,7 +70,7 @@ func TestBadDayNoQuorum(t *testing.T) {
 	f.expect(t, after, "SUCCEEDED", 1)
 }
 
-// errString is an error that is what somebody printed.
-type errString string
+// printedError is an error that is what somebody printed.
+type printedError string
 
-func (e errString) Error() string { return string(e) }
+func (e printedError) Error() string { return string(e) }

@@ -44,7 +44,9 @@ type benchCluster struct {
 	agents   []string // their ids
 
 	all    []*client.Client // one for up to benchSharing clients, over the nodes in turn
-	leader []*client.Client // the same number, to the leader
+	leader []*client.Client // the same number, to the leader at leaderAt
+
+	leaderAt string
 
 	padding       string
 	envelopeBytes int
@@ -79,6 +81,12 @@ func openBenchCluster(ctx context.Context, o benchOptions, dir string, bin lab.B
 	if err := c.connect(ctx); err != nil {
 		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}
+	if _, err := c.Term(ctx); err != nil {
+		return nil, fmt.Errorf("ask who leads: %w", err)
+	}
+	if c.leaderAt == "" {
+		return nil, errors.New("no member leads")
+	}
 	say("three voters; enrolling %s that will never connect", number(o.agents, "agent"))
 	if err := c.enrol(ctx); err != nil {
 		return nil, fmt.Errorf("enrol agents: %w", err)
@@ -111,26 +119,12 @@ func (c *benchCluster) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	leader := ""
-	for _, m := range members {
-		if m.Leader {
-			leader = m.Address
-		}
-	}
-	if leader == "" {
-		return errors.New("no member leads")
-	}
 	for i := range max((c.o.maxClients()+benchSharing-1)/benchSharing, benchNodes) {
 		anywhere, err := c.client(members[i%len(members)].Address)
 		if err != nil {
 			return err
 		}
 		c.all = append(c.all, anywhere)
-		there, err := c.client(leader)
-		if err != nil {
-			return err
-		}
-		c.leader = append(c.leader, there)
 	}
 	if c.info, err = agentplanev1.NewClusterServiceClient(c.all[0]).Info(ctx, &agentplanev1.InfoRequest{}); err != nil {
 		return err
@@ -228,10 +222,35 @@ func (c *benchCluster) command() (id string, envelope []byte, err error) {
 func (c *benchCluster) submitter() benchTarget { return benchSubmitter{c} }
 func (c *benchCluster) reader() benchTarget    { return benchReader{c} }
 
-// Term asks a node; a linearizable answer is that of the leader's term.
+// Term asks a node; a linearizable answer is that of the leader's term. Submissions
+// through the leader go to the one that leads now.
 func (c *benchCluster) Term(ctx context.Context) (uint64, error) {
 	s, err := agentplanev1.NewClusterServiceClient(c.all[0]).Status(ctx, &agentplanev1.StatusRequest{})
-	return s.GetTerm(), err
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range s.GetMembers() {
+		if m.GetLeader() && m.GetAddress() != c.leaderAt {
+			return s.GetTerm(), c.follow(m.GetAddress())
+		}
+	}
+	return s.GetTerm(), nil
+}
+
+// follow connects to the leader. No call is on its way.
+func (c *benchCluster) follow(address string) error {
+	for _, cl := range c.leader {
+		_ = cl.Close()
+	}
+	c.leader, c.leaderAt = nil, address
+	for range c.all {
+		cl, err := c.client(address)
+		if err != nil {
+			return err
+		}
+		c.leader = append(c.leader, cl)
+	}
+	return nil
 }
 
 type benchSubmitter struct{ *benchCluster }
