@@ -334,7 +334,7 @@ func TestNothingIsSaidBeforeTheNodesOwnStateHasIt(t *testing.T) {
 		id := l.submit(nil, 0)
 		l.faults(func(_ int, ms []*raftlogv1.Mutation) fault {
 			if ms[0].GetClaimAttempt() != nil {
-				go l.lag(n.machine, true) // from the claim on
+				l.lagging[n.machine] = true // from the claim on; the lock is held here
 			}
 			return fine
 		})
