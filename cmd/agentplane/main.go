@@ -1,5 +1,6 @@
 // Command agentplane is a node of the control plane (run); a whole cluster with agents
-// in one process (dev); and a tour that kills the leader (demo).
+// in one process (dev); a tour that kills the leader (demo); and a load program
+// (bench).
 //
 // A failure prints two lines, `agentplane: error: …` and `agentplane: hint: …`, and
 // nothing on stdout. Exit codes: 0 stopped in order, 1 error, 2 usage, 3 the node must
