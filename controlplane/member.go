@@ -234,7 +234,7 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 	c := m.n.o.Config
 	gate := authz.New(authz.Options{Identify: identify, View: m.state.View, CatchUp: m.catchUp})
 	m.calls = &calls{gate: gate, forwarder: m.forwarder, office: m.office, remote: m.pool.Forward, methods: make(map[string]method)}
-	unary, stream := operator.AppliedIndex(m.state)
+	unary, stream := operator.AppliedIndex(m.state, m.leaderSeen)
 	m.server = grpc.NewServer(
 		grpc.Creds(peer.ServerCredentials()),
 		// Whoever may not call gets no further than the gate.

@@ -18,13 +18,18 @@ import (
 const maxIndexWait = 3 * time.Second
 
 // AppliedIndex returns interceptors that put the applied index into the trailer of
-// every answer, refusals included, and make a call wait until this node's state
-// holds what the caller has seen elsewhere. A node that lags too far says so, and
-// the caller goes to another one.
-func AppliedIndex(m *fsm.Machine) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
+// every answer, refusals included, with how long ago this node heard of a leader, and
+// make a call wait until this node's state holds what the caller has seen elsewhere.
+// A node that lags too far says so, and the caller goes to another one. leaderSeen is
+// zero when no leader was heard of since this node started.
+func AppliedIndex(m *fsm.Machine, leaderSeen func() time.Time) (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
 	trailer := func() metadata.MD {
 		index, _ := m.Published()
-		return metadata.Pairs(client.AppliedIndexKey, strconv.FormatUint(index, 10))
+		md := metadata.Pairs(client.AppliedIndexKey, strconv.FormatUint(index, 10))
+		if seen := leaderSeen(); !seen.IsZero() {
+			md.Set(client.LeaderAgeKey, strconv.FormatInt(max(0, time.Since(seen).Milliseconds()), 10))
+		}
+		return md
 	}
 	unary := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		err := waitIndex(ctx, m)

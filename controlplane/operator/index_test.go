@@ -61,14 +61,35 @@ func both(t *testing.T, at uint64, md metadata.MD, handler func(*fsm.Machine) er
 		})
 	}
 	run("unary", func(_ *testing.T, m *fsm.Machine, s *trailers) error {
-		unary, _ := AppliedIndex(m)
+		unary, _ := AppliedIndex(m, heardOf)
 		ctx := grpc.NewContextWithServerTransportStream(s.ctx, unaryTrailers{s})
 		_, err := unary(ctx, nil, nil, func(context.Context, any) (any, error) { return nil, handler(m) })
 		return err
 	})
 	run("stream", func(_ *testing.T, m *fsm.Machine, s *trailers) error {
-		_, stream := AppliedIndex(m)
+		_, stream := AppliedIndex(m, heardOf)
 		return stream(nil, s, nil, func(any, grpc.ServerStream) error { return handler(m) })
+	})
+}
+
+// heardOf is the time of a leader that was heard of 1.5 s before each answer.
+func heardOf() time.Time { return time.Now().Add(-1500 * time.Millisecond) }
+
+func TestEveryAnswerSaysHowLongAgoALeaderWasHeardOf(t *testing.T) {
+	both(t, 3, nil, func(*fsm.Machine) error { return nil }, func(t *testing.T, _ *fsm.Machine, s *trailers, _ error) {
+		if got := s.md.Get(client.LeaderAgeKey); len(got) != 1 || got[0] != "1500" {
+			t.Errorf("%s is %q, want 1500", client.LeaderAgeKey, got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s := &trailers{ctx: t.Context()}
+		_, stream := AppliedIndex(fsm.New(fsm.Options{}), func() time.Time { return time.Time{} })
+		if err := stream(nil, s, nil, func(any, grpc.ServerStream) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.md.Get(client.LeaderAgeKey); len(got) != 0 {
+			t.Errorf("no leader was ever heard of, and %s is %q", client.LeaderAgeKey, got)
+		}
 	})
 }
 

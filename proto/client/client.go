@@ -24,6 +24,9 @@ type Client struct {
 	cancel   context.CancelFunc
 	group    sync.WaitGroup // the goroutines of the connections
 	index    atomic.Uint64  // highest applied index seen
+	// leaderAge is how many milliseconds ago the node that answered last had heard of
+	// a leader; -1 when it never has.
+	leaderAge atomic.Int64
 
 	mu        sync.Mutex // guards what follows; no call-back runs under it
 	bundle    *agentplanev1.Bundle
@@ -60,7 +63,9 @@ func New(opts Options) (*Client, error) {
 
 func newClient(opts Options, cfg *tls.Config) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Client{opts: opts, tls: cfg, ctx: ctx, cancel: cancel, conns: map[string]*conn{}}
+	c := &Client{opts: opts, tls: cfg, ctx: ctx, cancel: cancel, conns: map[string]*conn{}}
+	c.leaderAge.Store(-1)
+	return c
 }
 
 // Close breaks every connection and returns when no goroutine is left.
@@ -91,6 +96,14 @@ func (c *Client) Addresses() []string { return c.route() }
 
 // AppliedIndex returns the highest index that an answer carried.
 func (c *Client) AppliedIndex() uint64 { return c.index.Load() }
+
+// LeaderAge returns how long before its answer the node that answered last had heard
+// of a leader, which is how old a stale answer may be; false when it has not heard
+// of one since it started.
+func (c *Client) LeaderAge() (time.Duration, bool) {
+	ms := c.leaderAge.Load()
+	return time.Duration(ms) * time.Millisecond, ms >= 0
+}
 
 // Reconnect lets calls in flight finish and makes later ones use new
 // connections, whose handshakes ask for the certificate again.

@@ -20,10 +20,14 @@ import (
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
-// The metadata that carry indexes, both in decimal.
+// The metadata that calls carry, all in decimal.
 const (
 	AppliedIndexKey = "agentplane-applied-index" // trailer of every answer
 	MinIndexKey     = "agentplane-min-index"     // of a request
+	// LeaderAgeKey is in the trailer of every answer of a node that has heard of a
+	// leader since it started: how many milliseconds ago. The node's own state may be
+	// that much older than the cluster's.
+	LeaderAgeKey = "agentplane-leader-age-ms"
 )
 
 // maxBackoff bounds the pause between two rounds over all addresses.
@@ -153,6 +157,13 @@ func (c *Client) noteTrailer(md metadata.MD) {
 			c.noteIndex(index)
 		}
 	}
+	age := int64(-1)
+	for _, v := range md.Get(LeaderAgeKey) {
+		if ms, err := strconv.ParseInt(v, 10, 64); err == nil && ms >= 0 {
+			age = ms
+		}
+	}
+	c.leaderAge.Store(age)
 }
 
 func (c *Client) noteIndex(index uint64) {

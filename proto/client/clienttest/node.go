@@ -171,7 +171,7 @@ func (n *Node) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	fault := n.record(ctx, info.FullMethod, req)
 	defer func() {
 		index := strconv.FormatUint(n.cluster.State.Index(), 10)
-		_ = grpc.SetTrailer(ctx, metadata.Pairs(client.AppliedIndexKey, index))
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(client.AppliedIndexKey, index, client.LeaderAgeKey, "1500"))
 	}()
 	if fault != nil {
 		if err, after := fault(ctx, info.FullMethod); err != nil {
