@@ -13,9 +13,9 @@ import (
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
-// placeholder stands in an operator's request until the token, or the operator,
+// unnamed stands in an operator's request until the token, or the operator,
 // says the name.
-const placeholder = "operator"
+const unnamed = "operator"
 
 func (a *app) loginCmd() *cobra.Command {
 	var name, token string
@@ -62,7 +62,7 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 	}
 	asked := name
 	if asked == "" {
-		asked = placeholder
+		asked = unnamed
 	}
 	answer, err := client.Enroll(ctx, client.Enrolment{
 		Addresses: addresses,

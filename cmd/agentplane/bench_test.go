@@ -60,7 +60,7 @@ func nothingLeft(t *testing.T, tmp string) {
 
 func TestBenchMeasuresAllThree(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts six processes")
+		t.Skip("SKIPPED: -short; it starts six processes")
 	}
 	cmd, stdout, stderr, tmp := startBench(t, "--clients", "2", "--agents", "5", "--duration", "1s", "--warm-up", "100ms", "--rounds", "1", "--json")
 	if err := cmd.Wait(); err != nil {
@@ -97,7 +97,7 @@ func TestBenchMeasuresAllThree(t *testing.T) {
 
 func TestBenchInterruptedLeavesNothing(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts six processes")
+		t.Skip("SKIPPED: -short; it starts six processes")
 	}
 	cmd, stdout, stderr, tmp := startBench(t, "--clients", "2", "--agents", "5", "--duration", "1m", "--warm-up", "0s")
 	for {
