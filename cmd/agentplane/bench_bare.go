@@ -135,3 +135,11 @@ func (c *bareCluster) Call(ctx context.Context, number int) error {
 
 // Term is that of the bare program's leader.
 func (c *bareCluster) Term(ctx context.Context) (uint64, error) { return c.cluster.Term(ctx) }
+
+// Processes are those of the bare program.
+func (c *bareCluster) Processes() (pids []int) {
+	for _, p := range c.processes {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
+	return pids
+}

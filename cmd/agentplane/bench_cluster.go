@@ -237,6 +237,14 @@ func (c *benchCluster) Term(ctx context.Context) (uint64, error) {
 	return s.GetTerm(), nil
 }
 
+// Processes are the nodes.
+func (c *benchCluster) Processes() (pids []int) {
+	for _, n := range c.l.Nodes() {
+		pids = append(pids, n.PID())
+	}
+	return pids
+}
+
 // follow connects to the leader. No call is on its way.
 func (c *benchCluster) follow(address string) error {
 	for _, cl := range c.leader {

@@ -21,6 +21,8 @@ type benchTarget interface {
 	Call(ctx context.Context, client int) error
 	// Term is raft's, now.
 	Term(ctx context.Context) (uint64, error)
+	// Processes are the pids of those who serve the calls.
+	Processes() []int
 }
 
 // measurement is one step of one round. Latencies are in milliseconds.
@@ -34,6 +36,7 @@ type measurement struct {
 	P90       float64        `json:"p90_ms"`
 	P99       float64        `json:"p99_ms"`
 	Max       float64        `json:"max_ms"`
+	CPU       float64        `json:"cpu_us"` // for each success, the warm-up included, of clients and servers together
 	Errors    map[string]int `json:"errors"` // by reason, the warm-up included
 	TermBegin uint64         `json:"term_begin"`
 	TermEnd   uint64         `json:"term_end"`
@@ -41,8 +44,8 @@ type measurement struct {
 
 // String is one line for people.
 func (m measurement) String() string {
-	s := fmt.Sprintf("%-6s %4d clients %8.0f/s  p50 %.1f  p90 %.1f  p99 %.1f  max %.1f ms",
-		m.What, m.Clients, m.PerSecond, m.P50, m.P90, m.P99, m.Max)
+	s := fmt.Sprintf("%-6s %4d clients %8.0f/s  p50 %.1f  p90 %.1f  p99 %.1f  max %.1f ms  cpu %.0f us",
+		m.What, m.Clients, m.PerSecond, m.P50, m.P90, m.P99, m.Max, m.CPU)
 	if m.TermBegin != m.TermEnd {
 		s += fmt.Sprintf("  term %d to %d", m.TermBegin, m.TermEnd)
 	}
@@ -65,6 +68,7 @@ func reasons(counts map[string]int) string {
 type tally struct {
 	latencies []time.Duration
 	within    int // of them ended within the measurement
+	successes int // the warm-up included
 	errors    map[string]int
 }
 
@@ -75,6 +79,10 @@ func measureStep(ctx context.Context, t benchTarget, clients int, warmUp, durati
 	var err error
 	if m.TermBegin, err = t.Term(ctx); err != nil {
 		return m, fmt.Errorf("%s: ask for the term: %w", m.What, err)
+	}
+	cpu, err := processorTime(t.Processes())
+	if err != nil {
+		return m, fmt.Errorf("%s: %w", m.What, err)
 	}
 	from := time.Now().Add(warmUp)
 	until := from.Add(duration)
@@ -87,19 +95,24 @@ func measureStep(ctx context.Context, t benchTarget, clients int, warmUp, durati
 	if ctx.Err() != nil {
 		return m, context.Cause(ctx)
 	}
+	used, err := processorTime(t.Processes())
+	if err != nil {
+		return m, fmt.Errorf("%s: %w", m.What, err)
+	}
 	if m.TermEnd, err = t.Term(ctx); err != nil {
 		return m, fmt.Errorf("%s: ask for the term: %w", m.What, err)
 	}
-	return m, m.count(tallies, duration)
+	return m, m.count(tallies, duration, used-cpu)
 }
 
 // count turns what the clients have seen into figures.
-func (m *measurement) count(tallies []tally, duration time.Duration) error {
+func (m *measurement) count(tallies []tally, duration, cpu time.Duration) error {
 	var all []time.Duration
-	within := 0
+	within, successes := 0, 0
 	for _, t := range tallies {
 		all = append(all, t.latencies...)
 		within += t.within
+		successes += t.successes
 		for reason, n := range t.errors {
 			m.Errors[reason] += n
 		}
@@ -111,6 +124,7 @@ func (m *measurement) count(tallies []tally, duration time.Duration) error {
 	m.Calls, m.PerSecond = len(all), float64(within)/duration.Seconds()
 	m.P50, m.P90, m.P99 = percentile(all, 50), percentile(all, 90), percentile(all, 99)
 	m.Max = percentile(all, 100)
+	m.CPU = float64(cpu.Microseconds()) / float64(successes)
 	return nil
 }
 
@@ -136,7 +150,11 @@ func (y *tally) run(ctx context.Context, t benchTarget, client int, from, until 
 			case <-time.After(benchErrorPause):
 			case <-ctx.Done():
 			}
-		case !begin.Before(from):
+		default:
+			y.successes++
+			if begin.Before(from) {
+				continue
+			}
 			y.latencies = append(y.latencies, end.Sub(begin))
 			if !end.After(until) {
 				y.within++

@@ -41,6 +41,7 @@ type benchSummary struct {
 	P90         float64        `json:"p90_ms"`
 	P99         float64        `json:"p99_ms"`
 	Max         float64        `json:"max_ms"` // the greatest of all rounds
+	CPU         float64        `json:"cpu_us"` // for each call
 	Errors      map[string]int `json:"errors"`
 	TermChanges uint64         `json:"term_changes"` // during the measurements
 }
@@ -107,6 +108,7 @@ func summaryOf(k stepKey, all []measurement) benchSummary {
 		P90:    median(column(func(m measurement) float64 { return m.P90 })),
 		P99:    median(column(func(m measurement) float64 { return m.P99 })),
 		Max:    slices.Max(column(func(m measurement) float64 { return m.Max })),
+		CPU:    median(column(func(m measurement) float64 { return m.CPU })),
 		Errors: make(map[string]int),
 	}
 	for _, m := range all {
@@ -138,14 +140,14 @@ func (r *benchReport) print(w io.Writer) error {
 	fmt.Fprintf(w, "%d nodes, %d agents, commands of %d bytes through %s, %d rounds of %gs; medians, latencies in ms\n\n",
 		r.Nodes, r.Agents, r.CommandBytes, r.Through, r.Rounds, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "step\tclients\tper second\tleast\tmost\tp50\tp90\tp99\tmax\tterm changes\terrors\t")
+	fmt.Fprintln(t, "step\tclients\tper second\tleast\tmost\tp50\tp90\tp99\tmax\tcpu us\tterm changes\terrors\t")
 	for _, s := range r.Medians {
 		errors := reasons(s.Errors)
 		if errors == "" {
 			errors = "0"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%s\t\n",
-			s.What, s.Clients, s.PerSecond, s.Least, s.Most, s.P50, s.P90, s.P99, s.Max, s.TermChanges, errors)
+		fmt.Fprintf(t, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%s\t\n",
+			s.What, s.Clients, s.PerSecond, s.Least, s.Most, s.P50, s.P90, s.P99, s.Max, s.CPU, s.TermChanges, errors)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -165,6 +165,21 @@ func (s *scripted) Call(context.Context, int) error {
 // Term never changes.
 func (*scripted) Term(context.Context) (uint64, error) { return 7, nil }
 
+// Processes are none but this one.
+func (*scripted) Processes() []int { return nil }
+
+func TestProcessorTimeIsReadBehindAnyName(t *testing.T) {
+	got, err := statTime("7 (a) 1 2 (b) S 1 7 7 0 -1 4194560 93 0 0 0 12 30 0 0 20 0 1 0 100 0 0")
+	if want := 420 * time.Millisecond; err != nil || got != want {
+		t.Errorf("statTime = %v, %v, want %v", got, err, want)
+	}
+	for _, damaged := range []string{"", "7 (a) S 1 2", "7 (a) S 1 7 7 0 -1 4194560 93 0 0 0 x 30 0 0"} {
+		if got, err := statTime(damaged); err == nil {
+			t.Errorf("statTime(%q) = %v, want an error", damaged, got)
+		}
+	}
+}
+
 func TestMeasureStepCountsCallsAndErrors(t *testing.T) {
 	s := &scripted{}
 	m, err := measureStep(t.Context(), s, 1, 0, 200*time.Millisecond)
