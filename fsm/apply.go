@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
@@ -12,7 +11,7 @@ import (
 // apply executes one mutation. Everything but taking office and founding the
 // cluster is refused before the cluster has an id.
 func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
-	if field := unknownField(mut.ProtoReflect()); field != "" {
+	if field := unknown(mut); field != "" {
 		if mut.GetSkippable() {
 			return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Reason: "skipped"}
 		}
@@ -96,28 +95,6 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.purgeCommands(k.PurgeCommands)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
-}
-
-// unknownField names the first field, at any depth, that this build does not know;
-// "" when there is none.
-func unknownField(m protoreflect.Message) (name string) {
-	if b := m.GetUnknown(); len(b) > 0 {
-		return fmt.Sprintf("an unknown field of %s", m.Descriptor().FullName())
-	}
-	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		if f.Message() == nil {
-			return true
-		}
-		if !f.IsList() {
-			name = unknownField(v.Message())
-			return name == ""
-		}
-		for i, list := 0, v.List(); i < list.Len() && name == ""; i++ {
-			name = unknownField(list.Get(i).Message())
-		}
-		return name == ""
-	})
-	return name
 }
 
 func ok() *raftlogv1.Outcome { return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK} }

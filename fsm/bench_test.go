@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-memdb"
+	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -79,6 +81,30 @@ func BenchmarkApply(b *testing.B) {
 		}
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(muts)), "ns/mutation")
 	})
+	// As raft hands them over: sealed entries of submissions to offline agents.
+	for _, batch := range []int{1, 16, 128} {
+		b.Run(fmt.Sprintf("sealed/batch=%d", batch), func(b *testing.B) {
+			m := fleet(b, benchAgents)
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				b.StopTimer()
+				e := &raftlogv1.Entry{Format: 1, LeaderEpoch: m.View().Cluster().GetOffice().GetEpoch()}
+				for i := range batch {
+					at := storyBegin.Add(time.Duration(n*batch+i) * 100 * time.Microsecond) // 10 000 a second
+					e.Now = at.UnixNano()
+					e.Mutations = append(e.Mutations, submitTo(commandID(at, fmt.Sprint(n*batch+i)), uint32((n*batch+i)*7919%benchAgents)+1))
+				}
+				sealed, err := raftlogv1.Seal(e)
+				if err != nil {
+					b.Fatal(err)
+				}
+				index, _ := m.Published()
+				b.StartTimer()
+				Raft{m}.ApplyBatch([]*raft.Log{{Index: index + 1, Term: 1, Type: raft.LogCommand, Data: sealed}})
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/mutation")
+		})
+	}
 	b.Run("claim+report/batch=128", func(b *testing.B) {
 		m := fleet(b, benchAgents)
 		b.ReportAllocs()
@@ -180,7 +206,7 @@ func BenchmarkFeed(b *testing.B) {
 	}
 	// A change without a row ends the watchers.
 	_, end := m.ViewAndWatch()
-	m.feed.append([]Change{{Cursor: Cursor{Incarnation: end.Incarnation, Index: end.Index + 1}, Table: TableSettings, Key: "k"}}, []int{1})
+	m.feed.append([]retained{{Change{Cursor: Cursor{Incarnation: end.Incarnation, Index: end.Index + 1}, Table: TableSettings, Key: "k"}, 1}})
 	for range watchers {
 		<-done
 	}

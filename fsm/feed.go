@@ -57,75 +57,137 @@ func (e *CompactedError) Error() string {
 	return fmt.Sprintf("feed is compacted at %v, which is after cursor %v: list again", e.Floor, e.Cursor)
 }
 
-// feed is a bounded ring of changes. Guarded by its mutex; woken is closed and
-// made new each time something is appended.
+// feed is a bounded ring of changes.
 type feed struct {
 	maxChanges int
 	maxBytes   int
 
-	mu      sync.Mutex
-	floor   Cursor // everything up to it is gone
-	changes []Change
-	sizes   []int
-	bytes   int
-	woken   chan struct{}
+	mu    sync.Mutex // guards what follows
+	floor Cursor     // everything up to it is gone
+	ring  []retained // grows up to maxChanges
+	head  int        // the oldest change's place in ring
+	count int
+	bytes int
+	woken chan struct{} // closed at the next append; nil while nobody waits
+}
+
+// retained is a change with the bytes that it counts for.
+type retained struct {
+	Change
+	bytes int
 }
 
 func newFeed(maxChanges, maxBytes int) *feed {
-	return &feed{maxChanges: maxChanges, maxBytes: maxBytes, woken: make(chan struct{})}
+	return &feed{maxChanges: maxChanges, maxBytes: maxBytes}
 }
 
 // append adds the changes of one entry and drops the oldest above the bounds. It
 // never blocks on a reader.
-func (f *feed) append(changes []Change, sizes []int) {
+func (f *feed) append(changes []retained) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.changes = append(f.changes, changes...)
-	f.sizes = append(f.sizes, sizes...)
-	for _, n := range sizes {
-		f.bytes += n
+	for _, c := range changes {
+		if f.count == f.maxChanges {
+			f.dropLocked()
+		}
+		if f.count == len(f.ring) {
+			f.growLocked()
+		}
+		*f.atLocked(f.count) = c
+		f.count++
+		f.bytes += c.bytes
 	}
-	drop := 0
-	for len(f.changes)-drop > f.maxChanges || (f.bytes > f.maxBytes && drop < len(f.changes)) {
-		f.bytes -= f.sizes[drop]
-		f.floor = f.changes[drop].Cursor
-		drop++
-	}
-	if drop > 0 {
-		clear(f.changes[:drop]) // let go of the rows; append moves the rest down when it grows
-		f.changes, f.sizes = f.changes[drop:], f.sizes[drop:]
+	for f.bytes > f.maxBytes && f.count > 0 {
+		f.dropLocked()
 	}
 	f.wakeLocked()
+}
+
+// atLocked is the i-th change, counted from the oldest.
+func (f *feed) atLocked(i int) *retained { return &f.ring[(f.head+i)%len(f.ring)] }
+
+// dropLocked lets go of the oldest change.
+func (f *feed) dropLocked() {
+	oldest := f.atLocked(0)
+	f.floor = oldest.Cursor
+	f.bytes -= oldest.bytes
+	*oldest = retained{}
+	f.head = (f.head + 1) % len(f.ring)
+	f.count--
+}
+
+func (f *feed) growLocked() {
+	larger := make([]retained, min(max(2*len(f.ring), 256), f.maxChanges))
+	for i := range f.count {
+		larger[i] = *f.atLocked(i)
+	}
+	f.ring, f.head = larger, 0
 }
 
 // reset empties the ring: everything up to floor is gone.
 func (f *feed) reset(floor Cursor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.changes, f.sizes, f.bytes, f.floor = nil, nil, 0, floor
+	f.ring, f.head, f.count, f.bytes, f.floor = nil, 0, 0, 0, floor
 	f.wakeLocked()
 }
 
 func (f *feed) wakeLocked() {
-	close(f.woken)
-	f.woken = make(chan struct{})
+	if f.woken != nil {
+		close(f.woken)
+		f.woken = nil
+	}
 }
 
-// after returns up to limit changes that follow the cursor; when there are none, a
+// after returns, of up to limit changes that follow the cursor, those in the tables,
+// and the cursor behind all that it looked at; when there is nothing to look at, a
 // channel that is closed when there may be.
-func (f *feed) after(c Cursor, limit int) ([]Change, <-chan struct{}, error) {
+func (f *feed) after(c Cursor, limit int, in tableSet) ([]Change, Cursor, <-chan struct{}, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c.Less(f.floor) {
-		return nil, nil, &CompactedError{Cursor: c, Floor: f.floor}
+		return nil, c, nil, &CompactedError{Cursor: c, Floor: f.floor}
 	}
-	i := sort.Search(len(f.changes), func(i int) bool { return c.Less(f.changes[i].Cursor) })
-	if i == len(f.changes) {
-		return nil, f.woken, nil
+	begin := sort.Search(f.count, func(i int) bool { return c.Less(f.atLocked(i).Cursor) })
+	if begin == f.count {
+		if f.woken == nil {
+			f.woken = make(chan struct{})
+		}
+		return nil, c, f.woken, nil
 	}
-	n := min(limit, len(f.changes)-i)
-	return append([]Change(nil), f.changes[i:i+n]...), nil, nil
+	end := min(begin+limit, f.count)
+	meant := 0
+	for i := begin; i < end; i++ {
+		if in.has(f.atLocked(i).Table) {
+			meant++
+		}
+	}
+	next := f.atLocked(end - 1).Cursor
+	if meant == 0 {
+		return nil, next, nil, nil
+	}
+	changes := make([]Change, 0, meant)
+	for i := begin; i < end; i++ {
+		if r := f.atLocked(i); in.has(r.Table) {
+			changes = append(changes, r.Change)
+		}
+	}
+	return changes, next, nil, nil
 }
+
+// tableSet has a bit for each table.
+type tableSet uint64
+
+const allTables = ^tableSet(0)
+
+func setOf(tables []Table) (s tableSet) {
+	for _, t := range tables {
+		s |= 1 << t
+	}
+	return s
+}
+
+func (s tableSet) has(t Table) bool { return s&(1<<t) != 0 }
 
 // maxRead bounds what one call of Changes returns.
 const maxRead = 4096
@@ -134,15 +196,29 @@ const maxRead = 4096
 // 4096, in order; the last one's Cursor is where to go on. It waits while there
 // are none. The error is a *CompactedError when some are gone, else the context's.
 func (m *Machine) Changes(ctx context.Context, after Cursor) ([]Change, error) {
+	changes, _, err := m.changesIn(ctx, after, allTables)
+	return changes, err
+}
+
+// ChangesIn is Changes for whom only some tables matter. Where to go on is the cursor
+// that it returns, which lies behind the last change when others follow it.
+func (m *Machine) ChangesIn(ctx context.Context, after Cursor, tables ...Table) ([]Change, Cursor, error) {
+	return m.changesIn(ctx, after, setOf(tables))
+}
+
+func (m *Machine) changesIn(ctx context.Context, after Cursor, in tableSet) ([]Change, Cursor, error) {
 	for {
-		changes, woken, err := m.feed.after(after, maxRead)
+		changes, next, woken, err := m.feed.after(after, maxRead, in)
 		if err != nil || len(changes) > 0 {
-			return changes, err
+			return changes, next, err
+		}
+		if after = next; woken == nil {
+			continue // all that it looked at was in other tables
 		}
 		select {
 		case <-woken:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, after, ctx.Err()
 		}
 	}
 }

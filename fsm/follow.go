@@ -3,7 +3,6 @@ package fsm
 import (
 	"context"
 	"errors"
-	"slices"
 )
 
 // News is what following the feed brought: changes, or a view to list anew because
@@ -18,7 +17,7 @@ type News struct {
 func (m *Machine) Follow(ctx context.Context, after Cursor, to chan<- News, tables ...Table) {
 	for {
 		var n News
-		changes, err := m.Changes(ctx, after)
+		changes, next, err := m.ChangesIn(ctx, after, tables...)
 		var compacted *CompactedError
 		switch {
 		case errors.As(err, &compacted):
@@ -26,11 +25,7 @@ func (m *Machine) Follow(ctx context.Context, after Cursor, to chan<- News, tabl
 		case err != nil:
 			return // ctx ended
 		default:
-			after = changes[len(changes)-1].Cursor
-			n.Changes = slices.DeleteFunc(changes, func(c Change) bool { return !slices.Contains(tables, c.Table) })
-			if len(n.Changes) == 0 {
-				continue
-			}
+			n.Changes, after = changes, next
 		}
 		select {
 		case to <- n:

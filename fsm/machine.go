@@ -29,12 +29,14 @@ type Machine struct {
 	// queued counts the open invocations of each agent, by its number. It is
 	// derived, and made again by a restore.
 	queued map[uint32]uint32
+	// changes is the memory in which an entry collects its changes.
+	changes []retained
 
 	view atomic.Pointer[View]
 	feed *feed
 
 	mu    sync.Mutex    // guards moved
-	moved chan struct{} // closed and made new when the published index moves
+	moved chan struct{} // closed when the published index moves; nil while nobody waits
 }
 
 // New returns an empty machine.
@@ -49,9 +51,8 @@ func New(o Options) *Machine {
 		tables: newTables(),
 		queued: make(map[uint32]uint32),
 		feed:   newFeed(o.FeedChanges, o.FeedBytes),
-		moved:  make(chan struct{}),
 	}
-	m.view.Store(&View{t: m.tables.copy()})
+	m.view.Store(&View{t: m.tables.published()})
 	return m
 }
 
@@ -78,10 +79,16 @@ func (m *Machine) Now() int64 { return m.view.Load().t.cluster.GetNow() }
 // context's error.
 func (m *Machine) WaitPublished(ctx context.Context, index uint64) error {
 	for {
+		if at, _ := m.Published(); at >= index {
+			return nil
+		}
 		m.mu.Lock()
+		if m.moved == nil {
+			m.moved = make(chan struct{})
+		}
 		moved := m.moved
 		m.mu.Unlock()
-		at, _ := m.Published()
+		at, _ := m.Published() // it may have moved before anybody was there to be told
 		if at >= index {
 			return nil
 		}
@@ -142,14 +149,16 @@ func takesOffice(e *raftlogv1.Entry) bool {
 
 // publish makes tables, feed and published index move on together. The view comes
 // first: whoever is woken by a change finds it in the view.
-func (m *Machine) publish(changes []Change, sizes []int) {
-	m.view.Store(&View{t: m.tables.copy()})
+func (m *Machine) publish(changes []retained) {
+	m.view.Store(&View{t: m.tables.published()})
 	if len(changes) > 0 {
-		m.feed.append(changes, sizes)
+		m.feed.append(changes)
 	}
 	m.mu.Lock()
-	close(m.moved)
-	m.moved = make(chan struct{})
+	if m.moved != nil {
+		close(m.moved)
+		m.moved = nil
+	}
 	m.mu.Unlock()
 }
 
@@ -166,8 +175,7 @@ type tx struct {
 
 	clusterChanged bool                 // by more than index and now
 	edited         []*raftlogv1.Command // by the mutation at hand
-	changes        []Change
-	sizes          []int
+	changes        []retained
 }
 
 func (m *Machine) begin(index, term uint64) *tx {
@@ -176,7 +184,7 @@ func (m *Machine) begin(index, term uint64) *tx {
 	}
 	c := clone(m.tables.cluster)
 	c.Index = index
-	return &tx{tables: m.tables, m: m, cluster: c, index: index, term: term}
+	return &tx{tables: m.tables, m: m, cluster: c, index: index, term: term, changes: m.changes[:0]}
 }
 
 func (tx *tx) commit() {
@@ -184,7 +192,21 @@ func (tx *tx) commit() {
 	if tx.clusterChanged {
 		tx.change(TableCluster, "", tx.cluster)
 	}
-	tx.m.publish(tx.changes, tx.sizes)
+	tx.m.publish(tx.changes)
+	tx.m.keep(tx.changes)
+}
+
+// maxKept bounds the memory that is kept for the changes of entries to come.
+const maxKept = 4096
+
+// keep keeps the memory of an entry's changes for the next one. What lay in it must
+// not be held by it.
+func (m *Machine) keep(changes []retained) {
+	if cap(changes) > maxKept {
+		changes = nil
+	}
+	clear(changes)
+	m.changes = changes[:0]
 }
 
 // advance moves the cluster's time; it never goes back.
@@ -220,13 +242,12 @@ func (tx *tx) change(name Table, key string, row proto.Message) {
 	if row != nil {
 		n += proto.Size(row)
 	}
-	tx.changes = append(tx.changes, Change{
+	tx.changes = append(tx.changes, retained{Change{
 		Cursor: Cursor{
 			Incarnation: tx.cluster.GetIncarnation().GetNumber(),
 			Index:       tx.index,
 			Ordinal:     uint32(len(tx.changes)),
 		},
 		Table: name, Key: key, Row: row,
-	})
-	tx.sizes = append(tx.sizes, n)
+	}, n})
 }

@@ -274,7 +274,7 @@ func readTables(r io.Reader) (*tables, error) {
 		if err := proto.Unmarshal(b, record); err != nil {
 			return nil, fmt.Errorf("record %d: %w", h.n, err)
 		}
-		if name := unknownField(record.ProtoReflect()); name != "" {
+		if name := unknown(record); name != "" {
 			return nil, fmt.Errorf("record %d holds %s: upgrade this node", h.n, name)
 		}
 		at, err := t.load(record)
@@ -314,6 +314,6 @@ func (m *Machine) restore(t *tables) {
 	for _, i := range collect(t.invocations.by(invocationsByAgent, "")) {
 		m.queued[i.GetAgentOrdinal()]++
 	}
-	m.publish(nil, nil)
+	m.publish(nil)
 	m.feed.reset(m.View().Cursor())
 }

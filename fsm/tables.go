@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"encoding/binary"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -95,19 +97,36 @@ func newTables() *tables {
 		),
 		envelopes: newTable((*raftlogv1.Envelope).GetCommandId),
 		commands: newTable((*raftlogv1.Command).GetId,
-			func(c *raftlogv1.Command) (string, bool) { return be64(c.GetSubmittedIndex()) + c.GetId(), true },
+			func(c *raftlogv1.Command) (string, bool) { return be64Of(c.GetSubmittedIndex(), c.GetId()), true },
 			func(c *raftlogv1.Command) (string, bool) { return c.GetId(), !done(c) },
-			func(c *raftlogv1.Command) (string, bool) { return be64(c.GetFinishedIndex()) + c.GetId(), done(c) },
+			func(c *raftlogv1.Command) (string, bool) {
+				if !done(c) {
+					return "", false
+				}
+				return be64Of(c.GetFinishedIndex(), c.GetId()), true
+			},
 		),
 		invocations: newTable(
-			func(i *raftlogv1.Invocation) string { return i.GetCommandId() + "." + be32(i.GetAgentOrdinal()) },
+			invocationKeyOf,
 			// What an agent has to do, by state, then in order of submission.
 			func(i *raftlogv1.Invocation) (string, bool) {
-				return be32(i.GetAgentOrdinal()) + string(rune(i.GetState())) + be64(submittedIndex(i)) + i.GetCommandId(), open(i)
+				if !open(i) {
+					return "", false
+				}
+				b := make([]byte, 0, maxKeyBytes)
+				b = binary.BigEndian.AppendUint32(b, i.GetAgentOrdinal())
+				b = utf8.AppendRune(b, rune(i.GetState()))
+				b = binary.BigEndian.AppendUint64(b, submittedIndex(i))
+				return string(append(b, i.GetCommandId()...)), true
 			},
 			// What a command still waits for, by state and number of the agent.
 			func(i *raftlogv1.Invocation) (string, bool) {
-				return i.GetCommandId() + string(rune(i.GetState())) + be32(i.GetAgentOrdinal()), open(i)
+				if !open(i) {
+					return "", false
+				}
+				b := append(make([]byte, 0, maxKeyBytes), i.GetCommandId()...)
+				b = utf8.AppendRune(b, rune(i.GetState()))
+				return string(binary.BigEndian.AppendUint32(b, i.GetAgentOrdinal())), true
 			},
 		),
 	}
@@ -120,6 +139,32 @@ func (t *tables) copy() *tables {
 		sessions: t.sessions.copy(), envelopes: t.envelopes.copy(), commands: t.commands.copy(),
 		invocations: t.invocations.copy(),
 	}
+}
+
+// published is the state as readers get it.
+func (t *tables) published() *tables {
+	return &tables{
+		cluster: t.cluster, nodes: t.nodes.published(), settings: t.settings.published(), tokens: t.tokens.published(),
+		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
+		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
+		invocations: t.invocations.published(),
+	}
+}
+
+// maxKeyBytes is what the keys of invocations and commands have at most, all but
+// those that are derived from other text: an id of 36 bytes and a few numbers. They
+// are put together on the stack.
+const maxKeyBytes = 64
+
+func invocationKeyOf(i *raftlogv1.Invocation) string {
+	b := append(make([]byte, 0, maxKeyBytes), i.GetCommandId()...)
+	return string(binary.BigEndian.AppendUint32(append(b, '.'), i.GetAgentOrdinal()))
+}
+
+// be64Of is the number before the id.
+func be64Of(n uint64, id string) string {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, maxKeyBytes), n)
+	return string(append(b, id...))
 }
 
 // invocationKey turns an invocation's id, COMMAND.ORDINAL, into its primary key.

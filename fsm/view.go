@@ -67,7 +67,7 @@ func (v *View) Agent(id string) (*raftlogv1.Agent, bool) { return v.t.agents.get
 
 // AgentByOrdinal returns the agent with the number.
 func (v *View) AgentByOrdinal(ordinal uint32) (*raftlogv1.Agent, bool) {
-	return first(v.t.agents.by(agentsByOrdinal, be32(ordinal)))
+	return v.t.agents.getBy(agentsByOrdinal, be32(ordinal))
 }
 
 // AgentByKey returns the agent that is registered with the key.

@@ -15,7 +15,7 @@ import (
 func (d *Dispatcher) follow(ctx context.Context, cursor fsm.Cursor) error {
 	d.sweeper.all(d.o.Machine.View())
 	for {
-		changes, err := d.o.Machine.Changes(ctx, cursor)
+		changes, next, err := d.o.Machine.ChangesIn(ctx, cursor, spreads...)
 		if compacted := (*fsm.CompactedError)(nil); errors.As(err, &compacted) {
 			d.count.compactions.Add(1)
 			d.o.Logger.Info("the change feed was compacted: reading all again", "cursor", cursor.String(), "floor", compacted.Floor.String())
@@ -31,10 +31,13 @@ func (d *Dispatcher) follow(ctx context.Context, cursor fsm.Cursor) error {
 			return err
 		}
 		d.clock.observe(d.o.Machine.Now())
-		cursor = changes[len(changes)-1].Cursor
+		cursor = next
 		d.spread(changes)
 	}
 }
+
+// spreads are the tables of whose changes somebody is woken.
+var spreads = []fsm.Table{fsm.TableInvocations, fsm.TableSessions, fsm.TableAgents, fsm.TableNodes, fsm.TableCluster}
 
 // spread wakes whoever the changes are about.
 func (d *Dispatcher) spread(changes []fsm.Change) {
