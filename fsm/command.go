@@ -20,10 +20,12 @@ const (
 	idAhead = 5 * time.Minute
 	// defaultQueueMax bounds the open invocations of one agent.
 	defaultQueueMax = 4096
+	// firstWave is the number of the wave that a submission may release itself.
+	firstWave = 1
 )
 
-// submitCommand registers a command and freezes its targets. The same id with the
-// same digest answers what stands.
+// submitCommand registers a command, freezes its targets and releases the first of
+// them. The same id with the same digest answers what stands.
 func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if have, found := tx.commands.get(m.GetId()); found {
 		if bytes.Equal(have.GetDigest(), m.GetDigest()) {
@@ -44,11 +46,15 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
-		Summary: m.GetSummary(), Selector: m.GetSelector(), ChangedIndex: tx.index,
+		Summary: m.GetSummary(), Selector: m.GetSelector(),
 	}
-	tx.commands.put(c)
+	tx.edited = append(tx.edited, c) // put when all its invocations are there
+	release := m.GetRelease()
+	if m.GetNotBefore() > tx.now() {
+		release = 0
+	}
 	for _, ordinal := range m.GetAgentOrdinals() {
-		tx.addInvocation(c, ordinal, m.GetQueueMax())
+		tx.addInvocation(c, ordinal, m.GetQueueMax(), c.GetReleased() < release)
 	}
 	return granted(tx.index)
 }
@@ -99,14 +105,14 @@ func madeAt(id uuid.UUID) int64 {
 	return ms
 }
 
-// addInvocation makes the command's invocation on one agent: PENDING, or SKIPPED
-// with the reason.
-func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32) {
+// addInvocation makes the command's invocation on one agent: PENDING or at once
+// RELEASED, or SKIPPED with the reason.
+func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, release bool) {
 	if queueMax == 0 {
 		queueMax = defaultQueueMax
 	}
 	state, reason, agentID := raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, "", ""
-	a, found := first(tx.agents.by(agentsByOrdinal, be32(ordinal)))
+	a, found := tx.agents.getBy(agentsByOrdinal, be32(ordinal))
 	if found {
 		agentID = a.GetId()
 	}
@@ -117,6 +123,9 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32) {
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline"
 	case tx.m.queued[ordinal] >= queueMax:
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "queue_full"
+	case release:
+		state = raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED
+		c.Released, c.Wave = c.GetReleased()+1, firstWave
 	}
 	i := &raftlogv1.Invocation{
 		Id: InvocationID(c.GetId(), ordinal), CommandId: c.GetId(), AgentId: agentID, AgentOrdinal: ordinal,
@@ -124,7 +133,7 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32) {
 		Transitions: []*raftlogv1.Transition{{State: state, Index: tx.index, At: tx.now(), Attempt: 1, Reason: reason}},
 	}
 	put(tx, TableInvocations, tx.invocations, i)
-	count(tx.editCommand(c.GetId()), 0, state)
+	count(c, 0, state)
 	if open(i) {
 		tx.m.queued[ordinal]++
 	}

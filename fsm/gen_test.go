@@ -367,6 +367,7 @@ func (g *gen) submit() *raftlogv1.Mutation {
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = uint32(g.pick(0, 1, 2, 2, 2, 3, 3, 3, 3, 11))
 	}
+	m.Release = uint32(g.pick(0, 0, 1, 2, 100))
 	if g.rarely(6) {
 		m.NotBefore = g.now.Add(5 * time.Second).UnixNano()
 	}

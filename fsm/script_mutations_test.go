@@ -230,6 +230,7 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 	if n := c.int("attempts", 1); n > 1 {
 		m.Delivery, m.MaxAttempts = raftlogv1.Delivery_DELIVERY_IDEMPOTENT, uint32(n)
 	}
+	m.Release = uint32(c.int("release", 0))
 	if d := c.duration("not-before", 0); d != 0 {
 		m.NotBefore = c.s.now.Add(d).UnixNano()
 	}

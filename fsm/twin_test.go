@@ -151,7 +151,8 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	w.commands[m.GetId()] = &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts())}
+	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts())}
+	w.commands[m.GetId()] = c
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
 		a, found := before.AgentByOrdinal(o)
@@ -164,6 +165,9 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 		}
 		if !found || (!online && !m.GetQueueOffline()) || w.count(o, pending, released, claimedS, running) >= queue {
 			x.state = skipped
+		} else if c.released < m.GetRelease() && m.GetNotBefore() <= now {
+			x.state = released
+			c.released++
 		}
 		w.attempts = append(w.attempts, x)
 	}

@@ -144,12 +144,18 @@ func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agen
 	return answer, nil
 }
 
-// proof are the steps of an invocation. Of a program that ends at once the agent's
-// first word may be its result, which then is what proves the start, too.
+// proof are the steps of an invocation. What was released by its submission has one
+// row for both. Of a program that ends at once the agent's first word may be its
+// result, which then is what proves the start, too.
 func proof(i *raftlogv1.Invocation) []*agentplanev1.Transition {
 	var steps []*agentplanev1.Transition
 	running := uint32(0) // the attempt that was last seen to run
-	for _, t := range i.GetTransitions() {
+	for n, t := range i.GetTransitions() {
+		if n == 0 && t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
+			submitted := transitionRow(t)
+			submitted.State = agentplanev1.AttemptState_ATTEMPT_STATE_PENDING
+			steps = append(steps, submitted)
+		}
 		told := t.GetAttempt() == i.GetAttempt() && t.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST
 		switch {
 		case t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:

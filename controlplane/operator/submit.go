@@ -107,6 +107,9 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
 		QueueMax: c.o.QueueMax,
+		// There is one wave, and everybody belongs to it: what Submit releases itself
+		// needs no second entry before it can be claimed.
+		Release: uint32(len(ordinals)),
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts

@@ -34,11 +34,11 @@ func TestSubmitFreezesWhoIsMeant(t *testing.T) {
 		edit func(*agentplanev1.CommandSpec)
 		want map[string]string // agent: state(reason)
 	}{
-		{"by label, the offline one is skipped", func(s *agentplanev1.CommandSpec) { s.Selector = `label.env == "prod"` }, map[string]string{"a1": "PENDING", "a2": "SKIPPED offline"}},
-		{"by label, offline ones wait", func(s *agentplanev1.CommandSpec) { s.Selector = `label.env == "prod"`; s.QueueOffline = true }, map[string]string{"a1": "PENDING", "a2": "PENDING"}},
-		{"by health", func(s *agentplanev1.CommandSpec) { s.Selector = `health == "ONLINE" && name startsWith "web"` }, map[string]string{"a1": "PENDING"}},
-		{"by id and name, one of them twice", func(s *agentplanev1.CommandSpec) { s.Selector = ""; s.Agents = []string{"web-1", "a3", "a1"} }, map[string]string{"a1": "PENDING", "a3": "PENDING"}},
-		{"all", func(s *agentplanev1.CommandSpec) {}, map[string]string{"a1": "PENDING", "a2": "SKIPPED offline", "a3": "PENDING", "a4": "PENDING"}},
+		{"by label, the offline one is skipped", func(s *agentplanev1.CommandSpec) { s.Selector = `label.env == "prod"` }, map[string]string{"a1": "RELEASED", "a2": "SKIPPED offline"}},
+		{"by label, offline ones wait", func(s *agentplanev1.CommandSpec) { s.Selector = `label.env == "prod"`; s.QueueOffline = true }, map[string]string{"a1": "RELEASED", "a2": "RELEASED"}},
+		{"by health", func(s *agentplanev1.CommandSpec) { s.Selector = `health == "ONLINE" && name startsWith "web"` }, map[string]string{"a1": "RELEASED"}},
+		{"by id and name, one of them twice", func(s *agentplanev1.CommandSpec) { s.Selector = ""; s.Agents = []string{"web-1", "a3", "a1"} }, map[string]string{"a1": "RELEASED", "a3": "RELEASED"}},
+		{"all", func(s *agentplanev1.CommandSpec) {}, map[string]string{"a1": "RELEASED", "a2": "SKIPPED offline", "a3": "RELEASED", "a4": "RELEASED"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := fleetWorld(t)

@@ -1,5 +1,5 @@
 // Package rollout brings every command to its end, on the leader: it releases what
-// waits, expires what was not claimed in time, gives up what nobody can know, and
+// waits (a submission releases its first wave itself), expires what was not claimed in time, gives up what nobody can know, and
 // purges what is old (DESIGN section 9).
 //
 // # What it promises

@@ -1007,7 +1007,10 @@ type SubmitCommand struct {
 	Summary      string   `protobuf:"bytes,14,opt,name=summary,proto3" json:"summary,omitempty"`
 	Selector     string   `protobuf:"bytes,15,opt,name=selector,proto3" json:"selector,omitempty"`
 	// Targets whose queue already holds this many become SKIPPED(queue_full).
-	QueueMax      uint32 `protobuf:"varint,16,opt,name=queue_max,json=queueMax,proto3" json:"queue_max,omitempty"`
+	QueueMax uint32 `protobuf:"varint,16,opt,name=queue_max,json=queueMax,proto3" json:"queue_max,omitempty"`
+	// How many of the targets that are not skipped are RELEASED at once, as wave 1,
+	// lowest agent number first. None are while not_before lies ahead.
+	Release       uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1150,6 +1153,13 @@ func (x *SubmitCommand) GetSelector() string {
 func (x *SubmitCommand) GetQueueMax() uint32 {
 	if x != nil {
 		return x.QueueMax
+	}
+	return 0
+}
+
+func (x *SubmitCommand) GetRelease() uint32 {
+	if x != nil {
+		return x.Release
 	}
 	return 0
 }
@@ -1755,7 +1765,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xf8\x03\n" +
+	"totalBytes\"\x92\x04\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1776,7 +1786,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\fmax_attempts\x18\r \x01(\rR\vmaxAttempts\x12\x18\n" +
 	"\asummary\x18\x0e \x01(\tR\asummary\x12\x1a\n" +
 	"\bselector\x18\x0f \x01(\tR\bselector\x12\x1b\n" +
-	"\tqueue_max\x18\x10 \x01(\rR\bqueueMax\"\x82\x01\n" +
+	"\tqueue_max\x18\x10 \x01(\rR\bqueueMax\x12\x18\n" +
+	"\arelease\x18\x11 \x01(\rR\arelease\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +
