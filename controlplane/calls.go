@@ -53,23 +53,22 @@ func (c *calls) interceptor(ctx context.Context, req any, info *grpc.UnaryServer
 	if !ok {
 		return nil, fmt.Errorf("controlplane: request of %s is no message", info.FullMethod)
 	}
-	b, err := proto.Marshal(message)
-	if err != nil {
-		return nil, fmt.Errorf("controlplane: marshal the request of %s: %w", info.FullMethod, err)
-	}
-	caller := authz.From(ctx)
-	forwarded := &agentplanev1.ForwardRequest{
-		Method: info.FullMethod, Request: b, From: caller.From,
-		Identity: &agentplanev1.Identity{Kind: caller.Kind, Name: caller.Name, PublicKey: caller.Key},
-	}
 	var answer any
-	err = c.forwarder.Call(ctx,
+	err := c.forwarder.Call(ctx,
 		func(ctx context.Context) (err error) {
 			answer, err = handler(ctx, req)
 			return err
 		},
 		func(ctx context.Context, leader string) error {
-			r, err := c.remote(ctx, leader, forwarded)
+			b, err := proto.Marshal(message)
+			if err != nil {
+				return fmt.Errorf("controlplane: marshal the request of %s: %w", info.FullMethod, err)
+			}
+			caller := authz.From(ctx)
+			r, err := c.remote(ctx, leader, &agentplanev1.ForwardRequest{
+				Method: info.FullMethod, Request: b, From: caller.From,
+				Identity: &agentplanev1.Identity{Kind: caller.Kind, Name: caller.Name, PublicKey: caller.Key},
+			})
 			if err != nil {
 				return err
 			}

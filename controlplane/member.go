@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
-	grpcpeer "google.golang.org/grpc/peer"
 
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane/authz"
@@ -270,11 +269,7 @@ func identify(ctx context.Context) (authz.Caller, error) {
 	if !ok {
 		return authz.Caller{}, errors.New("the call did not come over the port")
 	}
-	from := ""
-	if conn, ok := grpcpeer.FromContext(ctx); ok {
-		from = conn.Addr.String()
-	}
-	return authz.Caller{Kind: string(p.ID.Kind), Name: p.ID.Name, Key: p.Key, RenewOnly: p.RenewOnly(), From: from}, nil
+	return authz.Caller{Kind: string(p.ID.Kind), Name: p.ID.Name, Key: p.Key, RenewOnly: p.RenewOnly(), From: peer.From(ctx)}, nil
 }
 
 // office answers who leads, and whether it is this node.

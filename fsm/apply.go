@@ -11,12 +11,12 @@ import (
 // apply executes one mutation. Everything but taking office and founding the
 // cluster is refused before the cluster has an id.
 func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
-	if field := unknown(mut); field != "" {
+	if in := raftlogv1.Unknown(mut); in != "" {
 		if mut.GetSkippable() {
 			return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Reason: "skipped"}
 		}
-		panic(fmt.Sprintf("fsm: mutation %d of entry %d holds %s, which this build does not know: this node is older than the cluster; upgrade it",
-			tx.ordinal, tx.index, field))
+		panic(fmt.Sprintf("fsm: mutation %d of entry %d holds an unknown field of %s, which this build does not know: this node is older than the cluster; upgrade it",
+			tx.ordinal, tx.index, in))
 	}
 	if n := proto.Size(mut); n > raftlogv1.MaxMutationBytes {
 		return refuse(raftlogv1.Code_CODE_INVALID, "too_large", "the mutation has %d bytes, at most %d are allowed", n, raftlogv1.MaxMutationBytes)

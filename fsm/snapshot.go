@@ -274,8 +274,8 @@ func readTables(r io.Reader) (*tables, error) {
 		if err := proto.Unmarshal(b, record); err != nil {
 			return nil, fmt.Errorf("record %d: %w", h.n, err)
 		}
-		if name := unknown(record); name != "" {
-			return nil, fmt.Errorf("record %d holds %s: upgrade this node", h.n, name)
+		if in := raftlogv1.Unknown(record); in != "" {
+			return nil, fmt.Errorf("record %d holds an unknown field of %s: upgrade this node", h.n, in)
 		}
 		at, err := t.load(record)
 		switch {

@@ -142,13 +142,25 @@ func (f *Forwarder) try(ctx context.Context, once func(ctx context.Context, lead
 		ctx, cancel = context.WithTimeout(ctx, f.o.Hold)
 		defer cancel()
 	}
+	var lost, last error
+	// Where the leader is this node, most calls end here, without watching who leads.
+	_, here := f.o.Local.InOffice()
+	if here {
+		v, err := once(ctx, f.o.NodeID)
+		switch v {
+		case done:
+			return err
+		case unknown:
+			lost = err
+		}
+		last = err
+	}
 	changes, end := f.o.Local.LeaderChanges()
 	defer end()
 	held := time.NewTimer(f.o.Hold)
 	defer held.Stop()
-	var lost, last error
-	for {
-		if leader, ok := f.leader(); ok {
+	for ; ; here = false {
+		if leader, ok := f.leader(); ok && !here {
 			v, err := f.at(ctx, leader, changes, once)
 			switch {
 			case v == done && (err == nil || lost == nil):

@@ -10,10 +10,10 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
 // Bounds of a command.
@@ -81,31 +81,10 @@ func decodeStrictly(what string, b []byte, into proto.Message) error {
 	if err := proto.Unmarshal(b, into); err != nil {
 		return fmt.Errorf("the %s cannot be read: %w", what, err)
 	}
-	if name := unknownIn(into.ProtoReflect()); name != "" {
-		return fmt.Errorf("the %s holds a field of %s that this node does not know: upgrade the nodes, or submit with an older agentctl", what, name)
+	if in := raftlogv1.Unknown(into); in != "" {
+		return fmt.Errorf("the %s holds a field of %s that this node does not know: upgrade the nodes, or submit with an older agentctl", what, in.Name())
 	}
 	return nil
-}
-
-// unknownIn names the first message, at any depth, with a field that this build
-// does not know.
-func unknownIn(m protoreflect.Message) (name string) {
-	if len(m.GetUnknown()) > 0 {
-		return string(m.Descriptor().Name())
-	}
-	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case f.Message() == nil || f.IsMap():
-		case f.IsList():
-			for i, list := 0, v.List(); i < list.Len() && name == ""; i++ {
-				name = unknownIn(list.Get(i).Message())
-			}
-		default:
-			name = unknownIn(v.Message())
-		}
-		return name == ""
-	})
-	return name
 }
 
 // problem is what is wrong with a spec.

@@ -15,6 +15,8 @@ import (
 type AuthInfo struct {
 	credentials.CommonAuthInfo
 	Peer identity.Peer
+	// From is the address of the other side.
+	From string
 }
 
 // AuthType is gRPC's.
@@ -23,12 +25,24 @@ func (AuthInfo) AuthType() string { return "agentplane-tls" }
 // Caller returns who made the call that ctx belongs to, as the handshake proved
 // it; false when it did not come through the port.
 func Caller(ctx context.Context) (identity.Peer, bool) {
+	info, ok := connection(ctx)
+	return info.Peer, ok
+}
+
+// From returns the address from which the call came; "" when it did not come through
+// the port.
+func From(ctx context.Context) string {
+	info, _ := connection(ctx)
+	return info.From
+}
+
+func connection(ctx context.Context) (AuthInfo, bool) {
 	p, ok := grpcpeer.FromContext(ctx)
 	if !ok {
-		return identity.Peer{}, false
+		return AuthInfo{}, false
 	}
 	info, ok := p.AuthInfo.(AuthInfo)
-	return info.Peer, ok
+	return info, ok
 }
 
 // ServerCredentials are for a gRPC server on the port: the handshake is done, and
@@ -45,6 +59,7 @@ func (finished) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, err
 	return conn, AuthInfo{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		Peer:           conn.Peer,
+		From:           conn.RemoteAddr().String(), // once, and not for each call
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,7 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
@@ -177,19 +177,27 @@ func (c *Client) noteIndex(index uint64) {
 
 // isRead reports whether a method changes nothing: its permission says so.
 // Whatever is not known counts as a write.
-func isRead(method string) bool {
-	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", "."))
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
-	if err != nil {
-		return false
-	}
-	opts, ok := d.Options().(*descriptorpb.MethodOptions)
-	if !ok {
-		return false
-	}
-	permission, ok := proto.GetExtension(opts, agentplanev1.E_Permission).(string)
-	return ok && (strings.HasSuffix(permission, ".read") || method == agentplanev1.EnrollService_ProveBundle_FullMethodName)
-}
+func isRead(method string) bool { return reads()[method] }
+
+// reads are the methods that change nothing, by their full name.
+var reads = sync.OnceValue(func() map[string]bool {
+	all := make(map[string]bool)
+	protoregistry.GlobalFiles.RangeFilesByPackage(agentplanev1.File_agentplane_v1_common_proto.Package(), func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			service := file.Services().Get(i)
+			for k := range service.Methods().Len() {
+				method := service.Methods().Get(k)
+				full := "/" + string(service.FullName()) + "/" + string(method.Name())
+				permission, _ := proto.GetExtension(method.Options(), agentplanev1.E_Permission).(string)
+				if strings.HasSuffix(permission, ".read") || full == agentplanev1.EnrollService_ProveBundle_FullMethodName {
+					all[full] = true
+				}
+			}
+		}
+		return true
+	})
+	return all
+})
 
 // grown doubles d with each round, at most eight times over.
 func grown(d time.Duration, round int) time.Duration { return d << min(round, 3) }

@@ -1,4 +1,4 @@
-package fsm
+package raftlogv1_test
 
 import (
 	"testing"
@@ -14,15 +14,15 @@ import (
 // looked into.
 func TestUnknownLooksIntoEveryMessage(t *testing.T) {
 	from := protowire.AppendVarint(protowire.AppendTag(nil, 20_000, protowire.VarintType), 1)
-	for _, root := range []proto.Message{new(raftlogv1.Mutation), new(raftlogv1.SnapshotRecord)} {
+	for _, root := range []proto.Message{new(raftlogv1.Mutation), new(raftlogv1.SnapshotRecord), new(raftlogv1.Entry)} {
 		places := 0
 		var walk func(top proto.Message, at protoreflect.Message, path string, depth int)
 		walk = func(top proto.Message, at protoreflect.Message, path string, depth int) {
-			if name := unknown(top); name != "" {
-				t.Fatalf("%s: unknown = %q with nothing unknown", path, name)
+			if name := raftlogv1.Unknown(top); name != "" {
+				t.Fatalf("%s: Unknown = %q with nothing unknown", path, name)
 			}
 			at.SetUnknown(from)
-			if unknown(top) == "" {
+			if raftlogv1.Unknown(top) == "" {
 				t.Errorf("%s: a field of the future is not seen", path)
 			}
 			at.SetUnknown(nil)
@@ -48,6 +48,22 @@ func TestUnknownLooksIntoEveryMessage(t *testing.T) {
 		walk(root, root.ProtoReflect(), string(root.ProtoReflect().Descriptor().Name()), 4)
 		if places < 15 {
 			t.Errorf("%T holds messages in %d places; the walk does not work", root, places)
+		}
+	}
+}
+
+// The order of a map would show on disk and in hashes.
+func TestNothingOnDiskIsAMap(t *testing.T) {
+	for _, file := range []protoreflect.FileDescriptor{
+		raftlogv1.File_raftlog_v1_agents_proto, raftlogv1.File_raftlog_v1_cluster_proto, raftlogv1.File_raftlog_v1_commands_proto,
+		raftlogv1.File_raftlog_v1_entry_proto, raftlogv1.File_raftlog_v1_snapshot_proto,
+	} {
+		for i := range file.Messages().Len() {
+			for f := range file.Messages().Get(i).Fields().Len() {
+				if field := file.Messages().Get(i).Fields().Get(f); field.IsMap() {
+					t.Errorf("%s is a map", field.FullName())
+				}
+			}
 		}
 	}
 }
