@@ -27,7 +27,8 @@ func (m *member) register() error {
 		},
 		Peers: m.peerStates, WaitsFor: func(id string) string { return m.promoter.WaitsFor(id).Why },
 		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
-		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax), Logger: m.logger.Named("operator"),
+		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax),
+		BatchMutations: m.n.o.Config.Batch.MaxMutations, BatchBytes: int(m.n.o.Config.Batch.MaxBytes), Logger: m.logger.Named("operator"),
 	})
 	if err != nil {
 		return err

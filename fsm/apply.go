@@ -18,8 +18,10 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		panic(fmt.Sprintf("fsm: mutation %d of entry %d holds an unknown field of %s, which this build does not know: this node is older than the cluster; upgrade it",
 			tx.ordinal, tx.index, in))
 	}
-	if n := proto.Size(mut); n > raftlogv1.MaxMutationBytes {
-		return refuse(raftlogv1.Code_CODE_INVALID, "too_large", "the mutation has %d bytes, at most %d are allowed", n, raftlogv1.MaxMutationBytes)
+	if tx.entryBytes > raftlogv1.MaxMutationBytes {
+		if n := proto.Size(mut); n > raftlogv1.MaxMutationBytes {
+			return refuse(raftlogv1.Code_CODE_INVALID, "too_large", "the mutation has %d bytes, at most %d are allowed", n, raftlogv1.MaxMutationBytes)
+		}
 	}
 	switch k := mut.GetKind().(type) {
 	case *raftlogv1.Mutation_TakeOffice:

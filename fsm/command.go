@@ -309,9 +309,10 @@ func count(c *raftlogv1.Command, from, to raftlogv1.AttemptState) {
 		return c.Counts[i]
 	}
 	at(to).Count++
-	if from != 0 {
-		at(from).Count--
+	if from == 0 {
+		return
 	}
+	at(from).Count--
 	c.Counts = slices.DeleteFunc(c.Counts, func(n *raftlogv1.StateCount) bool { return n.GetCount() == 0 })
 }
 

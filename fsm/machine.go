@@ -108,6 +108,11 @@ func (m *Machine) WaitPublished(ctx context.Context, index uint64) error {
 // does not know is skipped when it is marked skippable and panics otherwise: going
 // on would let this replica differ from the others without anybody noticing.
 func (m *Machine) Apply(index, term uint64, e *raftlogv1.Entry) []*raftlogv1.Outcome {
+	return m.applySized(index, term, e, proto.Size(e))
+}
+
+// applySized is Apply of an entry of so many bytes.
+func (m *Machine) applySized(index, term uint64, e *raftlogv1.Entry, bytes int) []*raftlogv1.Outcome {
 	if e.GetFormat() != raftlogv1.EntryFormat {
 		panic(fmt.Sprintf("fsm: entry %d has format %d, this build knows %d: this node is older than the cluster; upgrade it",
 			index, e.GetFormat(), raftlogv1.EntryFormat))
@@ -116,6 +121,7 @@ func (m *Machine) Apply(index, term uint64, e *raftlogv1.Entry) []*raftlogv1.Out
 		panic(fmt.Sprintf("fsm: entry %d holds a field that this build does not know: this node is older than the cluster; upgrade it", index))
 	}
 	tx := m.begin(index, term)
+	tx.entryBytes = bytes
 	outcomes := make([]*raftlogv1.Outcome, len(e.GetMutations()))
 	tx.takesOffice = takesOffice(e)
 	stale := !tx.takesOffice && (e.GetLeaderEpoch() == 0 || e.GetLeaderEpoch() != tx.cluster.GetOffice().GetEpoch())
@@ -170,6 +176,8 @@ type tx struct {
 	index   uint64
 	term    uint64
 	ordinal int // of the mutation at hand
+	// entryBytes is the size of the entry: no mutation in it is larger.
+	entryBytes int
 	// takesOffice says that the entry has the form in which a leader takes office.
 	takesOffice bool
 

@@ -32,7 +32,7 @@ func (r Raft) ApplyBatch(logs []*raft.Log) []any {
 		if err != nil {
 			panic(fmt.Sprintf("fsm: entry %d of the log: %v", l.Index, err))
 		}
-		responses[i] = r.Machine.Apply(l.Index, l.Term, e)
+		responses[i] = r.applySized(l.Index, l.Term, e, len(l.Data))
 	}
 	return responses
 }

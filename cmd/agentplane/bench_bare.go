@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ func benchBareCommand() *cobra.Command {
 			if dir == "" {
 				return usageError{errors.New("--data-dir is empty; bench starts this by itself")}
 			}
+			debug.SetGCPercent(nodeGCPercent) // as a node has it
 			log := hclog.New(&hclog.LoggerOptions{Name: "bare", Level: hclog.Info, Output: cmd.ErrOrStderr()})
 			return bare.Serve(cmd.Context(), dir, cmd.InOrStdin(), cmd.OutOrStdout(), log)
 		},

@@ -43,8 +43,8 @@ type benchCluster struct {
 	info     *agentplanev1.InfoResponse
 	agents   []string // their ids
 
-	all    []*client.Client // one for up to benchSharing clients, over the nodes in turn
-	leader []*client.Client // the same number, to the leader at leaderAt
+	all    []*benchConn // one for up to benchSharing clients, over the nodes in turn
+	leader []*benchConn // the same number, to the leader at leaderAt
 
 	leaderAt string
 
@@ -52,6 +52,12 @@ type benchCluster struct {
 	envelopeBytes int
 	turn          atomic.Uint64 // of agents
 	newest        []string      // command of each client, which alone uses its place
+}
+
+// benchConn is a connection that clients share.
+type benchConn struct {
+	*client.Client
+	submitter *client.Submitter
 }
 
 func openBenchCluster(ctx context.Context, o benchOptions, dir string, bin lab.Binaries, say func(string, ...any)) (_ *benchCluster, err error) {
@@ -102,12 +108,16 @@ func (c *benchCluster) Close() {
 	c.l.Close()
 }
 
-func (c *benchCluster) client(address string) (*client.Client, error) {
+func (c *benchCluster) client(address string) (*benchConn, error) {
 	cert, err := c.operator.TLSCertificate()
 	if err != nil {
 		return nil, err
 	}
-	return client.New(client.Options{Addresses: []string{address}, Bundle: c.operator.Bundle, Certificate: client.Static(cert)})
+	cl, err := client.New(client.Options{Addresses: []string{address}, Bundle: c.operator.Bundle, Certificate: client.Static(cert)})
+	if err != nil {
+		return nil, err
+	}
+	return &benchConn{cl, client.NewSubmitter(cl)}, nil
 }
 
 // connect makes the operator's clients.
@@ -145,7 +155,7 @@ func (c *benchCluster) enrol(ctx context.Context) error {
 	g.SetLimit(benchEnrolling)
 	for done := 0; done < c.o.agents; done += benchTokenUses {
 		uses := min(benchTokenUses, c.o.agents-done)
-		t, err := token(ctx, c.all[0], agentplanev1.TokenKind_TOKEN_KIND_AGENT, uses)
+		t, err := token(ctx, c.all[0].Client, agentplanev1.TokenKind_TOKEN_KIND_AGENT, uses)
 		if err != nil {
 			return errors.Join(err, g.Wait())
 		}
@@ -218,9 +228,10 @@ func (c *benchCluster) command() (id string, envelope []byte, err error) {
 	return u.String(), envelope, err
 }
 
-// submitter and reader are the two sides of the product.
-func (c *benchCluster) submitter() benchTarget { return benchSubmitter{c} }
-func (c *benchCluster) reader() benchTarget    { return benchReader{c} }
+// targets are what is measured of the product.
+func (c *benchCluster) targets() []benchTarget {
+	return []benchTarget{benchSubmitter{c}, benchBatcher{c}, benchReader{c}}
+}
 
 // Term asks a node; a linearizable answer is that of the leader's term. Submissions
 // through the leader go to the one that leads now.
@@ -266,25 +277,52 @@ type benchSubmitter struct{ *benchCluster }
 // What names the step.
 func (benchSubmitter) What() string { return benchSubmit }
 
-// Call submits a command.
+// Call submits a command by a call of its own.
 func (s benchSubmitter) Call(ctx context.Context, number int) error {
 	id, envelope, err := s.command()
 	if err != nil {
 		return err
 	}
-	clients := s.all
-	if s.o.through == throughLeader {
-		clients = s.leader
-	}
-	r, err := agentplanev1.NewCommandServiceClient(clients[number%len(clients)]).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+	c := s.over(number)
+	r, err := agentplanev1.NewCommandServiceClient(c.Client).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
 	if err != nil {
 		return err
 	}
-	if n := r.GetCommand().GetTargets(); n != 1 {
-		return fmt.Errorf("command %s has %d targets, want 1", id, n)
+	return s.submitted(number, id, r.GetCommand().GetTargets())
+}
+
+// over is the connection of a client that submits.
+func (c *benchCluster) over(number int) *benchConn {
+	if c.o.through == throughLeader {
+		return c.leader[number%len(c.leader)]
 	}
-	s.newest[number] = id
+	return c.all[number%len(c.all)]
+}
+
+func (c *benchCluster) submitted(number int, id string, targets uint32) error {
+	if targets != 1 {
+		return fmt.Errorf("command %s has %d targets, want 1", id, targets)
+	}
+	c.newest[number] = id
 	return nil
+}
+
+type benchBatcher struct{ *benchCluster }
+
+// What names the step.
+func (benchBatcher) What() string { return benchBatch }
+
+// Call submits a command by a call that it may share with others of its connection.
+func (s benchBatcher) Call(ctx context.Context, number int) error {
+	id, envelope, err := s.command()
+	if err != nil {
+		return err
+	}
+	r, err := s.over(number).submitter.Submit(ctx, envelope)
+	if err != nil {
+		return err
+	}
+	return s.submitted(number, id, r.GetTargets())
 }
 
 type benchReader struct{ *benchCluster }

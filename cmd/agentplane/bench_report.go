@@ -11,6 +11,7 @@ import (
 // The names of the steps.
 const (
 	benchSubmit = "submit"
+	benchBatch  = "batch"
 	benchRead   = "read"
 	benchBare   = "bare"
 )
@@ -48,6 +49,7 @@ type benchSummary struct {
 
 // benchRatio compares submissions with the bare program, round by round.
 type benchRatio struct {
+	What    string  `json:"what"`
 	Clients int     `json:"clients"`
 	Ratio   float64 `json:"ratio"`
 	Least   float64 `json:"ratio_least"`
@@ -77,7 +79,7 @@ func (r *benchReport) summarize() {
 	}
 	for _, k := range order {
 		bare := steps[stepKey{benchBare, k.clients}]
-		if k.what != benchSubmit || len(bare) != len(steps[k]) {
+		if k.what != benchSubmit && k.what != benchBatch || len(bare) != len(steps[k]) {
 			continue
 		}
 		var ratios []float64
@@ -87,7 +89,7 @@ func (r *benchReport) summarize() {
 			}
 		}
 		if len(ratios) > 0 {
-			r.Ratios = append(r.Ratios, benchRatio{k.clients, median(ratios), slices.Min(ratios), slices.Max(ratios)})
+			r.Ratios = append(r.Ratios, benchRatio{k.what, k.clients, median(ratios), slices.Min(ratios), slices.Max(ratios)})
 		}
 	}
 }
@@ -156,8 +158,8 @@ func (r *benchReport) print(w io.Writer) error {
 		fmt.Fprintln(w)
 	}
 	for _, x := range r.Ratios {
-		if _, err := fmt.Fprintf(w, "submissions / bare program at %d clients: %.0f %% (%.0f to %.0f)\n",
-			x.Clients, 100*x.Ratio, 100*x.Least, 100*x.Most); err != nil {
+		if _, err := fmt.Fprintf(w, "%s / bare program at %d clients: %.0f %% (%.0f to %.0f)\n",
+			x.What, x.Clients, 100*x.Ratio, 100*x.Least, 100*x.Most); err != nil {
 			return err
 		}
 	}

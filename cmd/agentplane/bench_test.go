@@ -58,7 +58,7 @@ func nothingLeft(t *testing.T, tmp string) {
 	}
 }
 
-func TestBenchMeasuresAllThree(t *testing.T) {
+func TestBenchMeasuresAll(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: -short; it starts six processes")
 	}
@@ -87,10 +87,10 @@ func TestBenchMeasuresAllThree(t *testing.T) {
 			t.Errorf("%s: errors without a change of term: %v", m.What, m.Errors)
 		}
 	}
-	if diff := cmp.Diff([]string{benchSubmit, benchRead, benchBare}, steps); diff != "" {
+	if diff := cmp.Diff([]string{benchSubmit, benchBatch, benchRead, benchBare}, steps); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)
 	}
-	if len(r.Medians) != 3 || len(r.Ratios) != 1 || r.Ratios[0].Ratio <= 0 {
+	if len(r.Medians) != 4 || len(r.Ratios) != 2 || r.Ratios[0].Ratio <= 0 {
 		t.Errorf("medians %+v, ratios %+v", r.Medians, r.Ratios)
 	}
 }
@@ -215,7 +215,7 @@ func TestSummaryIsOfTheMedianAndPairsRounds(t *testing.T) {
 	if got := r.Medians[1].Errors["X"]; got != 3 {
 		t.Errorf("%d errors X, want 3", got)
 	}
-	want := []benchRatio{{Clients: 4, Ratio: 0.5, Least: 0.2, Most: 1}}
+	want := []benchRatio{{What: benchSubmit, Clients: 4, Ratio: 0.5, Least: 0.2, Most: 1}}
 	if diff := cmp.Diff(want, r.Ratios); diff != "" {
 		t.Errorf("ratios (-want +got):\n%s", diff)
 	}

@@ -81,6 +81,9 @@ type Options struct {
 
 	// QueueMax bounds the open invocations of one agent; 0 leaves it to the state.
 	QueueMax uint32
+	// BatchMutations and BatchBytes bound what one proposal may hold; 0 means 256 and
+	// 512 KiB.
+	BatchMutations, BatchBytes int
 	// MaxAttempts is how often an idempotent command is tried on one agent; 0 means 3.
 	MaxAttempts uint32
 	// WatchInterval is the least time between two answers of a watch; 0 means 25 ms.
@@ -123,6 +126,12 @@ func New(o Options) (*Services, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.BatchMutations == 0 {
+		o.BatchMutations = raftlogv1.MaxMutations
+	}
+	if o.BatchBytes == 0 {
+		o.BatchBytes = 512 << 10
 	}
 	if o.MaxAttempts == 0 {
 		o.MaxAttempts = 3

@@ -27,23 +27,32 @@ func (s *service) read(ctx context.Context, stale bool) (*fsm.View, error) {
 // propose proposes one mutation and answers its outcome and a state that holds it.
 // The error is a refusal.
 func (s *service) propose(ctx context.Context, m *raftlogv1.Mutation) (*raftlogv1.Outcome, *fsm.View, error) {
-	outcomes, err := s.o.Proposer.Propose(ctx, m)
-	if err == nil && len(outcomes) != 1 {
-		err = fmt.Errorf("%d outcomes were answered for one mutation", len(outcomes))
+	outcomes, v, err := s.proposeAll(ctx, m)
+	if err == nil {
+		err = s.outcomeRefusal(outcomes[0])
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return outcomes[0], v, nil
+}
+
+// proposeAll proposes mutations of one entry and answers their outcomes, whatever they
+// are, and a state that holds them. The error is a refusal.
+func (s *service) proposeAll(ctx context.Context, mutations ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, *fsm.View, error) {
+	outcomes, err := s.o.Proposer.Propose(ctx, mutations...)
+	if err == nil && len(outcomes) != len(mutations) {
+		err = fmt.Errorf("%d outcomes were answered for %d mutations", len(outcomes), len(mutations))
 	}
 	if err != nil {
 		return nil, nil, s.proposeRefusal(err)
 	}
-	o := outcomes[0]
-	if err := s.outcomeRefusal(o); err != nil {
-		return nil, nil, err
-	}
 	// A proposer on this node answers after the state has the entry; one that asks
 	// another node may be ahead of it.
-	if err := s.o.Machine.WaitPublished(ctx, o.GetIndex()); err != nil {
+	if err := s.o.Machine.WaitPublished(ctx, outcomes[0].GetIndex()); err != nil {
 		return nil, nil, s.proposeRefusal(fmt.Errorf("it was applied, but this node has not seen it in time: %w: %w", errApplied, err))
 	}
-	return o, s.o.Machine.View(), nil
+	return outcomes, s.o.Machine.View(), nil
 }
 
 // callerName is how rows name whoever calls.

@@ -18,38 +18,66 @@ import (
 // Submit registers a command and freezes whom it means. The same id with the same
 // envelope answers what stands, whatever the selector would mean now.
 func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) (*agentplanev1.SubmitResponse, error) {
-	sub, err := decodeSubmission(req.GetEnvelope())
+	p, err := c.plan(ctx, c.o.Machine.View(), req.GetEnvelope())
 	if err != nil {
-		return nil, c.refuse(codes.InvalidArgument, "bad_envelope", "%v", err)
+		return nil, err
 	}
-	v := c.o.Machine.View()
+	if p.stands != nil {
+		return &agentplanev1.SubmitResponse{Command: commandRow(p.stands), Repeated: true}, nil
+	}
+	o, v, err := c.propose(ctx, p.mutation)
+	if err != nil {
+		return nil, err
+	}
+	row, err := c.submitted(v, p.id, o)
+	if err != nil {
+		return nil, err
+	}
+	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated()}, nil
+}
+
+// plan is what an envelope comes to before anything is proposed: one of the two is
+// set.
+type plan struct {
+	id       string
+	stands   *raftlogv1.Command // the command is there already
+	mutation *raftlogv1.Mutation
+}
+
+// plan reads and checks an envelope. The error is a refusal.
+func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte) (plan, error) {
+	sub, err := decodeSubmission(envelope)
+	if err != nil {
+		return plan{}, c.refuse(codes.InvalidArgument, "bad_envelope", "%v", err)
+	}
 	id := sub.spec.GetCommandId()
 	if have, found := v.Command(id); found {
 		// Committed, whoever leads now: no proposal is needed to say so.
 		if !bytes.Equal(have.GetDigest(), sub.digest) {
-			return nil, c.refuse(codes.AlreadyExists, "command_exists", "command %q exists with other content", id)
+			return plan{}, c.refuse(codes.AlreadyExists, "command_exists", "command %q exists with other content", id)
 		}
-		return &agentplanev1.SubmitResponse{Command: commandRow(have), Repeated: true}, nil
+		return plan{id: id, stands: have}, nil
 	}
 	if err := c.meant(v, sub.spec); err != nil {
-		return nil, err
+		return plan{}, err
 	}
 	if p := check(sub.spec, c.now(v)); p != nil {
-		return nil, c.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
+		return plan{}, c.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
 	}
 	ordinals, err := c.targets(v, sub.spec)
 	if err != nil {
-		return nil, err
+		return plan{}, err
 	}
-	o, v, err := c.propose(ctx, c.submitMutation(ctx, sub, ordinals))
-	if err != nil {
-		return nil, err
-	}
+	return plan{id: id, mutation: c.submitMutation(ctx, sub, ordinals)}, nil
+}
+
+// submitted is the row of a command that the outcome says to stand.
+func (c *Commands) submitted(v *fsm.View, id string, o *raftlogv1.Outcome) (*raftlogv1.Command, error) {
 	row, found := v.Command(id)
 	if !found { // purged between the outcome and here: it stood, and is over
 		return nil, c.refuse(codes.NotFound, "no_command", "command %q was submitted at index %d and has been purged since", id, o.GetIndex())
 	}
-	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated()}, nil
+	return row, nil
 }
 
 // meant refuses a command that was made for another cluster or another life of

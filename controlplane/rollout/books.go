@@ -41,14 +41,14 @@ func newBooks() *books {
 }
 
 // list takes the state whole; what is counted already goes on counting.
-func (b *books) list(v *fsm.View, now time.Time, awake time.Duration) {
+func (b *books) list(v *fsm.View, now time.Time, awake time.Duration, cluster int64) {
 	for id := range b.agents {
 		b.session(id, v, now, awake)
 	}
 	seen := make(map[string]bool)
 	for c := range v.OpenCommands() {
 		seen[c.GetId()] = true
-		b.command(c.GetId(), c, now)
+		b.command(c.GetId(), c, now, cluster)
 		for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING} {
 			for i := range v.OpenInvocations(c.GetId(), state) {
 				seen[i.GetId()] = true
@@ -58,7 +58,7 @@ func (b *books) list(v *fsm.View, now time.Time, awake time.Duration) {
 	}
 	for id := range b.commands {
 		if !seen[id] {
-			b.command(id, nil, now)
+			b.command(id, nil, now, cluster)
 		}
 	}
 	for id := range b.attempts {
@@ -68,8 +68,9 @@ func (b *books) list(v *fsm.View, now time.Time, awake time.Duration) {
 	}
 }
 
-// command has the command looked at now, or forgets it when it is done or gone.
-func (b *books) command(id string, c *raftlogv1.Command, now time.Time) {
+// command has the command looked at when it needs something, which may be now, or
+// forgets it when it is done or gone. cluster is the cluster's time now, Unix ns.
+func (b *books) command(id string, c *raftlogv1.Command, now time.Time, cluster int64) {
 	i := b.commands[id]
 	if c == nil || c.GetState() == raftlogv1.CommandState_COMMAND_STATE_DONE {
 		if i != nil {
@@ -82,7 +83,14 @@ func (b *books) command(id string, c *raftlogv1.Command, now time.Time) {
 		i = &item{command: id, place: -1}
 		b.commands[id] = i
 	}
-	b.queue.put(i, now)
+	switch s := NextStep(c, cluster); {
+	case s.Release > 0 || s.Expire > 0:
+		b.queue.put(i, now)
+	case s.Wait > 0:
+		b.queue.put(i, now.Add(bounded(s.Wait)))
+	default:
+		b.queue.remove(i)
+	}
 }
 
 // invocation takes the row as it stands: a claimed attempt is looked at now, any

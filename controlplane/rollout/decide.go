@@ -27,10 +27,13 @@ func (l *term) decide(v *fsm.View, i *item, now time.Time, budget uint32) (*raft
 		mut, rows, wait = l.decideCommand(v, i.command, budget)
 	}
 	if mut == nil && wait != forever {
-		l.books.queue.put(i, now.Add(min(max(wait, shortest), longest)))
+		l.books.queue.put(i, now.Add(bounded(wait)))
 	}
 	return mut, rows
 }
+
+// bounded is after how long to look again at what asks for wait.
+func bounded(wait time.Duration) time.Duration { return min(max(wait, shortest), longest) }
 
 func (l *term) decideCommand(v *fsm.View, id string, budget uint32) (*raftlogv1.Mutation, uint32, time.Duration) {
 	c, found := v.Command(id)

@@ -86,14 +86,14 @@ func (l *term) look() (*fsm.View, time.Time) {
 func (l *term) take(n fsm.News) {
 	view, now := l.look()
 	if n.List != nil {
-		l.books.list(n.List, now, l.clock.awake)
+		l.books.list(n.List, now, l.clock.awake, l.clock.cluster())
 		return
 	}
 	for _, c := range n.Changes {
 		switch c.Table {
 		case fsm.TableCommands:
 			row, _ := c.Row.(*raftlogv1.Command)
-			l.books.command(c.Key, row, now)
+			l.books.command(c.Key, row, now, l.clock.cluster())
 		case fsm.TableSessions:
 			l.books.session(c.Key, view, now, l.clock.awake)
 		case fsm.TableInvocations:

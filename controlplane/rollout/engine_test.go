@@ -380,17 +380,17 @@ func TestBooksForgetWhatHasEnded(t *testing.T) {
 		w.claim(id, 1)
 		w.claim(id, 2)
 		b := newBooks()
-		b.list(w.m.View(), time.Now(), 0)
-		if len(b.commands) != 1 || len(b.attempts) != 2 || len(b.agents) != 2 || len(b.queue.items) != 3 {
+		b.list(w.m.View(), time.Now(), 0, w.m.Now())
+		if len(b.commands) != 1 || len(b.attempts) != 2 || len(b.agents) != 2 || len(b.queue.items) != 2 {
 			t.Fatalf("%d commands, %d attempts, %d agents, %d items", len(b.commands), len(b.attempts), len(b.agents), len(b.queue.items))
 		}
 		w.report(id, 1, succeeded)
-		b.list(w.m.View(), time.Now(), 0)
-		if len(b.commands) != 1 || len(b.attempts) != 1 || len(b.agents) != 1 || len(b.queue.items) != 2 {
+		b.list(w.m.View(), time.Now(), 0, w.m.Now())
+		if len(b.commands) != 1 || len(b.attempts) != 1 || len(b.agents) != 1 || len(b.queue.items) != 1 {
 			t.Fatalf("%d commands, %d attempts, %d agents, %d items", len(b.commands), len(b.attempts), len(b.agents), len(b.queue.items))
 		}
 		w.report(id, 2, succeeded)
-		b.list(w.m.View(), time.Now(), 0)
+		b.list(w.m.View(), time.Now(), 0, w.m.Now())
 		if len(b.commands)+len(b.attempts)+len(b.agents)+len(b.queue.items) != 0 {
 			t.Fatalf("%d commands, %d attempts, %d agents, %d items", len(b.commands), len(b.attempts), len(b.agents), len(b.queue.items))
 		}

@@ -6,22 +6,20 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// Counts is how many invocations of a command are in each state.
-type Counts map[raftlogv1.AttemptState]uint32
-
-// CountsOf reads them from the command's row.
-func CountsOf(c *raftlogv1.Command) Counts {
-	counts := make(Counts, len(c.GetCounts()))
-	for _, n := range c.GetCounts() {
-		counts[n.GetState()] = n.GetCount()
+// inState is how many invocations of the command are in the state.
+func inState(c *raftlogv1.Command, state raftlogv1.AttemptState) uint32 {
+	for _, n := range c.GetCounts() { // a handful
+		if n.GetState() == state {
+			return n.GetCount()
+		}
 	}
-	return counts
+	return 0
 }
 
 // Next answers how many further invocations of a command are to be released, as part
 // of which wave. There is one wave, and everything belongs to it.
-func Next(_ *raftlogv1.Command, counts Counts) (release, wave uint32) {
-	return counts[raftlogv1.AttemptState_ATTEMPT_STATE_PENDING], 1
+func Next(c *raftlogv1.Command) (release, wave uint32) {
+	return inState(c, raftlogv1.AttemptState_ATTEMPT_STATE_PENDING), 1
 }
 
 // Step is what a command needs now. At most one of Release and Expire is above zero;
@@ -35,9 +33,8 @@ type Step struct {
 
 // NextStep decides on the command's row at the cluster's time now (Unix ns).
 func NextStep(c *raftlogv1.Command, now int64) Step {
-	counts := CountsOf(c)
-	pending := counts[raftlogv1.AttemptState_ATTEMPT_STATE_PENDING]
-	unclaimed := pending + counts[raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED]
+	pending := inState(c, raftlogv1.AttemptState_ATTEMPT_STATE_PENDING)
+	unclaimed := pending + inState(c, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED)
 	if unclaimed == 0 || c.GetState() == raftlogv1.CommandState_COMMAND_STATE_DONE {
 		return Step{}
 	}
@@ -52,7 +49,7 @@ func NextStep(c *raftlogv1.Command, now int64) Step {
 		s.Wait = min(s.Wait, time.Duration(c.GetNotBefore()-now))
 		return s
 	}
-	if release, wave := Next(c, counts); release > 0 {
+	if release, wave := Next(c); release > 0 {
 		return Step{Release: release, Wave: wave}
 	}
 	return s

@@ -267,3 +267,15 @@ const (
 	canceled  = raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED
 	expired   = raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED
 )
+
+// Counts is how many invocations of a command are in each state.
+type Counts map[raftlogv1.AttemptState]uint32
+
+// CountsOf reads them from the command's row.
+func CountsOf(c *raftlogv1.Command) Counts {
+	counts := make(Counts, len(c.GetCounts()))
+	for _, n := range c.GetCounts() {
+		counts[n.GetState()] = n.GetCount()
+	}
+	return counts
+}

@@ -81,6 +81,17 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// spawn runs f on a goroutine that Close waits for; false when the client is closed.
+func (c *Client) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.group.Go(f)
+	return true
+}
+
 // Bundle returns the trust bundle in use. The caller must not write to it.
 func (c *Client) Bundle() *agentplanev1.Bundle {
 	c.mu.Lock()

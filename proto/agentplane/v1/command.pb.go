@@ -571,6 +571,176 @@ func (x *SubmitResponse) GetRepeated() bool {
 	return false
 }
 
+type SubmitBatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Marshalled Envelopes, 1 to 256.
+	Envelopes     [][]byte `protobuf:"bytes,1,rep,name=envelopes,proto3" json:"envelopes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitBatchRequest) Reset() {
+	*x = SubmitBatchRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitBatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitBatchRequest) ProtoMessage() {}
+
+func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
+func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
+	if x != nil {
+		return x.Envelopes
+	}
+	return nil
+}
+
+type SubmitBatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each envelope, in their order.
+	Answers       []*SubmitAnswer `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitBatchResponse) Reset() {
+	*x = SubmitBatchResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitBatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitBatchResponse) ProtoMessage() {}
+
+func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
+func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// SubmitAnswer says what became of one envelope.
+type SubmitAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why it was refused; the other fields are empty then.
+	Refusal        *ItemRefusal `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	SubmittedIndex uint64       `protobuf:"varint,2,opt,name=submitted_index,json=submittedIndex,proto3" json:"submitted_index,omitempty"`
+	Targets        uint32       `protobuf:"varint,3,opt,name=targets,proto3" json:"targets,omitempty"`
+	// Of the targets, those on which it will never run: offline, or their queue full.
+	Skipped uint32 `protobuf:"varint,4,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// It already stood.
+	Repeated      bool `protobuf:"varint,5,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubmitAnswer) Reset() {
+	*x = SubmitAnswer{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubmitAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubmitAnswer) ProtoMessage() {}
+
+func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
+func (*SubmitAnswer) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+func (x *SubmitAnswer) GetSubmittedIndex() uint64 {
+	if x != nil {
+		return x.SubmittedIndex
+	}
+	return 0
+}
+
+func (x *SubmitAnswer) GetTargets() uint32 {
+	if x != nil {
+		return x.Targets
+	}
+	return 0
+}
+
+func (x *SubmitAnswer) GetSkipped() uint32 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *SubmitAnswer) GetRepeated() bool {
+	if x != nil {
+		return x.Repeated
+	}
+	return false
+}
+
 type Command struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -594,7 +764,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +776,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +789,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Command) GetId() string {
@@ -724,7 +894,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +906,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +919,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Output) GetHead() []byte {
@@ -801,7 +971,7 @@ type Invocation struct {
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +983,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +996,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Invocation) GetId() string {
@@ -981,7 +1151,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1163,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1176,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -1046,7 +1216,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1228,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1241,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -1096,7 +1266,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1278,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1291,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -1163,7 +1333,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1345,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1358,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -1215,7 +1385,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1397,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1410,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -1272,7 +1442,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1454,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1467,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -1337,7 +1507,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1519,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1532,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -1381,7 +1551,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1563,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1576,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -1427,7 +1597,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1609,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1622,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -1480,7 +1650,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1662,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1675,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -1545,7 +1715,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1727,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1740,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -1668,7 +1838,17 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x12\x1a\n" +
-	"\brepeated\x18\x02 \x01(\bR\brepeated\"\x9e\x04\n" +
+	"\brepeated\x18\x02 \x01(\bR\brepeated\"2\n" +
+	"\x12SubmitBatchRequest\x12\x1c\n" +
+	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"L\n" +
+	"\x13SubmitBatchResponse\x125\n" +
+	"\aanswers\x18\x01 \x03(\v2\x1b.agentplane.v1.SubmitAnswerR\aanswers\"\xbd\x01\n" +
+	"\fSubmitAnswer\x124\n" +
+	"\arefusal\x18\x01 \x01(\v2\x1a.agentplane.v1.ItemRefusalR\arefusal\x12'\n" +
+	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
+	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
+	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x9e\x04\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -1794,9 +1974,10 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bDelivery\x12\x18\n" +
 	"\x14DELIVERY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DELIVERY_AT_MOST_ONCE\x10\x01\x12\x17\n" +
-	"\x13DELIVERY_IDEMPOTENT\x10\x022\xf6\x04\n" +
+	"\x13DELIVERY_IDEMPOTENT\x10\x022\xe5\x05\n" +
 	"\x0eCommandService\x12^\n" +
-	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
+	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
+	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
 	"\n" +
 	"GetCommand\x12 .agentplane.v1.GetCommandRequest\x1a!.agentplane.v1.GetCommandResponse\"\x11\xe2\xd1\x18\rcommands.read\x12j\n" +
 	"\fListCommands\x12\".agentplane.v1.ListCommandsRequest\x1a#.agentplane.v1.ListCommandsResponse\"\x11\xe2\xd1\x18\rcommands.read\x12l\n" +
@@ -1817,7 +1998,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -1827,61 +2008,69 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*CommandSpec)(nil),           // 5: agentplane.v1.CommandSpec
 	(*SubmitRequest)(nil),         // 6: agentplane.v1.SubmitRequest
 	(*SubmitResponse)(nil),        // 7: agentplane.v1.SubmitResponse
-	(*Command)(nil),               // 8: agentplane.v1.Command
-	(*Output)(nil),                // 9: agentplane.v1.Output
-	(*Invocation)(nil),            // 10: agentplane.v1.Invocation
-	(*GetCommandRequest)(nil),     // 11: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 12: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 13: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 14: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 15: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 16: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 17: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 18: agentplane.v1.CancelCommandResponse
-	(*WhyRequest)(nil),            // 19: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 20: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 21: agentplane.v1.Transition
-	nil,                           // 22: agentplane.v1.Command.CountsEntry
-	(*Incarnation)(nil),           // 23: agentplane.v1.Incarnation
+	(*SubmitBatchRequest)(nil),    // 8: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),   // 9: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),          // 10: agentplane.v1.SubmitAnswer
+	(*Command)(nil),               // 11: agentplane.v1.Command
+	(*Output)(nil),                // 12: agentplane.v1.Output
+	(*Invocation)(nil),            // 13: agentplane.v1.Invocation
+	(*GetCommandRequest)(nil),     // 14: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 15: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 16: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 17: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 18: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 19: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 20: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 21: agentplane.v1.CancelCommandResponse
+	(*WhyRequest)(nil),            // 22: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 23: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 24: agentplane.v1.Transition
+	nil,                           // 25: agentplane.v1.Command.CountsEntry
+	(*Incarnation)(nil),           // 26: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 27: agentplane.v1.ItemRefusal
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	4,  // 0: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	23, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	26, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 2: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
-	8,  // 3: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	1,  // 4: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	22, // 5: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	10, // 6: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	0,  // 7: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	9,  // 8: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	9,  // 9: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	8,  // 10: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 11: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	8,  // 12: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	8,  // 13: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	10, // 14: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	8,  // 15: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	8,  // 16: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	10, // 17: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	21, // 18: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 19: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	6,  // 20: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	11, // 21: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	13, // 22: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	15, // 23: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	17, // 24: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	19, // 25: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	7,  // 26: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	12, // 27: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	14, // 28: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	16, // 29: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	18, // 30: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	20, // 31: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	26, // [26:32] is the sub-list for method output_type
-	20, // [20:26] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	11, // 3: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	10, // 4: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	27, // 5: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 6: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	25, // 7: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	13, // 8: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	0,  // 9: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	12, // 10: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	12, // 11: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	11, // 12: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 13: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	11, // 14: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	11, // 15: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	13, // 16: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	11, // 17: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	11, // 18: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	13, // 19: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	24, // 20: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 21: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	6,  // 22: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	8,  // 23: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	14, // 24: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	16, // 25: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	18, // 26: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	20, // 27: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	22, // 28: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	7,  // 29: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	9,  // 30: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	15, // 31: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	17, // 32: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	19, // 33: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	21, // 34: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	23, // 35: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -1896,7 +2085,7 @@ func file_agentplane_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	CommandService_Submit_FullMethodName        = "/agentplane.v1.CommandService/Submit"
+	CommandService_SubmitBatch_FullMethodName   = "/agentplane.v1.CommandService/SubmitBatch"
 	CommandService_GetCommand_FullMethodName    = "/agentplane.v1.CommandService/GetCommand"
 	CommandService_ListCommands_FullMethodName  = "/agentplane.v1.CommandService/ListCommands"
 	CommandService_WatchCommand_FullMethodName  = "/agentplane.v1.CommandService/WatchCommand"
@@ -36,6 +37,11 @@ type CommandServiceClient interface {
 	// Submit registers a command. The same id with the same envelope answers what
 	// stands; with another one it is a conflict.
 	Submit(ctx context.Context, in *SubmitRequest, opts ...grpc.CallOption) (*SubmitResponse, error)
+	// SubmitBatch is Submit for each of several envelopes, at the price of one call:
+	// one hop to the leader, one entry of the log where they fit. Each is taken or
+	// refused by itself. An error of the call says nothing of any of them but what it
+	// would say of a Submit; sending all of them again is safe.
+	SubmitBatch(ctx context.Context, in *SubmitBatchRequest, opts ...grpc.CallOption) (*SubmitBatchResponse, error)
 	GetCommand(ctx context.Context, in *GetCommandRequest, opts ...grpc.CallOption) (*GetCommandResponse, error)
 	ListCommands(ctx context.Context, in *ListCommandsRequest, opts ...grpc.CallOption) (*ListCommandsResponse, error)
 	// WatchCommand sends the command, then every change, until it is done.
@@ -57,6 +63,16 @@ func (c *commandServiceClient) Submit(ctx context.Context, in *SubmitRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SubmitResponse)
 	err := c.cc.Invoke(ctx, CommandService_Submit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) SubmitBatch(ctx context.Context, in *SubmitBatchRequest, opts ...grpc.CallOption) (*SubmitBatchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SubmitBatchResponse)
+	err := c.cc.Invoke(ctx, CommandService_SubmitBatch_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +147,11 @@ type CommandServiceServer interface {
 	// Submit registers a command. The same id with the same envelope answers what
 	// stands; with another one it is a conflict.
 	Submit(context.Context, *SubmitRequest) (*SubmitResponse, error)
+	// SubmitBatch is Submit for each of several envelopes, at the price of one call:
+	// one hop to the leader, one entry of the log where they fit. Each is taken or
+	// refused by itself. An error of the call says nothing of any of them but what it
+	// would say of a Submit; sending all of them again is safe.
+	SubmitBatch(context.Context, *SubmitBatchRequest) (*SubmitBatchResponse, error)
 	GetCommand(context.Context, *GetCommandRequest) (*GetCommandResponse, error)
 	ListCommands(context.Context, *ListCommandsRequest) (*ListCommandsResponse, error)
 	// WatchCommand sends the command, then every change, until it is done.
@@ -150,6 +171,9 @@ type UnimplementedCommandServiceServer struct{}
 
 func (UnimplementedCommandServiceServer) Submit(context.Context, *SubmitRequest) (*SubmitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Submit not implemented")
+}
+func (UnimplementedCommandServiceServer) SubmitBatch(context.Context, *SubmitBatchRequest) (*SubmitBatchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SubmitBatch not implemented")
 }
 func (UnimplementedCommandServiceServer) GetCommand(context.Context, *GetCommandRequest) (*GetCommandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCommand not implemented")
@@ -201,6 +225,24 @@ func _CommandService_Submit_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CommandServiceServer).Submit(ctx, req.(*SubmitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_SubmitBatch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SubmitBatchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).SubmitBatch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_SubmitBatch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).SubmitBatch(ctx, req.(*SubmitBatchRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -298,6 +340,10 @@ var CommandService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Submit",
 			Handler:    _CommandService_Submit_Handler,
+		},
+		{
+			MethodName: "SubmitBatch",
+			Handler:    _CommandService_SubmitBatch_Handler,
 		},
 		{
 			MethodName: "GetCommand",

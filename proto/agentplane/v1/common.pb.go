@@ -184,6 +184,68 @@ func (x *ErrorDetail) GetOutcomeUnknown() bool {
 	return false
 }
 
+// ItemRefusal is the error of one item of a call that has several.
+type ItemRefusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A gRPC status code.
+	Code          uint32       `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string       `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Detail        *ErrorDetail `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemRefusal) Reset() {
+	*x = ItemRefusal{}
+	mi := &file_agentplane_v1_common_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemRefusal) ProtoMessage() {}
+
+func (x *ItemRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_common_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemRefusal.ProtoReflect.Descriptor instead.
+func (*ItemRefusal) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ItemRefusal) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ItemRefusal) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ItemRefusal) GetDetail() *ErrorDetail {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
 // Incarnation tells lives of one cluster apart.
 type Incarnation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -195,7 +257,7 @@ type Incarnation struct {
 
 func (x *Incarnation) Reset() {
 	*x = Incarnation{}
-	mi := &file_agentplane_v1_common_proto_msgTypes[2]
+	mi := &file_agentplane_v1_common_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +269,7 @@ func (x *Incarnation) String() string {
 func (*Incarnation) ProtoMessage() {}
 
 func (x *Incarnation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_common_proto_msgTypes[2]
+	mi := &file_agentplane_v1_common_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +282,7 @@ func (x *Incarnation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incarnation.ProtoReflect.Descriptor instead.
 func (*Incarnation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Incarnation) GetNumber() uint32 {
@@ -248,7 +310,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_agentplane_v1_common_proto_msgTypes[3]
+	mi := &file_agentplane_v1_common_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +322,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_common_proto_msgTypes[3]
+	mi := &file_agentplane_v1_common_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +335,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Label) GetName() string {
@@ -305,7 +367,7 @@ type Bundle struct {
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_agentplane_v1_common_proto_msgTypes[4]
+	mi := &file_agentplane_v1_common_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +379,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_common_proto_msgTypes[4]
+	mi := &file_agentplane_v1_common_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +392,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Bundle) GetClusterId() string {
@@ -376,7 +438,7 @@ type BundleNode struct {
 
 func (x *BundleNode) Reset() {
 	*x = BundleNode{}
-	mi := &file_agentplane_v1_common_proto_msgTypes[5]
+	mi := &file_agentplane_v1_common_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +450,7 @@ func (x *BundleNode) String() string {
 func (*BundleNode) ProtoMessage() {}
 
 func (x *BundleNode) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_common_proto_msgTypes[5]
+	mi := &file_agentplane_v1_common_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +463,7 @@ func (x *BundleNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleNode.ProtoReflect.Descriptor instead.
 func (*BundleNode) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_common_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BundleNode) GetId() string {
@@ -495,7 +557,11 @@ const file_agentplane_v1_common_proto_rawDesc = "" +
 	"\x0eleader_address\x18\x04 \x01(\tR\rleaderAddress\x12#\n" +
 	"\rapplied_index\x18\x05 \x01(\x04R\fappliedIndex\x12$\n" +
 	"\x0eretry_after_ms\x18\x06 \x01(\rR\fretryAfterMs\x12'\n" +
-	"\x0foutcome_unknown\x18\a \x01(\bR\x0eoutcomeUnknown\"5\n" +
+	"\x0foutcome_unknown\x18\a \x01(\bR\x0eoutcomeUnknown\"o\n" +
+	"\vItemRefusal\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x122\n" +
+	"\x06detail\x18\x03 \x01(\v2\x1a.agentplane.v1.ErrorDetailR\x06detail\"5\n" +
 	"\vIncarnation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"1\n" +
@@ -533,26 +599,28 @@ func file_agentplane_v1_common_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_common_proto_rawDescData
 }
 
-var file_agentplane_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_agentplane_v1_common_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_agentplane_v1_common_proto_goTypes = []any{
 	(*Identity)(nil),                   // 0: agentplane.v1.Identity
 	(*ErrorDetail)(nil),                // 1: agentplane.v1.ErrorDetail
-	(*Incarnation)(nil),                // 2: agentplane.v1.Incarnation
-	(*Label)(nil),                      // 3: agentplane.v1.Label
-	(*Bundle)(nil),                     // 4: agentplane.v1.Bundle
-	(*BundleNode)(nil),                 // 5: agentplane.v1.BundleNode
-	(*descriptorpb.MethodOptions)(nil), // 6: google.protobuf.MethodOptions
+	(*ItemRefusal)(nil),                // 2: agentplane.v1.ItemRefusal
+	(*Incarnation)(nil),                // 3: agentplane.v1.Incarnation
+	(*Label)(nil),                      // 4: agentplane.v1.Label
+	(*Bundle)(nil),                     // 5: agentplane.v1.Bundle
+	(*BundleNode)(nil),                 // 6: agentplane.v1.BundleNode
+	(*descriptorpb.MethodOptions)(nil), // 7: google.protobuf.MethodOptions
 }
 var file_agentplane_v1_common_proto_depIdxs = []int32{
-	2, // 0: agentplane.v1.Bundle.incarnation:type_name -> agentplane.v1.Incarnation
-	5, // 1: agentplane.v1.Bundle.nodes:type_name -> agentplane.v1.BundleNode
-	6, // 2: agentplane.v1.permission:extendee -> google.protobuf.MethodOptions
-	6, // 3: agentplane.v1.on_leader:extendee -> google.protobuf.MethodOptions
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	2, // [2:4] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1, // 0: agentplane.v1.ItemRefusal.detail:type_name -> agentplane.v1.ErrorDetail
+	3, // 1: agentplane.v1.Bundle.incarnation:type_name -> agentplane.v1.Incarnation
+	6, // 2: agentplane.v1.Bundle.nodes:type_name -> agentplane.v1.BundleNode
+	7, // 3: agentplane.v1.permission:extendee -> google.protobuf.MethodOptions
+	7, // 4: agentplane.v1.on_leader:extendee -> google.protobuf.MethodOptions
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	3, // [3:5] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_common_proto_init() }
@@ -566,7 +634,7 @@ func file_agentplane_v1_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_common_proto_rawDesc), len(file_agentplane_v1_common_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 2,
 			NumServices:   0,
 		},

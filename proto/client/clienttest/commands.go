@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -108,6 +109,19 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 		s.startLocked(cmd, i, a, spec.QueueOffline)
 	}
 	return &agentplanev1.SubmitResponse{Command: cmd.view(false, false)}, nil
+}
+
+func (c commandService) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatchRequest) (*agentplanev1.SubmitBatchResponse, error) {
+	answer := &agentplanev1.SubmitBatchResponse{}
+	for _, envelope := range req.GetEnvelopes() {
+		r, err := c.Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+		a := &agentplanev1.SubmitAnswer{SubmittedIndex: r.GetCommand().GetSubmittedIndex(), Targets: r.GetCommand().GetTargets(), Repeated: r.GetRepeated()}
+		if err != nil {
+			a.Refusal = &agentplanev1.ItemRefusal{Code: uint32(status.Code(err)), Message: status.Convert(err).Message(), Detail: agentplanev1.DetailOf(err)}
+		}
+		answer.Answers = append(answer.Answers, a)
+	}
+	return answer, nil
 }
 
 func (s *State) startLocked(cmd *command, i *agentplanev1.Invocation, a *agentplanev1.Agent, queue bool) {

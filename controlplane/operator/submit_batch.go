@@ -1,0 +1,115 @@
+package operator
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// MaxSubmitBatch bounds the envelopes of one SubmitBatch.
+const MaxSubmitBatch = raftlogv1.MaxMutations
+
+// SubmitBatch submits each envelope as Submit does. What is wrong with one of them is
+// its own refusal; what keeps the leader from proposing is the error of the call,
+// which is repeated as a whole.
+func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatchRequest) (*agentplanev1.SubmitBatchResponse, error) {
+	if n := len(req.GetEnvelopes()); n == 0 || n > MaxSubmitBatch {
+		return nil, c.refuseHint(codes.InvalidArgument, "batch", "divide them among several calls",
+			"%d envelopes in one call, 1 to %d are allowed", n, MaxSubmitBatch)
+	}
+	v := c.o.Machine.View()
+	answers := make([]*agentplanev1.SubmitAnswer, len(req.GetEnvelopes()))
+	var waiting []*batched
+	for i, envelope := range req.GetEnvelopes() {
+		p, err := c.plan(ctx, v, envelope)
+		switch {
+		case err != nil:
+			answers[i] = refusedAnswer(err)
+		case p.stands != nil:
+			answers[i] = submitAnswer(p.stands, true)
+		default:
+			waiting = append(waiting, &batched{plan: p, place: i})
+		}
+	}
+	for len(waiting) > 0 {
+		n := fitting(waiting, c.o.BatchMutations, c.o.BatchBytes)
+		if err := c.proposeBatch(ctx, waiting[:n], answers); err != nil {
+			return nil, err
+		}
+		waiting = waiting[n:]
+	}
+	return &agentplanev1.SubmitBatchResponse{Answers: answers}, nil
+}
+
+// batched is an envelope that is to be proposed.
+type batched struct {
+	plan
+	place int // of its answer
+}
+
+// mutationOverhead is what a mutation takes in its entry beside its bytes, at most.
+const mutationOverhead = 16
+
+// fitting answers how many of the first fit into one entry, at least one.
+func fitting(all []*batched, mutations, bytes int) int {
+	sum := 0
+	for i, b := range all {
+		sum += proto.Size(b.mutation) + mutationOverhead
+		if i > 0 && (i == mutations || sum > bytes) {
+			return i
+		}
+	}
+	return len(all)
+}
+
+// proposeBatch proposes what fits into one entry and fills in the answers.
+func (c *Commands) proposeBatch(ctx context.Context, all []*batched, answers []*agentplanev1.SubmitAnswer) error {
+	mutations := make([]*raftlogv1.Mutation, len(all))
+	for i, b := range all {
+		mutations[i] = b.mutation
+	}
+	outcomes, v, err := c.proposeAll(ctx, mutations...)
+	if err != nil {
+		return err
+	}
+	for i, b := range all {
+		o := outcomes[i]
+		if o.GetCode() == raftlogv1.Code_CODE_NOT_APPLIED {
+			return c.outcomeRefusal(o) // none of the entry was
+		}
+		err := c.outcomeRefusal(o)
+		var row *raftlogv1.Command
+		if err == nil {
+			row, err = c.submitted(v, b.id, o)
+		}
+		if err != nil {
+			answers[b.place] = refusedAnswer(err)
+			continue
+		}
+		answers[b.place] = submitAnswer(row, o.GetRepeated())
+	}
+	return nil
+}
+
+func submitAnswer(row *raftlogv1.Command, repeated bool) *agentplanev1.SubmitAnswer {
+	a := &agentplanev1.SubmitAnswer{SubmittedIndex: row.GetSubmittedIndex(), Targets: row.GetTargets(), Repeated: repeated}
+	for _, n := range row.GetCounts() {
+		if n.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED {
+			a.Skipped = n.GetCount()
+		}
+	}
+	return a
+}
+
+// refusedAnswer is a refusal as an item of a batch.
+func refusedAnswer(err error) *agentplanev1.SubmitAnswer {
+	s := status.Convert(err)
+	return &agentplanev1.SubmitAnswer{Refusal: &agentplanev1.ItemRefusal{
+		Code: uint32(s.Code()), Message: s.Message(), Detail: agentplanev1.DetailOf(err),
+	}}
+}

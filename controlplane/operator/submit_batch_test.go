@@ -1,0 +1,107 @@
+package operator
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/agentplane/agentplane/controlplane/consensus"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+func (w *world) batch(specs ...*agentplanev1.CommandSpec) (*agentplanev1.SubmitBatchResponse, error) {
+	req := &agentplanev1.SubmitBatchRequest{}
+	for _, s := range specs {
+		req.Envelopes = append(req.Envelopes, envelope(w.t, s))
+	}
+	return w.Commands.SubmitBatch(w.t.Context(), req)
+}
+
+func TestSubmitBatchTakesOrRefusesEachByItself(t *testing.T) {
+	w := fleetWorld(t)
+	stood := w.spec("all")
+	w.submit(stood)
+	changed := w.spec("all")
+	w.submit(changed)
+	changed.Argv = []string{"reboot"}
+	nobody, late := w.spec(`label.env == "moon"`), w.spec("all")
+	late.NotAfter = w.now.UnixNano() - 1
+	good, skipping := w.spec("all"), w.spec(`label.env == "prod"`)
+	before, _ := w.m.Published()
+	r, err := w.batch(good, stood, changed, nobody, late, skipping, good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range r.GetAnswers() {
+		if f := a.GetRefusal(); f != nil {
+			got = append(got, fmt.Sprint(codes.Code(f.GetCode()), " ", f.GetDetail().GetReason()))
+			continue
+		}
+		got = append(got, fmt.Sprintf("+%d of %d repeated=%v", a.GetTargets()-a.GetSkipped(), a.GetTargets(), a.GetRepeated()))
+	}
+	want := []string{
+		"+3 of 4 repeated=false", "+3 of 4 repeated=true", "AlreadyExists command_exists", "NotFound no_targets",
+		"FailedPrecondition expired", "+1 of 2 repeated=false", "+3 of 4 repeated=true",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("answers\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if after, _ := w.m.Published(); after != before+1 {
+		t.Errorf("it took %d entries, want one", after-before)
+	}
+	if n := w.m.View().CommandCount(); n != 4 {
+		t.Errorf("%d commands stand, want 4", n)
+	}
+}
+
+func TestSubmitBatchDividesWhatOneEntryDoesNotHold(t *testing.T) {
+	for name, edit := range map[string]func(*Options){
+		"by mutations": func(o *Options) { o.BatchMutations = 2 },
+		"by bytes":     func(o *Options) { o.BatchBytes = 700 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := fleetWorld(t, edit)
+			before, _ := w.m.Published()
+			r, err := w.batch(w.spec("all"), w.spec("all"), w.spec("all"), w.spec("all"), w.spec("all"))
+			if err != nil || len(r.GetAnswers()) != 5 {
+				t.Fatalf("%v, %v", r, err)
+			}
+			if after, _ := w.m.Published(); after != before+3 || w.m.View().CommandCount() != 5 {
+				t.Errorf("%d entries and %d commands, want 3 and 5", after-before, w.m.View().CommandCount())
+			}
+		})
+	}
+}
+
+// What keeps the leader from proposing is the error of the whole call, so that it is
+// forwarded, held and repeated as that of one submission is.
+func TestSubmitBatchFailsAsAWhole(t *testing.T) {
+	w := fleetWorld(t)
+	spec := w.spec("all")
+	w.set(func() { w.deposed, w.cfg.Leader = true, "n2" })
+	_, err := w.batch(spec)
+	wantRefusal(t, err, codes.Unavailable, "not_leader")
+	w.set(func() { w.deposed, w.afterErr = false, consensus.ErrUnknown })
+	_, err = w.batch(spec)
+	wantRefusal(t, err, codes.Unavailable, "outcome_unknown")
+	w.set(func() { w.afterErr = nil })
+	r, err := w.batch(spec)
+	if err != nil || !r.GetAnswers()[0].GetRepeated() || w.m.View().CommandCount() != 1 {
+		t.Fatalf("repeated: %v, %v, %d commands", r, err, w.m.View().CommandCount())
+	}
+}
+
+func TestSubmitBatchIsBounded(t *testing.T) {
+	w := fleetWorld(t)
+	_, err := w.batch()
+	wantRefusal(t, err, codes.InvalidArgument, "batch")
+	_, err = w.Commands.SubmitBatch(t.Context(), &agentplanev1.SubmitBatchRequest{Envelopes: make([][]byte, MaxSubmitBatch+1)})
+	wantRefusal(t, err, codes.InvalidArgument, "batch")
+	r, err := w.Commands.SubmitBatch(t.Context(), &agentplanev1.SubmitBatchRequest{Envelopes: [][]byte{nil}})
+	if err != nil || r.GetAnswers()[0].GetRefusal().GetDetail().GetReason() != "bad_envelope" {
+		t.Fatalf("an empty envelope: %v, %v", r, err)
+	}
+}
