@@ -159,7 +159,7 @@ func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_REFUSED, "not_active", "command %q is done or canceled", c.GetId())
 	}
 	o := ok()
-	for _, i := range collectMax(notHeld(tx.invocations.by(invocationsOpen, openKey(c.GetId(), raftlogv1.AttemptState_ATTEMPT_STATE_PENDING))), int(m.GetMax())) {
+	for _, i := range collectMax(notHeld(tx.openInvocations(c.GetId(), raftlogv1.AttemptState_ATTEMPT_STATE_PENDING)), int(m.GetMax())) {
 		tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, "", nil)
 		o.Count++
 	}
@@ -172,13 +172,7 @@ func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
 }
 
 func notHeld(rows iter.Seq[*raftlogv1.Invocation]) iter.Seq[*raftlogv1.Invocation] {
-	return func(yield func(*raftlogv1.Invocation) bool) {
-		for i := range rows {
-			if !i.GetHeld() && !yield(i) {
-				return
-			}
-		}
-	}
+	return where(rows, func(i *raftlogv1.Invocation) bool { return !i.GetHeld() })
 }
 
 // cancelCommand makes sure that what is not claimed never starts, and asks the
@@ -195,7 +189,7 @@ func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 	e.State = raftlogv1.CommandState_COMMAND_STATE_CANCELING
 	e.CancelIndex, e.CanceledBy = tx.index, m.GetCanceledBy()
 	o := granted(tx.index)
-	for _, i := range collect(tx.invocations.by(invocationsOpen, c.GetId())) {
+	for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
 		if i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
 			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED, "canceled", nil)
 		} else {
@@ -219,7 +213,7 @@ func (tx *tx) expireCommand(m *raftlogv1.ExpireCommand) *raftlogv1.Outcome {
 	}
 	o := ok()
 	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED} {
-		for _, i := range collectMax(tx.invocations.by(invocationsOpen, openKey(c.GetId(), state)), int(m.GetMax()-o.Count)) {
+		for _, i := range collectMax(tx.openInvocations(c.GetId(), state), int(m.GetMax()-o.Count)) {
 			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED, "expired", nil)
 			o.Count++
 		}
@@ -314,10 +308,6 @@ func count(c *raftlogv1.Command, from, to raftlogv1.AttemptState) {
 	}
 	at(from).Count--
 	c.Counts = slices.DeleteFunc(c.Counts, func(n *raftlogv1.StateCount) bool { return n.GetCount() == 0 })
-}
-
-func openKey(commandID string, state raftlogv1.AttemptState) string {
-	return commandID + string(rune(state))
 }
 
 func collectMax[R any](rows func(func(R) bool), most int) []R {

@@ -115,6 +115,17 @@ func prefixed[R any](rows *btree.Map[string, R], prefix string) iter.Seq[R] {
 	}
 }
 
+// where yields the rows that are meant.
+func where[R any](rows iter.Seq[R], meant func(R) bool) iter.Seq[R] {
+	return func(yield func(R) bool) {
+		for r := range rows {
+			if meant(r) && !yield(r) {
+				return
+			}
+		}
+	}
+}
+
 // first returns the first row of a sequence.
 func first[R any](rows iter.Seq[R]) (R, bool) {
 	for r := range rows {

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"encoding/binary"
+	"iter"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -58,11 +59,9 @@ const (
 	sessionsByGrace = 1
 
 	commandsByIndex  = 0
-	commandsOpen     = 1
-	commandsFinished = 2
+	commandsFinished = 1
 
 	invocationsByAgent = 0
-	invocationsOpen    = 1
 )
 
 func newTables() *tables {
@@ -98,7 +97,6 @@ func newTables() *tables {
 		envelopes: newTable((*raftlogv1.Envelope).GetCommandId),
 		commands: newTable((*raftlogv1.Command).GetId,
 			func(c *raftlogv1.Command) (string, bool) { return be64Of(c.GetSubmittedIndex(), c.GetId()), true },
-			func(c *raftlogv1.Command) (string, bool) { return c.GetId(), !done(c) },
 			func(c *raftlogv1.Command) (string, bool) {
 				if !done(c) {
 					return "", false
@@ -118,15 +116,6 @@ func newTables() *tables {
 				b = utf8.AppendRune(b, rune(i.GetState()))
 				b = binary.BigEndian.AppendUint64(b, submittedIndex(i))
 				return string(append(b, i.GetCommandId()...)), true
-			},
-			// What a command still waits for, by state and number of the agent.
-			func(i *raftlogv1.Invocation) (string, bool) {
-				if !open(i) {
-					return "", false
-				}
-				b := append(make([]byte, 0, maxKeyBytes), i.GetCommandId()...)
-				b = utf8.AppendRune(b, rune(i.GetState()))
-				return string(binary.BigEndian.AppendUint32(b, i.GetAgentOrdinal())), true
 			},
 		),
 	}
@@ -149,6 +138,13 @@ func (t *tables) published() *tables {
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(),
 	}
+}
+
+// openInvocations yields those of the command that are in the state, by number of the
+// agent. It looks at all of the command's: an index for it would cost every submission
+// and every step of every attempt more than it spares the few who ask.
+func (t *tables) openInvocations(commandID string, state raftlogv1.AttemptState) iter.Seq[*raftlogv1.Invocation] {
+	return where(t.invocations.withPrefix(commandID+"."), func(i *raftlogv1.Invocation) bool { return i.GetState() == state })
 }
 
 // maxKeyBytes is what the keys of invocations and commands have at most, all but

@@ -126,8 +126,10 @@ func (v *View) CommandsNewestFirst(before uint64) iter.Seq[*raftlogv1.Command] {
 	}
 }
 
-// OpenCommands yields the commands that are not done, by id.
-func (v *View) OpenCommands() iter.Seq[*raftlogv1.Command] { return v.t.commands.by(commandsOpen, "") }
+// OpenCommands yields the commands that are not done, by id. It looks at all.
+func (v *View) OpenCommands() iter.Seq[*raftlogv1.Command] {
+	return where(v.t.commands.all(), func(c *raftlogv1.Command) bool { return !done(c) })
+}
 
 // FinishedCommands yields the commands that are done, the first that finished
 // before the others.
@@ -155,7 +157,7 @@ func (v *View) Invocations(commandID string) iter.Seq[*raftlogv1.Invocation] {
 // OpenInvocations yields those of the command that are in the state, which is not
 // final, by number of the agent.
 func (v *View) OpenInvocations(commandID string, state raftlogv1.AttemptState) iter.Seq[*raftlogv1.Invocation] {
-	return v.t.invocations.by(invocationsOpen, openKey(commandID, state))
+	return v.t.openInvocations(commandID, state)
 }
 
 // Work yields what the agent with the number has in the state, which is not final,
