@@ -10,9 +10,27 @@ import (
 
 // compaction bounds the log by bytes. raft counts entries only: with entries of the
 // largest size its trailing 10 240 would be gigabytes.
+//
+// A snapshot costs what the state is large, however little has changed. So the log may
+// grow with it, in bytes and in entries: writing a large state again and again, each
+// time that a fixed number has come, was a quarter of a busy node's time.
 type compaction struct {
-	bytes   atomic.Uint64 // appended since the node's last snapshot
-	entries atomic.Uint64
+	bytes    atomic.Uint64 // appended since the node's last snapshot
+	entries  atomic.Uint64
+	snapshot atomic.Uint64 // the size of the newest one
+}
+
+const (
+	// logPerSnapshot is how many bytes of log a byte of the newest snapshot, which is
+	// compressed, allows; snapshotPerEntry is how many bytes of it allow an entry.
+	logPerSnapshot   = 4
+	snapshotPerEntry = 1 << 10
+)
+
+// bounds are how much log brings the next snapshot, at least what the options say.
+func (c *compaction) bounds(bytes, entries uint64) (maxBytes, maxEntries uint64) {
+	size := c.snapshot.Load()
+	return max(bytes, logPerSnapshot*size), max(entries, size/snapshotPerEntry)
 }
 
 // appended is told of what was written to the log.
@@ -52,10 +70,17 @@ func (h *Host) compact(ctx context.Context) {
 		case <-tick.C:
 		}
 		bytes, entries := h.compaction.bytes.Load(), h.compaction.entries.Load()
-		if bytes < h.opts.SnapshotBytes {
+		maxBytes, maxEntries := h.compaction.bounds(h.opts.SnapshotBytes, h.opts.SnapshotThreshold)
+		cfg := h.raft.ReloadableConfig()
+		if cfg.SnapshotThreshold != maxEntries { // raft itself counts entries
+			cfg.SnapshotThreshold = maxEntries
+			if err := h.raft.ReloadConfig(cfg); err != nil {
+				h.log.Warn("cannot say after how many entries a snapshot is due", "entries", maxEntries, "err", err)
+			}
+		}
+		if bytes < maxBytes {
 			continue
 		}
-		cfg := h.raft.ReloadableConfig()
 		cfg.TrailingLogs = trailing(bytes, entries, h.opts.TrailingBytes, h.opts.TrailingLogs)
 		if err := h.raft.ReloadConfig(cfg); err != nil {
 			h.log.Warn("cannot size the trailing log", "entries", cfg.TrailingLogs, "err", err)

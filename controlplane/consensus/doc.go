@@ -85,7 +85,8 @@
 // Such a node must rejoin empty. Configuration entries and raft's no-ops carry no
 // checksum of ours; the mark and the decoder are what guards them.
 //
-// The log is bounded by bytes (compaction.go), because raft counts entries. In memory
+// The log is bounded by bytes (compaction.go), because raft counts entries; it may grow
+// with the state, of which every snapshot writes all. In memory
 // raft's cache keeps the last 512 entries and a lagging follower is sent up to 512 at
 // once: with entries of the largest size that is 256 MiB each, with those of real life
 // a few.

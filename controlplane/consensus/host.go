@@ -92,7 +92,7 @@ func Open(opts Options) (_ *Host, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
-	in, err := newInstalls(guarded.Snapshots, cache, h.fatal, h.compaction.reset)
+	in, err := newInstalls(guarded.Snapshots, cache, h.fatal, &h.compaction)
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}

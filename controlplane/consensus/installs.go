@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -36,7 +37,8 @@ type installs struct {
 	raft.SnapshotStore
 	log   raft.LogStore
 	fatal func(error)
-	own   func() // is told when the node takes a snapshot itself
+	own   func()         // is told when the node takes a snapshot itself
+	size  *atomic.Uint64 // of the newest snapshot
 
 	mu          sync.Mutex // guards what follows
 	installing  bool
@@ -45,13 +47,14 @@ type installs struct {
 	newest, newestTerm uint64
 }
 
-func newInstalls(inner raft.SnapshotStore, log raft.LogStore, fatal func(error), own func()) (*installs, error) {
+func newInstalls(inner raft.SnapshotStore, log raft.LogStore, fatal func(error), c *compaction) (*installs, error) {
 	metas, err := inner.List()
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	s := &installs{SnapshotStore: inner, log: log, fatal: fatal, own: own}
+	s := &installs{SnapshotStore: inner, log: log, fatal: fatal, own: c.reset, size: &c.snapshot}
 	if len(metas) > 0 {
+		s.size.Store(uint64(max(metas[0].Size, 0)))
 		s.newest, s.newestTerm = metas[0].Index, metas[0].Term
 	}
 	return s, nil
@@ -125,6 +128,13 @@ type installSink struct {
 	store       *installs
 	index, term uint64
 	canceled    bool
+	bytes       uint64
+}
+
+func (k *installSink) Write(b []byte) (int, error) {
+	n, err := k.SnapshotSink.Write(b)
+	k.bytes += uint64(n)
+	return n, err
 }
 
 func (k *installSink) Cancel() error {
@@ -140,6 +150,7 @@ func (k *installSink) Close() error {
 	defer k.store.mu.Unlock()
 	if k.index > k.store.newest {
 		k.store.newest, k.store.newestTerm = k.index, k.term
+		k.store.size.Store(k.bytes)
 	}
 	return nil
 }
