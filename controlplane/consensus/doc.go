@@ -37,8 +37,8 @@
 //
 // The round is the one of DESIGN section 6. raft's VerifyLeader credits replies
 // that waited in a socket while the process was stopped, AppliedIndex means queued,
-// and a Barrier never reaches the state: none is used. Rounds are shared: a read
-// joins only a round that starts after it arrived. Two may be on their way.
+// and a Barrier never reaches the state: none is used. Rounds are shared ([Rounds]): a
+// read joins only a round that starts after it arrived. Two may be on their way.
 //
 // # Giving up leadership
 //

@@ -32,7 +32,7 @@ type Host struct {
 
 	notify chan bool // from raft; Run receives
 	office atomic.Pointer[term]
-	rounds rounds
+	rounds *Rounds
 	lost   lostLeaders
 
 	stopping     atomic.Bool   // Run's ctx has ended
@@ -81,6 +81,8 @@ func Open(opts Options) (_ *Host, err error) {
 	h.lost.kick = make(chan struct{}, 1)
 	h.will = newWill(h)
 	h.confirm = h.round
+	// As long as a leader may be without its majority, and a little more.
+	h.rounds = NewRounds(2*opts.Profile.Heartbeat, h.tasks.Go, func(ctx context.Context) (uint64, error) { return h.confirm(ctx) })
 	h.watch = newWatch(opts.StallAfter, h.fatal)
 	guarded, err := guard(disk, h.watch, h.compaction.appended)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -13,17 +14,94 @@ import (
 // while one is need not wait for its end.
 const maxRounds = 2
 
-// rounds lets reads share rounds. A read joins only a round that has not started.
-type rounds struct {
-	mu      sync.Mutex // guards all; never held while a round runs
+// Rounds lets reads share rounds: a read joins only a round that starts after it
+// arrived, so that whatever a round answers held no earlier than the read began. At
+// most two are on their way. All methods may be called at once.
+type Rounds struct {
+	timeout time.Duration
+	spawn   func(func()) bool
+	ask     func(context.Context) (uint64, error)
+
+	mu      sync.Mutex // guards all that follows; never held while a round runs
 	running int
 	next    *round // waits to start; nil when nobody waits
+}
+
+// NewRounds returns Rounds that answer what ask answers, within the timeout. Each
+// round runs on a goroutine that spawn begins; where it answers false, reads fail
+// with ErrShutdown.
+func NewRounds(timeout time.Duration, spawn func(func()) bool, ask func(context.Context) (uint64, error)) *Rounds {
+	return &Rounds{timeout: timeout, spawn: spawn, ask: ask}
 }
 
 type round struct {
 	done  chan struct{} // closed after index and err are set
 	index uint64
 	err   error
+
+	readers int                // guarded by the mutex of Rounds
+	cancel  context.CancelFunc // set when it starts, under that mutex
+}
+
+// Read answers the index of a round that starts after the call. It belongs to all its
+// readers: it ends when it is answered, or when none of them waits any more.
+func (r *Rounds) Read(ctx context.Context) (uint64, error) {
+	r.mu.Lock()
+	if r.next == nil {
+		r.next = &round{done: make(chan struct{})}
+	}
+	mine := r.next
+	mine.readers++
+	r.startLocked() //nolint:contextcheck // a round outlives any one of its readers
+	r.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.index, mine.err
+	case <-ctx.Done():
+		r.leave(mine)
+		return 0, ctx.Err()
+	}
+}
+
+// leave is called by a reader that waits no longer.
+func (r *Rounds) leave(left *round) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left.readers--
+	switch {
+	case left.readers > 0:
+	case left == r.next:
+		r.next = nil
+	default:
+		left.cancel()
+	}
+}
+
+// startLocked starts the waiting round when there is room.
+func (r *Rounds) startLocked() {
+	starts := r.next
+	if starts == nil || r.running >= maxRounds {
+		return
+	}
+	r.next = nil
+	r.running++
+	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
+	starts.cancel = cancel
+	if r.spawn(func() {
+		defer cancel()
+		starts.index, starts.err = r.ask(ctx)
+		close(starts.done)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.running--
+		r.startLocked() //nolint:contextcheck // the next round is not this one's
+	}) {
+		return
+	}
+	cancel()
+	r.running--
+	starts.err = ErrShutdown
+	close(starts.done)
 }
 
 // ReadIndex answers an index that includes every proposal acknowledged before the
@@ -31,49 +109,11 @@ type round struct {
 // other nodes ask the leader. An error means that nothing is known; the read may be
 // tried again, elsewhere too.
 func (h *Host) ReadIndex(ctx context.Context) (uint64, error) {
-	h.rounds.mu.Lock()
-	r := h.rounds.next
-	if r == nil {
-		r = &round{done: make(chan struct{})}
-		h.rounds.next = r
+	index, err := h.rounds.Read(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read index: %w", err)
 	}
-	h.startRoundLocked() //nolint:contextcheck // a round belongs to all its readers and outlives any one of them
-	h.rounds.mu.Unlock()
-	select {
-	case <-r.done:
-		if r.err != nil {
-			return 0, fmt.Errorf("read index: %w", r.err)
-		}
-		return r.index, nil
-	case <-ctx.Done():
-		return 0, fmt.Errorf("read index: %w", ctx.Err())
-	}
-}
-
-// startRoundLocked starts the waiting round when there is room.
-func (h *Host) startRoundLocked() {
-	r := h.rounds.next
-	if r == nil || h.rounds.running >= maxRounds {
-		return
-	}
-	h.rounds.next = nil
-	h.rounds.running++
-	if h.tasks.Go(func() {
-		// As long as a leader may be without its majority, and a little more.
-		ctx, cancel := context.WithTimeout(context.Background(), 2*h.opts.Profile.Heartbeat)
-		defer cancel()
-		r.index, r.err = h.confirm(ctx)
-		close(r.done)
-		h.rounds.mu.Lock()
-		defer h.rounds.mu.Unlock()
-		h.rounds.running--
-		h.startRoundLocked()
-	}) {
-		return
-	}
-	h.rounds.running--
-	r.err = ErrShutdown
-	close(r.done)
+	return index, nil
 }
 
 // round is the read round of DESIGN section 6.

@@ -20,6 +20,11 @@
 // call; followers ask the leader. Whoever then waits until its own state has
 // published it reads linearizably.
 //
+// A follower's reads share what they ask ([consensus.Rounds]): a read joins only a
+// question that is sent after it arrived, and at most two are on their way. The
+// question ends when it is answered or when no read waits for it any more, on a
+// goroutine of its own.
+//
 // A call to another node is let go as soon as that node no longer leads, and then
 // repeated at the next leader.
 //

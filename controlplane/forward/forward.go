@@ -48,7 +48,10 @@ type Options struct {
 }
 
 // Forwarder reaches the leader, wherever it is.
-type Forwarder struct{ o Options }
+type Forwarder struct {
+	o     Options
+	reads reads
+}
 
 // New returns a Forwarder.
 func New(o Options) *Forwarder {
@@ -103,6 +106,7 @@ func notApplied(outcomes []*raftlogv1.Outcome) bool {
 }
 
 // Read answers an index that holds every write acknowledged before the call began.
+// Reads of a follower share what they ask the leader, as the leader's share its rounds.
 func (f *Forwarder) Read(ctx context.Context) (uint64, error) {
 	var index uint64
 	err := f.try(ctx, func(ctx context.Context, leader string) (verdict, error) {
@@ -110,7 +114,7 @@ func (f *Forwarder) Read(ctx context.Context) (uint64, error) {
 		if leader == f.o.NodeID {
 			index, err = f.o.Local.ReadIndex(ctx)
 		} else {
-			index, err = f.o.Remote.ReadIndex(ctx, leader)
+			index, err = f.reads.at(f, leader).Read(ctx)
 		}
 		if err != nil {
 			return nothing, err // a read does nothing ever
