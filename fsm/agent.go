@@ -156,7 +156,7 @@ func (tx *tx) setAgentLabels(m *raftlogv1.SetAgentLabels) *raftlogv1.Outcome {
 }
 
 func (tx *tx) reportFacts(m *raftlogv1.ReportFacts) *raftlogv1.Outcome {
-	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+	if refusal := tx.holderSession(m.GetAgentId(), m.GetSessionEpoch(), m.GetNodeId()); refusal != nil {
 		return refusal
 	}
 	facts, refusal := sortedLabels("facts", m.GetFacts(), MaxFacts)

@@ -116,7 +116,7 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 	if !found || i.GetAgentId() != m.GetAgentId() {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_invocation", "there is no invocation %q on agent %q", m.GetInvocationId(), m.GetAgentId())
 	}
-	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+	if refusal := tx.holderSession(m.GetAgentId(), m.GetSessionEpoch(), m.GetNodeId()); refusal != nil {
 		return refusal
 	}
 	state := m.GetState()
@@ -222,6 +222,8 @@ func (tx *tx) loseAttempt(m *raftlogv1.LoseAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_STALE, "state", "invocation %q is %s at attempt %d with fence %d", i.GetId(), word(i.GetState()), i.GetAttempt(), i.GetFence())
 	case s.GetEpoch() != m.GetExpectedSessionEpoch():
 		return refuse(raftlogv1.Code_CODE_STALE, "epoch_moved", "agent %q has opened session %d since", i.GetAgentId(), s.GetEpoch())
+	case m.GetNodeId() != "" && m.GetNodeId() != s.GetNodeId():
+		return refuse(raftlogv1.Code_CODE_REFUSED, "other_node", "the session of agent %q is on node %q, not on %q", i.GetAgentId(), s.GetNodeId(), m.GetNodeId())
 	}
 	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_LOST, clip(m.GetReason(), MaxReasonBytes), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
 		row.Detail = clip(m.GetDetail(), MaxDetailBytes)

@@ -30,7 +30,7 @@ func fleet(b *testing.B, agents int) *Machine {
 			AgentId: id, NodeId: "a", StreamId: []byte("s"), StartId: []byte("p"), Journal: &raftlogv1.Journal{Id: journalOf(id)}, Slots: 1 << 30,
 		}}})
 		s, _ := m.View().Session(id)
-		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: s.GetEpoch()}}})
+		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
 	}
 	return m
 }

@@ -18,6 +18,10 @@
 // replica differ from the others without anybody noticing: an unknown kind or
 // field, a corrupt entry, a format or feature level from the future.
 //
+// What a node says of a session (ready, facts, reports, its end) is taken from the
+// node that holds it and from nobody else, since every node knows every epoch. A
+// mutation that names no node is the leader's own word.
+//
 // What agents and newcomers may write into rows is bounded, so that each row stays
 // far below what a record of a snapshot may hold: a row that could be written and
 // not be read again would take the cluster with it.

@@ -57,7 +57,7 @@ func newGen(t *rapid.T) *gen {
 		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: "t0"}}})
 		g.one(g.openSession(a, true))
 		s, _ := g.m.View().Session(a)
-		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a, SessionEpoch: s.GetEpoch()}}})
+		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
 	}
 	return g
 }
@@ -170,6 +170,14 @@ func (g *gen) invocation(want ...raftlogv1.AttemptState) *raftlogv1.Invocation {
 func (g *gen) epochOf(agent string) uint64 {
 	s, _ := g.m.View().Session(agent)
 	return g.near(s.GetEpoch())
+}
+
+// holder is the node that holds the agent's session, or rarely another.
+func (g *gen) holder(agent string) string {
+	if s, found := g.m.View().Session(agent); found && !g.rarely(12) {
+		return s.GetNodeId()
+	}
+	return g.of(genNodes)
 }
 
 func (g *gen) labels() []*raftlogv1.Label {
@@ -287,15 +295,15 @@ func (g *gen) agentMutation() *raftlogv1.Mutation {
 	case 3:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetAgentLabels{SetAgentLabels: &raftlogv1.SetAgentLabels{AgentId: agent, Set: g.labels(), Remove: []string{"x"}[:g.pick(0, 1)]}}}
 	case 4:
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: &raftlogv1.ReportFacts{AgentId: agent, SessionEpoch: g.epochOf(agent), Facts: g.labels(), Version: g.of([]string{"", "1", "2"})}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: &raftlogv1.ReportFacts{AgentId: agent, SessionEpoch: g.epochOf(agent), NodeId: g.holder(agent), Facts: g.labels(), Version: g.of([]string{"", "1", "2"})}}}
 	case 5, 6:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadmitAgent{ReadmitAgent: &raftlogv1.ReadmitAgent{AgentId: agent}}}
 	case 7, 8, 9:
 		return g.openSession(agent, false)
 	case 10, 11, 12:
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: g.epochOf(agent)}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: g.epochOf(agent), NodeId: g.holder(agent)}}}
 	case 13:
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{AgentId: agent, SessionEpoch: g.epochOf(agent), Left: g.rarely(3), Grace: int64(g.pick(-1, 0, 1000, 1<<62))}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{AgentId: agent, SessionEpoch: g.epochOf(agent), NodeId: g.of([]string{"", g.holder(agent)}), Left: g.rarely(3), Grace: int64(g.pick(-1, 0, 1000, 1<<62))}}}
 	case 14:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseNodeSessions{LoseNodeSessions: &raftlogv1.LoseNodeSessions{NodeId: g.of(genNodes), UpToStartCounter: uint64(g.pick(0, 1, 9)), Max: uint32(g.pick(0, 1))}}}
 	default:
@@ -326,7 +334,7 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 			case enrolled && !live(s):
 				return g.openSession(a.GetId(), g.rarely(2))
 			case enrolled && s.GetState() == raftlogv1.SessionState_SESSION_STATE_OPEN:
-				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a.GetId(), SessionEpoch: s.GetEpoch()}}}
+				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a.GetId(), SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}}
 			}
 		}
 		node := s.GetNodeId()
@@ -353,7 +361,7 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 		s, _ := g.m.View().Session(i.GetAgentId())
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
 			Key:           &raftlogv1.AttemptKey{InvocationId: i.GetId(), Attempt: uint32(g.near(uint64(i.GetAttempt())))},
-			ExpectedState: i.GetState(), ExpectedFence: g.near(i.GetFence()), ExpectedSessionEpoch: g.near(s.GetEpoch()), Reason: "no_contact",
+			ExpectedState: i.GetState(), ExpectedFence: g.near(i.GetFence()), ExpectedSessionEpoch: g.near(s.GetEpoch()), NodeId: g.of([]string{"", g.holder(i.GetAgentId())}), Reason: "no_contact",
 		}}}
 	}
 }
@@ -389,7 +397,7 @@ func (g *gen) report() *raftlogv1.Mutation {
 	i := g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, raftlogv1.AttemptState_ATTEMPT_STATE_LOST)
 	m := &raftlogv1.ReportAttempt{
 		InvocationId: i.GetId(), Attempt: uint32(g.near(uint64(i.GetAttempt()))), Fence: g.near(i.GetFence()), AgentId: i.GetAgentId(),
-		SessionEpoch: g.epochOf(i.GetAgentId()), NodeId: "n1", State: raftlogv1.AttemptState(g.pick(40, 40, 40, 40, 40, 50, 50, 50, 60, 60, 61, 62, 63, 64, 65, 66, 45, 30, 0)),
+		SessionEpoch: g.epochOf(i.GetAgentId()), NodeId: g.holder(i.GetAgentId()), State: raftlogv1.AttemptState(g.pick(40, 40, 40, 40, 40, 50, 50, 50, 60, 60, 61, 62, 63, 64, 65, 66, 45, 30, 0)),
 		Reason: strings.Repeat("é", g.pick(0, 1, 200)), Detail: strings.Repeat("d", g.pick(0, 2000)), CancelTooLate: g.rarely(5),
 	}
 	if !g.rarely(3) {

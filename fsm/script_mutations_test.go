@@ -104,7 +104,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 	},
 	"facts": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: &raftlogv1.ReportFacts{
-			AgentId: c.word(0), SessionEpoch: c.epoch(), Facts: c.labels("facts"), Hash: []byte(c.text("hash", "")), Version: c.text("version", ""),
+			AgentId: c.word(0), SessionEpoch: c.epoch(), NodeId: c.holder(), Facts: c.labels("facts"), Hash: []byte(c.text("hash", "")), Version: c.text("version", ""),
 		}}}
 	},
 	"readmit": func(c *call) *raftlogv1.Mutation {
@@ -112,11 +112,12 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 	},
 	"open-session": openSessionVerb,
 	"ready": func(c *call) *raftlogv1.Mutation {
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: c.word(0), SessionEpoch: c.epoch()}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: c.word(0), SessionEpoch: c.epoch(), NodeId: c.holder()}}}
 	},
 	"end-session": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{
 			AgentId: c.word(0), SessionEpoch: c.epoch(), Left: c.text("left", "") != "", Grace: int64(c.duration("grace", 30*time.Second)), Reason: c.text("reason", "stream_broken"),
+			NodeId: c.text("node", ""),
 		}}}
 	},
 	"lose-node-sessions": func(c *call) *raftlogv1.Mutation {
@@ -153,7 +154,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		}
 		m := &raftlogv1.ReportAttempt{
 			InvocationId: id, Attempt: uint32(c.int("attempt", uint64(i.GetAttempt()))), AgentId: c.text("agent", c.word(1)), Fence: c.number("fence", i.GetFence()),
-			SessionEpoch: c.number("epoch", s.GetEpoch()), NodeId: s.GetNodeId(), State: raftlogv1.AttemptState(state),
+			SessionEpoch: c.number("epoch", s.GetEpoch()), NodeId: c.text("node", s.GetNodeId()), State: raftlogv1.AttemptState(state),
 			Reason: c.text("reason", ""), Detail: strings.Repeat(c.text("detail", ""), int(c.int("times", 1))), CancelTooLate: c.text("too-late", "") != "",
 		}
 		exit, seq, output := c.int("exit", 0), c.int("seq", 0), c.int("output", 0)
@@ -181,7 +182,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
 			Key:           &raftlogv1.AttemptKey{InvocationId: id, Attempt: uint32(c.int("attempt", uint64(i.GetAttempt())))},
 			ExpectedState: state, ExpectedFence: c.number("fence", i.GetFence()), ExpectedSessionEpoch: c.number("epoch", s.GetEpoch()),
-			Reason: c.text("reason", "no_contact"),
+			Reason: c.text("reason", "no_contact"), NodeId: c.text("node", ""),
 		}}}
 	},
 	"purge": func(c *call) *raftlogv1.Mutation {
@@ -197,6 +198,12 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 func (c *call) epoch() uint64 {
 	s, _ := c.s.m.View().Session(c.word(0))
 	return c.number("epoch", s.GetEpoch())
+}
+
+// holder is the node that holds the agent's session unless the story names another.
+func (c *call) holder() string {
+	s, _ := c.s.m.View().Session(c.word(0))
+	return c.text("node", s.GetNodeId())
 }
 
 func openSessionVerb(c *call) *raftlogv1.Mutation {

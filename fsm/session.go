@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"time"
 
@@ -146,10 +147,22 @@ func (tx *tx) currentSession(agentID string, epoch uint64) *raftlogv1.Outcome {
 	return nil
 }
 
+// holderSession refuses what a node says of a session that another one holds: its
+// epoch alone proves nothing, since every node's state shows it.
+func (tx *tx) holderSession(agentID string, epoch uint64, nodeID string) *raftlogv1.Outcome {
+	if refusal := tx.currentSession(agentID, epoch); refusal != nil {
+		return refusal
+	}
+	if s, _ := tx.sessions.get(agentID); s.GetNodeId() != nodeID {
+		return refuse(raftlogv1.Code_CODE_REFUSED, "other_node", "the session of agent %q is on node %q, not on %q", agentID, s.GetNodeId(), nodeID)
+	}
+	return nil
+}
+
 // readySession says that the agent has fsynced its epoch: from here on work may be
 // claimed.
 func (tx *tx) readySession(m *raftlogv1.ReadySession) *raftlogv1.Outcome {
-	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
+	if refusal := tx.holderSession(m.GetAgentId(), m.GetSessionEpoch(), m.GetNodeId()); refusal != nil {
 		return refusal
 	}
 	s, _ := tx.sessions.get(m.GetAgentId())
@@ -163,12 +176,16 @@ func (tx *tx) readySession(m *raftlogv1.ReadySession) *raftlogv1.Outcome {
 	return granted(s.GetEpoch())
 }
 
-// endSession says that the stream is gone. Grace begins, unless the agent left.
+// endSession says that the stream is gone. Grace begins, unless the agent left. No
+// node: the leader says it.
 func (tx *tx) endSession(m *raftlogv1.EndSession) *raftlogv1.Outcome {
 	if refusal := tx.currentSession(m.GetAgentId(), m.GetSessionEpoch()); refusal != nil {
 		return refusal
 	}
 	s, _ := tx.sessions.get(m.GetAgentId())
+	if refusal := tx.holderSession(m.GetAgentId(), m.GetSessionEpoch(), cmp.Or(m.GetNodeId(), s.GetNodeId())); refusal != nil {
+		return refusal
+	}
 	if !live(s) {
 		return stands(s.GetEpoch())
 	}

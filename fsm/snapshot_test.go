@@ -58,7 +58,7 @@ func full(t testing.TB) *Machine {
 	enrolled(t, m, "web-1", 4)
 	s, _ := m.View().Session("web-1")
 	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: &raftlogv1.ReportFacts{
-		AgentId: "web-1", SessionEpoch: s.GetEpoch(), Facts: []*raftlogv1.Label{{Name: "os", Value: "linux"}}, Hash: []byte("h"), Version: "1",
+		AgentId: "web-1", SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId(), Facts: []*raftlogv1.Label{{Name: "os", Value: "linux"}}, Hash: []byte("h"), Version: "1",
 	}}})
 	for i := range 3 {
 		id := commandID(storyBegin, fmt.Sprint(i))
@@ -78,7 +78,7 @@ func enrolled(t testing.TB, m *Machine, agent string, slots uint32) {
 		AgentId: agent, NodeId: "a", StreamId: []byte("s"), StartId: []byte("p"), Journal: &raftlogv1.Journal{Id: journalOf(agent)}, Slots: slots,
 	}}})
 	s, _ := m.View().Session(agent)
-	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: s.GetEpoch()}}})
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
 }
 
 func submitTo(id string, ordinals ...uint32) *raftlogv1.Mutation {

@@ -236,6 +236,8 @@ func (w *twin) report(before *View, now int64, m *raftlogv1.ReportAttempt) raftl
 		return raftlogv1.Code_CODE_NOT_FOUND
 	case s.GetEpoch() != m.GetSessionEpoch():
 		return raftlogv1.Code_CODE_STALE
+	case s.GetNodeId() != m.GetNodeId():
+		return raftlogv1.Code_CODE_REFUSED
 	case !slices.Contains([]raftlogv1.AttemptState{40, 50, 60, 61, 62, 63, 64}, m.GetState()),
 		len(m.GetResult().GetStdout().GetHead()) > MaxOutputBytes:
 		return raftlogv1.Code_CODE_INVALID
@@ -268,6 +270,8 @@ func (w *twin) loseAttempt(before *View, now int64, m *raftlogv1.LoseAttempt) ra
 	case a.state != claimedS && a.state != running, a.state != m.GetExpectedState(), a.fence != m.GetExpectedFence(),
 		a.n != m.GetKey().GetAttempt(), s.GetEpoch() != m.GetExpectedSessionEpoch():
 		return raftlogv1.Code_CODE_STALE
+	case m.GetNodeId() != "" && m.GetNodeId() != s.GetNodeId():
+		return raftlogv1.Code_CODE_REFUSED
 	}
 	w.lose(a, now, true)
 	return raftlogv1.Code_CODE_OK

@@ -19,7 +19,7 @@ type factsState struct {
 }
 
 func (s *session) takeFacts(f *agentplanev1.FactsReport) {
-	m := &raftlogv1.ReportFacts{AgentId: s.agentID, SessionEpoch: s.epoch, Hash: f.GetHash(), Version: s.version}
+	m := &raftlogv1.ReportFacts{AgentId: s.agentID, NodeId: s.d.o.NodeID, SessionEpoch: s.epoch, Hash: f.GetHash(), Version: s.version}
 	valid := len(f.GetFacts()) <= fsm.MaxFacts && len(f.GetHash()) <= fsm.MaxValueBytes
 	for _, l := range f.GetFacts()[:min(len(f.GetFacts()), fsm.MaxFacts)] {
 		valid = valid && l.GetName() != "" && len(l.GetName()) <= fsm.MaxValueBytes && len(l.GetValue()) <= fsm.MaxValueBytes &&

@@ -164,7 +164,7 @@ func (s *session) lose(key attemptKey, t *talk, try int) {
 	t.losing = true
 	s.propose(s.d.reports, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
 		Key:           &raftlogv1.AttemptKey{InvocationId: key.invocation, Attempt: key.attempt},
-		ExpectedState: i.GetState(), ExpectedFence: t.fence, ExpectedSessionEpoch: s.epoch,
+		ExpectedState: i.GetState(), ExpectedFence: t.fence, ExpectedSessionEpoch: s.epoch, NodeId: s.d.o.NodeID,
 		Reason: "unknown", Detail: "the agent was asked and its journal does not know the attempt",
 	}}}, func(_ *raftlogv1.Outcome, err error) {
 		if err != nil {

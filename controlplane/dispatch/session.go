@@ -364,7 +364,7 @@ func (s *session) take(m *agentplanev1.SessionRequest) error {
 // proposeReady tells the log that the agent has fsynced its epoch. The state answers.
 func (s *session) proposeReady(try int) {
 	s.propose(s.d.control, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{
-		ReadySession: &raftlogv1.ReadySession{AgentId: s.agentID, SessionEpoch: s.epoch},
+		ReadySession: &raftlogv1.ReadySession{AgentId: s.agentID, SessionEpoch: s.epoch, NodeId: s.d.o.NodeID},
 	}}, func(_ *raftlogv1.Outcome, err error) {
 		if err != nil && !s.ready {
 			s.after(backoff(try), func() { s.proposeReady(try + 1) })

@@ -143,7 +143,7 @@ func (w *sweeper) lookLocked(id string) {
 	}
 	err := w.d.control.offer(task{
 		mutation: &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{
-			AgentId: id, SessionEpoch: s.GetEpoch(), Left: e.left, Grace: int64(e.grace), Reason: e.reason,
+			AgentId: id, SessionEpoch: s.GetEpoch(), Left: e.left, Grace: int64(e.grace), Reason: e.reason, NodeId: w.d.o.NodeID,
 		}}},
 		done: func(o *raftlogv1.Outcome, err error) { w.proposed(id, o, err) },
 	})

@@ -138,7 +138,7 @@ func (w *world) open(agent, node string) (epoch uint64) {
 		StreamId: fmt.Appendf(nil, "stream-%s-%d", agent, s.GetEpoch()), StartId: []byte("start"), Slots: 4,
 		Journal: &raftlogv1.Journal{Id: []byte("journal")},
 	}}}).GetNumber()
-	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: epoch}}})
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: epoch, NodeId: node}}})
 	return epoch
 }
 

@@ -14,7 +14,7 @@ func TestListAgentsBySelector(t *testing.T) {
 	w := fleetWorld(t)
 	s, _ := w.m.View().Session("a1")
 	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportFacts{ReportFacts: &raftlogv1.ReportFacts{
-		AgentId: "a1", SessionEpoch: s.GetEpoch(), Facts: []*raftlogv1.Label{label("os", "linux"), label("cores", "8")}, Version: "2.0",
+		AgentId: "a1", SessionEpoch: s.GetEpoch(), NodeId: "n1", Facts: []*raftlogv1.Label{label("os", "linux"), label("cores", "8")}, Version: "2.0",
 	}}})
 	for sel, want := range map[string]string{
 		"": "a1 a2 a3 a4", "all": "a1 a2 a3 a4", `label.env == "test"`: "a3 a4", `health == "down"`: "a2",

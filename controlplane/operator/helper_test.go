@@ -222,7 +222,7 @@ func (w *world) session(id string) uint64 {
 		AgentId: id, NodeId: "n1", SeenEpoch: s.GetEpoch(), StreamId: []byte(uuid.NewString()), StartId: []byte("start"), Slots: 4,
 		Journal: &raftlogv1.Journal{Id: []byte("journal-" + id)}, PreviousEpoch: s.GetEpoch(),
 	}}})
-	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: o.GetNumber()}}})
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: o.GetNumber(), NodeId: "n1"}}})
 	return o.GetNumber()
 }
 

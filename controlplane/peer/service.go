@@ -80,8 +80,16 @@ func ownBusiness(nodeID string, m *raftlogv1.Mutation) bool {
 		return k.ClaimAttempt.GetNodeId() == nodeID
 	case *raftlogv1.Mutation_ReportAttempt:
 		return k.ReportAttempt.GetNodeId() == nodeID
-	case *raftlogv1.Mutation_ReadySession, *raftlogv1.Mutation_EndSession, *raftlogv1.Mutation_ReportFacts, *raftlogv1.Mutation_LoseAttempt:
-		return true // they name a session epoch, which only its holder and the cluster know
+	// Of these the state refuses what is not the holder's. Without a node they would be
+	// the leader's own word.
+	case *raftlogv1.Mutation_ReadySession:
+		return k.ReadySession.GetNodeId() == nodeID
+	case *raftlogv1.Mutation_EndSession:
+		return k.EndSession.GetNodeId() == nodeID
+	case *raftlogv1.Mutation_ReportFacts:
+		return k.ReportFacts.GetNodeId() == nodeID
+	case *raftlogv1.Mutation_LoseAttempt:
+		return k.LoseAttempt.GetNodeId() == nodeID
 	default:
 		return false
 	}

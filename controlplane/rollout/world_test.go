@@ -152,7 +152,7 @@ func (w *world) open(ordinal uint32) bool {
 	if o.GetCode() != raftlogv1.Code_CODE_OK {
 		return false
 	}
-	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: o.GetNumber()}}})
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: o.GetNumber(), NodeId: "a"}}})
 	return true
 }
 
@@ -202,7 +202,7 @@ func (w *world) report(command string, ordinal uint32, state raftlogv1.AttemptSt
 	i := w.invocation(command, ordinal)
 	s, _ := w.m.View().Session(i.GetAgentId())
 	return w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: &raftlogv1.ReportAttempt{
-		InvocationId: i.GetId(), Attempt: i.GetAttempt(), Fence: i.GetFence(), AgentId: i.GetAgentId(), SessionEpoch: s.GetEpoch(), State: state,
+		InvocationId: i.GetId(), Attempt: i.GetAttempt(), Fence: i.GetFence(), AgentId: i.GetAgentId(), SessionEpoch: s.GetEpoch(), NodeId: "a", State: state,
 	}}})[0].GetCode() == raftlogv1.Code_CODE_OK
 }
 

@@ -810,12 +810,14 @@ func (x *SetAgentLabels) GetExpectedVersion() uint64 {
 }
 
 type ReportFacts struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	SessionEpoch  uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
-	Facts         []*Label               `protobuf:"bytes,3,rep,name=facts,proto3" json:"facts,omitempty"`
-	Hash          []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
-	Version       string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	AgentId      string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	SessionEpoch uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	Facts        []*Label               `protobuf:"bytes,3,rep,name=facts,proto3" json:"facts,omitempty"`
+	Hash         []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	Version      string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	// The node that says so; refused when it does not hold the session.
+	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -881,6 +883,13 @@ func (x *ReportFacts) GetHash() []byte {
 func (x *ReportFacts) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *ReportFacts) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
 	}
 	return ""
 }
@@ -1114,9 +1123,11 @@ func (x *AttemptKey) GetAttempt() uint32 {
 
 // ReadySession says that the agent has fsynced the epoch.
 type ReadySession struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	SessionEpoch  uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	AgentId      string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	SessionEpoch uint64                 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	// The node that says so; refused when it does not hold the session.
+	NodeId        string `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1165,6 +1176,13 @@ func (x *ReadySession) GetSessionEpoch() uint64 {
 	return 0
 }
 
+func (x *ReadySession) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
 // EndSession says that the stream is gone.
 type EndSession struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -1173,8 +1191,11 @@ type EndSession struct {
 	// The agent said goodbye: LEFT instead of RECONNECTING.
 	Left bool `protobuf:"varint,3,opt,name=left,proto3" json:"left,omitempty"`
 	// Nanoseconds until it may be called DOWN.
-	Grace         int64  `protobuf:"varint,4,opt,name=grace,proto3" json:"grace,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Grace  int64  `protobuf:"varint,4,opt,name=grace,proto3" json:"grace,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The node that says so; refused when it does not hold the session. Empty: the
+	// leader, on evidence of its own.
+	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1240,6 +1261,13 @@ func (x *EndSession) GetGrace() int64 {
 func (x *EndSession) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *EndSession) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
 	}
 	return ""
 }
@@ -1449,13 +1477,14 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
 	"\x03set\x18\x02 \x03(\v2\x11.raftlog.v1.LabelR\x03set\x12\x16\n" +
 	"\x06remove\x18\x03 \x03(\tR\x06remove\x12)\n" +
-	"\x10expected_version\x18\x04 \x01(\x04R\x0fexpectedVersion\"\xa4\x01\n" +
+	"\x10expected_version\x18\x04 \x01(\x04R\x0fexpectedVersion\"\xbd\x01\n" +
 	"\vReportFacts\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12'\n" +
 	"\x05facts\x18\x03 \x03(\v2\x11.raftlog.v1.LabelR\x05facts\x12\x12\n" +
 	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\")\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x17\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\")\n" +
 	"\fReadmitAgent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x88\x03\n" +
 	"\vOpenSession\x12\x19\n" +
@@ -1475,17 +1504,19 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\n" +
 	"AttemptKey\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\rR\aattempt\"N\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\"g\n" +
 	"\fReadySession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
-	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\"\x8e\x01\n" +
+	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\"\xa7\x01\n" +
 	"\n" +
 	"EndSession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12\x12\n" +
 	"\x04left\x18\x03 \x01(\bR\x04left\x12\x14\n" +
 	"\x05grace\x18\x04 \x01(\x03R\x05grace\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x9a\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\"\x9a\x01\n" +
 	"\x10LoseNodeSessions\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12-\n" +
 	"\x13up_to_start_counter\x18\x02 \x01(\x04R\x10upToStartCounter\x12\x14\n" +

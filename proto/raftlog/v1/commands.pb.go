@@ -1552,10 +1552,13 @@ type LoseAttempt struct {
 	ExpectedFence uint64       `protobuf:"varint,3,opt,name=expected_fence,json=expectedFence,proto3" json:"expected_fence,omitempty"`
 	Reason        string       `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	Detail        string       `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
-	// The session epoch the leader saw; refused when the agent has come back since.
+	// The session epoch the proposer saw; refused when the agent has come back since.
 	ExpectedSessionEpoch uint64 `protobuf:"varint,6,opt,name=expected_session_epoch,json=expectedSessionEpoch,proto3" json:"expected_session_epoch,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// The node whose agent said so; refused when it does not hold the session. Empty:
+	// the leader, because nobody can say any more.
+	NodeId        string `protobuf:"bytes,7,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoseAttempt) Reset() {
@@ -1628,6 +1631,13 @@ func (x *LoseAttempt) GetExpectedSessionEpoch() uint64 {
 		return x.ExpectedSessionEpoch
 	}
 	return 0
+}
+
+func (x *LoseAttempt) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 // PurgeCommands removes finished commands, oldest first.
@@ -1821,14 +1831,15 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\rExpireCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\rR\x03max\"\x85\x02\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"\x9e\x02\n" +
 	"\vLoseAttempt\x12(\n" +
 	"\x03key\x18\x01 \x01(\v2\x16.raftlog.v1.AttemptKeyR\x03key\x12?\n" +
 	"\x0eexpected_state\x18\x02 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\rexpectedState\x12%\n" +
 	"\x0eexpected_fence\x18\x03 \x01(\x04R\rexpectedFence\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x124\n" +
-	"\x16expected_session_epoch\x18\x06 \x01(\x04R\x14expectedSessionEpoch\"0\n" +
+	"\x16expected_session_epoch\x18\x06 \x01(\x04R\x14expectedSessionEpoch\x12\x17\n" +
+	"\anode_id\x18\a \x01(\tR\x06nodeId\"0\n" +
 	"\rPurgeCommands\x12\x1f\n" +
 	"\vcommand_ids\x18\x01 \x03(\tR\n" +
 	"commandIds*\xf4\x02\n" +
