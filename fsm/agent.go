@@ -13,6 +13,9 @@ const (
 	MaxLabels     = 64
 	MaxFacts      = 256
 	MaxValueBytes = 256
+	// MaxRemovals bounds the removals that are remembered; of older ones a repetition is
+	// answered that there is no such agent.
+	MaxRemovals = 4096
 )
 
 // enrollAgent registers an agent's key. An agent that is to be readmitted after a
@@ -110,8 +113,8 @@ func sortedLabels(what string, labels []*raftlogv1.Label, most int) ([]*raftlogv
 // SKIPPED; its number is never given again.
 func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
 	have, found := tx.agents.get(m.GetAgentId())
-	if !found {
-		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
+	if !found || (m.GetEnrolledIndex() != 0 && m.GetEnrolledIndex() != have.GetEnrolledIndex()) {
+		return tx.removedBefore(m, have)
 	}
 	// The agent goes first, so that no LOST attempt is followed by another one.
 	remove(tx, TableSessions, tx.sessions, have.GetId())
@@ -126,7 +129,34 @@ func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
 		tx.move(i, state, "agent_removed", nil)
 		touched++
 	}
-	return &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK, Count: uint32(touched)}
+	put(tx, TableRemovals, tx.removals, &raftlogv1.Removal{
+		AgentId: have.GetId(), Name: have.GetName(), EnrolledIndex: have.GetEnrolledIndex(), Number: tx.number(), Ended: uint32(touched),
+	})
+	if tx.removals.len() > MaxRemovals {
+		oldest, _ := first(tx.removals.by(removalsInOrder, ""))
+		remove(tx, TableRemovals, tx.removals, tx.removals.key(oldest))
+	}
+	o := granted(tx.number())
+	o.Count = uint32(touched)
+	return o
+}
+
+// removedBefore answers a removal whose agent, or the enrolment that is meant, is not
+// there: as the first time, when it was removed before.
+func (tx *tx) removedBefore(m *raftlogv1.RemoveAgent, have *raftlogv1.Agent) *raftlogv1.Outcome {
+	prefix := sized(m.GetAgentId())
+	if m.GetEnrolledIndex() != 0 {
+		prefix += be64(m.GetEnrolledIndex())
+	}
+	switch before, found := last(tx.removals.withPrefix(prefix)); {
+	case found:
+		o := stands(before.GetNumber())
+		o.Count = before.GetEnded()
+		return o
+	case have != nil:
+		return refuse(raftlogv1.Code_CODE_STALE, "enrolled_again", "agent %q has enrolled again at index %d", have.GetId(), have.GetEnrolledIndex())
+	}
+	return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
 }
 
 func (tx *tx) setAgentLabels(m *raftlogv1.SetAgentLabels) *raftlogv1.Outcome {

@@ -18,7 +18,7 @@ func check(m *Machine) error {
 		checkTable("nodes", t.nodes), checkTable("settings", t.settings), checkTable("tokens", t.tokens),
 		checkTable("operators", t.operators), checkTable("agents", t.agents), checkTable("facts", t.facts),
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
-		checkTable("invocations", t.invocations),
+		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
 		checkAgents(t), checkCommands(t), checkQueued(m), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
@@ -88,6 +88,20 @@ func checkAgents(t *tables) error {
 	for f := range t.facts.all() {
 		if _, found := t.agents.get(f.GetAgentId()); !found {
 			return fmt.Errorf("facts of %q have no agent", f.GetAgentId())
+		}
+	}
+	return nil
+}
+
+// checkRemovals says whether an enrolment is removed and there, or more is remembered
+// than may be.
+func checkRemovals(t *tables) error {
+	if t.removals.len() > MaxRemovals {
+		return fmt.Errorf("%d removals are remembered", t.removals.len())
+	}
+	for r := range t.removals.all() {
+		if a, found := t.agents.get(r.GetAgentId()); found && a.GetEnrolledIndex() <= r.GetEnrolledIndex() {
+			return fmt.Errorf("agent %q, enrolled at %d, is there and was removed", r.GetAgentId(), a.GetEnrolledIndex())
 		}
 	}
 	return nil

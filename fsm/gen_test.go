@@ -291,7 +291,11 @@ func (g *gen) agentMutation() *raftlogv1.Mutation {
 		if !g.rarely(3) {
 			return g.openSession(agent, false)
 		}
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: agent}}}
+		m := &raftlogv1.RemoveAgent{AgentId: agent}
+		if a, found := g.m.View().Agent(agent); found && !g.rarely(3) {
+			m.EnrolledIndex = g.near(a.GetEnrolledIndex())
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: m}}
 	case 3:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetAgentLabels{SetAgentLabels: &raftlogv1.SetAgentLabels{AgentId: agent, Set: g.labels(), Remove: []string{"x"}[:g.pick(0, 1)]}}}
 	case 4:

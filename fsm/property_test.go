@@ -250,6 +250,7 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableEnvelopes, s.envelopes, expect)
 	expectAll(TableCommands, s.commands, expect)
 	expectAll(TableInvocations, s.invocations, expect)
+	expectAll(TableRemovals, s.removals, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}
@@ -298,8 +299,8 @@ func checkAgain(mut *raftlogv1.Mutation, first, again *raftlogv1.Outcome) error 
 	case first.GetReason() == "clone" || first.GetReason() == "journal_behind":
 		return nil // what it refused is now in quarantine
 	case first.GetCode() != again.GetCode():
-		if first.GetCode() == raftlogv1.Code_CODE_OK && (mut.GetReleaseCommand() != nil || mut.GetRemoveAgent() != nil) {
-			return nil // the count has moved; the agent is gone
+		if first.GetCode() == raftlogv1.Code_CODE_OK && mut.GetReleaseCommand() != nil {
+			return nil // the count has moved
 		}
 	case first.GetNumber() == again.GetNumber():
 		return nil

@@ -95,7 +95,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		}}}
 	},
 	"remove-agent": func(c *call) *raftlogv1.Mutation {
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: c.word(0)}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: c.word(0), EnrolledIndex: c.int("enrolled", 0)}}}
 	},
 	"label": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetAgentLabels{SetAgentLabels: &raftlogv1.SetAgentLabels{

@@ -21,7 +21,7 @@ import (
 
 // SnapshotFormat is the format of the snapshots that this build writes. Every
 // older one stays readable (testdata/snapshot-*.bin).
-const SnapshotFormat = 1
+const SnapshotFormat = 2
 
 // Types of the frames in a snapshot.
 const (
@@ -70,6 +70,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.invocations, yield, func(r *raftlogv1.Invocation) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Invocation{Invocation: r}}
+			}) &&
+			each(t.removals, yield, func(r *raftlogv1.Removal) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Removal{Removal: r}}
 			})
 	}
 }
@@ -124,6 +127,8 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 			return place{}, fmt.Errorf("invocation %q belongs to no command", i.GetId())
 		}
 		return loaded(TableInvocations, t.invocations, i), nil
+	case *raftlogv1.SnapshotRecord_Removal:
+		return loaded(TableRemovals, t.removals, row.Removal), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

@@ -68,6 +68,8 @@ func full(t testing.TB) *Machine {
 	apply(t, m, c)
 	apply(t, m, reportOf(m, commandID(storyBegin, "0"), 1, raftlogv1.AttemptState_ATTEMPT_STATE_FAILED))
 	apply(t, m, claimOf(m, commandID(storyBegin, "1"), 1))
+	enrolled(t, m, "web-2", 4)
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: "web-2"}}})
 	return m
 }
 
@@ -108,10 +110,17 @@ func reportOf(m *Machine, id string, ordinal uint32, state raftlogv1.AttemptStat
 	}}}
 }
 
-// The golden snapshot was written by the first release of its format. It must be
-// readable for ever, to the same state: write it only where it is absent.
-func TestReadSnapshotOfFormat1(t *testing.T) {
-	const file, hash = "testdata/snapshot-1.bin", "testdata/snapshot-1.hash"
+// A golden snapshot was written by the first release of its format. It must be
+// readable for ever, to the same state: write one only where it is absent.
+func TestReadSnapshotOfEveryFormat(t *testing.T) {
+	for format, tables := range map[int]Table{1: TableInvocations, SnapshotFormat: lastTable} {
+		t.Run(fmt.Sprint("format ", format), func(t *testing.T) { readGolden(t, format, tables) })
+	}
+}
+
+// readGolden reads the golden snapshot of a format, which knew so many tables.
+func readGolden(t *testing.T, format int, tables Table) {
+	file, hash := fmt.Sprintf("testdata/snapshot-%d.bin", format), fmt.Sprintf("testdata/snapshot-%d.hash", format)
 	m := full(t)
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) && *update {
 		if err := errors.Join(os.WriteFile(file, written(t, m.View()), 0o644), os.WriteFile(hash, fmt.Appendf(nil, "%x\n", m.View().Hash()), 0o644)); err != nil {
@@ -141,8 +150,8 @@ func TestReadSnapshotOfFormat1(t *testing.T) {
 	for r := range v.records() {
 		seen[fmt.Sprintf("%T", r.GetRow())] = true
 	}
-	if len(seen) != int(TableInvocations) {
-		t.Errorf("the golden snapshot has rows in %d tables, want %d: %v", len(seen), TableInvocations, seen)
+	if len(seen) != int(tables) {
+		t.Errorf("the golden snapshot has rows in %d tables, want %d: %v", len(seen), tables, seen)
 	}
 	// Work goes on from it.
 	id := commandID(storyBegin, "1")
@@ -250,8 +259,8 @@ func TestReadSnapshotRefusesWhatDoesNotFit(t *testing.T) {
 	}{
 		"nothing":             {nil, "header: "},
 		"no zstd":             {[]byte("hello, this is no snapshot"), "header: "},
-		"format 0":            {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.Format = 0 }), all, nil), "its format is 0, this build reads 1 to 1"},
-		"a later format":      {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.Format = 2 }), all, nil), "its format is 2, this build reads 1 to 1: upgrade this node"},
+		"format 0":            {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.Format = 0 }), all, nil), "its format is 0, this build reads 1 to 2"},
+		"a later format":      {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.Format = 3 }), all, nil), "its format is 3, this build reads 1 to 2: upgrade this node"},
 		"a later feature":     {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.FeatureLevel = 9 }), all, nil), "its feature level is 9, this build knows 1: upgrade this node"},
 		"another index":       {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.Index++ }), all, nil), "does not fit its state"},
 		"another cluster":     {forge(t, header(func(h *raftlogv1.SnapshotHeader) { h.ClusterId = "d" }), all, nil), "does not fit its state"},

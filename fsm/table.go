@@ -135,6 +135,14 @@ func first[R any](rows iter.Seq[R]) (R, bool) {
 	return none, false
 }
 
+// last returns the last row of a sequence.
+func last[R any](rows iter.Seq[R]) (found R, ok bool) {
+	for r := range rows {
+		found, ok = r, true
+	}
+	return found, ok
+}
+
 // sized is s after its length: two of them joined cannot be taken for others,
 // whatever bytes they hold.
 func sized[S string | []byte](s S) string { return be32(uint32(len(s))) + string(s) }

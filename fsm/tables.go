@@ -29,6 +29,9 @@ const (
 	TableEnvelopes
 	TableCommands
 	TableInvocations
+	TableRemovals
+
+	lastTable = TableRemovals
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -45,6 +48,7 @@ type tables struct {
 	envelopes   *table[*raftlogv1.Envelope]
 	commands    *table[*raftlogv1.Command]
 	invocations *table[*raftlogv1.Invocation]
+	removals    *table[*raftlogv1.Removal]
 }
 
 // Indexes, by their place in newTables.
@@ -62,6 +66,9 @@ const (
 	commandsFinished = 1
 
 	invocationsByAgent = 0
+
+	removalsInOrder = 0
+	removalsByName  = 1
 )
 
 func newTables() *tables {
@@ -118,6 +125,11 @@ func newTables() *tables {
 				return string(append(b, i.GetCommandId()...)), true
 			},
 		),
+		removals: newTable(
+			func(r *raftlogv1.Removal) string { return sized(r.GetAgentId()) + be64(r.GetEnrolledIndex()) },
+			func(r *raftlogv1.Removal) (string, bool) { return be64(r.GetNumber()), true },
+			func(r *raftlogv1.Removal) (string, bool) { return sized(r.GetName()) + be64(r.GetNumber()), true },
+		),
 	}
 }
 
@@ -126,7 +138,7 @@ func (t *tables) copy() *tables {
 		cluster: t.cluster, nodes: t.nodes.copy(), settings: t.settings.copy(), tokens: t.tokens.copy(),
 		operators: t.operators.copy(), agents: t.agents.copy(), facts: t.facts.copy(),
 		sessions: t.sessions.copy(), envelopes: t.envelopes.copy(), commands: t.commands.copy(),
-		invocations: t.invocations.copy(),
+		invocations: t.invocations.copy(), removals: t.removals.copy(),
 	}
 }
 
@@ -136,7 +148,7 @@ func (t *tables) published() *tables {
 		cluster: t.cluster, nodes: t.nodes.published(), settings: t.settings.published(), tokens: t.tokens.published(),
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
-		invocations: t.invocations.published(),
+		invocations: t.invocations.published(), removals: t.removals.published(),
 	}
 }
 

@@ -121,7 +121,8 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 	case *raftlogv1.Mutation_OpenSession:
 		w.openSession(before, now, m.OpenSession, got)
 	case *raftlogv1.Mutation_RemoveAgent:
-		if a, found := before.Agent(m.RemoveAgent.GetAgentId()); found {
+		a, found := before.Agent(m.RemoveAgent.GetAgentId())
+		if meant := m.RemoveAgent.GetEnrolledIndex(); found && (meant == 0 || meant == a.GetEnrolledIndex()) {
 			for _, x := range w.attempts {
 				switch {
 				case x.ordinal != a.GetOrdinal() || isFinal(x.state):

@@ -83,6 +83,15 @@ func (v *View) AgentsByName(name string) iter.Seq[*raftlogv1.Agent] {
 // Agents yields all agents by id.
 func (v *View) Agents() iter.Seq[*raftlogv1.Agent] { return v.t.agents.all() }
 
+// RemovedAgent returns the newest removal of an agent with the id or else the name,
+// among those that are remembered.
+func (v *View) RemovedAgent(who string) (*raftlogv1.Removal, bool) {
+	if r, found := last(v.t.removals.withPrefix(sized(who))); found {
+		return r, true
+	}
+	return last(v.t.removals.by(removalsByName, sized(who)))
+}
+
 // AgentCount is the number of enrolled agents.
 func (v *View) AgentCount() int { return v.t.agents.len() }
 

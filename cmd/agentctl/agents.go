@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
@@ -257,7 +259,16 @@ func labelRequest(args []string) (*agentplanev1.SetLabelsRequest, error) {
 
 func (a *app) agentsRemove(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		if _, err := agentplanev1.NewFleetServiceClient(s).RemoveAgent(cmd.Context(), &agentplanev1.RemoveAgentRequest{Agent: args[0]}); err != nil {
+		fleet, who := agentplanev1.NewFleetServiceClient(s), args[0]
+		// A name may be another agent's by the time a lost answer is asked for again.
+		r, err := fleet.GetAgent(cmd.Context(), &agentplanev1.GetAgentRequest{Agent: who})
+		switch {
+		case err == nil:
+			who = r.GetAgent().GetId()
+		case status.Code(err) != codes.NotFound: // removed before, perhaps: that is answered too
+			return err
+		}
+		if _, err := fleet.RemoveAgent(cmd.Context(), &agentplanev1.RemoveAgentRequest{Agent: who}); err != nil {
 			return hintUnknown(err, "agentctl agents list")
 		}
 		return a.done(object{{"removed", args[0]}}, "agent %s is removed", args[0])

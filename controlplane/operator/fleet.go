@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -81,15 +82,26 @@ func (f *Fleet) SetLabels(ctx context.Context, req *agentplanev1.SetLabelsReques
 }
 
 // RemoveAgent forgets an agent. What it had claimed is LOST, what waited is SKIPPED.
+// One that was removed before is answered alike, for as long as that is remembered.
 func (f *Fleet) RemoveAgent(ctx context.Context, req *agentplanev1.RemoveAgentRequest) (*agentplanev1.RemoveAgentResponse, error) {
-	a, err := f.agent(f.o.Machine.View(), req.GetAgent())
+	m := &raftlogv1.RemoveAgent{}
+	v := f.o.Machine.View()
+	a, err := f.agent(v, req.GetAgent())
+	if err != nil {
+		before, removed := v.RemovedAgent(req.GetAgent())
+		if status.Code(err) != codes.NotFound || !removed {
+			return nil, err
+		}
+		m.AgentId, m.EnrolledIndex = before.GetAgentId(), before.GetEnrolledIndex()
+	} else {
+		m.AgentId, m.EnrolledIndex = a.GetId(), a.GetEnrolledIndex()
+	}
+	o, _, err := f.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: m}})
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := f.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{
-		RemoveAgent: &raftlogv1.RemoveAgent{AgentId: a.GetId()},
-	}}); err != nil {
-		return nil, err
+	if o.GetRepeated() {
+		return &agentplanev1.RemoveAgentResponse{}, nil
 	}
 	f.o.Logger.Info("agent removed", "agent_id", a.GetId(), "name", a.GetName(), "by", f.callerName(ctx))
 	return &agentplanev1.RemoveAgentResponse{}, nil

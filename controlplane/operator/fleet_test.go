@@ -92,10 +92,12 @@ func TestSetLabels(t *testing.T) {
 
 func TestRemoveAndReadmit(t *testing.T) {
 	w := fleetWorld(t)
-	if _, err := w.Fleet.RemoveAgent(t.Context(), &agentplanev1.RemoveAgentRequest{Agent: "web-2"}); err != nil {
-		t.Fatal(err)
+	for _, who := range []string{"web-2", "web-2", "a2"} { // by its name, repeated, and by its id
+		if _, err := w.Fleet.RemoveAgent(t.Context(), &agentplanev1.RemoveAgentRequest{Agent: who}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	_, err := w.Fleet.RemoveAgent(t.Context(), &agentplanev1.RemoveAgentRequest{Agent: "a2"})
+	_, err := w.Fleet.RemoveAgent(t.Context(), &agentplanev1.RemoveAgentRequest{Agent: "nobody"})
 	wantRefusal(t, err, codes.NotFound, "no_agent")
 	// An image of a1 that is older than its claims is put back.
 	w.run(w.submit(w.spec(`id == "a1"`)).GetId(), "a1", raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, nil)

@@ -35,6 +35,7 @@ var hints = map[string]string{
 	"id_ahead":        `set the clock of the machine that made the id, then run the command again`,
 	"id_old":          `leave --id away, or take a new one`,
 	"no_agent":        `see "agentctl agents list"`,
+	"enrolled_again":  `look at it with "agentctl agents get", then decide`,
 	"version_moved":   `look at it again with "agentctl agents get", then decide`,
 	"no_token":        `make one with "agentctl tokens create", or see "agentctl tokens list"`,
 	"token_exists":    `leave --id away, or take another one`,

@@ -697,8 +697,11 @@ func (x *EnrollAgent) GetVersion() string {
 }
 
 type RemoveAgent struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	AgentId string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// The enrolment that is meant: an agent that has enrolled again since stays.
+	// 0 = whichever stands.
+	EnrolledIndex uint64 `protobuf:"varint,2,opt,name=enrolled_index,json=enrolledIndex,proto3" json:"enrolled_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -740,6 +743,94 @@ func (x *RemoveAgent) GetAgentId() string {
 	return ""
 }
 
+func (x *RemoveAgent) GetEnrolledIndex() uint64 {
+	if x != nil {
+		return x.EnrolledIndex
+	}
+	return 0
+}
+
+// Removal remembers that an agent was removed, so that a repetition gets the same
+// answer. The last few thousand are kept.
+type Removal struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	AgentId string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the enrolment that ended.
+	EnrolledIndex uint64 `protobuf:"varint,3,opt,name=enrolled_index,json=enrolledIndex,proto3" json:"enrolled_index,omitempty"`
+	// Number of the mutation that ended it.
+	Number uint64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	// Invocations that it ended.
+	Ended         uint32 `protobuf:"varint,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Removal) Reset() {
+	*x = Removal{}
+	mi := &file_raftlog_v1_agents_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Removal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Removal) ProtoMessage() {}
+
+func (x *Removal) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_agents_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Removal.ProtoReflect.Descriptor instead.
+func (*Removal) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Removal) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *Removal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Removal) GetEnrolledIndex() uint64 {
+	if x != nil {
+		return x.EnrolledIndex
+	}
+	return 0
+}
+
+func (x *Removal) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Removal) GetEnded() uint32 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
 type SetAgentLabels struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	AgentId string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -753,7 +844,7 @@ type SetAgentLabels struct {
 
 func (x *SetAgentLabels) Reset() {
 	*x = SetAgentLabels{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[6]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +856,7 @@ func (x *SetAgentLabels) String() string {
 func (*SetAgentLabels) ProtoMessage() {}
 
 func (x *SetAgentLabels) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[6]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +869,7 @@ func (x *SetAgentLabels) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAgentLabels.ProtoReflect.Descriptor instead.
 func (*SetAgentLabels) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{6}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetAgentLabels) GetAgentId() string {
@@ -824,7 +915,7 @@ type ReportFacts struct {
 
 func (x *ReportFacts) Reset() {
 	*x = ReportFacts{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[7]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +927,7 @@ func (x *ReportFacts) String() string {
 func (*ReportFacts) ProtoMessage() {}
 
 func (x *ReportFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[7]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +940,7 @@ func (x *ReportFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportFacts.ProtoReflect.Descriptor instead.
 func (*ReportFacts) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{7}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReportFacts) GetAgentId() string {
@@ -905,7 +996,7 @@ type ReadmitAgent struct {
 
 func (x *ReadmitAgent) Reset() {
 	*x = ReadmitAgent{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[8]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1008,7 @@ func (x *ReadmitAgent) String() string {
 func (*ReadmitAgent) ProtoMessage() {}
 
 func (x *ReadmitAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[8]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1021,7 @@ func (x *ReadmitAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadmitAgent.ProtoReflect.Descriptor instead.
 func (*ReadmitAgent) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{8}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReadmitAgent) GetAgentId() string {
@@ -963,7 +1054,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[9]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1066,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[9]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1079,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{9}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OpenSession) GetAgentId() string {
@@ -1079,7 +1170,7 @@ type AttemptKey struct {
 
 func (x *AttemptKey) Reset() {
 	*x = AttemptKey{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[10]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1182,7 @@ func (x *AttemptKey) String() string {
 func (*AttemptKey) ProtoMessage() {}
 
 func (x *AttemptKey) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[10]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1195,7 @@ func (x *AttemptKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptKey.ProtoReflect.Descriptor instead.
 func (*AttemptKey) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttemptKey) GetInvocationId() string {
@@ -1134,7 +1225,7 @@ type ReadySession struct {
 
 func (x *ReadySession) Reset() {
 	*x = ReadySession{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[11]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1237,7 @@ func (x *ReadySession) String() string {
 func (*ReadySession) ProtoMessage() {}
 
 func (x *ReadySession) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[11]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1250,7 @@ func (x *ReadySession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadySession.ProtoReflect.Descriptor instead.
 func (*ReadySession) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReadySession) GetAgentId() string {
@@ -1202,7 +1293,7 @@ type EndSession struct {
 
 func (x *EndSession) Reset() {
 	*x = EndSession{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[12]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1305,7 @@ func (x *EndSession) String() string {
 func (*EndSession) ProtoMessage() {}
 
 func (x *EndSession) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[12]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1318,7 @@ func (x *EndSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSession.ProtoReflect.Descriptor instead.
 func (*EndSession) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EndSession) GetAgentId() string {
@@ -1287,7 +1378,7 @@ type LoseNodeSessions struct {
 
 func (x *LoseNodeSessions) Reset() {
 	*x = LoseNodeSessions{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[13]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1390,7 @@ func (x *LoseNodeSessions) String() string {
 func (*LoseNodeSessions) ProtoMessage() {}
 
 func (x *LoseNodeSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[13]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1403,7 @@ func (x *LoseNodeSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseNodeSessions.ProtoReflect.Descriptor instead.
 func (*LoseNodeSessions) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LoseNodeSessions) GetNodeId() string {
@@ -1361,7 +1452,7 @@ type MarkDown struct {
 
 func (x *MarkDown) Reset() {
 	*x = MarkDown{}
-	mi := &file_raftlog_v1_agents_proto_msgTypes[14]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1464,7 @@ func (x *MarkDown) String() string {
 func (*MarkDown) ProtoMessage() {}
 
 func (x *MarkDown) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_agents_proto_msgTypes[14]
+	mi := &file_raftlog_v1_agents_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1477,7 @@ func (x *MarkDown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkDown.ProtoReflect.Descriptor instead.
 func (*MarkDown) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_agents_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MarkDown) GetAgentId() string {
@@ -1470,9 +1561,16 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\v2\x11.raftlog.v1.LabelR\x06labels\x12\x19\n" +
 	"\btoken_id\x18\x05 \x01(\tR\atokenId\x12\x12\n" +
 	"\x04from\x18\x06 \x01(\tR\x04from\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"(\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"O\n" +
 	"\vRemoveAgent\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\"\x93\x01\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12%\n" +
+	"\x0eenrolled_index\x18\x02 \x01(\x04R\renrolledIndex\"\x8d\x01\n" +
+	"\aRemoval\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
+	"\x0eenrolled_index\x18\x03 \x01(\x04R\renrolledIndex\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05ended\x18\x05 \x01(\rR\x05ended\"\x93\x01\n" +
 	"\x0eSetAgentLabels\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
 	"\x03set\x18\x02 \x03(\v2\x11.raftlog.v1.LabelR\x03set\x12\x16\n" +
@@ -1554,7 +1652,7 @@ func file_raftlog_v1_agents_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlog_v1_agents_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_raftlog_v1_agents_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_raftlog_v1_agents_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_raftlog_v1_agents_proto_goTypes = []any{
 	(Quarantine)(0),          // 0: raftlog.v1.Quarantine
 	(SessionState)(0),        // 1: raftlog.v1.SessionState
@@ -1564,28 +1662,29 @@ var file_raftlog_v1_agents_proto_goTypes = []any{
 	(*Session)(nil),          // 5: raftlog.v1.Session
 	(*EnrollAgent)(nil),      // 6: raftlog.v1.EnrollAgent
 	(*RemoveAgent)(nil),      // 7: raftlog.v1.RemoveAgent
-	(*SetAgentLabels)(nil),   // 8: raftlog.v1.SetAgentLabels
-	(*ReportFacts)(nil),      // 9: raftlog.v1.ReportFacts
-	(*ReadmitAgent)(nil),     // 10: raftlog.v1.ReadmitAgent
-	(*OpenSession)(nil),      // 11: raftlog.v1.OpenSession
-	(*AttemptKey)(nil),       // 12: raftlog.v1.AttemptKey
-	(*ReadySession)(nil),     // 13: raftlog.v1.ReadySession
-	(*EndSession)(nil),       // 14: raftlog.v1.EndSession
-	(*LoseNodeSessions)(nil), // 15: raftlog.v1.LoseNodeSessions
-	(*MarkDown)(nil),         // 16: raftlog.v1.MarkDown
-	(*Label)(nil),            // 17: raftlog.v1.Label
+	(*Removal)(nil),          // 8: raftlog.v1.Removal
+	(*SetAgentLabels)(nil),   // 9: raftlog.v1.SetAgentLabels
+	(*ReportFacts)(nil),      // 10: raftlog.v1.ReportFacts
+	(*ReadmitAgent)(nil),     // 11: raftlog.v1.ReadmitAgent
+	(*OpenSession)(nil),      // 12: raftlog.v1.OpenSession
+	(*AttemptKey)(nil),       // 13: raftlog.v1.AttemptKey
+	(*ReadySession)(nil),     // 14: raftlog.v1.ReadySession
+	(*EndSession)(nil),       // 15: raftlog.v1.EndSession
+	(*LoseNodeSessions)(nil), // 16: raftlog.v1.LoseNodeSessions
+	(*MarkDown)(nil),         // 17: raftlog.v1.MarkDown
+	(*Label)(nil),            // 18: raftlog.v1.Label
 }
 var file_raftlog_v1_agents_proto_depIdxs = []int32{
-	17, // 0: raftlog.v1.Agent.labels:type_name -> raftlog.v1.Label
+	18, // 0: raftlog.v1.Agent.labels:type_name -> raftlog.v1.Label
 	0,  // 1: raftlog.v1.Agent.quarantine:type_name -> raftlog.v1.Quarantine
-	17, // 2: raftlog.v1.Facts.facts:type_name -> raftlog.v1.Label
+	18, // 2: raftlog.v1.Facts.facts:type_name -> raftlog.v1.Label
 	1,  // 3: raftlog.v1.Session.state:type_name -> raftlog.v1.SessionState
 	4,  // 4: raftlog.v1.Session.journal:type_name -> raftlog.v1.Journal
-	17, // 5: raftlog.v1.EnrollAgent.labels:type_name -> raftlog.v1.Label
-	17, // 6: raftlog.v1.SetAgentLabels.set:type_name -> raftlog.v1.Label
-	17, // 7: raftlog.v1.ReportFacts.facts:type_name -> raftlog.v1.Label
+	18, // 5: raftlog.v1.EnrollAgent.labels:type_name -> raftlog.v1.Label
+	18, // 6: raftlog.v1.SetAgentLabels.set:type_name -> raftlog.v1.Label
+	18, // 7: raftlog.v1.ReportFacts.facts:type_name -> raftlog.v1.Label
 	4,  // 8: raftlog.v1.OpenSession.journal:type_name -> raftlog.v1.Journal
-	12, // 9: raftlog.v1.OpenSession.open_attempts:type_name -> raftlog.v1.AttemptKey
+	13, // 9: raftlog.v1.OpenSession.open_attempts:type_name -> raftlog.v1.AttemptKey
 	10, // [10:10] is the sub-list for method output_type
 	10, // [10:10] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
@@ -1605,7 +1704,7 @@ func file_raftlog_v1_agents_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_agents_proto_rawDesc), len(file_raftlog_v1_agents_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -115,6 +115,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Envelope
 	//	*SnapshotRecord_Command
 	//	*SnapshotRecord_Invocation
+	//	*SnapshotRecord_Removal
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -256,6 +257,15 @@ func (x *SnapshotRecord) GetInvocation() *Invocation {
 	return nil
 }
 
+func (x *SnapshotRecord) GetRemoval() *Removal {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Removal); ok {
+			return x.Removal
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Row interface {
 	isSnapshotRecord_Row()
 }
@@ -304,6 +314,10 @@ type SnapshotRecord_Invocation struct {
 	Invocation *Invocation `protobuf:"bytes,11,opt,name=invocation,proto3,oneof"`
 }
 
+type SnapshotRecord_Removal struct {
+	Removal *Removal `protobuf:"bytes,12,opt,name=removal,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Cluster) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Node) isSnapshotRecord_Row() {}
@@ -325,6 +339,8 @@ func (*SnapshotRecord_Envelope) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_Command) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Invocation) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Removal) isSnapshotRecord_Row() {}
 
 // SnapshotTrailer is the last record: without it a snapshot is torn.
 type SnapshotTrailer struct {
@@ -393,7 +409,7 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x129\n" +
 	"\vincarnation\x18\x03 \x01(\v2\x17.raftlog.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xa6\x04\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xd7\x04\n" +
 	"\x0eSnapshotRecord\x12/\n" +
 	"\acluster\x18\x01 \x01(\v2\x13.raftlog.v1.ClusterH\x00R\acluster\x12&\n" +
 	"\x04node\x18\x02 \x01(\v2\x10.raftlog.v1.NodeH\x00R\x04node\x12/\n" +
@@ -408,7 +424,8 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	" \x01(\v2\x13.raftlog.v1.CommandH\x00R\acommand\x128\n" +
 	"\n" +
 	"invocation\x18\v \x01(\v2\x16.raftlog.v1.InvocationH\x00R\n" +
-	"invocationB\x05\n" +
+	"invocation\x12/\n" +
+	"\aremoval\x18\f \x01(\v2\x13.raftlog.v1.RemovalH\x00R\aremovalB\x05\n" +
 	"\x03row\"?\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x12\n" +
@@ -443,6 +460,7 @@ var file_raftlog_v1_snapshot_proto_goTypes = []any{
 	(*Envelope)(nil),        // 12: raftlog.v1.Envelope
 	(*Command)(nil),         // 13: raftlog.v1.Command
 	(*Invocation)(nil),      // 14: raftlog.v1.Invocation
+	(*Removal)(nil),         // 15: raftlog.v1.Removal
 }
 var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.SnapshotHeader.incarnation:type_name -> raftlog.v1.Incarnation
@@ -457,11 +475,12 @@ var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	12, // 9: raftlog.v1.SnapshotRecord.envelope:type_name -> raftlog.v1.Envelope
 	13, // 10: raftlog.v1.SnapshotRecord.command:type_name -> raftlog.v1.Command
 	14, // 11: raftlog.v1.SnapshotRecord.invocation:type_name -> raftlog.v1.Invocation
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	15, // 12: raftlog.v1.SnapshotRecord.removal:type_name -> raftlog.v1.Removal
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_snapshot_proto_init() }
@@ -484,6 +503,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 		(*SnapshotRecord_Envelope)(nil),
 		(*SnapshotRecord_Command)(nil),
 		(*SnapshotRecord_Invocation)(nil),
+		(*SnapshotRecord_Removal)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
