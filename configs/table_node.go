@@ -139,6 +139,16 @@ var nodeOptions = []Option{
 		Doc: "How many commands that have ended are kept.",
 	},
 
+	// Tokens.
+	{
+		Key: "tokens.retain", Readers: ProgramNode, Kind: KindDuration, Default: "30d", Min: "1h", Max: "3650d",
+		Doc: "How long a token is kept that has expired, was used up or revoked. For so long a newcomer may ask again that lost the answer.",
+	},
+	{
+		Key: "tokens.retain_count", Readers: ProgramNode, Kind: KindInt, Default: "10000", Min: "100", Max: "50000",
+		Doc: "How many of those tokens are kept.",
+	},
+
 	// Limits.
 	{
 		Key: "clock.max_distance_leading", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "1s", Max: "1h",

@@ -61,6 +61,10 @@ type Node struct {
 		Retain      time.Duration `key:"retain"`
 		RetainCount int           `key:"retain_count"`
 	} `key:"commands"`
+	Tokens struct {
+		Retain      time.Duration `key:"retain"`
+		RetainCount int           `key:"retain_count"`
+	} `key:"tokens"`
 
 	Clock struct {
 		MaxDistanceLeading time.Duration `key:"max_distance_leading"`

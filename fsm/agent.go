@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"slices"
 	"strings"
 
@@ -13,6 +14,8 @@ const (
 	MaxLabels     = 64
 	MaxFacts      = 256
 	MaxValueBytes = 256
+	// MaxClonedKeys bounds the keys that were taken away from one agent.
+	MaxClonedKeys = 16
 	// MaxRemovals bounds the removals that are remembered; of older ones a repetition is
 	// answered that there is no such agent.
 	MaxRemovals = 4096
@@ -35,7 +38,7 @@ func (tx *tx) enrollAgent(m *raftlogv1.EnrollAgent) *raftlogv1.Outcome {
 	if other, taken := first(tx.agents.by(agentsByKey, sized(m.GetPublicKey()))); taken {
 		return refuse(raftlogv1.Code_CODE_CONFLICT, "key_taken", "this key belongs to agent %q", other.GetId())
 	}
-	if found && tx.hadKey(m.GetAgentId(), m.GetPublicKey()) {
+	if found && slices.ContainsFunc(have.GetClonedKeys(), func(h []byte) bool { return bytes.Equal(h, keyHash(m.GetPublicKey())) }) {
 		return refuse(raftlogv1.Code_CODE_REFUSED, "old_key", "agent %q had this key when it was cloned, and its copies have it too: make a new key", m.GetAgentId())
 	}
 	if len(m.GetName()) > MaxValueBytes || len(m.GetVersion()) > MaxValueBytes {
@@ -66,14 +69,9 @@ func (tx *tx) enrollAgent(m *raftlogv1.EnrollAgent) *raftlogv1.Outcome {
 	return granted(tx.index)
 }
 
-// hadKey says that the agent has enrolled with the key before.
-func (tx *tx) hadKey(agentID string, publicKey []byte) bool {
-	for t := range tx.tokens.all() {
-		if usedBy(t, publicKey, agentID) {
-			return true
-		}
-	}
-	return false
+func keyHash(publicKey []byte) []byte {
+	sum := sha256.Sum256(publicKey)
+	return sum[:]
 }
 
 // tokenLabels joins the labels that the token gives with those that the agent
@@ -228,9 +226,12 @@ func (tx *tx) readmitAgent(m *raftlogv1.ReadmitAgent) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
 	case have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED, len(have.GetPublicKey()) == 0:
 		return stands(0)
+	case have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_CLONE && len(have.GetClonedKeys()) >= MaxClonedKeys:
+		return refuse(raftlogv1.Code_CODE_EXHAUSTED, "too_many_clones", "agent %q was cloned more than %d times: remove it, then enrol it again", have.GetId(), MaxClonedKeys)
 	}
 	row := clone(have)
 	if have.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_CLONE {
+		row.ClonedKeys = append(row.ClonedKeys, keyHash(have.GetPublicKey()))
 		row.PublicKey = nil // it stays quarantined until it has enrolled with a new one
 	} else {
 		row.Quarantine, row.QuarantineDetail, row.Readmitted = raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED, "", true

@@ -53,6 +53,8 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.createToken(k.CreateToken)
 	case *raftlogv1.Mutation_RevokeToken:
 		return tx.revokeToken(k.RevokeToken)
+	case *raftlogv1.Mutation_PurgeTokens:
+		return tx.purgeTokens(k.PurgeTokens)
 	case *raftlogv1.Mutation_EnrollOperator:
 		return tx.enrollOperator(k.EnrollOperator)
 	case *raftlogv1.Mutation_RevokeOperator:

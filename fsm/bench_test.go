@@ -25,7 +25,7 @@ func fleet(b *testing.B, agents int) *Machine {
 			apply(b, m, token(fmt.Sprint("tok", i), raftlogv1.TokenKind_TOKEN_KIND_AGENT, MaxTokenUses))
 		}
 		id := fmt.Sprintf("agent-%05d", i)
-		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: id, Name: id, PublicKey: keyOf(id), TokenId: fmt.Sprint("tok", i/MaxTokenUses*MaxTokenUses)}}})
+		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: id, Name: id, PublicKey: keyOf(id), TokenId: tokenID(fmt.Sprint("tok", i/MaxTokenUses*MaxTokenUses))}}})
 		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_OpenSession{OpenSession: &raftlogv1.OpenSession{
 			AgentId: id, NodeId: "a", StreamId: []byte("s"), StartId: []byte("p"), Journal: &raftlogv1.Journal{Id: journalOf(id)}, Slots: 1 << 30,
 		}}})
@@ -274,7 +274,7 @@ func benchmarkTables(b *testing.B, claims int) {
 				t.invocations.put(claimed[i])
 				t.commands.put(touched[i])
 			}
-			_ = t.copy()
+			_ = t.published()
 		}
 	})
 	b.Run("go-memdb", func(b *testing.B) {

@@ -19,6 +19,7 @@ func check(m *Machine) error {
 		checkTable("operators", t.operators), checkTable("agents", t.agents), checkTable("facts", t.facts),
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
+		checkTable("token uses", t.tokenUses),
 		checkAgents(t), checkCommands(t), checkQueued(m), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
@@ -260,18 +261,33 @@ func checkFences(t *tables) error {
 	return nil
 }
 
+// checkTokens counts the uses of each token again.
 func checkTokens(t *tables) error {
+	total := 0
 	for k := range t.tokens.all() {
-		if len(k.GetUses()) > int(k.GetMaxUses()) {
-			return fmt.Errorf("token %q has %d uses of %d", k.GetId(), len(k.GetUses()), k.GetMaxUses())
+		var uses []*raftlogv1.TokenUse
+		for u := range t.tokenUses.all() {
+			if u.GetTokenId() == k.GetId() {
+				uses = append(uses, u)
+			}
 		}
-		for n, u := range k.GetUses() {
-			for _, v := range k.GetUses()[:n] {
+		total += len(uses)
+		if len(uses) != int(k.GetUsed()) || k.GetUsed() > k.GetMaxUses() || (k.GetUsedUpAt() != 0) != (k.GetUsed() == k.GetMaxUses()) || len(k.GetUses()) > 0 {
+			return fmt.Errorf("token %q has %d uses, its row says %v", k.GetId(), len(uses), k)
+		}
+		for n, u := range uses {
+			if int(u.GetNumber()) != n+1 {
+				return fmt.Errorf("token %q: use %d has number %d", k.GetId(), n+1, u.GetNumber())
+			}
+			for _, v := range uses[:n] {
 				if bytes.Equal(u.GetPublicKey(), v.GetPublicKey()) && u.GetIdentity() == v.GetIdentity() {
 					return fmt.Errorf("token %q counts %q twice", k.GetId(), u.GetIdentity())
 				}
 			}
 		}
+	}
+	if total != t.tokenUses.len() {
+		return fmt.Errorf("%d uses are of no token", t.tokenUses.len()-total)
 	}
 	return nil
 }

@@ -29,8 +29,11 @@
 //
 // An old token never undoes a later decision: a key that has used it is answered
 // for as long as what it made stands, and refused once that was removed, revoked or
-// given another key. A cloned agent's old key stays refused through the uses that
-// tokens remember, so tokens are not to be purged before their agents.
+// given another key. Tokens are purged some time after they have ended, with their
+// uses; then the token is not known any more, which is refused as well, and an id as
+// old as a purged one is refused for ever, so that no late repetition brings one back.
+// Nothing else hangs on them: which keys a cloned agent had stands in its own row, for
+// as long as there is one.
 //
 // # How it is kept
 //

@@ -37,7 +37,7 @@ type step struct {
 var (
 	genAgents    = []string{"a1", "a2", "a3"}
 	genNodes     = []string{"n1", "n2", "n3"}
-	genTokens    = []string{"t1", "t2", "t3", "t4"}
+	genTokens    = []string{"t1", "t2", "t3", "t4", "t5"}
 	genOperators = []string{"o1", "o2", "o3"}
 )
 
@@ -54,7 +54,7 @@ func newGen(t *rapid.T) *gen {
 	g.one(token("tn", raftlogv1.TokenKind_TOKEN_KIND_NODE, 1))
 	g.one(registerNode("n2", "tn", "n2"))
 	for _, a := range genAgents[:2] {
-		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: "t0"}}})
+		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: tokenID("t0")}}})
 		g.one(g.openSession(a, true))
 		s, _ := g.m.View().Session(a)
 		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
@@ -62,14 +62,27 @@ func newGen(t *rapid.T) *gen {
 	return g
 }
 
-func token(id string, kind raftlogv1.TokenKind, uses uint32) *raftlogv1.Mutation {
+// tokenID is the id of the token that tests call name. Those whose name ends with 5
+// come from a clock that is ahead.
+func tokenID(name string) string {
+	made := storyBegin
+	if n := len(name) - 1; n >= 0 {
+		made = made.Add(time.Duration(name[n]) * time.Millisecond)
+		if name[n] == '5' {
+			made = made.Add(4 * time.Minute)
+		}
+	}
+	return commandID(made, "token "+name)
+}
+
+func token(name string, kind raftlogv1.TokenKind, uses uint32) *raftlogv1.Mutation {
 	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{Ttl: int64(time.Hour), Token: &raftlogv1.Token{
-		Id: id, Kind: kind, MaxUses: uses, ProofKey: []byte("p"), AuthenticatorHash: bytes.Repeat([]byte{2}, 32), Role: RoleAdmin,
+		Id: tokenID(name), Kind: kind, MaxUses: uses, ProofKey: []byte("p"), AuthenticatorHash: bytes.Repeat([]byte{2}, 32), Role: RoleAdmin,
 	}}}}
 }
 
-func registerNode(id, tokenID, key string) *raftlogv1.Mutation {
-	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{RegisterNode: &raftlogv1.RegisterNode{TokenId: tokenID, Node: &raftlogv1.Node{
+func registerNode(id, token, key string) *raftlogv1.Mutation {
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{RegisterNode: &raftlogv1.RegisterNode{TokenId: tokenID(token), Node: &raftlogv1.Node{
 		Id: id, Name: id, Address: id + ":1", PublicKey: keyOf(key), CaCertificate: []byte("ca"), FeatureLevel: 1,
 	}}}}
 }
@@ -240,7 +253,11 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 }
 
 func (g *gen) registryMutation() *raftlogv1.Mutation {
-	switch g.random.IntN(12) {
+	switch g.random.IntN(13) {
+	case 12:
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeTokens{PurgeTokens: &raftlogv1.PurgeTokens{
+			TokenIds: []string{tokenID(g.of(genTokens)), tokenID(g.of(genTokens)), "x"},
+		}}}
 	case 0:
 		return registerNode(g.of(genNodes), g.of(genTokens), g.of(genNodes))
 	case 1:
@@ -260,10 +277,10 @@ func (g *gen) registryMutation() *raftlogv1.Mutation {
 		kind := raftlogv1.TokenKind(g.pick(0, 1, 1, 2, 2, 3, 3, 4))
 		return token(g.of(genTokens), kind, uint32(g.pick(0, 1, 1, 1, 2, 1001)))
 	case 8:
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: g.of(genTokens)}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: tokenID(g.of(genTokens))}}}
 	case 9:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollOperator{EnrollOperator: &raftlogv1.EnrollOperator{
-			Name: g.of(genOperators), PublicKey: keyOf(g.of(genOperators)), Role: g.of([]string{RoleAdmin, RoleViewer, "x"}), TokenId: g.of(append([]string{""}, genTokens...)),
+			Name: g.of(genOperators), PublicKey: keyOf(g.of(genOperators)), Role: g.of([]string{RoleAdmin, RoleViewer, "x"}), TokenId: g.of([]string{"", tokenID(g.of(genTokens)), tokenID(g.of(genTokens))}),
 		}}}
 	case 10:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeOperator{RevokeOperator: &raftlogv1.RevokeOperator{Name: g.of(genOperators)}}}
@@ -285,7 +302,7 @@ func (g *gen) agentMutation() *raftlogv1.Mutation {
 	switch g.random.IntN(16) {
 	case 0, 1:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
-			AgentId: agent, Name: agent, PublicKey: keyOf(g.of([]string{agent, agent, agent + "'", "a1", ""})), TokenId: g.of(append([]string{"t0"}, genTokens...)), Labels: g.labels(),
+			AgentId: agent, Name: agent, PublicKey: keyOf(g.of([]string{agent, agent, agent + "'", "a1", ""})), TokenId: tokenID(g.of(append([]string{"t0"}, genTokens...))), Labels: g.labels(),
 		}}}
 	case 2:
 		if !g.rarely(3) {
@@ -332,7 +349,7 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 			a, enrolled := g.m.View().Agent(i.GetAgentId())
 			switch {
 			case enrolled && len(a.GetPublicKey()) == 0:
-				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a.GetId(), Name: a.GetId(), PublicKey: fmt.Append(nil, "new", g.index), TokenId: "t0"}}}
+				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a.GetId(), Name: a.GetId(), PublicKey: fmt.Append(nil, "new", g.index), TokenId: tokenID("t0")}}}
 			case enrolled && a.GetQuarantine() != 0:
 				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadmitAgent{ReadmitAgent: &raftlogv1.ReadmitAgent{AgentId: a.GetId()}}}
 			case enrolled && !live(s):

@@ -166,11 +166,6 @@ func validAddress(a string) bool {
 	})
 }
 
-func (tx *tx) tokenUsedBy(id string, publicKey []byte, identity string) bool {
-	t, _ := tx.tokens.get(id)
-	return usedBy(t, publicKey, identity)
-}
-
 func removed(n *raftlogv1.Node) bool { return n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED }
 
 func (tx *tx) registered(id string) (*raftlogv1.Node, *raftlogv1.Outcome) {

@@ -22,7 +22,13 @@ func validRole(role string) bool {
 // identity.
 func (tx *tx) enrollOperator(m *raftlogv1.EnrollOperator) *raftlogv1.Outcome {
 	name, role := m.GetName(), m.GetRole()
-	if t, found := tx.tokens.get(m.GetTokenId()); found && m.GetTokenId() != "" {
+	if t, found := tx.tokens.get(m.GetTokenId()); !found && m.GetTokenId() != "" {
+		if have, found := tx.operators.get(name); !found || !bytes.Equal(have.GetPublicKey(), m.GetPublicKey()) || have.GetRevokedAt() != 0 {
+			_, refusal := tx.goodToken(m.GetTokenId(), raftlogv1.TokenKind_TOKEN_KIND_OPERATOR, m.GetPublicKey(), name, m.GetFrom())
+			return refusal
+		}
+		role = RoleViewer // what stands is answered below; the role is not given
+	} else if found {
 		role = t.GetRole()
 		if fixed := t.GetOperatorName(); fixed != "" && name != "" && name != fixed {
 			return refuse(raftlogv1.Code_CODE_REFUSED, "token_name", "token %q is for operator %q, not for %q", t.GetId(), fixed, name)

@@ -17,7 +17,7 @@ func TestRemovalsAreBounded(t *testing.T) {
 		}
 		id := fmt.Sprint("a", n)
 		apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
-			AgentId: id, PublicKey: keyOf(id), TokenId: fmt.Sprint("tok", n/MaxTokenUses),
+			AgentId: id, PublicKey: keyOf(id), TokenId: tokenID(fmt.Sprint("tok", n/MaxTokenUses)),
 		}}})
 		a, _ := m.View().Agent(id)
 		r := &raftlogv1.RemoveAgent{AgentId: id, EnrolledIndex: a.GetEnrolledIndex()}

@@ -34,7 +34,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 	"register-node": func(c *call) *raftlogv1.Mutation {
 		n := c.word(0)
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{RegisterNode: &raftlogv1.RegisterNode{
-			TokenId: c.text("token", ""),
+			TokenId: c.token(""),
 			Node: &raftlogv1.Node{
 				Id: n, Name: c.text("name", n), Address: c.text("address", n+":7460"), PublicKey: keyOf(c.text("key", n)), CaCertificate: []byte("ca-" + n),
 				FeatureLevel: uint32(c.int("level", 1)), StartCounter: c.int("start", 0),
@@ -71,18 +71,25 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
 			Ttl: int64(c.duration("ttl", time.Hour)),
 			Token: &raftlogv1.Token{
-				Id: c.word(0), Kind: kind, ProofKey: []byte("proof"), AuthenticatorHash: bytes.Repeat([]byte{'h'}, 32),
+				Id: c.s.id(c.word(0), c.duration("made", 0)), Kind: kind, ProofKey: []byte("proof"), AuthenticatorHash: bytes.Repeat([]byte{'h'}, 32),
 				MaxUses: uint32(c.int("uses", 1)), Labels: c.labels("labels"), OnlyTheseLabels: c.text("only", "") != "",
 				Role: c.text("role", ""), OperatorName: c.text("operator", ""), Candidate: c.text("candidate", "") != "",
 			},
 		}}}
 	},
 	"revoke-token": func(c *call) *raftlogv1.Mutation {
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: c.word(0)}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: c.s.id(c.word(0), 0)}}}
+	},
+	"purge-tokens": func(c *call) *raftlogv1.Mutation {
+		m := &raftlogv1.PurgeTokens{}
+		for _, n := range c.words {
+			m.TokenIds = append(m.TokenIds, c.s.id(n, 0))
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeTokens{PurgeTokens: m}}
 	},
 	"enroll-operator": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollOperator{EnrollOperator: &raftlogv1.EnrollOperator{
-			Name: c.word(0), PublicKey: keyOf(c.text("key", c.word(0))), Role: c.text("role", ""), TokenId: c.text("token", ""), From: "10.0.0.9:1234",
+			Name: c.word(0), PublicKey: keyOf(c.text("key", c.word(0))), Role: c.text("role", ""), TokenId: c.token(""), From: "10.0.0.9:1234",
 		}}}
 	},
 	"revoke-operator": func(c *call) *raftlogv1.Mutation {
@@ -91,7 +98,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 	"enroll": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
 			AgentId: c.word(0), Name: c.text("name", c.word(0)), PublicKey: keyOf(c.text("key", c.word(0))), Labels: c.labels("labels"),
-			TokenId: c.text("token", "tok"), From: "10.0.0.7:5555",
+			TokenId: c.token("tok"), From: "10.0.0.7:5555",
 		}}}
 	},
 	"remove-agent": func(c *call) *raftlogv1.Mutation {
@@ -192,6 +199,14 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		}
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeCommands{PurgeCommands: m}}
 	},
+}
+
+// token is the id of the token that the story names.
+func (c *call) token(otherwise string) string {
+	if name := c.text("token", otherwise); name != "" {
+		return c.s.id(name, 0)
+	}
+	return ""
 }
 
 // epoch is that of the agent's session unless the story names another.

@@ -202,7 +202,7 @@ func checkRefusals(before, after *View, outcomes []*raftlogv1.Outcome) error {
 
 // contentHash is the hash of the state but for its index and time.
 func contentHash(v *View) [32]byte {
-	t := v.t.copy()
+	t := v.t.published()
 	t.cluster = clone(t.cluster)
 	t.cluster.Index, t.cluster.Now = 0, 0
 	return (&View{t: t}).Hash()

@@ -264,8 +264,14 @@ func (s *story) show(c *call) []string {
 		r, found := v.Node(c.word(1))
 		return row(r, found)
 	case "token":
-		r, found := v.Token(c.word(1))
+		r, found := v.Token(s.id(c.word(1), 0))
 		return row(r, found)
+	case "uses":
+		var out []string
+		for u := range v.TokenUses(s.id(c.word(1), 0)) {
+			out = append(out, s.readable(s.print(u.ProtoReflect())))
+		}
+		return out
 	case "operator":
 		r, found := v.Operator(c.word(1))
 		return row(r, found)
@@ -354,7 +360,7 @@ func (s *story) value(f protoreflect.FieldDescriptor, v protoreflect.Value) stri
 		return fmt.Sprintf("%q", v.Bytes())
 	case f.Kind() == protoreflect.StringKind:
 		return strconv.Quote(v.String())
-	case name == "commands_floor":
+	case name == "commands_floor" || name == "tokens_floor":
 		return s.clock(v.Int() * int64(time.Millisecond))
 	case name == "run_timeout" || name == "kill_grace":
 		return time.Duration(v.Int()).String()

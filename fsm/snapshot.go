@@ -73,6 +73,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.removals, yield, func(r *raftlogv1.Removal) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Removal{Removal: r}}
+			}) &&
+			each(t.tokenUses, yield, func(r *raftlogv1.TokenUse) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_TokenUse{TokenUse: r}}
 			})
 	}
 }
@@ -129,6 +132,12 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 		return loaded(TableInvocations, t.invocations, i), nil
 	case *raftlogv1.SnapshotRecord_Removal:
 		return loaded(TableRemovals, t.removals, row.Removal), nil
+	case *raftlogv1.SnapshotRecord_TokenUse:
+		u := row.TokenUse
+		if k, found := t.tokens.get(u.GetTokenId()); !found || u.GetNumber() == 0 || u.GetNumber() > k.GetUsed() {
+			return place{}, fmt.Errorf("use %d belongs to no token %q", u.GetNumber(), u.GetTokenId())
+		}
+		return loaded(TableTokenUses, t.tokenUses, u), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}
@@ -270,6 +279,9 @@ func readTables(r io.Reader) (*tables, error) {
 			if _, _, err := in.Next(); !errors.Is(err, io.EOF) { // the compressor's own end, too
 				return nil, fmt.Errorf("after the trailer: %w", cmp.Or(err, errors.New("another record")))
 			}
+			if header.GetFormat() == 1 {
+				t.fromFormat1()
+			}
 			return t, nil
 		case typ != frameRecord:
 			return nil, fmt.Errorf("record %d has type %q", h.n, typ)
@@ -310,6 +322,35 @@ func checkTrailer(b []byte, h *recordHash, t *tables, header *raftlogv1.Snapshot
 		return fmt.Errorf("its header (%v) does not fit its state (%v)", header, headerOf(t.cluster, header.GetFormat()))
 	}
 	return nil
+}
+
+// fromFormat1 brings tables of format 1 into today's form: uses stood in the rows of
+// their tokens, and which keys an agent had before was looked up there.
+func (t *tables) fromFormat1() {
+	keys := make(map[string][][]byte)
+	for _, have := range collect(t.tokens.all()) {
+		k := clone(have)
+		k.Uses, k.Used = nil, uint32(len(have.GetUses()))
+		for n, use := range have.GetUses() {
+			u := clone(use)
+			u.TokenId, u.Number = k.GetId(), uint32(n+1)
+			if u.Number == k.GetMaxUses() {
+				k.UsedUpAt = u.GetAt()
+			}
+			t.tokenUses.put(u)
+			keys[u.GetIdentity()] = append(keys[u.GetIdentity()], u.GetPublicKey())
+		}
+		t.tokens.put(k)
+	}
+	for _, have := range collect(t.agents.all()) {
+		a := clone(have)
+		for _, key := range keys[a.GetId()] {
+			if !bytes.Equal(key, a.GetPublicKey()) && len(a.GetClonedKeys()) < MaxClonedKeys {
+				a.ClonedKeys = append(a.ClonedKeys, keyHash(key))
+			}
+		}
+		t.agents.put(a)
+	}
 }
 
 // restore replaces the whole state, then wakes everybody who waits or watches.

@@ -30,8 +30,9 @@ const (
 	TableCommands
 	TableInvocations
 	TableRemovals
+	TableTokenUses
 
-	lastTable = TableRemovals
+	lastTable = TableTokenUses
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -49,10 +50,14 @@ type tables struct {
 	commands    *table[*raftlogv1.Command]
 	invocations *table[*raftlogv1.Invocation]
 	removals    *table[*raftlogv1.Removal]
+	tokenUses   *table[*raftlogv1.TokenUse]
 }
 
 // Indexes, by their place in newTables.
 const (
+	tokensByEnd    = 0
+	tokenUsesByKey = 0
+
 	operatorsByKey = 0
 
 	agentsByOrdinal = 0
@@ -76,7 +81,9 @@ func newTables() *tables {
 		cluster:  &raftlogv1.Cluster{},
 		nodes:    newTable((*raftlogv1.Node).GetId),
 		settings: newTable((*raftlogv1.Setting).GetKey),
-		tokens:   newTable((*raftlogv1.Token).GetId),
+		tokens: newTable((*raftlogv1.Token).GetId,
+			func(t *raftlogv1.Token) (string, bool) { return be64(uint64(TokenEnd(t))) + t.GetId(), true },
+		),
 		operators: newTable((*raftlogv1.Operator).GetName,
 			func(o *raftlogv1.Operator) (string, bool) {
 				return sized(o.GetPublicKey()) + o.GetName(), true
@@ -130,15 +137,12 @@ func newTables() *tables {
 			func(r *raftlogv1.Removal) (string, bool) { return be64(r.GetNumber()), true },
 			func(r *raftlogv1.Removal) (string, bool) { return sized(r.GetName()) + be64(r.GetNumber()), true },
 		),
-	}
-}
-
-func (t *tables) copy() *tables {
-	return &tables{
-		cluster: t.cluster, nodes: t.nodes.copy(), settings: t.settings.copy(), tokens: t.tokens.copy(),
-		operators: t.operators.copy(), agents: t.agents.copy(), facts: t.facts.copy(),
-		sessions: t.sessions.copy(), envelopes: t.envelopes.copy(), commands: t.commands.copy(),
-		invocations: t.invocations.copy(), removals: t.removals.copy(),
+		tokenUses: newTable(
+			func(u *raftlogv1.TokenUse) string { return useKey(u.GetTokenId(), u.GetNumber()) },
+			func(u *raftlogv1.TokenUse) (string, bool) {
+				return userKey(u.GetTokenId(), u.GetPublicKey(), u.GetIdentity()), true
+			},
+		),
 	}
 }
 
@@ -148,7 +152,7 @@ func (t *tables) published() *tables {
 		cluster: t.cluster, nodes: t.nodes.published(), settings: t.settings.published(), tokens: t.tokens.published(),
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
-		invocations: t.invocations.published(), removals: t.removals.published(),
+		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
 	}
 }
 
@@ -173,6 +177,12 @@ func invocationKeyOf(i *raftlogv1.Invocation) string {
 func be64Of(n uint64, id string) string {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, maxKeyBytes), n)
 	return string(append(b, id...))
+}
+
+func useKey(tokenID string, number uint32) string { return sized(tokenID) + be32(number) }
+
+func userKey(tokenID string, publicKey []byte, identity string) string {
+	return sized(tokenID) + sized(publicKey) + identity
 }
 
 // invocationKey turns an invocation's id, COMMAND.ORDINAL, into its primary key.

@@ -51,6 +51,18 @@ func (v *View) Token(id string) (*raftlogv1.Token, bool) { return v.t.tokens.get
 // Tokens yields all join tokens by id.
 func (v *View) Tokens() iter.Seq[*raftlogv1.Token] { return v.t.tokens.all() }
 
+// TokensByEnd yields all join tokens, the one that ends or has ended first before the
+// others.
+func (v *View) TokensByEnd() iter.Seq[*raftlogv1.Token] { return v.t.tokens.by(tokensByEnd, "") }
+
+// TokenCount is the number of join tokens that are kept.
+func (v *View) TokenCount() int { return v.t.tokens.len() }
+
+// TokenUses yields the uses of the token, the first before the others.
+func (v *View) TokenUses(tokenID string) iter.Seq[*raftlogv1.TokenUse] {
+	return v.t.tokenUses.withPrefix(sized(tokenID))
+}
+
 // Operator returns the operator with the name, also when revoked.
 func (v *View) Operator(name string) (*raftlogv1.Operator, bool) { return v.t.operators.get(name) }
 

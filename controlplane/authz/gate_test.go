@@ -45,11 +45,12 @@ func newRegistry(t *testing.T) *registry {
 	}
 	r.operator("gone", "viewer")
 	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeOperator{RevokeOperator: &raftlogv1.RevokeOperator{Name: "gone"}}})
+	const tokenID = "00000000-0000-7000-8000-000000000001"
 	hash := sha256.Sum256(nil)
 	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{Ttl: 1e12, Token: &raftlogv1.Token{
-		Id: "t", Kind: raftlogv1.TokenKind_TOKEN_KIND_AGENT, ProofKey: []byte("p"), AuthenticatorHash: hash[:], MaxUses: 1,
+		Id: tokenID, Kind: raftlogv1.TokenKind_TOKEN_KIND_AGENT, ProofKey: []byte("p"), AuthenticatorHash: hash[:], MaxUses: 1,
 	}}}})
-	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: "web-1", PublicKey: []byte("web-1"), TokenId: "t"}}})
+	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: "web-1", PublicKey: []byte("web-1"), TokenId: tokenID}}})
 	return r
 }
 

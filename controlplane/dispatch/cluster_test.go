@@ -82,7 +82,7 @@ func testNode(n int) *raftlogv1.Node {
 }
 
 func (l *testLog) token(kind raftlogv1.TokenKind, uses uint32) string {
-	id := fmt.Sprintf("token-%d", l.index)
+	id := fmt.Sprintf("00000000-0000-7000-8000-%012d", l.index)
 	sum := sha256.Sum256([]byte(id))
 	l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
 		Token: &raftlogv1.Token{Id: id, Kind: kind, MaxUses: uses, ProofKey: []byte("k"), AuthenticatorHash: sum[:]}, Ttl: int64(1000 * time.Hour),

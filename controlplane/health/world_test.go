@@ -46,8 +46,8 @@ func newWorldWith(t testing.TB, o fsm.Options, nodes ...string) *world {
 		ClusterId: "c", Incarnation: &raftlogv1.Incarnation{Number: 1, Id: make([]byte, 16)}, Node: row(nodes[0]), FeatureLevel: 1,
 	}}})
 	for _, id := range nodes[1:] {
-		w.token("join-"+id, raftlogv1.TokenKind_TOKEN_KIND_NODE, 1)
-		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{RegisterNode: &raftlogv1.RegisterNode{Node: row(id), TokenId: "join-" + id}}})
+		w.token(join(id), raftlogv1.TokenKind_TOKEN_KIND_NODE, 1)
+		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{RegisterNode: &raftlogv1.RegisterNode{Node: row(id), TokenId: join(id)}}})
 	}
 	for _, id := range nodes {
 		w.gossip(id, StateAlive)
@@ -105,6 +105,9 @@ func (w *world) must(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 	return o[0]
 }
 
+// join is the id of the token with which the node joins.
+func join(node string) string { return fmt.Sprintf("00000000-0000-7000-8001-%012x", node) }
+
 func (w *world) token(id string, kind raftlogv1.TokenKind, uses uint32) {
 	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
 		Token: &raftlogv1.Token{Id: id, Kind: kind, ProofKey: []byte("p"), AuthenticatorHash: make([]byte, 32), MaxUses: uses}, Ttl: int64(time.Hour),
@@ -116,7 +119,7 @@ func (w *world) enrol(n int, nodes ...string) []string {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("agent-%05d", i)
-		token := fmt.Sprintf("t%d", i/20)
+		token := fmt.Sprintf("00000000-0000-7000-8000-%012d", i/20)
 		if i%20 == 0 {
 			w.token(token, raftlogv1.TokenKind_TOKEN_KIND_AGENT, 20)
 		}

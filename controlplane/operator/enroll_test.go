@@ -151,8 +151,8 @@ func TestEnrollAnAgent(t *testing.T) {
 	if env, _ := valueOf(a.GetLabels(), "env"); env != "prod" || a.GetName() != "web-1" || a.GetVersion() != "1.0" || !key.Public().Equal(a.GetPublicKey()) {
 		t.Fatalf("agent %v", a)
 	}
-	if row, _ := w.m.View().Token(tok.ID()); len(row.GetUses()) != 1 || row.GetUses()[0].GetFrom() != "10.0.0.5:4711" {
-		t.Fatalf("uses %v", row.GetUses())
+	if uses := slices.Collect(w.m.View().TokenUses(tok.ID())); len(uses) != 1 || uses[0].GetFrom() != "10.0.0.5:4711" {
+		t.Fatalf("uses %v", uses)
 	}
 }
 

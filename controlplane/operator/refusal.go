@@ -42,6 +42,7 @@ var hints = map[string]string{
 	"token_used":      `make another one with "agentctl tokens create"`,
 	"token_expired":   `make another one with "agentctl tokens create"`,
 	"token_revoked":   `make another one with "agentctl tokens create"`,
+	"too_many_clones": `remove it with "agentctl agents remove", then enrol it again with an empty data directory`,
 	"label_forbidden": `leave the label away, or make a token that allows it`,
 	"no_operator":     `see "agentctl operators list"`,
 	"last_admin":      `make another with "agentctl tokens create --kind operator --role admin" and "agentctl login"`,

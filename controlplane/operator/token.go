@@ -50,8 +50,8 @@ func (t *Tokens) CreateToken(ctx context.Context, req *agentplanev1.CreateTokenR
 	if err != nil {
 		return nil, err
 	}
-	made, _ := v.Token(req.GetId()) // rows of tokens stay
-	return &agentplanev1.CreateTokenResponse{Token: tokenRow(made, t.now(v))}, nil
+	made, _ := v.Token(req.GetId()) // rows of tokens stay for long
+	return &agentplanev1.CreateTokenResponse{Token: tokenRow(v, made, t.now(v))}, nil
 }
 
 // checkToken says what is wrong with a request by itself. It never quotes what is
@@ -114,7 +114,7 @@ func (t *Tokens) ListTokens(ctx context.Context, req *agentplanev1.ListTokensReq
 	}
 	answer, now := &agentplanev1.ListTokensResponse{}, t.now(v)
 	for row := range v.Tokens() {
-		answer.Tokens = append(answer.Tokens, tokenRow(row, now))
+		answer.Tokens = append(answer.Tokens, tokenRow(v, row, now))
 	}
 	return answer, nil
 }
@@ -132,9 +132,9 @@ func (t *Tokens) RevokeToken(ctx context.Context, req *agentplanev1.RevokeTokenR
 	return &agentplanev1.RevokeTokenResponse{}, nil
 }
 
-func tokenRow(t *raftlogv1.Token, now int64) *agentplanev1.Token {
+func tokenRow(v *fsm.View, t *raftlogv1.Token, now int64) *agentplanev1.Token {
 	r := &agentplanev1.Token{
-		Id: t.GetId(), Kind: agentplanev1.TokenKind(t.GetKind()), MaxUses: t.GetMaxUses(), Used: uint32(len(t.GetUses())),
+		Id: t.GetId(), Kind: agentplanev1.TokenKind(t.GetKind()), MaxUses: t.GetMaxUses(), Used: t.GetUsed(),
 		CreatedAt: t.GetCreatedAt(), ExpiresAt: t.GetExpiresAt(), RevokedAt: t.GetRevokedAt(), CreatedBy: t.GetCreatedBy(),
 		Role: t.GetRole(), OperatorName: t.GetOperatorName(),
 		NonVoter: t.GetKind() == raftlogv1.TokenKind_TOKEN_KIND_NODE && !t.GetCandidate(), State: tokenState(t, now),
@@ -142,7 +142,7 @@ func tokenRow(t *raftlogv1.Token, now int64) *agentplanev1.Token {
 	for _, l := range t.GetLabels() {
 		r.Labels = append(r.Labels, &agentplanev1.Label{Name: l.GetName(), Value: l.GetValue()})
 	}
-	for _, u := range t.GetUses() {
+	for u := range v.TokenUses(t.GetId()) {
 		r.Uses = append(r.Uses, &agentplanev1.TokenUse{Identity: u.GetIdentity(), From: u.GetFrom(), At: u.GetAt()})
 	}
 	return r
@@ -152,7 +152,7 @@ func tokenState(t *raftlogv1.Token, now int64) string {
 	switch {
 	case t.GetRevokedAt() != 0:
 		return "revoked"
-	case len(t.GetUses()) >= int(t.GetMaxUses()):
+	case t.GetUsed() >= t.GetMaxUses():
 		return "used"
 	case now >= t.GetExpiresAt():
 		return "expired"

@@ -34,6 +34,9 @@
 // 10 000 invocations: removing a thousand times more rows in one entry would stop the
 // state for everybody and flush the change feed.
 //
+// Tokens are purged in the same way, once a minute: those that expired, were used up or
+// revoked longer than RetainTokens ago, and the oldest of them above RetainTokenCount.
+//
 // # Goroutines
 //
 // Run owns one, which reads the feed and has ended when Run returns.

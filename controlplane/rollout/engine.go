@@ -70,6 +70,7 @@ type term struct {
 	clock    clock
 	books    *books
 	purgeAt  time.Time
+	tokensAt time.Time // when to look for tokens to purge
 
 	backoff time.Duration
 	retryAt time.Time
@@ -115,6 +116,9 @@ func (l *term) work(ctx context.Context) time.Duration {
 	if err == nil {
 		var again bool
 		again, err = l.purge(ctx)
+		if err == nil && !again {
+			again, err = l.purgeTokens(ctx)
+		}
 		more = more || again
 	}
 	_, now = l.look()
@@ -231,5 +235,29 @@ func (l *term) purge(ctx context.Context) (more bool, err error) {
 	}
 	l.purgeAt = now
 	l.o.Logger.Debug("commands purged", "commands", outcomes[0].GetCount(), "oldest_command_id", ids[0])
+	return true, nil
+}
+
+// purgeTokens removes one batch of tokens that are over.
+func (l *term) purgeTokens(ctx context.Context) (more bool, err error) {
+	view, now := l.look()
+	if now.Before(l.tokensAt) {
+		return false, nil
+	}
+	l.tokensAt = now.Add(time.Minute) // none of them is in a hurry
+	ids := PurgeTokens(view.TokensByEnd(), l.clock.cluster(), l.o.RetainTokens, l.o.RetainTokenCount)
+	if len(ids) == 0 {
+		return false, nil
+	}
+	outcomes, err := l.propose(ctx, []*raftlogv1.Mutation{{Kind: &raftlogv1.Mutation_PurgeTokens{PurgeTokens: &raftlogv1.PurgeTokens{TokenIds: ids}}}})
+	if err != nil {
+		l.tokensAt = now
+		return false, fmt.Errorf("purge %d tokens: %w", len(ids), err)
+	}
+	if outcomes[0].GetCount() == 0 {
+		return false, nil
+	}
+	l.tokensAt = now
+	l.o.Logger.Info("tokens purged", "tokens", outcomes[0].GetCount(), "first_token_id", ids[0])
 	return true, nil
 }

@@ -317,6 +317,51 @@ func TestPurgesOldAndTooMany(t *testing.T) {
 	})
 }
 
+// Tokens go some time after they have ended, in small entries, the oldest at once when
+// too many have.
+func TestPurgesTokensThatAreOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		w.enrol(1) // with a token that lives an hour, of 20 uses
+		token := func(n int, ttl time.Duration) string {
+			id := fmt.Sprintf("00000000-0000-7000-8001-%012d", n)
+			w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
+				Token: &raftlogv1.Token{Id: id, Kind: raftlogv1.TokenKind_TOKEN_KIND_AGENT, ProofKey: []byte("p"), AuthenticatorHash: make([]byte, 32), MaxUses: 1}, Ttl: int64(ttl),
+			}}})
+			return id
+		}
+		for n := range 400 {
+			token(n, time.Minute+time.Duration(n)*time.Millisecond)
+		}
+		valid := token(1000, 30*24*time.Hour)
+		o := w.options()
+		o.RetainTokens, o.RetainTokenCount = 10*time.Hour, 150
+		stop := w.lead(o)
+		defer stop()
+		pass(50 * time.Second)
+		if n := w.m.View().TokenCount(); n != 402 {
+			t.Errorf("%d tokens are kept while all may be used, want 402", n)
+		}
+		pass(3 * time.Minute)
+		if n := w.m.View().TokenCount(); n != 152 {
+			t.Errorf("%d tokens are kept, want the 150 that ended last and two that are valid", n)
+		}
+		if _, found := w.m.View().Token("00000000-0000-7000-8001-000000000250"); !found {
+			t.Error("the younger ones went")
+		}
+		if n := w.largestEntry(); n > 100 {
+			t.Errorf("an entry purged %d tokens", n)
+		}
+		pass(12 * time.Hour)
+		if n := w.m.View().TokenCount(); n != 1 {
+			t.Errorf("%d tokens are kept after their time, want one", n)
+		}
+		if _, found := w.m.View().Token(valid); !found {
+			t.Error("a token that may be used was purged")
+		}
+	})
+}
+
 // The state may be ahead of the feed: an agent that is back is not given up although
 // the news of it is still on its way.
 func TestDecisionsAreTakenOnTheStateAsItIs(t *testing.T) {

@@ -28,6 +28,11 @@ type Options struct {
 	Retain time.Duration
 	// RetainCount is how many are kept at most; 0 means 100 000.
 	RetainCount int
+	// RetainTokens is how long tokens are kept that are over; 0 means 30 days.
+	RetainTokens time.Duration
+	// RetainTokenCount is how many tokens are kept at most beside those that may still be
+	// used; 0 means 10 000.
+	RetainTokenCount int
 	// ReleaseMax bounds the invocations that one entry moves; 0 means 10 000.
 	ReleaseMax int
 	// Logger may be nil.
@@ -38,7 +43,7 @@ func (o *Options) complete() error {
 	if o.Machine == nil || o.Proposer == nil {
 		return errors.New("rollout: machine and proposer are needed")
 	}
-	if o.LostAfter < 0 || o.Retain < 0 || o.RetainCount < 0 || o.ReleaseMax < 0 {
+	if o.LostAfter < 0 || o.Retain < 0 || o.RetainCount < 0 || o.RetainTokens < 0 || o.RetainTokenCount < 0 || o.ReleaseMax < 0 {
 		return errors.New("rollout: times and counts must not be below zero")
 	}
 	if o.LostAfter == 0 {
@@ -49,6 +54,12 @@ func (o *Options) complete() error {
 	}
 	if o.RetainCount == 0 {
 		o.RetainCount = 100_000
+	}
+	if o.RetainTokens == 0 {
+		o.RetainTokens = 30 * 24 * time.Hour
+	}
+	if o.RetainTokenCount == 0 {
+		o.RetainTokenCount = 10_000
 	}
 	if o.ReleaseMax == 0 {
 		o.ReleaseMax = 10_000

@@ -6,12 +6,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/agentplane/agentplane/fsm"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
 const (
-	// purgeMax bounds the commands that one entry purges, purgeRows their
-	// invocations; a command with more is purged alone.
+	// purgeMax bounds the commands, or the tokens, that one entry purges, purgeRows
+	// their invocations or uses; one with more is purged alone.
 	purgeMax  = 100
 	purgeRows = 10_000
 )
@@ -33,6 +34,35 @@ func Purge(finished iter.Seq[*raftlogv1.Command], now int64, retain time.Duratio
 			break
 		}
 		if ids = append(ids, c.GetId()); len(ids) == purgeMax {
+			break
+		}
+	}
+	return ids
+}
+
+// PurgeTokens answers the tokens to purge next: those that were over before now (Unix
+// ns) by more than retain, and of the others that are over the oldest above keep. ended
+// yields tokens in the order in which they end.
+func PurgeTokens(ended iter.Seq[*raftlogv1.Token], now int64, retain time.Duration, keep int) (ids []string) {
+	var over []*raftlogv1.Token
+	for t := range ended {
+		if now < fsm.TokenEnd(t) {
+			break
+		}
+		over = append(over, t)
+	}
+	uses := 0
+	for n, t := range over {
+		if now-fsm.TokenEnd(t) <= int64(retain) && len(over)-n <= keep {
+			break
+		}
+		if ahead(t.GetId(), now) {
+			continue
+		}
+		if uses += int(t.GetUsed()); len(ids) > 0 && uses > purgeRows {
+			break
+		}
+		if ids = append(ids, t.GetId()); len(ids) == purgeMax {
 			break
 		}
 	}

@@ -123,7 +123,7 @@ func (w *world) must(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 func (w *world) enrol(n int) []uint32 {
 	ordinals := make([]uint32, n)
 	for i := range ordinals {
-		token, id := fmt.Sprintf("t%d", i/20), agentID(uint32(i+1))
+		token, id := fmt.Sprintf("00000000-0000-7000-8000-%012d", i/20), agentID(uint32(i+1))
 		if i%20 == 0 {
 			w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateToken{CreateToken: &raftlogv1.CreateToken{
 				Token: &raftlogv1.Token{Id: token, Kind: raftlogv1.TokenKind_TOKEN_KIND_AGENT, ProofKey: []byte("p"), AuthenticatorHash: make([]byte, 32), MaxUses: 20}, Ttl: int64(time.Hour),

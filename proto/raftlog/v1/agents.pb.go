@@ -157,8 +157,11 @@ type Agent struct {
 	QuarantineDetail string `protobuf:"bytes,11,opt,name=quarantine_detail,json=quarantineDetail,proto3" json:"quarantine_detail,omitempty"`
 	// Set by readmit: the next session must come with a new key, respectively a new
 	// journal id.
-	Readmitted    bool   `protobuf:"varint,12,opt,name=readmitted,proto3" json:"readmitted,omitempty"`
-	Version       string `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
+	Readmitted bool   `protobuf:"varint,12,opt,name=readmitted,proto3" json:"readmitted,omitempty"`
+	Version    string `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
+	// SHA-256 of the keys that were taken away because the agent was cloned: copies
+	// have them.
+	ClonedKeys    [][]byte `protobuf:"bytes,14,rep,name=cloned_keys,json=clonedKeys,proto3" json:"cloned_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +285,13 @@ func (x *Agent) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Agent) GetClonedKeys() [][]byte {
+	if x != nil {
+		return x.ClonedKeys
+	}
+	return nil
 }
 
 // Facts is what an agent reports of its host. Sorted by name.
@@ -1499,7 +1509,7 @@ var File_raftlog_v1_agents_proto protoreflect.FileDescriptor
 const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\n" +
 	"\x17raftlog/v1/agents.proto\x12\n" +
-	"raftlog.v1\x1a\x18raftlog/v1/cluster.proto\"\xb8\x03\n" +
+	"raftlog.v1\x1a\x18raftlog/v1/cluster.proto\"\xd9\x03\n" +
 	"\x05Agent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aordinal\x18\x02 \x01(\rR\aordinal\x12\x12\n" +
@@ -1520,7 +1530,9 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\n" +
 	"readmitted\x18\f \x01(\bR\n" +
 	"readmitted\x12\x18\n" +
-	"\aversion\x18\r \x01(\tR\aversion\"u\n" +
+	"\aversion\x18\r \x01(\tR\aversion\x12\x1f\n" +
+	"\vcloned_keys\x18\x0e \x03(\fR\n" +
+	"clonedKeys\"u\n" +
 	"\x05Facts\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12'\n" +
 	"\x05facts\x18\x02 \x03(\v2\x11.raftlog.v1.LabelR\x05facts\x12\x12\n" +

@@ -146,6 +146,8 @@ type Cluster struct {
 	// Unix milliseconds: ids of commands made before it are refused, since the
 	// command may have been purged.
 	CommandsFloor int64 `protobuf:"varint,12,opt,name=commands_floor,json=commandsFloor,proto3" json:"commands_floor,omitempty"`
+	// As above, of tokens.
+	TokensFloor   int64 `protobuf:"varint,13,opt,name=tokens_floor,json=tokensFloor,proto3" json:"tokens_floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +262,13 @@ func (x *Cluster) GetCreatedAt() int64 {
 func (x *Cluster) GetCommandsFloor() int64 {
 	if x != nil {
 		return x.CommandsFloor
+	}
+	return 0
+}
+
+func (x *Cluster) GetTokensFloor() int64 {
+	if x != nil {
+		return x.TokensFloor
 	}
 	return 0
 }
@@ -1243,11 +1252,16 @@ type Token struct {
 	Role         string `protobuf:"bytes,12,opt,name=role,proto3" json:"role,omitempty"`
 	OperatorName string `protobuf:"bytes,13,opt,name=operator_name,json=operatorName,proto3" json:"operator_name,omitempty"`
 	// Nodes: the newcomer may become a voter.
-	Candidate bool        `protobuf:"varint,14,opt,name=candidate,proto3" json:"candidate,omitempty"`
-	Uses      []*TokenUse `protobuf:"bytes,15,rep,name=uses,proto3" json:"uses,omitempty"`
+	Candidate bool `protobuf:"varint,14,opt,name=candidate,proto3" json:"candidate,omitempty"`
+	// Only in snapshots of format 1; uses are rows of their own since.
+	Uses []*TokenUse `protobuf:"bytes,15,rep,name=uses,proto3" json:"uses,omitempty"`
 	// Digest of CreateToken, to tell a repetition from a conflict.
-	Digest        []byte `protobuf:"bytes,16,opt,name=digest,proto3" json:"digest,omitempty"`
-	CreatedIndex  uint64 `protobuf:"varint,17,opt,name=created_index,json=createdIndex,proto3" json:"created_index,omitempty"`
+	Digest       []byte `protobuf:"bytes,16,opt,name=digest,proto3" json:"digest,omitempty"`
+	CreatedIndex uint64 `protobuf:"varint,17,opt,name=created_index,json=createdIndex,proto3" json:"created_index,omitempty"`
+	// How many uses there are.
+	Used uint32 `protobuf:"varint,18,opt,name=used,proto3" json:"used,omitempty"`
+	// When the last use was made that max_uses allows; 0 = some are left.
+	UsedUpAt      int64 `protobuf:"varint,19,opt,name=used_up_at,json=usedUpAt,proto3" json:"used_up_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1401,13 +1415,30 @@ func (x *Token) GetCreatedIndex() uint64 {
 	return 0
 }
 
+func (x *Token) GetUsed() uint32 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *Token) GetUsedUpAt() int64 {
+	if x != nil {
+		return x.UsedUpAt
+	}
+	return 0
+}
+
 // TokenUse binds one use of a token to the key that used it.
 type TokenUse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
-	Identity      string                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
-	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
-	At            int64                  `protobuf:"varint,4,opt,name=at,proto3" json:"at,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	Identity  string                 `protobuf:"bytes,2,opt,name=identity,proto3" json:"identity,omitempty"`
+	From      string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	At        int64                  `protobuf:"varint,4,opt,name=at,proto3" json:"at,omitempty"`
+	TokenId   string                 `protobuf:"bytes,5,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The first use of a token is number 1.
+	Number        uint32 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1470,10 +1501,23 @@ func (x *TokenUse) GetAt() int64 {
 	return 0
 }
 
+func (x *TokenUse) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *TokenUse) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 type CreateToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its uses, created_at, expires_at, revoked_at, digest and created_index are
-	// set by the state machine.
+	// Its uses, times, digest and created_index are set by the state machine.
 	Token *Token `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// Nanoseconds from now until it expires.
 	Ttl           int64 `protobuf:"varint,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
@@ -1569,6 +1613,51 @@ func (x *RevokeToken) GetId() string {
 	return ""
 }
 
+// PurgeTokens removes tokens that nobody can use any more, with their uses.
+type PurgeTokens struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TokenIds      []string               `protobuf:"bytes,1,rep,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTokens) Reset() {
+	*x = PurgeTokens{}
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTokens) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTokens) ProtoMessage() {}
+
+func (x *PurgeTokens) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTokens.ProtoReflect.Descriptor instead.
+func (*PurgeTokens) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PurgeTokens) GetTokenIds() []string {
+	if x != nil {
+		return x.TokenIds
+	}
+	return nil
+}
+
 // Operator is a person or program that may call the cluster.
 type Operator struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1586,7 +1675,7 @@ type Operator struct {
 
 func (x *Operator) Reset() {
 	*x = Operator{}
-	mi := &file_raftlog_v1_cluster_proto_msgTypes[19]
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1687,7 @@ func (x *Operator) String() string {
 func (*Operator) ProtoMessage() {}
 
 func (x *Operator) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_cluster_proto_msgTypes[19]
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1700,7 @@ func (x *Operator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operator.ProtoReflect.Descriptor instead.
 func (*Operator) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Operator) GetName() string {
@@ -1679,7 +1768,7 @@ type EnrollOperator struct {
 
 func (x *EnrollOperator) Reset() {
 	*x = EnrollOperator{}
-	mi := &file_raftlog_v1_cluster_proto_msgTypes[20]
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1780,7 @@ func (x *EnrollOperator) String() string {
 func (*EnrollOperator) ProtoMessage() {}
 
 func (x *EnrollOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_cluster_proto_msgTypes[20]
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1793,7 @@ func (x *EnrollOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollOperator.ProtoReflect.Descriptor instead.
 func (*EnrollOperator) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EnrollOperator) GetName() string {
@@ -1751,7 +1840,7 @@ type RevokeOperator struct {
 
 func (x *RevokeOperator) Reset() {
 	*x = RevokeOperator{}
-	mi := &file_raftlog_v1_cluster_proto_msgTypes[21]
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1852,7 @@ func (x *RevokeOperator) String() string {
 func (*RevokeOperator) ProtoMessage() {}
 
 func (x *RevokeOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_cluster_proto_msgTypes[21]
+	mi := &file_raftlog_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1865,7 @@ func (x *RevokeOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOperator.ProtoReflect.Descriptor instead.
 func (*RevokeOperator) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RevokeOperator) GetName() string {
@@ -1791,7 +1880,7 @@ var File_raftlog_v1_cluster_proto protoreflect.FileDescriptor
 const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18raftlog/v1/cluster.proto\x12\n" +
-	"raftlog.v1\"\xbe\x03\n" +
+	"raftlog.v1\"\xe1\x03\n" +
 	"\aCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x129\n" +
@@ -1808,7 +1897,8 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	" \x01(\rR\x10nextAgentOrdinal\x12\x1d\n" +
 	"\n" +
 	"created_at\x18\v \x01(\x03R\tcreatedAt\x12%\n" +
-	"\x0ecommands_floor\x18\f \x01(\x03R\rcommandsFloor\"5\n" +
+	"\x0ecommands_floor\x18\f \x01(\x03R\rcommandsFloor\x12!\n" +
+	"\ftokens_floor\x18\r \x01(\x03R\vtokensFloor\"5\n" +
 	"\vIncarnation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"K\n" +
@@ -1885,7 +1975,7 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\x14expected_trust_index\x18\x02 \x01(\x04R\x12expectedTrustIndex\"1\n" +
 	"\x05Label\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xba\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xec\x04\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.raftlog.v1.TokenKindR\x04kind\x12\x1b\n" +
@@ -1908,18 +1998,25 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\tcandidate\x18\x0e \x01(\bR\tcandidate\x12(\n" +
 	"\x04uses\x18\x0f \x03(\v2\x14.raftlog.v1.TokenUseR\x04uses\x12\x16\n" +
 	"\x06digest\x18\x10 \x01(\fR\x06digest\x12#\n" +
-	"\rcreated_index\x18\x11 \x01(\x04R\fcreatedIndex\"i\n" +
+	"\rcreated_index\x18\x11 \x01(\x04R\fcreatedIndex\x12\x12\n" +
+	"\x04used\x18\x12 \x01(\rR\x04used\x12\x1c\n" +
+	"\n" +
+	"used_up_at\x18\x13 \x01(\x03R\busedUpAt\"\x9c\x01\n" +
 	"\bTokenUse\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02at\x18\x04 \x01(\x03R\x02at\"H\n" +
+	"\x02at\x18\x04 \x01(\x03R\x02at\x12\x19\n" +
+	"\btoken_id\x18\x05 \x01(\tR\atokenId\x12\x16\n" +
+	"\x06number\x18\x06 \x01(\rR\x06number\"H\n" +
 	"\vCreateToken\x12'\n" +
 	"\x05token\x18\x01 \x01(\v2\x11.raftlog.v1.TokenR\x05token\x12\x10\n" +
 	"\x03ttl\x18\x02 \x01(\x03R\x03ttl\"\x1d\n" +
 	"\vRevokeToken\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xd3\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"*\n" +
+	"\vPurgeTokens\x12\x1b\n" +
+	"\ttoken_ids\x18\x01 \x03(\tR\btokenIds\"\xd3\x01\n" +
 	"\bOperator\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1964,7 +2061,7 @@ func file_raftlog_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlog_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_raftlog_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_raftlog_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_raftlog_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),            // 0: raftlog.v1.NodeState
 	(TokenKind)(0),            // 1: raftlog.v1.TokenKind
@@ -1987,9 +2084,10 @@ var file_raftlog_v1_cluster_proto_goTypes = []any{
 	(*TokenUse)(nil),          // 18: raftlog.v1.TokenUse
 	(*CreateToken)(nil),       // 19: raftlog.v1.CreateToken
 	(*RevokeToken)(nil),       // 20: raftlog.v1.RevokeToken
-	(*Operator)(nil),          // 21: raftlog.v1.Operator
-	(*EnrollOperator)(nil),    // 22: raftlog.v1.EnrollOperator
-	(*RevokeOperator)(nil),    // 23: raftlog.v1.RevokeOperator
+	(*PurgeTokens)(nil),       // 21: raftlog.v1.PurgeTokens
+	(*Operator)(nil),          // 22: raftlog.v1.Operator
+	(*EnrollOperator)(nil),    // 23: raftlog.v1.EnrollOperator
+	(*RevokeOperator)(nil),    // 24: raftlog.v1.RevokeOperator
 }
 var file_raftlog_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.Cluster.incarnation:type_name -> raftlog.v1.Incarnation
@@ -2023,7 +2121,7 @@ func file_raftlog_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_cluster_proto_rawDesc), len(file_raftlog_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -196,6 +196,7 @@ type Mutation struct {
 	//	*Mutation_RevokeToken
 	//	*Mutation_EnrollOperator
 	//	*Mutation_RevokeOperator
+	//	*Mutation_PurgeTokens
 	//	*Mutation_EnrollAgent
 	//	*Mutation_RemoveAgent
 	//	*Mutation_SetAgentLabels
@@ -366,6 +367,15 @@ func (x *Mutation) GetRevokeOperator() *RevokeOperator {
 	if x != nil {
 		if x, ok := x.Kind.(*Mutation_RevokeOperator); ok {
 			return x.RevokeOperator
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetPurgeTokens() *PurgeTokens {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PurgeTokens); ok {
+			return x.PurgeTokens
 		}
 	}
 	return nil
@@ -585,6 +595,10 @@ type Mutation_RevokeOperator struct {
 	RevokeOperator *RevokeOperator `protobuf:"bytes,23,opt,name=revoke_operator,json=revokeOperator,proto3,oneof"`
 }
 
+type Mutation_PurgeTokens struct {
+	PurgeTokens *PurgeTokens `protobuf:"bytes,24,opt,name=purge_tokens,json=purgeTokens,proto3,oneof"`
+}
+
 type Mutation_EnrollAgent struct {
 	EnrollAgent *EnrollAgent `protobuf:"bytes,30,opt,name=enroll_agent,json=enrollAgent,proto3,oneof"`
 }
@@ -680,6 +694,8 @@ func (*Mutation_RevokeToken) isMutation_Kind() {}
 func (*Mutation_EnrollOperator) isMutation_Kind() {}
 
 func (*Mutation_RevokeOperator) isMutation_Kind() {}
+
+func (*Mutation_PurgeTokens) isMutation_Kind() {}
 
 func (*Mutation_EnrollAgent) isMutation_Kind() {}
 
@@ -881,7 +897,7 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xce\x0f\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\x8c\x10\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -901,6 +917,7 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\frevoke_token\x18\x15 \x01(\v2\x17.raftlog.v1.RevokeTokenH\x00R\vrevokeToken\x12E\n" +
 	"\x0fenroll_operator\x18\x16 \x01(\v2\x1a.raftlog.v1.EnrollOperatorH\x00R\x0eenrollOperator\x12E\n" +
 	"\x0frevoke_operator\x18\x17 \x01(\v2\x1a.raftlog.v1.RevokeOperatorH\x00R\x0erevokeOperator\x12<\n" +
+	"\fpurge_tokens\x18\x18 \x01(\v2\x17.raftlog.v1.PurgeTokensH\x00R\vpurgeTokens\x12<\n" +
 	"\fenroll_agent\x18\x1e \x01(\v2\x17.raftlog.v1.EnrollAgentH\x00R\venrollAgent\x12<\n" +
 	"\fremove_agent\x18\x1f \x01(\v2\x17.raftlog.v1.RemoveAgentH\x00R\vremoveAgent\x12F\n" +
 	"\x10set_agent_labels\x18  \x01(\v2\x1a.raftlog.v1.SetAgentLabelsH\x00R\x0esetAgentLabels\x12<\n" +
@@ -976,24 +993,25 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*RevokeToken)(nil),       // 14: raftlog.v1.RevokeToken
 	(*EnrollOperator)(nil),    // 15: raftlog.v1.EnrollOperator
 	(*RevokeOperator)(nil),    // 16: raftlog.v1.RevokeOperator
-	(*EnrollAgent)(nil),       // 17: raftlog.v1.EnrollAgent
-	(*RemoveAgent)(nil),       // 18: raftlog.v1.RemoveAgent
-	(*SetAgentLabels)(nil),    // 19: raftlog.v1.SetAgentLabels
-	(*ReportFacts)(nil),       // 20: raftlog.v1.ReportFacts
-	(*ReadmitAgent)(nil),      // 21: raftlog.v1.ReadmitAgent
-	(*OpenSession)(nil),       // 22: raftlog.v1.OpenSession
-	(*ReadySession)(nil),      // 23: raftlog.v1.ReadySession
-	(*EndSession)(nil),        // 24: raftlog.v1.EndSession
-	(*LoseNodeSessions)(nil),  // 25: raftlog.v1.LoseNodeSessions
-	(*MarkDown)(nil),          // 26: raftlog.v1.MarkDown
-	(*SubmitCommand)(nil),     // 27: raftlog.v1.SubmitCommand
-	(*ReleaseCommand)(nil),    // 28: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),      // 29: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),     // 30: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),     // 31: raftlog.v1.CancelCommand
-	(*ExpireCommand)(nil),     // 32: raftlog.v1.ExpireCommand
-	(*LoseAttempt)(nil),       // 33: raftlog.v1.LoseAttempt
-	(*PurgeCommands)(nil),     // 34: raftlog.v1.PurgeCommands
+	(*PurgeTokens)(nil),       // 17: raftlog.v1.PurgeTokens
+	(*EnrollAgent)(nil),       // 18: raftlog.v1.EnrollAgent
+	(*RemoveAgent)(nil),       // 19: raftlog.v1.RemoveAgent
+	(*SetAgentLabels)(nil),    // 20: raftlog.v1.SetAgentLabels
+	(*ReportFacts)(nil),       // 21: raftlog.v1.ReportFacts
+	(*ReadmitAgent)(nil),      // 22: raftlog.v1.ReadmitAgent
+	(*OpenSession)(nil),       // 23: raftlog.v1.OpenSession
+	(*ReadySession)(nil),      // 24: raftlog.v1.ReadySession
+	(*EndSession)(nil),        // 25: raftlog.v1.EndSession
+	(*LoseNodeSessions)(nil),  // 26: raftlog.v1.LoseNodeSessions
+	(*MarkDown)(nil),          // 27: raftlog.v1.MarkDown
+	(*SubmitCommand)(nil),     // 28: raftlog.v1.SubmitCommand
+	(*ReleaseCommand)(nil),    // 29: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),      // 30: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),     // 31: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),     // 32: raftlog.v1.CancelCommand
+	(*ExpireCommand)(nil),     // 33: raftlog.v1.ExpireCommand
+	(*LoseAttempt)(nil),       // 34: raftlog.v1.LoseAttempt
+	(*PurgeCommands)(nil),     // 35: raftlog.v1.PurgeCommands
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1009,31 +1027,32 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	14, // 10: raftlog.v1.Mutation.revoke_token:type_name -> raftlog.v1.RevokeToken
 	15, // 11: raftlog.v1.Mutation.enroll_operator:type_name -> raftlog.v1.EnrollOperator
 	16, // 12: raftlog.v1.Mutation.revoke_operator:type_name -> raftlog.v1.RevokeOperator
-	17, // 13: raftlog.v1.Mutation.enroll_agent:type_name -> raftlog.v1.EnrollAgent
-	18, // 14: raftlog.v1.Mutation.remove_agent:type_name -> raftlog.v1.RemoveAgent
-	19, // 15: raftlog.v1.Mutation.set_agent_labels:type_name -> raftlog.v1.SetAgentLabels
-	20, // 16: raftlog.v1.Mutation.report_facts:type_name -> raftlog.v1.ReportFacts
-	21, // 17: raftlog.v1.Mutation.readmit_agent:type_name -> raftlog.v1.ReadmitAgent
-	22, // 18: raftlog.v1.Mutation.open_session:type_name -> raftlog.v1.OpenSession
-	23, // 19: raftlog.v1.Mutation.ready_session:type_name -> raftlog.v1.ReadySession
-	24, // 20: raftlog.v1.Mutation.end_session:type_name -> raftlog.v1.EndSession
-	25, // 21: raftlog.v1.Mutation.lose_node_sessions:type_name -> raftlog.v1.LoseNodeSessions
-	26, // 22: raftlog.v1.Mutation.mark_down:type_name -> raftlog.v1.MarkDown
-	27, // 23: raftlog.v1.Mutation.submit_command:type_name -> raftlog.v1.SubmitCommand
-	28, // 24: raftlog.v1.Mutation.release_command:type_name -> raftlog.v1.ReleaseCommand
-	29, // 25: raftlog.v1.Mutation.claim_attempt:type_name -> raftlog.v1.ClaimAttempt
-	30, // 26: raftlog.v1.Mutation.report_attempt:type_name -> raftlog.v1.ReportAttempt
-	31, // 27: raftlog.v1.Mutation.cancel_command:type_name -> raftlog.v1.CancelCommand
-	32, // 28: raftlog.v1.Mutation.expire_command:type_name -> raftlog.v1.ExpireCommand
-	33, // 29: raftlog.v1.Mutation.lose_attempt:type_name -> raftlog.v1.LoseAttempt
-	34, // 30: raftlog.v1.Mutation.purge_commands:type_name -> raftlog.v1.PurgeCommands
-	0,  // 31: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 32: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	17, // 13: raftlog.v1.Mutation.purge_tokens:type_name -> raftlog.v1.PurgeTokens
+	18, // 14: raftlog.v1.Mutation.enroll_agent:type_name -> raftlog.v1.EnrollAgent
+	19, // 15: raftlog.v1.Mutation.remove_agent:type_name -> raftlog.v1.RemoveAgent
+	20, // 16: raftlog.v1.Mutation.set_agent_labels:type_name -> raftlog.v1.SetAgentLabels
+	21, // 17: raftlog.v1.Mutation.report_facts:type_name -> raftlog.v1.ReportFacts
+	22, // 18: raftlog.v1.Mutation.readmit_agent:type_name -> raftlog.v1.ReadmitAgent
+	23, // 19: raftlog.v1.Mutation.open_session:type_name -> raftlog.v1.OpenSession
+	24, // 20: raftlog.v1.Mutation.ready_session:type_name -> raftlog.v1.ReadySession
+	25, // 21: raftlog.v1.Mutation.end_session:type_name -> raftlog.v1.EndSession
+	26, // 22: raftlog.v1.Mutation.lose_node_sessions:type_name -> raftlog.v1.LoseNodeSessions
+	27, // 23: raftlog.v1.Mutation.mark_down:type_name -> raftlog.v1.MarkDown
+	28, // 24: raftlog.v1.Mutation.submit_command:type_name -> raftlog.v1.SubmitCommand
+	29, // 25: raftlog.v1.Mutation.release_command:type_name -> raftlog.v1.ReleaseCommand
+	30, // 26: raftlog.v1.Mutation.claim_attempt:type_name -> raftlog.v1.ClaimAttempt
+	31, // 27: raftlog.v1.Mutation.report_attempt:type_name -> raftlog.v1.ReportAttempt
+	32, // 28: raftlog.v1.Mutation.cancel_command:type_name -> raftlog.v1.CancelCommand
+	33, // 29: raftlog.v1.Mutation.expire_command:type_name -> raftlog.v1.ExpireCommand
+	34, // 30: raftlog.v1.Mutation.lose_attempt:type_name -> raftlog.v1.LoseAttempt
+	35, // 31: raftlog.v1.Mutation.purge_commands:type_name -> raftlog.v1.PurgeCommands
+	0,  // 32: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 33: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1057,6 +1076,7 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_RevokeToken)(nil),
 		(*Mutation_EnrollOperator)(nil),
 		(*Mutation_RevokeOperator)(nil),
+		(*Mutation_PurgeTokens)(nil),
 		(*Mutation_EnrollAgent)(nil),
 		(*Mutation_RemoveAgent)(nil),
 		(*Mutation_SetAgentLabels)(nil),

@@ -116,6 +116,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Command
 	//	*SnapshotRecord_Invocation
 	//	*SnapshotRecord_Removal
+	//	*SnapshotRecord_TokenUse
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -266,6 +267,15 @@ func (x *SnapshotRecord) GetRemoval() *Removal {
 	return nil
 }
 
+func (x *SnapshotRecord) GetTokenUse() *TokenUse {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_TokenUse); ok {
+			return x.TokenUse
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Row interface {
 	isSnapshotRecord_Row()
 }
@@ -318,6 +328,10 @@ type SnapshotRecord_Removal struct {
 	Removal *Removal `protobuf:"bytes,12,opt,name=removal,proto3,oneof"`
 }
 
+type SnapshotRecord_TokenUse struct {
+	TokenUse *TokenUse `protobuf:"bytes,13,opt,name=token_use,json=tokenUse,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Cluster) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Node) isSnapshotRecord_Row() {}
@@ -341,6 +355,8 @@ func (*SnapshotRecord_Command) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_Invocation) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Removal) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_TokenUse) isSnapshotRecord_Row() {}
 
 // SnapshotTrailer is the last record: without it a snapshot is torn.
 type SnapshotTrailer struct {
@@ -409,7 +425,7 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x129\n" +
 	"\vincarnation\x18\x03 \x01(\v2\x17.raftlog.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xd7\x04\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\x8c\x05\n" +
 	"\x0eSnapshotRecord\x12/\n" +
 	"\acluster\x18\x01 \x01(\v2\x13.raftlog.v1.ClusterH\x00R\acluster\x12&\n" +
 	"\x04node\x18\x02 \x01(\v2\x10.raftlog.v1.NodeH\x00R\x04node\x12/\n" +
@@ -425,7 +441,8 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"invocation\x18\v \x01(\v2\x16.raftlog.v1.InvocationH\x00R\n" +
 	"invocation\x12/\n" +
-	"\aremoval\x18\f \x01(\v2\x13.raftlog.v1.RemovalH\x00R\aremovalB\x05\n" +
+	"\aremoval\x18\f \x01(\v2\x13.raftlog.v1.RemovalH\x00R\aremoval\x123\n" +
+	"\ttoken_use\x18\r \x01(\v2\x14.raftlog.v1.TokenUseH\x00R\btokenUseB\x05\n" +
 	"\x03row\"?\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x12\n" +
@@ -461,6 +478,7 @@ var file_raftlog_v1_snapshot_proto_goTypes = []any{
 	(*Command)(nil),         // 13: raftlog.v1.Command
 	(*Invocation)(nil),      // 14: raftlog.v1.Invocation
 	(*Removal)(nil),         // 15: raftlog.v1.Removal
+	(*TokenUse)(nil),        // 16: raftlog.v1.TokenUse
 }
 var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.SnapshotHeader.incarnation:type_name -> raftlog.v1.Incarnation
@@ -476,11 +494,12 @@ var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	13, // 10: raftlog.v1.SnapshotRecord.command:type_name -> raftlog.v1.Command
 	14, // 11: raftlog.v1.SnapshotRecord.invocation:type_name -> raftlog.v1.Invocation
 	15, // 12: raftlog.v1.SnapshotRecord.removal:type_name -> raftlog.v1.Removal
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	16, // 13: raftlog.v1.SnapshotRecord.token_use:type_name -> raftlog.v1.TokenUse
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_snapshot_proto_init() }
@@ -504,6 +523,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 		(*SnapshotRecord_Command)(nil),
 		(*SnapshotRecord_Invocation)(nil),
 		(*SnapshotRecord_Removal)(nil),
+		(*SnapshotRecord_TokenUse)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
