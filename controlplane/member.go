@@ -335,6 +335,7 @@ func (m *member) run(stop, life context.Context) error {
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
 		"membership": m.becomeKnown, "memory": m.keepMemory,
+		"streams": func(ctx context.Context) error { return m.calls.gate.Run(ctx, m.state) },
 		"api": func(ctx context.Context) error {
 			return serveGRPC(ctx, m.server, m.n.port.Listener(identity.ProtocolGRPC))
 		},

@@ -13,5 +13,21 @@
 // with the cluster, and only then refuses; while that is not possible the answer is
 // UNAVAILABLE, never a refusal.
 //
-// It starts no goroutine and is safe for concurrent use.
+// # Streams
+//
+// A call is judged when it begins; a stream of an operator is judged again whenever the
+// operators in this node's state change ([Gate.Run]), and ends with the words of the
+// refusal. One that is stuck in a Send ends when the client takes the message, or its
+// connection does. Streams of agents are judged by package dispatch, which follows
+// their rows anyway.
+//
+// A stream goes on when its certificate expires. The dates of a certificate are looked
+// at when a connection is made: they bound for how long one counts that nobody asks the
+// registry about, and an open stream is asked about all the time. Agents renew their
+// certificates over sessions that are older than both.
+//
+// # Goroutines
+//
+// Run starts one, which has ended when Run returns. Everything is safe for concurrent
+// use.
 package authz

@@ -72,8 +72,9 @@ type Options struct {
 
 // Gate enforces the rules on every call.
 type Gate struct {
-	o     Options
-	rules map[string]Rule
+	o       Options
+	rules   map[string]Rule
+	streams streams
 }
 
 // New returns a Gate for the API's rules.
@@ -92,15 +93,6 @@ func (g *Gate) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		return nil, err
 	}
 	return handler(ctx, req)
-}
-
-// Stream is a server interceptor.
-func (g *Gate) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, err := g.Admit(stream.Context(), info.FullMethod)
-	if err != nil {
-		return err
-	}
-	return handler(srv, admitted{stream, ctx})
 }
 
 type admitted struct {

@@ -33,8 +33,10 @@ func (r *registry) apply(mutations ...*raftlogv1.Mutation) {
 	}
 }
 
-func newRegistry(t *testing.T) *registry {
-	r := &registry{t: t, m: fsm.New(fsm.Options{})}
+func newRegistry(t *testing.T) *registry { return newRegistryOf(t, fsm.Options{}) }
+
+func newRegistryOf(t *testing.T, o fsm.Options) *registry {
+	r := &registry{t: t, m: fsm.New(o)}
 	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_TakeOffice{TakeOffice: &raftlogv1.TakeOffice{NodeId: "n1", Term: 1}}})
 	r.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{
 		ClusterId: "c", Incarnation: &raftlogv1.Incarnation{Number: 1, Id: make([]byte, 16)}, FeatureLevel: 1,
