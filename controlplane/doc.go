@@ -30,6 +30,14 @@
 // port, release the directory. Each step has a bound; the process ends with the
 // last, whatever the others did.
 //
+// # Removal
+//
+// A node that was removed ends by itself, in order, with [ErrRemoved]. It learns of it
+// from its own state, when that still got the entry, or by asking: while it hears of no
+// leader it asks its peers, whose certificates it verifies by its own bundle, and shows
+// none itself, since its own is refused. One answer is enough; who could give a false
+// one is a node of the cluster.
+//
 // # When something breaks
 //
 // Crash-only: a failing disk, a state machine that meets what it does not know, or a

@@ -14,9 +14,6 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// ErrRemoved says that the cluster has removed this node.
-var ErrRemoved = errors.New("this node was removed from the cluster: stop it, or let it join again with an empty data directory")
-
 // ErrPutBack says that the node's disk was put back to an earlier time.
 var ErrPutBack = errors.New("this node's data directory is older than what the cluster has seen of it: a disk image was put back; join again with an empty data directory")
 

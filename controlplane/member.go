@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,8 +59,10 @@ type member struct {
 	server    *grpc.Server
 
 	trustChanged chan struct{} // has a value when followTrust should look
+	removalNews  chan struct{} // has a value when learnRemoval should look
 	strangers    chan struct{} // has a value when a key was not known
 	draining     atomic.Bool
+	stopping     sync.Once
 }
 
 // openMember opens everything that a member is made of, in the order in which one
@@ -73,7 +76,7 @@ func openMember(n *Node) (_ *member, err error) {
 	}
 	m := &member{
 		n: n, logger: logger, state: fsm.New(fsm.Options{FeedChanges: n.o.Config.Feed.MaxChanges, FeedBytes: int(n.o.Config.Feed.MaxBytes)}),
-		trustChanged: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
+		trustChanged: make(chan struct{}, 1), removalNews: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
 	}
 	if m.ca, m.leaf, err = n.openIdentity(boot.Bundle.ClusterID); err != nil {
 		return nil, err
@@ -81,7 +84,10 @@ func openMember(n *Node) (_ *member, err error) {
 	if m.trust, err = openTrust(n.ID(), n.dir.Path(bootFile), boot, logger.Named("trust"), n.o.Fatal); err != nil {
 		return nil, err
 	}
-	m.trust.changed = func() { signal(m.trustChanged) }
+	m.trust.changed = func() {
+		signal(m.trustChanged)
+		signal(m.removalNews)
+	}
 	ident := peer.Identity{Verifier: m.trust.verifier, Certificate: m.leaf.GetCertificate}
 	prefaces := peer.Prefaces{
 		Self:         m.preface,
@@ -334,7 +340,7 @@ func (m *member) run(stop, life context.Context) error {
 	for name, run := range map[string]func(context.Context) error{
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
-		"membership": m.becomeKnown, "memory": m.keepMemory,
+		"membership": m.becomeKnown, "memory": m.keepMemory, "removal": m.learnRemoval,
 		"streams": func(ctx context.Context) error { return m.calls.gate.Run(ctx, m.state) },
 		"api": func(ctx context.Context) error {
 			return serveGRPC(ctx, m.server, m.n.port.Listener(identity.ProtocolGRPC))
@@ -354,7 +360,7 @@ func (m *member) run(stop, life context.Context) error {
 	g.Go(func() error {
 		select {
 		case <-stop.Done():
-			m.stop() //nolint:contextcheck // what asked for the stop has ended: each step has a bound of its own
+			m.stop()
 			end()
 		case <-life.Done():
 		}
@@ -365,8 +371,10 @@ func (m *member) run(stop, life context.Context) error {
 }
 
 // stop is the written order of a planned stop. Each step has a bound and its failure
-// does not keep the next from being tried.
-func (m *member) stop() {
+// does not keep the next from being tried. Whoever calls it again waits for the first.
+func (m *member) stop() { m.stopping.Do(m.stopOnce) }
+
+func (m *member) stopOnce() {
 	m.logger.Info("stopping: no longer ready")
 	m.draining.Store(true)
 	step := func(name string, bound time.Duration, f func(context.Context) error) {

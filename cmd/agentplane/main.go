@@ -4,7 +4,7 @@
 //
 // A failure prints two lines, `agentplane: error: …` and `agentplane: hint: …`, and
 // nothing on stdout. Exit codes: 0 stopped in order, 1 error, 2 usage, 3 the node must
-// not go on.
+// not go on, 4 it was removed from the cluster.
 package main
 
 import (
@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/controlplane"
 )
 
 // version is set by the linker.
@@ -36,6 +37,9 @@ const (
 	// more: a failing disk, a stuck transfer, a state that it does not know. Start
 	// it again; the log says why.
 	exitFatal = 3
+	// exitRemoved says that the cluster has removed the node: to start it again with
+	// this data directory is of no use.
+	exitRemoved = 4
 )
 
 func main() {
@@ -83,6 +87,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	var usage usageError
 	if errors.As(err, &usage) || isUnknownCommand(err) {
 		code = exitUsage
+	}
+	if errors.Is(err, controlplane.ErrRemoved) {
+		code = exitRemoved
 	}
 	fmt.Fprintf(stderr, "agentplane: error: %s\n", oneLine(err.Error()))
 	fmt.Fprintf(stderr, "agentplane: hint: %s\n", oneLine(hint(err, code, called.CommandPath())))

@@ -42,7 +42,8 @@ Values come from flags, the environment (AGENTPLANE_CONFIG_...), the file of
 --config, and defaults, in this order.
 
 Exit codes: 0 stopped in order, 1 error, 2 usage, 3 the node met something after
-which it must not go on; start it again.`,
+which it must not go on; start it again. 4 the node was removed from the cluster:
+do not start it again with this data directory.`,
 		Args: noArgs,
 	}
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with options")
@@ -107,7 +108,9 @@ func hint(err error, code int, command string) string {
 		return "give the node an empty --data-dir, or join the cluster that the directory belongs to"
 	case errors.Is(err, datadir.ErrOfAgent):
 		return "give the node a directory of its own with --data-dir"
-	case errors.Is(err, controlplane.ErrRemoved), errors.Is(err, controlplane.ErrPutBack), errors.Is(err, consensus.ErrDamaged):
+	case errors.Is(err, controlplane.ErrRemoved):
+		return "to have it back, start it with an empty data directory and run \"agentctl cluster join ADDR --token T --data-dir DIR\" there, with a new token (agentctl tokens create --kind node)"
+	case errors.Is(err, controlplane.ErrPutBack), errors.Is(err, consensus.ErrDamaged):
 		return fmt.Sprintf("move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "stop the process that has the address, or give another with --listen or --gossip-listen"

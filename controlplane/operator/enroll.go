@@ -209,3 +209,14 @@ func (e *Enrolment) Renew(ctx context.Context, req *agentplanev1.RenewRequest) (
 	}
 	return &agentplanev1.RenewResponse{Certificate: answer.GetCertificate(), CaCertificate: answer.GetCaCertificate(), Bundle: answer.GetBundle()}, nil
 }
+
+// NodeRemoved answers by this node's own state: a removal is for ever, so that an old
+// one says nothing wrong.
+func (e *Enrolment) NodeRemoved(_ context.Context, req *agentplanev1.NodeRemovedRequest) (*agentplanev1.NodeRemovedResponse, error) {
+	v := e.o.Machine.View()
+	n, found := v.Node(req.GetNodeId())
+	return &agentplanev1.NodeRemovedResponse{
+		Removed:     found && !registered(n) && bytes.Equal(n.GetPublicKey(), req.GetPublicKey()),
+		Incarnation: incarnation(v.Cluster()),
+	}, nil
+}

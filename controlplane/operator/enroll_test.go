@@ -386,3 +386,27 @@ func TestRenew(t *testing.T) {
 	_, err := w.Enroll.Renew(t.Context(), &agentplanev1.RenewRequest{Csr: request(t, key, testCluster, identity.KindOperator, "bob")})
 	wantRefusal(t, err, codes.PermissionDenied, "not_registered")
 }
+
+func TestARemovedNodeIsToldSo(t *testing.T) {
+	w := newWorld(t)
+	w.node("n2", "node-b", true)
+	row, _ := w.m.View().Node("n2")
+	ask := func(id string, key []byte) bool {
+		t.Helper()
+		r, err := w.Enroll.NodeRemoved(t.Context(), &agentplanev1.NodeRemovedRequest{NodeId: id, PublicKey: key})
+		if err != nil || r.GetIncarnation().GetNumber() != w.m.View().Cluster().GetIncarnation().GetNumber() {
+			t.Fatalf("%v, %v", r, err)
+		}
+		return r.GetRemoved()
+	}
+	if ask("n2", row.GetPublicKey()) || ask("nobody", row.GetPublicKey()) {
+		t.Error("a node that was not removed is told that it was")
+	}
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: "n2"}}})
+	if !ask("n2", row.GetPublicKey()) {
+		t.Error("a removed node is not told so")
+	}
+	if ask("n2", []byte("another key")) {
+		t.Error("somebody else is told")
+	}
+}

@@ -127,6 +127,112 @@ func (x *ProveBundleResponse) GetProof() []byte {
 	return nil
 }
 
+type NodeRemovedRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Subject public key info, DER.
+	PublicKey     []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeRemovedRequest) Reset() {
+	*x = NodeRemovedRequest{}
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeRemovedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeRemovedRequest) ProtoMessage() {}
+
+func (x *NodeRemovedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeRemovedRequest.ProtoReflect.Descriptor instead.
+func (*NodeRemovedRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *NodeRemovedRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeRemovedRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+type NodeRemovedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False also for a node that this one does not know.
+	Removed       bool         `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
+	Incarnation   *Incarnation `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeRemovedResponse) Reset() {
+	*x = NodeRemovedResponse{}
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeRemovedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeRemovedResponse) ProtoMessage() {}
+
+func (x *NodeRemovedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeRemovedResponse.ProtoReflect.Descriptor instead.
+func (*NodeRemovedResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NodeRemovedResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *NodeRemovedResponse) GetIncarnation() *Incarnation {
+	if x != nil {
+		return x.Incarnation
+	}
+	return nil
+}
+
 type EnrollRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	TokenId string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
@@ -146,7 +252,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[2]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -158,7 +264,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[2]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -171,7 +277,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrollRequest) GetTokenId() string {
@@ -263,7 +369,7 @@ type EnrollAgent struct {
 
 func (x *EnrollAgent) Reset() {
 	*x = EnrollAgent{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[3]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +381,7 @@ func (x *EnrollAgent) String() string {
 func (*EnrollAgent) ProtoMessage() {}
 
 func (x *EnrollAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[3]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +394,7 @@ func (x *EnrollAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollAgent.ProtoReflect.Descriptor instead.
 func (*EnrollAgent) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnrollAgent) GetAgentId() string {
@@ -336,7 +442,7 @@ type EnrollNode struct {
 
 func (x *EnrollNode) Reset() {
 	*x = EnrollNode{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[4]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +454,7 @@ func (x *EnrollNode) String() string {
 func (*EnrollNode) ProtoMessage() {}
 
 func (x *EnrollNode) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[4]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +467,7 @@ func (x *EnrollNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollNode.ProtoReflect.Descriptor instead.
 func (*EnrollNode) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EnrollNode) GetNodeId() string {
@@ -430,7 +536,7 @@ type EnrollOperator struct {
 
 func (x *EnrollOperator) Reset() {
 	*x = EnrollOperator{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[5]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +548,7 @@ func (x *EnrollOperator) String() string {
 func (*EnrollOperator) ProtoMessage() {}
 
 func (x *EnrollOperator) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[5]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +561,7 @@ func (x *EnrollOperator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollOperator.ProtoReflect.Descriptor instead.
 func (*EnrollOperator) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EnrollOperator) GetName() string {
@@ -487,7 +593,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[6]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +605,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[6]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +618,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EnrollResponse) GetCertificate() []byte {
@@ -587,7 +693,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[7]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +705,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[7]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +718,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RenewRequest) GetCsr() []byte {
@@ -633,7 +739,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[8]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +751,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_enroll_proto_msgTypes[8]
+	mi := &file_agentplane_v1_enroll_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +764,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_enroll_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -692,7 +798,14 @@ const file_agentplane_v1_enroll_proto_rawDesc = "" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"C\n" +
 	"\x13ProveBundleResponse\x12\x16\n" +
 	"\x06bundle\x18\x01 \x01(\fR\x06bundle\x12\x14\n" +
-	"\x05proof\x18\x02 \x01(\fR\x05proof\"\x8a\x02\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\"L\n" +
+	"\x12NodeRemovedRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\"m\n" +
+	"\x13NodeRemovedResponse\x12\x18\n" +
+	"\aremoved\x18\x01 \x01(\bR\aremoved\x12<\n" +
+	"\vincarnation\x18\x02 \x01(\v2\x1a.agentplane.v1.IncarnationR\vincarnation\"\x8a\x02\n" +
 	"\rEnrollRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12$\n" +
 	"\rauthenticator\x18\x02 \x01(\fR\rauthenticator\x12\x10\n" +
@@ -733,11 +846,13 @@ const file_agentplane_v1_enroll_proto_rawDesc = "" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
 	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\x12-\n" +
-	"\x06bundle\x18\x03 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle2\x97\x02\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle2\xf9\x02\n" +
 	"\rEnrollService\x12`\n" +
 	"\vProveBundle\x12!.agentplane.v1.ProveBundleRequest\x1a\".agentplane.v1.ProveBundleResponse\"\n" +
 	"\xe2\xd1\x18\x06public\x12U\n" +
-	"\x06Enroll\x12\x1c.agentplane.v1.EnrollRequest\x1a\x1d.agentplane.v1.EnrollResponse\"\x0e\xe2\xd1\x18\x06public\xe8\xd1\x18\x01\x12M\n" +
+	"\x06Enroll\x12\x1c.agentplane.v1.EnrollRequest\x1a\x1d.agentplane.v1.EnrollResponse\"\x0e\xe2\xd1\x18\x06public\xe8\xd1\x18\x01\x12`\n" +
+	"\vNodeRemoved\x12!.agentplane.v1.NodeRemovedRequest\x1a\".agentplane.v1.NodeRemovedResponse\"\n" +
+	"\xe2\xd1\x18\x06public\x12M\n" +
 	"\x05Renew\x12\x1b.agentplane.v1.RenewRequest\x1a\x1c.agentplane.v1.RenewResponse\"\t\xe2\xd1\x18\x05renewBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
@@ -752,38 +867,44 @@ func file_agentplane_v1_enroll_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_enroll_proto_rawDescData
 }
 
-var file_agentplane_v1_enroll_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_agentplane_v1_enroll_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_agentplane_v1_enroll_proto_goTypes = []any{
 	(*ProveBundleRequest)(nil),  // 0: agentplane.v1.ProveBundleRequest
 	(*ProveBundleResponse)(nil), // 1: agentplane.v1.ProveBundleResponse
-	(*EnrollRequest)(nil),       // 2: agentplane.v1.EnrollRequest
-	(*EnrollAgent)(nil),         // 3: agentplane.v1.EnrollAgent
-	(*EnrollNode)(nil),          // 4: agentplane.v1.EnrollNode
-	(*EnrollOperator)(nil),      // 5: agentplane.v1.EnrollOperator
-	(*EnrollResponse)(nil),      // 6: agentplane.v1.EnrollResponse
-	(*RenewRequest)(nil),        // 7: agentplane.v1.RenewRequest
-	(*RenewResponse)(nil),       // 8: agentplane.v1.RenewResponse
-	(*Label)(nil),               // 9: agentplane.v1.Label
-	(*Bundle)(nil),              // 10: agentplane.v1.Bundle
+	(*NodeRemovedRequest)(nil),  // 2: agentplane.v1.NodeRemovedRequest
+	(*NodeRemovedResponse)(nil), // 3: agentplane.v1.NodeRemovedResponse
+	(*EnrollRequest)(nil),       // 4: agentplane.v1.EnrollRequest
+	(*EnrollAgent)(nil),         // 5: agentplane.v1.EnrollAgent
+	(*EnrollNode)(nil),          // 6: agentplane.v1.EnrollNode
+	(*EnrollOperator)(nil),      // 7: agentplane.v1.EnrollOperator
+	(*EnrollResponse)(nil),      // 8: agentplane.v1.EnrollResponse
+	(*RenewRequest)(nil),        // 9: agentplane.v1.RenewRequest
+	(*RenewResponse)(nil),       // 10: agentplane.v1.RenewResponse
+	(*Incarnation)(nil),         // 11: agentplane.v1.Incarnation
+	(*Label)(nil),               // 12: agentplane.v1.Label
+	(*Bundle)(nil),              // 13: agentplane.v1.Bundle
 }
 var file_agentplane_v1_enroll_proto_depIdxs = []int32{
-	3,  // 0: agentplane.v1.EnrollRequest.agent:type_name -> agentplane.v1.EnrollAgent
-	4,  // 1: agentplane.v1.EnrollRequest.node:type_name -> agentplane.v1.EnrollNode
-	5,  // 2: agentplane.v1.EnrollRequest.operator:type_name -> agentplane.v1.EnrollOperator
-	9,  // 3: agentplane.v1.EnrollAgent.labels:type_name -> agentplane.v1.Label
-	10, // 4: agentplane.v1.EnrollResponse.bundle:type_name -> agentplane.v1.Bundle
-	10, // 5: agentplane.v1.RenewResponse.bundle:type_name -> agentplane.v1.Bundle
-	0,  // 6: agentplane.v1.EnrollService.ProveBundle:input_type -> agentplane.v1.ProveBundleRequest
-	2,  // 7: agentplane.v1.EnrollService.Enroll:input_type -> agentplane.v1.EnrollRequest
-	7,  // 8: agentplane.v1.EnrollService.Renew:input_type -> agentplane.v1.RenewRequest
-	1,  // 9: agentplane.v1.EnrollService.ProveBundle:output_type -> agentplane.v1.ProveBundleResponse
-	6,  // 10: agentplane.v1.EnrollService.Enroll:output_type -> agentplane.v1.EnrollResponse
-	8,  // 11: agentplane.v1.EnrollService.Renew:output_type -> agentplane.v1.RenewResponse
-	9,  // [9:12] is the sub-list for method output_type
-	6,  // [6:9] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	11, // 0: agentplane.v1.NodeRemovedResponse.incarnation:type_name -> agentplane.v1.Incarnation
+	5,  // 1: agentplane.v1.EnrollRequest.agent:type_name -> agentplane.v1.EnrollAgent
+	6,  // 2: agentplane.v1.EnrollRequest.node:type_name -> agentplane.v1.EnrollNode
+	7,  // 3: agentplane.v1.EnrollRequest.operator:type_name -> agentplane.v1.EnrollOperator
+	12, // 4: agentplane.v1.EnrollAgent.labels:type_name -> agentplane.v1.Label
+	13, // 5: agentplane.v1.EnrollResponse.bundle:type_name -> agentplane.v1.Bundle
+	13, // 6: agentplane.v1.RenewResponse.bundle:type_name -> agentplane.v1.Bundle
+	0,  // 7: agentplane.v1.EnrollService.ProveBundle:input_type -> agentplane.v1.ProveBundleRequest
+	4,  // 8: agentplane.v1.EnrollService.Enroll:input_type -> agentplane.v1.EnrollRequest
+	2,  // 9: agentplane.v1.EnrollService.NodeRemoved:input_type -> agentplane.v1.NodeRemovedRequest
+	9,  // 10: agentplane.v1.EnrollService.Renew:input_type -> agentplane.v1.RenewRequest
+	1,  // 11: agentplane.v1.EnrollService.ProveBundle:output_type -> agentplane.v1.ProveBundleResponse
+	8,  // 12: agentplane.v1.EnrollService.Enroll:output_type -> agentplane.v1.EnrollResponse
+	3,  // 13: agentplane.v1.EnrollService.NodeRemoved:output_type -> agentplane.v1.NodeRemovedResponse
+	10, // 14: agentplane.v1.EnrollService.Renew:output_type -> agentplane.v1.RenewResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_enroll_proto_init() }
@@ -792,7 +913,7 @@ func file_agentplane_v1_enroll_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
-	file_agentplane_v1_enroll_proto_msgTypes[2].OneofWrappers = []any{
+	file_agentplane_v1_enroll_proto_msgTypes[4].OneofWrappers = []any{
 		(*EnrollRequest_Agent)(nil),
 		(*EnrollRequest_Node)(nil),
 		(*EnrollRequest_Operator)(nil),
@@ -803,7 +924,7 @@ func file_agentplane_v1_enroll_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_enroll_proto_rawDesc), len(file_agentplane_v1_enroll_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

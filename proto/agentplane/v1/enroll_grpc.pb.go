@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	EnrollService_ProveBundle_FullMethodName = "/agentplane.v1.EnrollService/ProveBundle"
 	EnrollService_Enroll_FullMethodName      = "/agentplane.v1.EnrollService/Enroll"
+	EnrollService_NodeRemoved_FullMethodName = "/agentplane.v1.EnrollService/NodeRemoved"
 	EnrollService_Renew_FullMethodName       = "/agentplane.v1.EnrollService/Renew"
 )
 
@@ -36,6 +37,9 @@ type EnrollServiceClient interface {
 	// Enroll registers the caller's key against a token and answers a certificate.
 	// The same key may ask again and gets the same answer.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
+	// NodeRemoved answers whether the node with this id and key was removed. A removed
+	// node can ask nothing else: its certificate gets it in nowhere.
+	NodeRemoved(ctx context.Context, in *NodeRemovedRequest, opts ...grpc.CallOption) (*NodeRemovedResponse, error)
 	// Renew answers a fresh certificate for the registered key that the handshake
 	// proved.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
@@ -69,6 +73,16 @@ func (c *enrollServiceClient) Enroll(ctx context.Context, in *EnrollRequest, opt
 	return out, nil
 }
 
+func (c *enrollServiceClient) NodeRemoved(ctx context.Context, in *NodeRemovedRequest, opts ...grpc.CallOption) (*NodeRemovedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NodeRemovedResponse)
+	err := c.cc.Invoke(ctx, EnrollService_NodeRemoved_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *enrollServiceClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RenewResponse)
@@ -91,6 +105,9 @@ type EnrollServiceServer interface {
 	// Enroll registers the caller's key against a token and answers a certificate.
 	// The same key may ask again and gets the same answer.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
+	// NodeRemoved answers whether the node with this id and key was removed. A removed
+	// node can ask nothing else: its certificate gets it in nowhere.
+	NodeRemoved(context.Context, *NodeRemovedRequest) (*NodeRemovedResponse, error)
 	// Renew answers a fresh certificate for the registered key that the handshake
 	// proved.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
@@ -109,6 +126,9 @@ func (UnimplementedEnrollServiceServer) ProveBundle(context.Context, *ProveBundl
 }
 func (UnimplementedEnrollServiceServer) Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Enroll not implemented")
+}
+func (UnimplementedEnrollServiceServer) NodeRemoved(context.Context, *NodeRemovedRequest) (*NodeRemovedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NodeRemoved not implemented")
 }
 func (UnimplementedEnrollServiceServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
@@ -170,6 +190,24 @@ func _EnrollService_Enroll_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EnrollService_NodeRemoved_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NodeRemovedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrollServiceServer).NodeRemoved(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EnrollService_NodeRemoved_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrollServiceServer).NodeRemoved(ctx, req.(*NodeRemovedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _EnrollService_Renew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RenewRequest)
 	if err := dec(in); err != nil {
@@ -202,6 +240,10 @@ var EnrollService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Enroll",
 			Handler:    _EnrollService_Enroll_Handler,
+		},
+		{
+			MethodName: "NodeRemoved",
+			Handler:    _EnrollService_NodeRemoved_Handler,
 		},
 		{
 			MethodName: "Renew",
