@@ -82,6 +82,11 @@ func checkAgents(t *tables) error {
 		if _, found := t.agents.get(s.GetAgentId()); !found {
 			return fmt.Errorf("session of %q has no agent", s.GetAgentId())
 		}
+		for _, at := range s.GetFlapsAt() {
+			if !slices.Contains(s.GetGrantedAt(), at) && at >= s.GetGrantedAt()[0] || len(s.GetFlapsAt()) > grantBurst {
+				return fmt.Errorf("session of %q: flaps at %v, grants at %v", s.GetAgentId(), s.GetFlapsAt(), s.GetGrantedAt())
+			}
+		}
 		if s.GetLastClaimEpoch() > s.GetEpoch() {
 			return fmt.Errorf("session of %q: a claim of epoch %d is newer than the session %d", s.GetAgentId(), s.GetLastClaimEpoch(), s.GetEpoch())
 		}

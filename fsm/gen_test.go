@@ -324,7 +324,7 @@ func (g *gen) agentMutation() *raftlogv1.Mutation {
 	case 10, 11, 12:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: g.epochOf(agent), NodeId: g.holder(agent)}}}
 	case 13:
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{AgentId: agent, SessionEpoch: g.epochOf(agent), NodeId: g.of([]string{"", g.holder(agent)}), Left: g.rarely(3), Grace: int64(g.pick(-1, 0, 1000, 1<<62))}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{AgentId: agent, SessionEpoch: g.epochOf(agent), NodeId: g.of([]string{"", g.holder(agent)}), Left: g.rarely(3), SentAway: g.rarely(3), Grace: int64(g.pick(-1, 0, 1000, 1<<62))}}}
 	case 14:
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseNodeSessions{LoseNodeSessions: &raftlogv1.LoseNodeSessions{NodeId: g.of(genNodes), UpToStartCounter: uint64(g.pick(0, 1, 9)), Max: uint32(g.pick(0, 1))}}}
 	default:

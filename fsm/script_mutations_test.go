@@ -124,7 +124,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 	"end-session": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{
 			AgentId: c.word(0), SessionEpoch: c.epoch(), Left: c.text("left", "") != "", Grace: int64(c.duration("grace", 30*time.Second)), Reason: c.text("reason", "stream_broken"),
-			NodeId: c.text("node", ""),
+			NodeId: c.text("node", ""), SentAway: c.text("away", "") != "",
 		}}}
 	},
 	"lose-node-sessions": func(c *call) *raftlogv1.Mutation {

@@ -79,9 +79,11 @@ func (tx *tx) openSession(m *raftlogv1.OpenSession) *raftlogv1.Outcome {
 		State: raftlogv1.SessionState_SESSION_STATE_OPEN, OpenedAt: tx.now(), ChangedAt: tx.now(), ChangedIndex: tx.index,
 		GrantedAt: append(slices.Clone(s.GetGrantedAt()), tx.now()),
 	}
-	if n := len(row.GrantedAt); n > grantBurst {
-		row.GrantedAt = row.GrantedAt[n-grantBurst:]
+	row.FlapsAt = slices.Clone(s.GetFlapsAt())
+	if ownDoing(s, m) {
+		row.FlapsAt = append(row.FlapsAt, tx.now())
 	}
+	row.GrantedAt, row.FlapsAt = newest(row.GrantedAt, grantBurst), newest(row.FlapsAt, grantBurst)
 	if sameJournal {
 		row.LastClaimEpoch = s.GetLastClaimEpoch()
 	}
@@ -92,6 +94,18 @@ func (tx *tx) openSession(m *raftlogv1.OpenSession) *raftlogv1.Outcome {
 	put(tx, TableSessions, tx.sessions, row)
 	return granted(row.Epoch)
 }
+
+// ownDoing says that the agent or its link, and not its node, is why it opens another
+// session than s: its process began anew, it comes back to the very process that it
+// left, or the node that held it saw it break off. An agent that moves faster than
+// anybody ends its session on another node is given the benefit of the doubt: that is
+// what the death of a node looks like.
+func ownDoing(s *raftlogv1.Session, m *raftlogv1.OpenSession) bool {
+	samePlace := s.GetNodeId() == m.GetNodeId() && s.GetNodeStartCounter() == m.GetNodeStartCounter()
+	return s == nil || s.GetBroken() || samePlace || !bytes.Equal(s.GetStartId(), m.GetStartId())
+}
+
+func newest(times []int64, n int) []int64 { return times[max(0, len(times)-n):] }
 
 // grantWait is how long the agent has to wait for its next grant; 0 = not at all.
 func (tx *tx) grantWait(s *raftlogv1.Session) time.Duration {
@@ -188,6 +202,10 @@ func (tx *tx) endSession(m *raftlogv1.EndSession) *raftlogv1.Outcome {
 	}
 	if !live(s) {
 		return stands(s.GetEpoch())
+	}
+	if m.GetNodeId() != "" && !m.GetSentAway() {
+		s = clone(s)
+		s.Broken = true
 	}
 	if m.GetLeft() {
 		tx.setSession(s, raftlogv1.SessionState_SESSION_STATE_LEFT, m.GetReason(), 0)

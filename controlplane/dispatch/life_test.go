@@ -37,8 +37,8 @@ func TestSilenceEndsTheSessionAndBeatsKeepIt(t *testing.T) {
 			t.Errorf("ended with %q", got)
 		}
 		settle(time.Second)
-		if row := l.session(0); row.GetState() != raftlogv1.SessionState_SESSION_STATE_RECONNECTING || row.GetReason() != "silent" {
-			t.Errorf("the state has %v", row)
+		if row := l.session(0); row.GetState() != raftlogv1.SessionState_SESSION_STATE_RECONNECTING || row.GetReason() != "silent" || !row.GetBroken() {
+			t.Errorf("the state has %v, want that the agent broke off", row)
 		}
 	})
 }
@@ -287,6 +287,8 @@ func TestDrainMovesAgentsGraduallyAndEndsWhatStays(t *testing.T) {
 		for i := range 20 {
 			if row := l.session(i); live(row) {
 				t.Errorf("agent %d: Drain returned while the state has %v", i, row.GetState())
+			} else if i >= 10 && row.GetBroken() {
+				t.Errorf("agent %d was sent elsewhere, and is said to have broken off", i)
 			}
 		}
 	})

@@ -33,18 +33,19 @@ type session struct {
 	granted  uint64      // guarded by d.mu: the epoch, once this node's state has it
 	over     atomic.Bool // the stream has ended
 
-	epoch   uint64
-	ordinal uint32
-	slots   uint32
-	version string
-	opened  time.Time
-	heard   time.Time // when the agent last said anything
-	said    bool      // Ready has come
-	ready   bool      // the state says READY
-	away    bool      // it is to leave: nothing new is claimed
-	trust   uint64    // index of the bundle it was told
-	full    bool      // a message found no room in the queue
-	goodbye *ending
+	epoch    uint64
+	ordinal  uint32
+	slots    uint32
+	version  string
+	opened   time.Time
+	heard    time.Time // when the agent last said anything
+	said     bool      // Ready has come
+	ready    bool      // the state says READY
+	away     bool      // it is to leave: nothing new is claimed
+	sentAway bool      // it was told to go elsewhere
+	trust    uint64    // index of the bundle it was told
+	full     bool      // a message found no room in the queue
+	goodbye  *ending
 
 	dirty bool      // the state is to be looked at
 	due   time.Time // when to look again at the latest
@@ -158,7 +159,7 @@ func (s *session) ending(err error) ending {
 	if s.goodbye != nil {
 		return *s.goodbye
 	}
-	return ending{epoch: s.epoch, grace: s.d.o.NodeDeathGrace, reason: reasonOf(err)}
+	return ending{epoch: s.epoch, grace: s.d.o.NodeDeathGrace, reason: reasonOf(err), away: s.sentAway}
 }
 
 // serve keeps the session until something ends it.
@@ -315,6 +316,7 @@ func (s *session) tellTrust() {
 }
 
 func (s *session) tellMoveAway(reason string) {
+	s.sentAway = true
 	within := backoffCap(s.d.o.Machine.View().AgentCount(), s.d.o.SessionsPerSecond)
 	s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_MoveAway{MoveAway: &agentplanev1.MoveAway{
 		Reason: reason, WithinMs: milliseconds(within),

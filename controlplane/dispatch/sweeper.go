@@ -15,6 +15,7 @@ const sweepRetry = time.Second
 type ending struct {
 	epoch  uint64
 	left   bool
+	away   bool // the node had sent the agent elsewhere
 	grace  time.Duration
 	reason string
 }
@@ -143,7 +144,7 @@ func (w *sweeper) lookLocked(id string) {
 	}
 	err := w.d.control.offer(task{
 		mutation: &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{
-			AgentId: id, SessionEpoch: s.GetEpoch(), Left: e.left, Grace: int64(e.grace), Reason: e.reason, NodeId: w.d.o.NodeID,
+			AgentId: id, SessionEpoch: s.GetEpoch(), Left: e.left, Grace: int64(e.grace), Reason: e.reason, NodeId: w.d.o.NodeID, SentAway: e.away,
 		}}},
 		done: func(o *raftlogv1.Outcome, err error) { w.proposed(id, o, err) },
 	})

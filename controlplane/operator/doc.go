@@ -43,7 +43,8 @@
 //
 // [Health] is a view made of an agent's row and its session. SUSPECT is a session
 // whose agent has not journalled its epoch within [SuspectAfter]; FLAPPING is one
-// whose agent was granted three sessions within [FlapWindow]. Heartbeats are not in
+// whose agent was granted three sessions within [FlapWindow] of its own doing: moves that
+// the death, the restart or the drain of a node causes do not count. Heartbeats are not in
 // the state and are not seen here.
 //
 // # Ownership

@@ -11,8 +11,8 @@ const (
 	// SuspectAfter is how long a session may be open before its agent has journalled
 	// the epoch.
 	SuspectAfter = 9 * time.Second
-	// FlapWindow is the time within which the third session makes an agent FLAPPING,
-	// and for how long after it.
+	// FlapWindow is the time within which the third session of its own doing makes an
+	// agent FLAPPING, and for how long after it.
 	FlapWindow = 30 * time.Second
 
 	flapSessions = 3
@@ -56,7 +56,7 @@ func Health(a *raftlogv1.Agent, s *raftlogv1.Session, now int64) (health, reason
 		return Left, s.GetReason(), ""
 	}
 	if first, last, ok := flaps(s); ok && now-last < int64(FlapWindow) {
-		return Flapping, "sessions", fmt.Sprintf("%d sessions within %s", flapSessions, time.Duration(last-first).Round(time.Second))
+		return Flapping, "sessions", fmt.Sprintf("%d sessions within %s, and not for its node's sake", flapSessions, time.Duration(last-first).Round(time.Second))
 	}
 	if s.GetState() == raftlogv1.SessionState_SESSION_STATE_OPEN && now-s.GetChangedAt() > int64(SuspectAfter) {
 		return Suspect, "not_ready", "its session is open since " + stamp(s.GetChangedAt()) + ", but it has not journalled it: is its disk hung?"
@@ -65,9 +65,9 @@ func Health(a *raftlogv1.Agent, s *raftlogv1.Session, now int64) (health, reason
 }
 
 // flaps answers when the first and the last of the sessions was granted that lie
-// close together.
+// close together. Moves for the sake of a node are not among them.
 func flaps(s *raftlogv1.Session) (first, last int64, ok bool) {
-	g := s.GetGrantedAt()
+	g := s.GetFlapsAt()
 	if len(g) < flapSessions {
 		return 0, 0, false
 	}

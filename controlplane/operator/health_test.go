@@ -14,7 +14,7 @@ func TestHealth(t *testing.T) {
 	const now = int64(10 * time.Hour)
 	ago := func(d time.Duration) int64 { return now - int64(d) }
 	session := func(state raftlogv1.SessionState, changed int64, granted ...int64) *raftlogv1.Session {
-		return &raftlogv1.Session{State: state, ChangedAt: changed, GrantedAt: granted, Reason: "r"}
+		return &raftlogv1.Session{State: state, ChangedAt: changed, FlapsAt: granted, Reason: "r"}
 	}
 	key := []byte("key")
 	const (
@@ -39,6 +39,7 @@ func TestHealth(t *testing.T) {
 		{"three sessions in a row", &raftlogv1.Agent{}, session(ready, ago(time.Second), ago(20*time.Second), ago(10*time.Second), ago(time.Second)), Flapping, "sessions"},
 		{"three sessions in a row, and quiet since", &raftlogv1.Agent{}, session(ready, ago(time.Minute), ago(80*time.Second), ago(70*time.Second), ago(time.Minute)), Online, ""},
 		{"three sessions over an hour", &raftlogv1.Agent{}, session(ready, ago(time.Second), ago(time.Hour), ago(time.Minute), ago(time.Second)), Online, ""},
+		{"three sessions in a row for the sake of nodes", &raftlogv1.Agent{}, &raftlogv1.Session{State: ready, GrantedAt: []int64{ago(20 * time.Second), ago(10 * time.Second), ago(time.Second)}, FlapsAt: []int64{ago(time.Hour)}}, Online, ""},
 		{"reconnecting is said before flapping", &raftlogv1.Agent{}, session(waiting, ago(time.Second), ago(20*time.Second), ago(10*time.Second), ago(time.Second)), Reconnecting, "r"},
 		{"a clone, whatever its session", &raftlogv1.Agent{PublicKey: key, Quarantine: raftlogv1.Quarantine_QUARANTINE_CLONE}, session(ready, 0), Quarantined, "clone"},
 		{"a readmitted clone without a key", &raftlogv1.Agent{Quarantine: raftlogv1.Quarantine_QUARANTINE_CLONE}, nil, Quarantined, "clone"},

@@ -454,8 +454,13 @@ type Session struct {
 	GrantedAt []int64 `protobuf:"varint,17,rep,packed,name=granted_at,json=grantedAt,proto3" json:"granted_at,omitempty"`
 	// Start id seen before this one: when it comes back, two processes are alive.
 	PreviousStartId []byte `protobuf:"bytes,18,opt,name=previous_start_id,json=previousStartId,proto3" json:"previous_start_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Times of the last grants (at most 3) that were the agent's doing or its link's, not
+	// its node's: what FLAPPING is made from.
+	FlapsAt []int64 `protobuf:"varint,19,rep,packed,name=flaps_at,json=flapsAt,proto3" json:"flaps_at,omitempty"`
+	// The node that held the session has said that the agent broke it off.
+	Broken        bool `protobuf:"varint,20,opt,name=broken,proto3" json:"broken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -612,6 +617,20 @@ func (x *Session) GetPreviousStartId() []byte {
 		return x.PreviousStartId
 	}
 	return nil
+}
+
+func (x *Session) GetFlapsAt() []int64 {
+	if x != nil {
+		return x.FlapsAt
+	}
+	return nil
+}
+
+func (x *Session) GetBroken() bool {
+	if x != nil {
+		return x.Broken
+	}
+	return false
 }
 
 type EnrollAgent struct {
@@ -1296,7 +1315,9 @@ type EndSession struct {
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The node that says so; refused when it does not hold the session. Empty: the
 	// leader, on evidence of its own.
-	NodeId        string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeId string `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The node had sent the agent elsewhere.
+	SentAway      bool `protobuf:"varint,7,opt,name=sent_away,json=sentAway,proto3" json:"sent_away,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1371,6 +1392,13 @@ func (x *EndSession) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *EndSession) GetSentAway() bool {
+	if x != nil {
+		return x.SentAway
+	}
+	return false
 }
 
 // LoseNodeSessions ends every session that the node held in processes up to the
@@ -1541,7 +1569,7 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\aJournal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05floor\x18\x02 \x01(\x03R\x05floor\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xd6\x04\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x89\x05\n" +
 	"\aSession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x17\n" +
@@ -1564,7 +1592,9 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\x10last_claim_epoch\x18\x10 \x01(\x04R\x0elastClaimEpoch\x12\x1d\n" +
 	"\n" +
 	"granted_at\x18\x11 \x03(\x03R\tgrantedAt\x12*\n" +
-	"\x11previous_start_id\x18\x12 \x01(\fR\x0fpreviousStartId\"\xcf\x01\n" +
+	"\x11previous_start_id\x18\x12 \x01(\fR\x0fpreviousStartId\x12\x19\n" +
+	"\bflaps_at\x18\x13 \x03(\x03R\aflapsAt\x12\x16\n" +
+	"\x06broken\x18\x14 \x01(\bR\x06broken\"\xcf\x01\n" +
 	"\vEnrollAgent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1618,7 +1648,7 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\fReadySession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x04R\fsessionEpoch\x12\x17\n" +
-	"\anode_id\x18\x03 \x01(\tR\x06nodeId\"\xa7\x01\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\"\xc4\x01\n" +
 	"\n" +
 	"EndSession\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12#\n" +
@@ -1626,7 +1656,8 @@ const file_raftlog_v1_agents_proto_rawDesc = "" +
 	"\x04left\x18\x03 \x01(\bR\x04left\x12\x14\n" +
 	"\x05grace\x18\x04 \x01(\x03R\x05grace\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\tR\x06nodeId\"\x9a\x01\n" +
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tsent_away\x18\a \x01(\bR\bsentAway\"\x9a\x01\n" +
 	"\x10LoseNodeSessions\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12-\n" +
 	"\x13up_to_start_counter\x18\x02 \x01(\x04R\x10upToStartCounter\x12\x14\n" +
