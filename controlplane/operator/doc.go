@@ -13,7 +13,8 @@
 //
 // Reads are linearizable unless they ask for stale ones. Watches begin with a copy
 // of this node's state and go on by the feed's cursor without a gap; a reader that
-// fell behind the feed, or whose node restored a snapshot, gets a copy again.
+// fell behind the feed, or whose node restored a snapshot, gets a copy again. The stream
+// of an operator who is revoked meanwhile ends (package authz).
 //
 // # Who runs what
 //
