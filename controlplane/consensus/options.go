@@ -32,7 +32,7 @@ type Options struct {
 	SnapshotThreshold uint64        // 8 192 entries
 	TrailingLogs      uint64        // 10 240 entries
 	SnapshotRetain    int           // 2
-	SnapshotBytes     uint64        // 64 MiB appended also bring a snapshot
+	SnapshotBytes     uint64        // 128 MiB appended also bring a snapshot
 	TrailingBytes     uint64        // 256 MiB at most are kept behind it, about
 
 	MaxBatchMutations int // 256, which is also the most
@@ -110,7 +110,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.SnapshotThreshold = cmp.Or(o.SnapshotThreshold, 8192)
 	o.TrailingLogs = cmp.Or(o.TrailingLogs, 10240)
 	o.SnapshotRetain = cmp.Or(o.SnapshotRetain, 2)
-	o.SnapshotBytes = cmp.Or(o.SnapshotBytes, 64<<20)
+	o.SnapshotBytes = cmp.Or(o.SnapshotBytes, 128<<20)
 	o.TrailingBytes = cmp.Or(o.TrailingBytes, 256<<20)
 	o.MaxBatchMutations = cmp.Or(o.MaxBatchMutations, raftlogv1.MaxMutations)
 	o.MaxBatchBytes = cmp.Or(o.MaxBatchBytes, 512<<10)
