@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,8 @@ type breaker struct {
 	midRun   int // agents killed while a program ran
 	orphans  int // supervisors killed with their agent
 	oddities []string
+
+	streams, kept int // of agents on other nodes than the one that was killed
 }
 
 // schedule mixes the kinds.
@@ -83,9 +86,11 @@ func (b *breaker) strike(t *testing.T, kind string) {
 		return
 	case killNode:
 		n := b.f.nodes[b.rng.IntN(len(b.f.nodes))]
+		others := b.streamsBeside(t, n)
 		b.note(kind, b.kill(n))
 		time.Sleep(b.between(200*time.Millisecond, 2*time.Second))
 		b.restart(t, n)
+		b.areKept(t, n, others)
 		return
 	}
 	leader, err := b.leader(within(t, 20*time.Second))
@@ -93,9 +98,11 @@ func (b *breaker) strike(t *testing.T, kind string) {
 		t.Fatalf("%s: %v", kind, err)
 	}
 	if kind == killLeader {
+		others := b.streamsBeside(t, leader)
 		b.note(kind, b.kill(leader))
 		time.Sleep(b.between(500*time.Millisecond, 2500*time.Millisecond))
 		b.restart(t, leader)
+		b.areKept(t, leader, others)
 		return
 	}
 	b.note(kind, leader.Signal(syscall.SIGSTOP))
@@ -103,6 +110,76 @@ func (b *breaker) strike(t *testing.T, kind string) {
 	if !leader.Signal(syscall.SIGCONT) {
 		b.oddity("%s ended while it was stopped", leader.Name)
 	}
+}
+
+// sessions answers the agents that are online, by id.
+func (b *breaker) sessions(t *testing.T) map[string]*agentplanev1.Agent {
+	t.Helper()
+	online := make(map[string]*agentplanev1.Agent)
+	await(t, 20*time.Second, "agents are listed", func() error {
+		r, err := agentplanev1.NewFleetServiceClient(b.client).ListAgents(t.Context(), &agentplanev1.ListAgentsRequest{})
+		if err != nil {
+			return err
+		}
+		for _, a := range r.Agents {
+			if a.Health == "ONLINE" || a.Health == "FLAPPING" {
+				online[a.Id] = a
+			}
+		}
+		return nil
+	})
+	return online
+}
+
+// restless is how long after an agent was killed its stream is not expected to stay.
+const restless = 10 * time.Second
+
+// streamsBeside are the sessions that the death of the node must not touch: those on
+// other nodes, of agents that nobody has killed lately.
+func (b *breaker) streamsBeside(t *testing.T, n *lab.Node) map[string]uint64 {
+	t.Helper()
+	id, err := nodeID(within(t, 20*time.Second), b.client, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calm := make(map[string]uint64)
+	for agent, a := range b.sessions(t) {
+		lately := slices.ContainsFunc(b.deaths, func(d agentDeath) bool { return d.agent == a.Name && time.Since(d.at) < restless })
+		if a.Node != id && !lately {
+			calm[agent] = a.SessionEpoch
+		}
+	}
+	return calm
+}
+
+// areKept looks whether they are the same sessions still.
+func (b *breaker) areKept(t *testing.T, n *lab.Node, before map[string]uint64) {
+	t.Helper()
+	now := b.sessions(t)
+	for agent, epoch := range before {
+		b.streams++
+		a := now[agent]
+		if a.GetSessionEpoch() != epoch {
+			b.oddity("agent %s lost its session %d on another node when %s was killed (noticed at %s): it is %s %s with session %d",
+				agent, epoch, n.Name, time.Now().Format(time.StampMilli), a.GetHealth(), a.GetHealthReason(), a.GetSessionEpoch())
+			continue
+		}
+		b.kept++
+	}
+}
+
+// nodeID is the id that the cluster knows the node by.
+func nodeID(ctx context.Context, c *client.Client, n *lab.Node) (string, error) {
+	r, err := agentplanev1.NewClusterServiceClient(c).ListMembers(ctx, &agentplanev1.ListMembersRequest{})
+	if err != nil {
+		return "", err
+	}
+	for _, m := range r.Members {
+		if m.Name == n.Name {
+			return m.Id, nil
+		}
+	}
+	return "", fmt.Errorf("%s is no member", n.Name)
 }
 
 func (b *breaker) note(kind string, live bool) {

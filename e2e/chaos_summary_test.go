@@ -61,6 +61,7 @@ func summary(h history, b *breaker) string {
 	}
 	row("agents killed while programs ran", b.midRun)
 	row("supervisors killed with them", b.orphans)
+	row("agents' streams on other nodes than the one killed", fmt.Sprintf("%d, of them %d kept", b.streams, b.kept))
 	told := make(map[outcome]int)
 	slowest := time.Duration(0)
 	for _, s := range h.submissions {
