@@ -22,7 +22,10 @@
 // are this test binary under another argument: each start adds a line to a file that the
 // product knows nothing of, durable before the program goes on. Clients note what they
 // were told. When all is over a pure function compares these with what the cluster
-// shows; it is tested with histories that break each promise.
+// shows; it is tested with histories that break each promise. Whether reads and writes
+// through all nodes form a linearizable history is judged by porcupine
+// (github.com/anishathalye/porcupine, MIT, no dependencies), which etcd's robustness
+// tests use; unknown outcomes stay open to the end of the history.
 //
 // # When a run fails
 //

@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+)
+
+// recorder lets clients work on few commands at a time, each beginning with another
+// node, and writes down what they ask and are told.
+type recorder struct {
+	s     *stream
+	agent string
+	began time.Time
+
+	window atomic.Pointer[[]string] // the commands that are worked on now
+
+	mu      sync.Mutex // guards what follows
+	ops     []linearOp
+	refused int // known to have done nothing
+}
+
+const (
+	linearClients = 6
+	// windowSize is how many commands are worked on at a time; windowOps how many
+	// operations there are before others take their place.
+	windowSize = 3
+	windowOps  = 60
+)
+
+// renew has other commands worked on.
+func (r *recorder) renew() {
+	ids := make([]string, windowSize)
+	for i := range ids {
+		id, err := uuid.NewV7()
+		if err != nil {
+			panic(err) // the kernel's random numbers
+		}
+		ids[i] = id.String()
+	}
+	r.window.Store(&ids)
+}
+
+func (r *recorder) note(o linearOp) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ops = append(r.ops, o)
+	if len(r.ops)%windowOps == 0 {
+		r.renew()
+	}
+}
+
+// acknowledged counts what was answered with certainty.
+func (r *recorder) acknowledged() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.ops {
+		if o.answer != answerUnknown {
+			n++
+		}
+	}
+	return n
+}
+
+// work is one client, until the stream's stop.
+func (r *recorder) work(number int, rng *rand.Rand) {
+	for {
+		c, err := r.s.client(number + rng.IntN(2))
+		if err != nil {
+			r.s.oddity("make a client: %v", err)
+			return
+		}
+		submitter := client.NewSubmitter(c)
+		for range perClient {
+			if !r.s.pause(time.Duration(5+rng.IntN(40)) * time.Millisecond) {
+				_ = c.Close()
+				return
+			}
+			r.once(number, rng, c, submitter)
+		}
+		_ = c.Close()
+	}
+}
+
+// once does one operation.
+func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter *client.Submitter) {
+	window := *r.window.Load()
+	o := linearOp{client: number, command: window[rng.IntN(len(window))]}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(200+rng.IntN(8000))*time.Millisecond)
+	defer cancel()
+	commands := agentplanev1.NewCommandServiceClient(c)
+	var err error
+	switch kind := rng.IntN(10); {
+	case kind < 3:
+		o.kind, o.content = opSubmit, []string{"true", "true", "true", "false"}[rng.IntN(4)]
+		var envelope []byte
+		if envelope, err = r.envelope(o); err != nil {
+			r.s.oddity("marshal a command: %v", err)
+			return
+		}
+		o.call = time.Since(r.began)
+		if rng.IntN(2) == 0 {
+			var a *agentplanev1.SubmitAnswer
+			a, err = submitter.Submit(ctx, envelope)
+			o.repeated = a.GetRepeated()
+		} else {
+			var a *agentplanev1.SubmitResponse
+			a, err = commands.Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+			o.repeated = a.GetRepeated()
+		}
+	case kind < 4:
+		o.kind, o.call = opCancel, time.Since(r.began)
+		_, err = commands.CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: o.command})
+	default:
+		o.kind, o.call = opGet, time.Since(r.began)
+		var a *agentplanev1.GetCommandResponse
+		a, err = commands.GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: o.command})
+		o.saw, o.canceled = a.GetCommand().GetSummary(), a.GetCommand().GetCanceledBy() != ""
+	}
+	o.end = time.Since(r.began)
+	if r.told(&o, err) {
+		r.note(o)
+	}
+}
+
+// told notes the answer; false when the operation is none.
+func (r *recorder) told(o *linearOp, err error) bool {
+	if err == nil {
+		return true
+	}
+	e := client.AsError(err)
+	switch {
+	case e.OutcomeUnknown && o.kind != opGet:
+		o.answer = answerUnknown
+	case e.Code == codes.NotFound && e.Reason == "no_command":
+		o.answer = answerAbsent
+	case e.Code == codes.AlreadyExists:
+		o.answer = answerConflict
+	case e.Code == codes.Unavailable, e.Code == codes.DeadlineExceeded, e.Code == codes.Canceled, e.Code == codes.ResourceExhausted:
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.refused++
+		return false
+	default:
+		r.s.oddity("%s: %v", o, err)
+		return false
+	}
+	return true
+}
+
+// envelope is the same for the same id and content.
+func (r *recorder) envelope(o linearOp) ([]byte, error) {
+	return envelopeOf(&agentplanev1.CommandSpec{
+		ClusterId: r.s.info.ClusterId, Incarnation: r.s.info.Incarnation, CommandId: o.command,
+		Agents: []string{r.agent}, Argv: []string{o.content}, RunTimeout: int64(time.Minute),
+		NotAfter: r.began.Add(time.Hour).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE, QueueOffline: true,
+	})
+}
+
+// TestHistoryIsLinearizable has clients submit, read and cancel the same few commands
+// through all nodes while leaders and nodes are killed and paused. The agent that is
+// meant is gone, so that nothing but the clients moves a command. Porcupine judges.
+func TestHistoryIsLinearizable(t *testing.T) {
+	counts, least := map[string]int{killLeader: 2, killNode: 1, pauseLeader: 3}, 500
+	if full() {
+		counts, least = map[string]int{killLeader: 10, killNode: 5, killAll: 1, pauseLeader: 30}, 5000
+	}
+	seed := chaosSeed(t)
+	f := newFleet(t, 1, nil, nil)
+	s := newStream(t, f)
+	agent := f.agents[0]
+	agent.Kill()
+	f.agents = nil // it is not missed
+	c, err := s.client(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := &recorder{s: s, agent: agent.Name, began: time.Now()}
+	r.renew()
+	for n := range linearClients {
+		rng := rand.New(rand.NewPCG(seed, uint64(n)+1))
+		s.working.Go(func() { r.work(n, rng) })
+	}
+	stop := sync.OnceFunc(s.finish)
+	defer stop()
+	b := &breaker{f: f, client: c, rng: rand.New(rand.NewPCG(seed, 0))}
+	for n, kind := range schedule(b.rng, counts) {
+		enough := r.acknowledged() + 20
+		b.strike(t, kind)
+		t.Logf("%6.1fs fault %d: %s", time.Since(r.began).Seconds(), n+1, kind)
+		await(t, time.Minute, "the cluster is whole after: "+kind, func() error { return b.whole(t.Context()) })
+		await(t, 30*time.Second, "operations are answered after: "+kind, func() error {
+			if have := r.acknowledged(); have < enough {
+				return fmt.Errorf("%d are answered, want %d", have, enough)
+			}
+			return nil
+		})
+	}
+	await(t, time.Minute, "there are enough operations", func() error {
+		if have := r.acknowledged(); have < least {
+			return fmt.Errorf("%d are answered, want %d", have, least)
+		}
+		return nil
+	})
+	stop()
+
+	kinds := make(map[string]int)
+	commands, unknown := make(map[string]bool), 0
+	for _, o := range r.ops {
+		kinds[fmt.Sprint(o.kind, " ", [...]string{"ok", "absent", "conflict", "unknown"}[o.answer])]++
+		commands[o.command] = true
+		if o.answer == answerUnknown {
+			unknown++
+		}
+	}
+	t.Logf("%d operations on %d commands (%v), %d more known to have done nothing", len(r.ops), len(commands), kinds, r.refused)
+	for _, o := range append(s.oddities, b.oddities...) {
+		t.Error(o)
+	}
+	for _, want := range []string{"submit ok", "submit conflict", "get ok", "get absent", "cancel ok"} {
+		if kinds[want] == 0 {
+			t.Errorf("void: no operation %q", want)
+		}
+	}
+	page := filepath.Join(f.Dir, "history.html")
+	switch result, err := judgeLinear(r.ops, page); {
+	case err != nil:
+		t.Fatal(err)
+	case result == porcupine.Unknown:
+		t.Errorf("void: porcupine did not come to an end within %v", checkBound)
+	case result == porcupine.Illegal:
+		t.Errorf("the history is not linearizable; it is drawn in %s", page)
+	}
+}
