@@ -131,8 +131,8 @@ func (c *bareCluster) Close() {
 func (c *bareCluster) What() string { return benchBare }
 
 // Call has a payload applied.
-func (c *bareCluster) Call(ctx context.Context, number int) error {
-	return c.cluster.Apply(ctx, number, c.payload)
+func (c *bareCluster) Call(ctx context.Context, number, clients int) error {
+	return c.cluster.Apply(ctx, number%benchConnections(clients, 1), c.payload)
 }
 
 // Term is that of the bare program's leader.

@@ -129,7 +129,7 @@ func (c *benchCluster) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for i := range max((c.o.maxClients()+benchSharing-1)/benchSharing, benchNodes) {
+	for i := range benchConnections(c.o.maxClients(), benchNodes) {
 		anywhere, err := c.client(members[i%len(members)].Address)
 		if err != nil {
 			return err
@@ -278,12 +278,12 @@ type benchSubmitter struct{ *benchCluster }
 func (benchSubmitter) What() string { return benchSubmit }
 
 // Call submits a command by a call of its own.
-func (s benchSubmitter) Call(ctx context.Context, number int) error {
+func (s benchSubmitter) Call(ctx context.Context, number, clients int) error {
 	id, envelope, err := s.command()
 	if err != nil {
 		return err
 	}
-	c := s.over(number)
+	c := s.over(number, clients)
 	r, err := agentplanev1.NewCommandServiceClient(c.Client).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
 	if err != nil {
 		return err
@@ -291,12 +291,22 @@ func (s benchSubmitter) Call(ctx context.Context, number int) error {
 	return s.submitted(number, id, r.GetCommand().GetTargets())
 }
 
-// over is the connection of a client that submits.
-func (c *benchCluster) over(number int) *benchConn {
+// over is the connection of one of so many clients that submit.
+func (c *benchCluster) over(number, clients int) *benchConn {
 	if c.o.through == throughLeader {
-		return c.leader[number%len(c.leader)]
+		return c.leader[number%benchConnections(clients, 1)]
 	}
-	return c.all[number%len(c.all)]
+	return c.anywhere(number, clients)
+}
+
+// anywhere is a client's connection to the node whose turn it is.
+func (c *benchCluster) anywhere(number, clients int) *benchConn {
+	return c.all[number%benchConnections(clients, benchNodes)]
+}
+
+// benchConnections is how many connections so many clients share, at least least.
+func benchConnections(clients, least int) int {
+	return max((clients+benchSharing-1)/benchSharing, least)
 }
 
 func (c *benchCluster) submitted(number int, id string, targets uint32) error {
@@ -313,12 +323,12 @@ type benchBatcher struct{ *benchCluster }
 func (benchBatcher) What() string { return benchBatch }
 
 // Call submits a command by a call that it may share with others of its connection.
-func (s benchBatcher) Call(ctx context.Context, number int) error {
+func (s benchBatcher) Call(ctx context.Context, number, clients int) error {
 	id, envelope, err := s.command()
 	if err != nil {
 		return err
 	}
-	r, err := s.over(number).submitter.Submit(ctx, envelope)
+	r, err := s.over(number, clients).submitter.Submit(ctx, envelope)
 	if err != nil {
 		return err
 	}
@@ -331,12 +341,12 @@ type benchReader struct{ *benchCluster }
 func (benchReader) What() string { return benchRead }
 
 // Call reads a command that the client has submitted, linearizably.
-func (s benchReader) Call(ctx context.Context, number int) error {
+func (s benchReader) Call(ctx context.Context, number, clients int) error {
 	id := s.newest[number]
 	if id == "" {
 		return errNothingSubmitted
 	}
-	r, err := agentplanev1.NewCommandServiceClient(s.all[number%len(s.all)]).GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: id})
+	r, err := agentplanev1.NewCommandServiceClient(s.anywhere(number, clients).Client).GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: id})
 	if err != nil {
 		return err
 	}

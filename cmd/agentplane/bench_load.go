@@ -16,9 +16,9 @@ import (
 type benchTarget interface {
 	// What is the name of the step.
 	What() string
-	// Call makes one call for the client and returns when it is answered. Each
-	// client is one goroutine.
-	Call(ctx context.Context, client int) error
+	// Call makes one call for the client, one of so many, and returns when it is
+	// answered. Each client is one goroutine.
+	Call(ctx context.Context, client, clients int) error
 	// Term is raft's, now.
 	Term(ctx context.Context) (uint64, error)
 	// Processes are the pids of those who serve the calls.
@@ -89,7 +89,7 @@ func measureStep(ctx context.Context, t benchTarget, clients int, warmUp, durati
 	tallies := make([]tally, clients)
 	var working sync.WaitGroup
 	for i := range clients {
-		working.Go(func() { tallies[i].run(ctx, t, i, from, until) })
+		working.Go(func() { tallies[i].run(ctx, t, i, clients, from, until) })
 	}
 	working.Wait()
 	if ctx.Err() != nil {
@@ -132,13 +132,13 @@ func (m *measurement) count(tallies []tally, duration, cpu time.Duration) error 
 // machine away from the others.
 const benchErrorPause = 10 * time.Millisecond
 
-func (y *tally) run(ctx context.Context, t benchTarget, client int, from, until time.Time) {
+func (y *tally) run(ctx context.Context, t benchTarget, client, clients int, from, until time.Time) {
 	for ctx.Err() == nil {
 		begin := time.Now()
 		if !begin.Before(until) {
 			return
 		}
-		err := t.Call(ctx, client)
+		err := t.Call(ctx, client, clients)
 		end := time.Now()
 		switch {
 		case err != nil:

@@ -153,7 +153,7 @@ type scripted struct{ calls int }
 func (*scripted) What() string { return "scripted" }
 
 // Call counts.
-func (s *scripted) Call(context.Context, int) error {
+func (s *scripted) Call(context.Context, int, int) error {
 	s.calls++
 	time.Sleep(time.Millisecond)
 	if s.calls%3 == 0 {
