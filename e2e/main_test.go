@@ -38,7 +38,12 @@ func binaries(t *testing.T) lab.Binaries {
 	t.Helper()
 	built.once.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "agentplane-e2e-"); built.err == nil {
-			built.bin, built.err = lab.Build(context.Background(), ".", built.dir)
+			var args []string
+			if tags := os.Getenv("AGENTPLANE_E2E_TAGS"); tags != "" {
+				fmt.Fprintln(os.Stderr, "e2e: the programs are built with the tags", tags)
+				args = []string{"-tags", tags}
+			}
+			built.bin, built.err = lab.Build(context.Background(), ".", built.dir, args...)
 		}
 	})
 	if built.err != nil {

@@ -80,9 +80,14 @@ func Open(opts Options) (_ *Host, err error) {
 	}
 	h.lost.kick = make(chan struct{}, 1)
 	h.will = newWill(h)
-	h.confirm = h.round
+	h.confirm = h.confirmation()
 	// As long as a leader may be without its majority, and a little more.
-	h.rounds = NewRounds(2*opts.Profile.Heartbeat, h.tasks.Go, func(ctx context.Context) (uint64, error) { return h.confirm(ctx) })
+	h.rounds = NewRounds(2*opts.Profile.Heartbeat, h.tasks.Go, func(ctx context.Context) (uint64, error) {
+		if office, ok := h.InOffice(); ok && h.log.IsDebug() {
+			h.log.Debug("read round begins", "term", office.Term) // a later term may lead by now
+		}
+		return h.confirm(ctx)
+	})
 	h.watch = newWatch(opts.StallAfter, h.fatal)
 	guarded, err := guard(disk, h.watch, h.compaction.appended)
 	if err != nil {
