@@ -1,0 +1,412 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
+	"github.com/agentplane/agentplane/controlplane/pki"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/frame"
+	"github.com/agentplane/agentplane/proto/identity"
+)
+
+// oldLeader is a node's process from an earlier life of the cluster: a copy of n1's data
+// directory, taken when n1 was the only voter and n2 had been added. It needs nobody's
+// vote. Started at n1's address it leads, in a term above that of today's cluster, and
+// sends n2 the entries of its log. raft by itself takes them from whoever has the higher
+// term: the node would give up its leader and have its log overwritten (I4, I13).
+//
+// It shows n1's key and certificate. What refuses it differs from test to test, and each
+// of these checks is taken out by a mutant (mutants_test.go).
+type oldLeader struct {
+	*lab.Lab
+	n1, n2, n3 *heldNode
+	old        *heldNode
+	ours       string // a token that today's cluster has acknowledged
+	theirs     string // a token that only the old leader knows
+	term       uint64 // today's, in which n2 leads
+	index      uint64 // that n2 had applied before the old leader came
+}
+
+// TestOldLeaderFromADiskImage: today's cluster has seen n1 with more than the copy
+// holds, and remembers. The copy announces itself before it leads, is told, and ends.
+func TestOldLeaderFromADiskImage(t *testing.T) {
+	o := newOldLeader(t, 1, 60)
+	if err := o.old.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 20*time.Second, "the old leader ends by itself", func() error {
+		if err := o.untouched(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if o.old.Running() {
+			return errors.New("it lives")
+		}
+		return nil
+	})
+	code, err := o.old.Process.Await(t.Context())
+	if err != nil || code == 0 {
+		t.Errorf("the old leader ended with %d, %v", code, err)
+	}
+	log, err := os.ReadFile(o.old.Log)
+	if err != nil || !strings.Contains(string(log), "a disk image was put back; join again with an empty data directory") {
+		t.Errorf("the old leader does not say why it ended (%v); see %s", err, o.old.Log)
+	}
+	o.whole(t)
+}
+
+// TestOldLeaderOfAnotherIncarnation: the copy has lived on and has more of everything
+// than n1 ever had, but it is of another incarnation, which the preface tells.
+func TestOldLeaderOfAnotherIncarnation(t *testing.T) {
+	o := newOldLeader(t, 60, 1)
+	// In life recovery would have changed the survivors. That the copy is changed in
+	// their place makes no difference to who meets whom.
+	path := filepath.Join(o.old.DataDir, "boot.state")
+	boot, err := pki.LoadBootState(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot.Bundle.Incarnation.ID = strings.Repeat("0", len(boot.Bundle.Incarnation.ID))
+	if err := boot.Store(path); err != nil {
+		t.Fatal(err)
+	}
+	o.comes(t)
+	o.refused(t, "raft connection refused", "lives in another incarnation")
+	o.whole(t)
+	o.asksForVotes(t, boot)
+}
+
+// TestOldLeaderThatWasRemoved: n1 was removed from today's cluster. The copy does not
+// get as far as the preface.
+func TestOldLeaderThatWasRemoved(t *testing.T) {
+	o := newOldLeader(t, 60, 1)
+	if out := o.Ctl(within(t, 30*time.Second), "cluster", "remove", "n1"); out.Err() != nil {
+		t.Fatal(out.Err())
+	}
+	// The operator's certificate was n1's; agentctl renews it.
+	if out := o.Ctl(within(t, 30*time.Second), "cluster", "members"); out.Err() != nil {
+		t.Fatal(out.Err())
+	}
+	held := holdAll(t, o.Lab, []*lab.Node{o.n2.Node, o.n3.Node})
+	o.n2, o.n3 = held[0], held[1]
+	o.comes(t)
+	o.refused(t, "handshake refused", "has no such node")
+	o.whole(t)
+}
+
+// newOldLeader makes the copy, which lives on by itself until it has a high term, and
+// acknowledges some tokens meanwhile; then n1, n2 and n3 become today's cluster, which
+// acknowledges some of its own. At the end n2 leads, and n1 is dead.
+func newOldLeader(t *testing.T, theirs, ours int) *oldLeader {
+	t.Helper()
+	o := &oldLeader{Lab: newLab(t)}
+	// An election by accident would look like what these tests look for.
+	today := []string{"--raft-profile", "wan", "--log-level", "debug"}
+	nodes, err := o.Cluster(within(t, time.Minute), three[:2], today...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1, n2 := nodes[0], nodes[1]
+	o.copyOf(t, n1, n2)
+	for starts := 0; starts < 6; starts++ { // each is a new term
+		o.startOld(t)
+		if starts < 5 {
+			if err := o.old.Stop(20 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range theirs {
+		o.theirs = write(t, o.old)
+	}
+	if err := o.old.Stop(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+
+	n3 := o.Node("n3", today...)
+	for _, n := range []*lab.Node{n1, n2, n3} {
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Address(within(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, err := n1.Address(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := o.Ctl(within(t, 30*time.Second), "cluster", "join", first, "--token", mustToken(t, o.Lab, "node"), "--data-dir", n3.DataDir); out.Err() != nil {
+		t.Fatal(out.Err())
+	}
+	voters(t, o.Lab, len(three))
+	held := holdAll(t, o.Lab, []*lab.Node{n1, n2, n3})
+	o.n1, o.n2, o.n3 = held[0], held[1], held[2]
+	for range ours {
+		o.ours = write(t, o.n1)
+	}
+	to := &agentplanev1.TransferLeadershipRequest{To: "n2"}
+	if _, err := agentplanev1.NewClusterServiceClient(o.n1.conns[0]).TransferLeadership(within(t, 20*time.Second), to); err != nil {
+		t.Fatal(err)
+	}
+	// From here on n2 asks n1 what it holds, and remembers. It may need one of the
+	// others only, so it is waited for until it has.
+	await(t, 30*time.Second, "n2 leads and remembers what n1 held", func() error {
+		s, err := o.n2.status(t.Context())
+		if err != nil {
+			return err
+		}
+		boot, err := pki.LoadBootState(filepath.Join(n2.DataDir, "boot.state"))
+		if err != nil {
+			return err
+		}
+		o.term, o.index = s.Term, s.AppliedIndex
+		for id, m := range boot.Peers {
+			if node, _ := boot.Bundle.Node(id); slices.Contains(node.Addresses, first) && m.Index+10 > s.AppliedIndex && s.LeaderId == s.AnsweredBy {
+				return nil
+			}
+		}
+		return fmt.Errorf("leader %q, term %d, index %d, remembered: %+v", s.LeaderId, s.Term, s.AppliedIndex, boot.Peers)
+	})
+	if !o.n1.Kill() {
+		t.Fatal("n1 was not alive")
+	}
+	return o
+}
+
+// copyOf makes the copy and leaves both nodes stopped.
+func (o *oldLeader) copyOf(t *testing.T, n1, n2 *lab.Node) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(n1.DataDir, "addresses.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bound struct{ Advertise, GossipListen string }
+	if err := json.Unmarshal(b, &bound); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*lab.Node{n2, n1} {
+		if err := n.Stop(20 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The same addresses at each of its starts: another one would be an entry.
+	node := o.Node("old", "--name", "n1", "--raft-profile", "lan-fast", "--log-level", "debug", "--listen", bound.Advertise, "--gossip-listen", bound.GossipListen)
+	o.old = &heldNode{Node: node, port: portOf(bound.Advertise)}
+	if err := os.Remove(filepath.Join(n1.DataDir, "admin.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(node.DataDir, os.DirFS(n1.DataDir)); err != nil {
+		t.Fatal(err)
+	}
+	private(t, node.DataDir)
+}
+
+// startOld starts the copy and waits until it leads its cluster of one.
+func (o *oldLeader) startOld(t *testing.T) {
+	t.Helper()
+	if err := o.old.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if address, err := o.old.Address(within(t, 10*time.Second)); err != nil || portOf(address) != o.old.port {
+		t.Fatalf("the old leader listens at %s, want port %d (%v)", address, o.old.port, err)
+	}
+	if o.old.conns == nil { // they trust the bundle of that time, in which n1 is
+		o.old.conns = holdAll(t, o.Lab, []*lab.Node{o.old.Node})[0].conns
+	}
+	await(t, 20*time.Second, "the old leader leads", func() error {
+		s, err := o.old.status(t.Context())
+		if err == nil && s.LeaderId != s.AnsweredBy {
+			err = fmt.Errorf("leader %q, term %d", s.LeaderId, s.Term)
+		}
+		return err
+	})
+}
+
+// comes starts the copy beside today's cluster.
+func (o *oldLeader) comes(t *testing.T) {
+	t.Helper()
+	o.startOld(t)
+	s, err := o.old.status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("today's cluster is in term %d at index %d, the old leader in term %d at index %d", o.term, o.index, s.Term, s.AppliedIndex)
+	if s.Term <= o.term {
+		t.Fatalf("void: the old leader is in term %d and the cluster in %d: raft itself would refuse it", s.Term, o.term)
+	}
+}
+
+// refused waits until n2 has refused the old leader, which goes on and on, with these
+// words several times.
+func (o *oldLeader) refused(t *testing.T, words ...string) {
+	t.Helper()
+	await(t, 20*time.Second, "n2 refuses the old leader and says why", func() error {
+		if err := o.untouched(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		log, err := os.ReadFile(o.n2.Log)
+		if err != nil {
+			return err
+		}
+		times := 0
+		for line := range strings.Lines(string(log)) {
+			if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
+				times++
+			}
+		}
+		if times < 5 {
+			return fmt.Errorf("%d times %q in %s", times, words, o.n2.Log)
+		}
+		return nil
+	})
+	if _, err := o.old.status(t.Context()); err != nil {
+		t.Errorf("the old leader does not live any more: %v", err)
+	}
+}
+
+// whole checks that today's cluster has lost nothing, has learned nothing from the old
+// leader, and did not even hold an election.
+func (o *oldLeader) whole(t *testing.T) {
+	t.Helper()
+	last := write(t, o.n2)
+	for _, n := range []*heldNode{o.n2, o.n3} {
+		list, err := agentplanev1.NewTokenServiceClient(n.conns[0]).ListTokens(within(t, 10*time.Second), &agentplanev1.ListTokensRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		has := func(id string) bool {
+			return slices.ContainsFunc(list.Tokens, func(t *agentplanev1.Token) bool { return t.Id == id })
+		}
+		if !has(o.ours) || !has(last) || has(o.theirs) {
+			t.Errorf("%s: has what was acknowledged before %v and after %v, and what only the old leader knew %v", n.Name, has(o.ours), has(last), has(o.theirs))
+		}
+	}
+	if err := o.untouched(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// untouched says how n2 or n3 has been moved.
+func (o *oldLeader) untouched(ctx context.Context) error {
+	for _, n := range []*heldNode{o.n2, o.n3} {
+		s, err := n.status(ctx)
+		if err != nil {
+			return fmt.Errorf("%s does not answer any more: %w; see %s", n.Name, err, n.Log)
+		}
+		if s.Term != o.term {
+			return fmt.Errorf("the old leader has moved %s from term %d to term %d", n.Name, o.term, s.Term)
+		}
+		if s.AppliedIndex > o.index+20 {
+			return fmt.Errorf("the old leader has moved %s from index %d to %d", n.Name, o.index, s.AppliedIndex)
+		}
+	}
+	return nil
+}
+
+// asksForVotes asks n2 for its vote with the old leader's key and preface, in a far term
+// and as if leadership were being handed over: raft grants that without asking whether
+// it has a leader.
+func (o *oldLeader) asksForVotes(t *testing.T, boot *pki.BootState) {
+	t.Helper()
+	self, err := agentplanev1.NewClusterServiceClient(o.old.conns[0]).Status(within(t, 10*time.Second), &agentplanev1.StatusRequest{Stale: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	today, err := o.n2.status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller := &forger{dir: o.old.DataDir, boot: boot, from: self.AnsweredBy, to: today.AnsweredBy}
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: caller, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger()})
+	defer transport.Close()
+	request := &raft.RequestVoteRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(caller.from), Addr: []byte(caller.Addr().String())},
+		Term:      1000, Candidate: []byte(caller.Addr().String()),
+		LastLogIndex: 1 << 40, LastLogTerm: 999, LeadershipTransfer: true,
+	}
+	var reply raft.RequestVoteResponse
+	err = transport.RequestVote(raft.ServerID(caller.to), raft.ServerAddress(fmt.Sprintf("127.0.0.1:%d", o.n2.port)), request, &reply)
+	if err == nil {
+		t.Errorf("n2 answered a vote request of another incarnation: %+v", reply)
+	}
+	if !strings.Contains(caller.told, "lives in another incarnation") {
+		t.Errorf("n2 said %q to who asked for its vote, want what is wrong with it (%v)", caller.told, err)
+	}
+	if err := o.untouched(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// forger makes raft connections with a node's key and the preface of a boot.state. It
+// goes on whatever it is told.
+type forger struct {
+	dir      string // the node's
+	boot     *pki.BootState
+	from, to string
+	told     string // why the other side refused
+}
+
+func (f *forger) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	id := identity.ID{Cluster: f.boot.Bundle.ClusterID, Kind: identity.KindNode, Name: f.from}
+	ca, err := pki.OpenCA(filepath.Join(f.dir, "pki"), id, nil)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := pki.OpenLeaf(pki.LeafOptions{CA: ca, KeyPath: filepath.Join(f.dir, "pki", "node.key")})
+	if err != nil {
+		return nil, err
+	}
+	verifier, err := identity.NewVerifier(f.boot.Bundle, nil)
+	if err != nil {
+		return nil, err
+	}
+	config := verifier.ClientConfig(identity.ProtocolRaft, f.to, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return leaf.GetCertificate(nil)
+	})
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: timeout}, "tcp", string(address), config)
+	if err != nil {
+		return nil, err
+	}
+	const preface = 'P'
+	b, err := proto.Marshal(&agentplanev1.Preface{
+		ClusterId: f.boot.Bundle.ClusterID, Incarnation: &agentplanev1.Incarnation{Number: uint32(f.boot.Bundle.Incarnation.Number)},
+		From: f.from, To: f.to, FeatureLevel: f.boot.FeatureLevel, StartCounter: 1000, StartId: []byte("forged"), Term: 999, LastIndex: 1 << 40,
+	})
+	if err == nil {
+		_, err = conn.Write(frame.Append(nil, preface, b))
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	_, b, err = frame.NewReader(conn, 1<<12).Next()
+	theirs := new(agentplanev1.Preface)
+	if err == nil {
+		err = proto.Unmarshal(b, theirs)
+	}
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	f.told = theirs.GetRefused()
+	return conn, nil
+}
+
+func (f *forger) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (f *forger) Close() error              { return nil }
+func (f *forger) Addr() net.Addr            { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
