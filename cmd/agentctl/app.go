@@ -9,10 +9,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
+	"google.golang.org/grpc"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -87,6 +89,8 @@ type session struct {
 	context  *client.Context
 	cert     atomic.Pointer[tls.Certificate]
 	switched atomic.Bool // a node was left
+
+	renewing sync.Mutex // one renewal at a time; held while a node is asked
 }
 
 // renewPatience bounds the renewal of a certificate that is still good.
@@ -151,12 +155,39 @@ func (s *session) renew(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, renewPatience)
 		defer cancel()
 	}
+	if err := s.fetch(ctx); err != nil && expired {
+		return err
+	}
+	return nil // when it failed the next run tries again; this one is still good
+}
+
+// Invoke makes a call, and makes it again with a fresh certificate when the node
+// refuses the one in use: its issuer may have left the cluster. The refused call did
+// nothing.
+func (s *session) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	used := s.cert.Load()
+	err := s.Client.Invoke(ctx, method, args, reply, opts...)
+	if err == nil || client.AsError(err).Reason != "certificate_expired" || s.replace(ctx, used) != nil {
+		return err
+	}
+	return s.Client.Invoke(ctx, method, args, reply, opts...)
+}
+
+// replace fetches a fresh certificate unless another call has replaced this one.
+func (s *session) replace(ctx context.Context, used *tls.Certificate) error {
+	s.renewing.Lock()
+	defer s.renewing.Unlock()
+	if s.cert.Load() != used {
+		return nil
+	}
+	return s.fetch(ctx)
+}
+
+// fetch gets a fresh certificate, uses it, and keeps it.
+func (s *session) fetch(ctx context.Context) error {
 	fresh, err := s.Renew(ctx, s.context.Key, s.context.ID())
 	if err != nil {
-		if expired {
-			return err
-		}
-		return nil // the next run tries again; this one is still good
+		return err
 	}
 	s.context.Certificate, s.context.CACertificate = fresh.Certificate, fresh.CACertificate
 	cert, err := s.context.TLSCertificate()
