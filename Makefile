@@ -23,6 +23,8 @@ N ?= 100
 # Which benchmarks run, and how often: make bench BENCH=Apply COUNT=10
 BENCH ?= .
 COUNT ?= 1
+# Which mutant is tried: make teeth M=preface
+M ?=
 
 .PHONY: help
 help: ## list what can be made
@@ -74,6 +76,11 @@ check-floors: ## who may import whom, by go list (DESIGN section 4)
 .PHONY: e2e
 e2e: ## the whole black-box run: real processes, real kills
 	AGENTPLANE_E2E=full go test -count=1 -timeout 40m -v ./e2e/...
+
+# A mutant is a build with one protection taken out; e2e/doc.go lists them.
+.PHONY: teeth
+teeth: ## take out each protection in turn: the test that guards it must fail (M= one)
+	AGENTPLANE_TEETH=1 go test -count=1 -timeout 90m -v -run 'TestMutants/$(M)' ./e2e/
 
 # The simulation is an ordinary test, TestLives, of
 # controlplane/consensus; it lives AGENTPLANE_SIM_LIVES lives, each with its

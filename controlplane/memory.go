@@ -40,7 +40,7 @@ func (m *memory) judge(nodeID string, said *agentplanev1.Preface) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[nodeID]
-	if !bytes.Equal(p.startID, said.GetStartId()) {
+	if comparesMemory && !bytes.Equal(p.startID, said.GetStartId()) {
 		switch {
 		case said.GetStartCounter() < p.Starts, said.GetStartCounter() == p.Starts && p.startID != nil:
 			return fmt.Errorf("%w: node %q comes with start %d and was seen at start %d", peer.ErrPutBack, nodeID, said.GetStartCounter(), p.Starts)

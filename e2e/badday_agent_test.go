@@ -148,6 +148,44 @@ func TestBadDayRestoredAgent(t *testing.T) {
 	}
 }
 
+// TestBadDayWipedAgent loses what an agent knows of its work, while it works, and keeps
+// its key: it comes with a journal of another id. Nobody knows what became of what was
+// claimed under the first one, which is what must be said, and it is not started again.
+func TestBadDayWipedAgent(t *testing.T) {
+	f := newFleet(t, 1, nil, nil)
+	a := f.agents[0]
+	id := f.detach(t, "a1", nil, f.argv("--sleep", "5m"))
+	f.awaitStart(t, id)
+	f.awaitState(t, id, "RUNNING")
+	a.Kill()
+	for _, pid := range a.Supervisors() {
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	for _, d := range []string{"journal", "attempts"} {
+		dir := filepath.Join(a.DataDir, d)
+		if _, err := os.Stat(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if i := f.expect(t, id, "LOST", 1); i.Reason != "journal_lost" {
+		t.Errorf("%v, want the reason journal_lost", i)
+	}
+	working(t, f, "a1")
+	next, o := f.run(t, "a1", nil, f.argv())
+	if o.Code != 0 {
+		t.Fatalf("%+v", o)
+	}
+	f.expect(t, next, "SUCCEEDED", 1)
+	f.expect(t, id, "LOST", 1)
+}
+
 // TestBadDayDamagedAgent damages what an agent keeps.
 func TestBadDayDamagedAgent(t *testing.T) {
 	f := newFleet(t, 3, nil, nil) // one for each journal: sessions in a row are slowed down

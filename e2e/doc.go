@@ -27,6 +27,56 @@
 // (github.com/anishathalye/porcupine, MIT, no dependencies), which etcd's robustness
 // tests use; unknown outcomes stay open to the end of the history.
 //
+// # Teeth
+//
+// A test that cannot fail shows nothing. For each promise there are mutants: builds in
+// which one protection is taken out, by the tag agentplane_mutant_NAME. A mutant is a
+// pair of small files beside the protected code, mutant_NAME_off.go with the protection
+// and mutant_NAME.go without; no build without the tag has the second. To see a test
+// fail, build it with the tag:
+//
+//	go test -tags agentplane_mutant_deposed -run TestStories ./fsm
+//
+// The tests of this package build the programs with the tags in AGENTPLANE_E2E_TAGS:
+//
+//	AGENTPLANE_E2E_TAGS=agentplane_mutant_incarnation go test -run TestOldLeaderOfAnotherIncarnation ./e2e
+//	AGENTPLANE_E2E_TAGS=agentplane_mutant_verifyleader AGENTPLANE_E2E=full go test -run 'TestPausedLeaderNeverAnswersStale$' ./e2e
+//
+// `make teeth` does this for all of them, `make teeth M=NAME` for one. Each row says
+// what is taken out, which promise that breaks, and the test that must fail:
+//
+//	earlyack       I1      controlplane/consensus  TestLives
+//	putback        I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
+//	putback        I1 I13  e2e                     TestOldLeaderFromADiskImage
+//	claimtwice     I2      fsm                     TestStories
+//	claimtwice     I2      fsm                     TestAttemptsMatchTheirTwin
+//	nofsync        I2      agent/journal           TestPowerCuts
+//	startagain     I2      agent/execute           TestStartRefuses
+//	journalbehind  I2      fsm                     TestStories
+//	journalbehind  I2      e2e                     TestBadDayRestoredAgent
+//	journallost    I2 I3   fsm                     TestStories
+//	journallost    I2 I3   e2e                     TestBadDayWipedAgent
+//	expiry         I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
+//	deposed        I4      fsm                     TestStories
+//	tornvote       I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
+//	epoch          I5      fsm                     TestStories
+//	delivery       I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
+//	cancel         I6      fsm                     TestStateKeepsItsPromises
+//	verifyleader   I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
+//	verifyleader   I7      e2e                     TestPausedLeaderNeverAnswersStale
+//	digest         I8      fsm                     TestStories
+//	clock          I9      fsm                     TestTwoReplicasAgree
+//	snapshot       I9      fsm                     TestSnapshotAndRestIsTheWholeLog
+//	lonelyread     I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
+//	falsedeath     I11     controlplane/health     TestDeadNodeBeginsGraceAndThenDown
+//	registration   I12     proto/identity          TestServerJudgesClients
+//	roles          I12     controlplane/authz      TestGate
+//	incarnation    I13     controlplane/peer       TestStreamRefusesByPreface
+//	incarnation    I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	preface        I13     controlplane/peer       TestStreamRefusesByPreface
+//	preface        I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	queue          I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
+//
 // # When a run fails
 //
 // A run prints its seed first; AGENTPLANE_E2E_SEED runs the same faults again. On failure every log of every process is kept, and

@@ -66,11 +66,11 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_STALE, "attempt", "invocation %q is at attempt %d, not %d", i.GetId(), i.GetAttempt(), m.GetAttempt())
 	case i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && i.GetSessionEpoch() == m.GetSessionEpoch():
 		return stands(i.GetFence())
-	case i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED:
+	case i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED && (claimsOnce || i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED):
 		return refuse(raftlogv1.Code_CODE_STALE, "state", "invocation %q is %s, not RELEASED", i.GetId(), word(i.GetState()))
 	case i.GetHeld():
 		return refuse(raftlogv1.Code_CODE_REFUSED, "held", "invocation %q is held", i.GetId())
-	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
+	case cancelMeansNever && c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
 		return refuse(raftlogv1.Code_CODE_REFUSED, "canceled", "command %q was canceled", c.GetId())
 	case tx.now() >= c.GetNotAfter():
 		return refuse(raftlogv1.Code_CODE_REFUSED, "expired", "command %q expired at %s", c.GetId(), stamp(c.GetNotAfter()))

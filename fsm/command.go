@@ -28,7 +28,7 @@ const (
 // them. The same id with the same digest answers what stands.
 func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if have, found := tx.commands.get(m.GetId()); found {
-		if bytes.Equal(have.GetDigest(), m.GetDigest()) {
+		if !comparesDigests || bytes.Equal(have.GetDigest(), m.GetDigest()) {
 			return stands(have.GetSubmittedIndex())
 		}
 		return refuse(raftlogv1.Code_CODE_CONFLICT, "command_exists", "command %q exists with other content", m.GetId())
@@ -190,7 +190,7 @@ func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 	e.CancelIndex, e.CanceledBy = tx.index, m.GetCanceledBy()
 	o := granted(tx.index)
 	for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
-		if i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
+		if cancelMeansNever && i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
 			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED, "canceled", nil)
 		} else {
 			row := clone(i)

@@ -344,6 +344,9 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 		}}}
 	case 5, 6, 7, 8:
 		i := g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED)
+		if g.rarely(4) { // a claim again, under the same session or a later one
+			i = g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED)
+		}
 		s, _ := g.m.View().Session(i.GetAgentId())
 		if !g.rarely(4) { // what stands in the way comes first
 			a, enrolled := g.m.View().Agent(i.GetAgentId())
@@ -354,6 +357,8 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadmitAgent{ReadmitAgent: &raftlogv1.ReadmitAgent{AgentId: a.GetId()}}}
 			case enrolled && !live(s):
 				return g.openSession(a.GetId(), g.rarely(2))
+			case enrolled && i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && i.GetSessionEpoch() == s.GetEpoch() && g.rarely(2):
+				return g.openSession(a.GetId(), true) // the claim outlives its session
 			case enrolled && s.GetState() == raftlogv1.SessionState_SESSION_STATE_OPEN:
 				return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a.GetId(), SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}}
 			}

@@ -124,7 +124,7 @@ func (m *Machine) applySized(index, term uint64, e *raftlogv1.Entry, bytes int) 
 	tx.entryBytes = bytes
 	outcomes := make([]*raftlogv1.Outcome, len(e.GetMutations()))
 	tx.takesOffice = takesOffice(e)
-	stale := !tx.takesOffice && (e.GetLeaderEpoch() == 0 || e.GetLeaderEpoch() != tx.cluster.GetOffice().GetEpoch())
+	stale := refusesDeposed && !tx.takesOffice && (e.GetLeaderEpoch() == 0 || e.GetLeaderEpoch() != tx.cluster.GetOffice().GetEpoch())
 	if !stale {
 		tx.advance(e.GetNow())
 	}
@@ -218,7 +218,7 @@ func (m *Machine) keep(changes []retained) {
 }
 
 // advance moves the cluster's time; it never goes back.
-func (tx *tx) advance(now int64) { tx.cluster.Now = max(tx.cluster.GetNow(), now) }
+func (tx *tx) advance(now int64) { tx.cluster.Now = max(tx.cluster.GetNow(), timeOf(now)) }
 
 func (tx *tx) now() int64 { return tx.cluster.GetNow() }
 

@@ -58,14 +58,14 @@ func (tx *tx) openSession(m *raftlogv1.OpenSession) *raftlogv1.Outcome {
 			"two processes present the same key in turn: starts %x and %x; readmit it, then enrol one of them again with a new token", s.GetStartId(), m.GetStartId())
 		return refuse(raftlogv1.Code_CODE_REFUSED, "clone", "agent %q is quarantined: another process presents the same key", a.GetId())
 	}
-	if sameJournal && (m.GetPreviousEpoch() < s.GetLastClaimEpoch() || m.GetJournal().GetSeq() < s.GetJournal().GetSeq()) {
+	if comparesJournals && sameJournal && (m.GetPreviousEpoch() < s.GetLastClaimEpoch() || m.GetJournal().GetSeq() < s.GetJournal().GetSeq()) {
 		tx.loseClaims(a, "journal_behind", m.GetOpenAttempts())
 		tx.quarantine(a, raftlogv1.Quarantine_QUARANTINE_JOURNAL_BEHIND,
 			"its journal ends at record %d of epoch %d, but the cluster has seen record %d and granted claims in epoch %d: a disk image was put back",
 			m.GetJournal().GetSeq(), m.GetPreviousEpoch(), s.GetJournal().GetSeq(), s.GetLastClaimEpoch())
 		return refuse(raftlogv1.Code_CODE_REFUSED, "journal_behind", "agent %q is quarantined: its journal is older than what the cluster has seen of it", a.GetId())
 	}
-	if s != nil && !sameJournal {
+	if losesWithJournal && s != nil && !sameJournal {
 		tx.loseClaims(a, "journal_lost", m.GetOpenAttempts()) // the disk was wiped: nobody knows
 	}
 	if a.GetReadmitted() {
@@ -153,7 +153,7 @@ func (tx *tx) currentSession(agentID string, epoch uint64) *raftlogv1.Outcome {
 	switch {
 	case !found:
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_session", "agent %q has no session", agentID)
-	case s.GetEpoch() != epoch:
+	case comparesEpochs && s.GetEpoch() != epoch:
 		o := refuse(raftlogv1.Code_CODE_STALE, "epoch_older", "epoch %d is not the current %d of agent %q", epoch, s.GetEpoch(), agentID)
 		o.Number = s.GetEpoch()
 		return o

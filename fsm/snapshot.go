@@ -59,9 +59,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			each(t.facts, yield, func(r *raftlogv1.Facts) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Facts{Facts: r}}
 			}) &&
-			each(t.sessions, yield, func(r *raftlogv1.Session) *raftlogv1.SnapshotRecord {
+			(!snapshotsSessions || each(t.sessions, yield, func(r *raftlogv1.Session) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Session{Session: r}}
-			}) &&
+			})) &&
 			each(t.envelopes, yield, func(r *raftlogv1.Envelope) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Envelope{Envelope: r}}
 			}) &&

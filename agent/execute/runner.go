@@ -117,7 +117,7 @@ func (r *Runner) Start(ctx context.Context, s Spec) (*Run, error) {
 	fault("after-intent")
 	d := r.directory(s.Attempt)
 	run := &Run{r: r, a: s.Attempt, d: d}
-	if err := os.Mkdir(string(d), 0o700); err != nil {
+	if err := os.Mkdir(string(d), 0o700); err != nil && (startsOnce || !errors.Is(err, fs.ErrExist)) {
 		if errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("start %s: %w: %q", s.Attempt, ErrExists, string(d))
 		}

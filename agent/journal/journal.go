@@ -271,8 +271,10 @@ func (j *Journal) append(what string, muts ...mutation) error {
 	if _, err := j.f.Write(b); err != nil {
 		return fmt.Errorf("journal %s: %w", what, j.die("write", err))
 	}
-	if err := j.f.Sync(); err != nil {
-		return fmt.Errorf("journal %s: %w", what, j.die("fsync", err))
+	if syncsAppends {
+		if err := j.f.Sync(); err != nil {
+			return fmt.Errorf("journal %s: %w", what, j.die("fsync", err))
+		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()

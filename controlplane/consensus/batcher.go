@@ -135,9 +135,9 @@ func (b *batcher) enqueue(muts []*raftlogv1.Mutation) (*proposal, error) {
 	switch {
 	case b.closed != nil:
 		return nil, b.closed
-	case b.muts+len(muts) > b.bounds.queueMutations:
+	case boundsQueue && b.muts+len(muts) > b.bounds.queueMutations:
 		return nil, fmt.Errorf("propose: %w: %d mutations wait, at most %d are allowed", ErrBacklog, b.muts, b.bounds.queueMutations)
-	case b.bytes+p.bytes > b.bounds.queueBytes:
+	case boundsQueue && b.bytes+p.bytes > b.bounds.queueBytes:
 		return nil, fmt.Errorf("propose: %w: %d bytes wait, at most %d are allowed", ErrBacklog, b.bytes, b.bounds.queueBytes)
 	}
 	b.queue = append(b.queue, p)
@@ -188,7 +188,9 @@ func (b *batcher) work() {
 		}
 		f := b.apply(entry)
 		<-b.turn
-		b.deliver(batch, f)
+		if !acknowledgesEarly(batch) {
+			b.deliver(batch, f)
+		}
 	}
 }
 

@@ -200,7 +200,7 @@ func TestBatcherRefusesWhatDoesNotFit(t *testing.T) {
 		// The queue is bounded: by mutations …
 		var err error
 		taken := 0
-		for err == nil {
+		for err == nil && taken < 1000 {
 			if _, err = b.enqueue(many[:10]); err == nil {
 				taken++
 			}
@@ -222,7 +222,7 @@ func TestBatcherQueueIsBoundedByBytes(t *testing.T) {
 		stop := runBatcher(t, b, r)
 		var err error
 		taken := 0
-		for err == nil {
+		for err == nil && taken < 100 {
 			if _, err = b.enqueue([]*raftlogv1.Mutation{setting("k", 250<<10)}); err == nil {
 				taken++
 			}

@@ -130,6 +130,9 @@ func (h *Host) round(ctx context.Context) (uint64, error) {
 		return 0, h.notLeader()
 	}
 	c := h.raft.CommitIndex()
+	if !asksVoters {
+		return c, nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cfg, _ := h.Configuration()

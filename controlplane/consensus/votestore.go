@@ -79,6 +79,9 @@ func (s *voteStore) SetUint64(key []byte, val uint64) error {
 		s.mu.Lock()
 		s.pending = &val
 		s.mu.Unlock()
+		if !votesAtOnce {
+			return s.rewrite("write the term of a vote", func(b *ballot) { b.term = val })
+		}
 		return nil
 	case string(keyCurrentTerm):
 		// An error means that the node has been given up and is closing. raft panics

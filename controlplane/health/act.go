@@ -51,6 +51,14 @@ func shows(v *fsm.View, nodeID string, upTo uint64) bool {
 	return false
 }
 
+// grace is what the agents of a lost node are given.
+func (l *term) grace() time.Duration {
+	if !givesGrace {
+		return 0
+	}
+	return l.o.NodeDeathGrace
+}
+
 // lose begins the grace of the node's sessions up to a start, until none is left.
 func (l *term) lose(ctx context.Context, nodeID string, upTo uint64, reason string) error {
 	if !shows(l.o.Machine.View(), nodeID, upTo) {
@@ -59,7 +67,7 @@ func (l *term) lose(ctx context.Context, nodeID string, upTo uint64, reason stri
 	lost := uint32(0)
 	for more := true; more; {
 		outcomes, err := l.propose(ctx, []*raftlogv1.Mutation{{Kind: &raftlogv1.Mutation_LoseNodeSessions{LoseNodeSessions: &raftlogv1.LoseNodeSessions{
-			NodeId: nodeID, UpToStartCounter: upTo, Grace: int64(l.o.NodeDeathGrace), Reason: reason, Max: maxLost,
+			NodeId: nodeID, UpToStartCounter: upTo, Grace: int64(l.grace()), Reason: reason, Max: maxLost,
 		}}}})
 		if err != nil {
 			return fmt.Errorf("lose sessions of node %q: %w", nodeID, err)
@@ -81,7 +89,7 @@ func (l *term) endMissing(ctx context.Context) error {
 		batch := make([]*raftlogv1.Mutation, n)
 		for i, s := range ends[:n] {
 			batch[i] = &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSession{EndSession: &raftlogv1.EndSession{
-				AgentId: s.AgentID, SessionEpoch: s.Epoch, Grace: int64(l.o.NodeDeathGrace), Reason: "not_held",
+				AgentId: s.AgentID, SessionEpoch: s.Epoch, Grace: int64(l.grace()), Reason: "not_held",
 			}}}
 		}
 		if _, err := l.propose(ctx, batch); err != nil {

@@ -41,7 +41,7 @@ func (l *term) decideCommand(v *fsm.View, id string, budget uint32) (*raftlogv1.
 		return nil, 0, forever
 	}
 	switch s := NextStep(c, l.clock.cluster()); {
-	case s.Expire > 0:
+	case expires && s.Expire > 0:
 		n := min(s.Expire, expireMax, budget)
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: id, Max: n}}}, n, 0
 	case s.Release > 0:

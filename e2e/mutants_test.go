@@ -1,0 +1,194 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"go/build/constraint"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mutantTag begins the build tag of each mutant.
+const mutantTag = "agentplane_mutant_"
+
+// catch says that a mutant, in which one protection is taken out, makes a test fail.
+type catch struct {
+	mutant   string
+	promises string // of DESIGN section 1 that the mutant breaks
+	pkg      string // "e2e" when the programs are built with the tag, and not the test
+	test     string
+	says     string   // part of what the test prints then
+	args     []string // further ones of the test
+	full     bool     // the short form may miss it
+}
+
+// noFailFile keeps rapid from writing what failed into testdata.
+var noFailFile = []string{"-rapid.nofailfile"}
+
+// catches is the table of mutants. To add one: a pair of files beside the protected
+// code, mutant_NAME_off.go with the protection and mutant_NAME.go, under the tag,
+// without it; a row here, with the cheapest test that fails; a line in doc.go.
+var catches = []catch{
+	{mutant: "earlyack", promises: "I1", pkg: "controlplane/consensus", test: "TestLives", says: "acknowledged at index 0 before the read began, is missing"},
+	{mutant: "putback", promises: "I1 I13", pkg: "controlplane", test: "TestMemoryRefusesADiskThatWasPutBack"},
+	{mutant: "putback", promises: "I1 I13", pkg: "e2e", test: "TestOldLeaderFromADiskImage", says: "the old leader"},
+	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestStories", says: "testdata/journals.txt tells another story"},
+	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: []string{"-rapid.nofailfile", "-rapid.checks=3000"}},
+	{mutant: "nofsync", promises: "I2", pkg: "agent/journal", test: "TestPowerCuts", args: noFailFile},
+	{mutant: "startagain", promises: "I2", pkg: "agent/execute", test: "TestStartRefuses"},
+	{mutant: "journalbehind", promises: "I2", pkg: "fsm", test: "TestStories", says: "testdata/journals.txt tells another story"},
+	{mutant: "journalbehind", promises: "I2", pkg: "e2e", test: "TestBadDayRestoredAgent", says: "a1 is quarantined for journal_behind"},
+	{mutant: "journallost", promises: "I2 I3", pkg: "fsm", test: "TestStories", says: "tells another story"},
+	{mutant: "journallost", promises: "I2 I3", pkg: "e2e", test: "TestBadDayWipedAgent", says: "is LOST"},
+	{mutant: "expiry", promises: "I3", pkg: "controlplane/rollout", test: "TestReleasesAtOnceAndExpiresInTime"},
+	{mutant: "deposed", promises: "I4", pkg: "fsm", test: "TestStories", says: "testdata/office.txt tells another story"},
+	{mutant: "tornvote", promises: "I4", pkg: "controlplane/consensus", test: "TestTornVoteDoesNotElectAStaleLog", says: "a stale log got the vote"},
+	{mutant: "epoch", promises: "I5", pkg: "fsm", test: "TestStories", says: "testdata/sessions.txt tells another story"},
+	{mutant: "delivery", promises: "I5", pkg: "agent/session", test: "TestDeliveriesOfOtherSessionsAreDropped"},
+	{mutant: "cancel", promises: "I6", pkg: "fsm", test: "TestStateKeepsItsPromises", args: noFailFile},
+	{mutant: "verifyleader", promises: "I7", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
+	{mutant: "verifyleader", promises: "I7", pkg: "e2e", test: "TestPausedLeaderNeverAnswersStale", says: "miss a write", full: true},
+	{mutant: "digest", promises: "I8", pkg: "fsm", test: "TestStories", says: "testdata/commands.txt tells another story"},
+	{mutant: "clock", promises: "I9", pkg: "fsm", test: "TestTwoReplicasAgree", args: noFailFile},
+	{mutant: "snapshot", promises: "I9", pkg: "fsm", test: "TestSnapshotAndRestIsTheWholeLog", args: noFailFile},
+	{mutant: "lonelyread", promises: "I7 I10", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
+	{mutant: "falsedeath", promises: "I11", pkg: "controlplane/health", test: "TestDeadNodeBeginsGraceAndThenDown"},
+	{mutant: "registration", promises: "I12", pkg: "proto/identity", test: "TestServerJudgesClients"},
+	{mutant: "roles", promises: "I12", pkg: "controlplane/authz", test: "TestGate"},
+	{mutant: "incarnation", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
+	{mutant: "incarnation", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
+	{mutant: "preface", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
+	{mutant: "preface", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
+	{mutant: "queue", promises: "I14", pkg: "controlplane/consensus", test: "TestBatcherQueueIsBoundedByBytes", says: "want ErrBacklog"},
+}
+
+// command is the line that a person types to see it.
+func (c catch) command() (env, args []string) {
+	args = []string{"test", "-count=1"}
+	if c.pkg == "e2e" {
+		env = append(env, "AGENTPLANE_E2E_TAGS="+mutantTag+c.mutant)
+	} else {
+		args = append(args, "-tags", mutantTag+c.mutant)
+	}
+	if c.full {
+		env = append(env, "AGENTPLANE_E2E=full")
+	}
+	args = append(args, "-run", "^"+c.test+"$", "./"+c.pkg)
+	return env, append(args, c.args...)
+}
+
+// TestMutants runs each row of the table. It builds much of the project once for each,
+// so that `make teeth` alone asks for it.
+func TestMutants(t *testing.T) {
+	if os.Getenv("AGENTPLANE_TEETH") == "" {
+		t.Skip("taking out each protection in turn takes long: make teeth")
+	}
+	for _, c := range catches {
+		t.Run(c.mutant+"/"+c.test, func(t *testing.T) {
+			env, args := c.command()
+			t.Log(strings.Join(slices.Concat(env, []string{"go"}, args), " "))
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "go", args...)
+			cmd.Dir, cmd.Env = "..", append(environWithout("AGENTPLANE_"), env...)
+			var printed bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &printed, &printed
+			begun := time.Now()
+			err := cmd.Run()
+			switch out := printed.String(); {
+			case err == nil:
+				t.Errorf("the protection is taken out and the test passes: it has no teeth\n%s", out)
+			case !strings.Contains(out, "--- FAIL: "+c.test) || !strings.Contains(out, c.says):
+				t.Errorf("the test does not fail as it should (it should say %q): %v\n%s", c.says, err, out)
+			default:
+				t.Logf("caught after %v", time.Since(begun).Round(time.Second))
+			}
+		})
+	}
+}
+
+func environWithout(prefix string) []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, prefix) })
+}
+
+// TestMutantsAreListed keeps the table, the files and the documentation together.
+func TestMutantsAreListed(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := mutantFiles(t)
+	broken := map[string]bool{}
+	for _, c := range catches {
+		if files[c.mutant] == "" {
+			t.Errorf("mutant %q has no files", c.mutant)
+		}
+		if !slices.ContainsFunc(strings.Split(string(doc), "\n"), func(l string) bool {
+			f := strings.Fields(l)
+			return len(f) > 4 && f[1] == c.mutant && slices.Contains(f, c.pkg) && f[len(f)-1] == c.test
+		}) {
+			t.Errorf("doc.go has no line of mutant %q, package %s and %s", c.mutant, c.pkg, c.test)
+		}
+		for p := range strings.FieldsSeq(c.promises) {
+			broken[p] = true
+		}
+	}
+	for name, file := range files {
+		if !slices.ContainsFunc(catches, func(c catch) bool { return c.mutant == name }) {
+			t.Errorf("%s: nothing says which test catches it", file)
+		}
+	}
+	for i := 1; i <= 14; i++ {
+		if p := fmt.Sprintf("I%d", i); !broken[p] {
+			t.Errorf("no mutant breaks %s", p)
+		}
+	}
+}
+
+// mutantFiles finds the pairs of files, by the name of the mutant.
+func mutantFiles(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir("..", func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && strings.HasPrefix(e.Name(), ".") && e.Name() != ".." {
+			return filepath.SkipDir
+		}
+		name, is := strings.CutPrefix(e.Name(), "mutant_")
+		if !is || !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		name, off := strings.CutSuffix(strings.TrimSuffix(name, ".go"), "_off")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		first, _, _ := strings.Cut(string(b), "\n")
+		built, err := constraint.Parse(first)
+		if err != nil || built.Eval(func(tag string) bool { return tag == mutantTag+name }) == off || built.Eval(func(string) bool { return false }) != off {
+			t.Errorf("%s begins with %q, which is not what its name promises (%v)", path, first, err)
+		}
+		if off {
+			path = strings.Replace(path, "_off.go", ".go", 1)
+		} else {
+			path = strings.Replace(path, ".go", "_off.go", 1)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("a mutant is a pair of files: %v", err)
+		}
+		found[name] = path
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}

@@ -1,0 +1,6 @@
+//go:build agentplane_mutant_epoch
+
+package fsm
+
+// The mutant: any session epoch is taken for the current one.
+const comparesEpochs = false
