@@ -337,8 +337,8 @@ func (o *oldLeader) asksForVotes(t *testing.T, boot *pki.BootState) {
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: caller, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger()})
 	defer transport.Close()
 	request := &raft.RequestVoteRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(caller.from), Addr: []byte(caller.Addr().String())},
-		Term:      1000, Candidate: []byte(caller.Addr().String()),
+		RPCHeader:    raft.RPCHeader{ProtocolVersion: 3, ID: []byte(caller.from), Addr: []byte(caller.Addr().String())},
+		Term:         1000,
 		LastLogIndex: 1 << 40, LastLogTerm: 999, LeadershipTransfer: true,
 	}
 	var reply raft.RequestVoteResponse

@@ -107,10 +107,20 @@ func TestMutants(t *testing.T) {
 			case !strings.Contains(out, "--- FAIL: "+c.test) || !strings.Contains(out, c.says):
 				t.Errorf("the test does not fail as it should (it should say %q): %v\n%s", c.says, err, out)
 			default:
-				t.Logf("caught after %v", time.Since(begun).Round(time.Second))
+				t.Logf("caught after %v: %s", time.Since(begun).Round(time.Second), c.complaint(out))
 			}
 		})
 	}
+}
+
+// complaint is the line in which the test says what is wrong.
+func (c catch) complaint(out string) string {
+	for line := range strings.Lines(out) {
+		if line = strings.TrimSpace(line); strings.Contains(line, "_test.go:") && strings.Contains(line, c.says) {
+			return line[:min(len(line), 200)]
+		}
+	}
+	return "it failed"
 }
 
 func environWithout(prefix string) []string {
