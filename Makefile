@@ -80,7 +80,7 @@ e2e: ## the whole black-box run: real processes, real kills
 # A mutant is a build with one protection taken out; e2e/doc.go lists them.
 .PHONY: teeth
 teeth: ## take out each protection in turn: the test that guards it must fail (M= one)
-	AGENTPLANE_TEETH=1 go test -count=1 -timeout 90m -v -run 'TestMutants/$(M)' ./e2e/
+	AGENTPLANE_TEETH=1 go test -count=1 -timeout 90m -v -run '^TestMutants$$/^$(M)' ./e2e/
 
 # The simulation is an ordinary test, TestLives, of
 # controlplane/consensus; it lives AGENTPLANE_SIM_LIVES lives, each with its

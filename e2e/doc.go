@@ -70,6 +70,9 @@
 //	lonelyread     I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
 //	falsedeath     I11     controlplane/health     TestDeadNodeBeginsGraceAndThenDown
 //	registration   I12     proto/identity          TestServerJudgesClients
+//	registration   I12     e2e                     TestOldLeaderThatWasRemoved
+//	othercluster   I12 I13 proto/identity          TestServerJudgesClients
+//	othercluster   I12 I13 e2e                     TestOldLeaderOfAWipedCluster
 //	roles          I12     controlplane/authz      TestGate
 //	incarnation    I13     controlplane/peer       TestStreamRefusesByPreface
 //	incarnation    I13     e2e                     TestOldLeaderOfAnotherIncarnation

@@ -60,6 +60,9 @@ var catches = []catch{
 	{mutant: "lonelyread", promises: "I7 I10", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
 	{mutant: "falsedeath", promises: "I11", pkg: "controlplane/health", test: "TestDeadNodeBeginsGraceAndThenDown"},
 	{mutant: "registration", promises: "I12", pkg: "proto/identity", test: "TestServerJudgesClients"},
+	{mutant: "registration", promises: "I12", pkg: "e2e", test: "TestOldLeaderThatWasRemoved", says: "today's leader refuses the old one and says why"},
+	{mutant: "othercluster", promises: "I12 I13", pkg: "proto/identity", test: "TestServerJudgesClients"},
+	{mutant: "othercluster", promises: "I12 I13", pkg: "e2e", test: "TestOldLeaderOfAWipedCluster", says: "today's leader refuses the old one and says why"},
 	{mutant: "roles", promises: "I12", pkg: "controlplane/authz", test: "TestGate"},
 	{mutant: "incarnation", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
 	{mutant: "incarnation", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
@@ -96,7 +99,8 @@ func TestMutants(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, "go", args...)
-			cmd.Dir, cmd.Env = "..", append(environWithout("AGENTPLANE_"), env...)
+			// What a failing test keeps for a look is of no use here.
+			cmd.Dir, cmd.Env = "..", slices.Concat(environWithout("AGENTPLANE_"), env, []string{"TMPDIR=" + t.TempDir()})
 			var printed bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &printed, &printed
 			begun := time.Now()

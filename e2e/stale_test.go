@@ -110,7 +110,13 @@ func newPauses(t *testing.T) *pauses {
 // holdAll makes connections to each of the nodes, which trust what agentctl trusts now.
 func holdAll(t *testing.T, l *lab.Lab, nodes []*lab.Node) []*heldNode {
 	t.Helper()
-	operator, err := client.OpenContexts(filepath.Join(l.User, "agentctl.yaml")).Load("")
+	return holdAs(t, l, "agentctl.yaml", nodes)
+}
+
+// holdAs is holdAll with another file of contexts.
+func holdAs(t *testing.T, l *lab.Lab, contexts string, nodes []*lab.Node) []*heldNode {
+	t.Helper()
+	operator, err := client.OpenContexts(filepath.Join(l.User, contexts)).Load("")
 	if err != nil {
 		t.Fatal(err)
 	}

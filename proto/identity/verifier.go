@@ -152,7 +152,7 @@ func (v *Verifier) judge(cert *x509.Certificate, usage x509.ExtKeyUsage) (Peer, 
 	if err != nil {
 		return Peer{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
 	}
-	if id.Cluster != t.bundle.ClusterID {
+	if comparesClusters && id.Cluster != t.bundle.ClusterID {
 		return Peer{}, fmt.Errorf("%s %w; this is cluster %q", id, ErrWrongCluster, t.bundle.ClusterID)
 	}
 	if id.Kind == KindNode {
