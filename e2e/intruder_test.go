@@ -159,6 +159,7 @@ var overToday = []string{"--raft-profile", "wan", "--log-level", "debug"}
 // tokens. It and both nodes are stopped then; address is n2's.
 func newCopy(t *testing.T, theirs int) (o *oldLeader, n1, n2 *lab.Node, address string) {
 	t.Helper()
+	t.Parallel() // these tests wait most of the time
 	o = &oldLeader{Lab: newLab(t)}
 	nodes, err := o.Cluster(within(t, time.Minute), three[:2], overToday...)
 	if err != nil {

@@ -44,8 +44,8 @@ const readsAtOnce = 4
 // A round counts when the old leader's own log says that a read round began in its old
 // term after it went on: the read reached it, and it believed that it leads.
 func TestPausedLeaderNeverAnswersStale(t *testing.T) {
-	// A run with too few rounds that count goes on until there are enough, or twice as
-	// many rounds as planned have been.
+	// A run with too few rounds that count goes on until there are enough, or four times
+	// as many rounds as planned have been.
 	rounds, least := 24, 6
 	if full() {
 		rounds, least = 200, 50
@@ -53,7 +53,7 @@ func TestPausedLeaderNeverAnswersStale(t *testing.T) {
 	p := newPauses(t)
 	done, asked, answered, stale := 0, 0, 0, 0
 	other := map[string]int{} // rounds that do not count, by why
-	for begun := time.Now(); done < rounds || asked < least && done < 2*rounds; done++ {
+	for begun := time.Now(); done < rounds || asked < least && done < 4*rounds; done++ {
 		r := p.round(t)
 		answered += r.answered
 		if r.stale > 0 {
