@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -62,6 +63,9 @@ type Pool struct {
 type pooled struct {
 	address string
 	conn    *grpc.ClientConn
+	// dialled counts the connections that were made. The state of conn alone could
+	// pass from connecting to idle without anybody having seen it ready.
+	dialled atomic.Int64
 }
 
 var _ consensus.Peers = (*Pool)(nil)
@@ -79,12 +83,12 @@ func (p *Pool) Run(ctx context.Context) error {
 	for {
 		p.dropStrangers()
 		for _, id := range p.o.Book.Nodes() {
-			conn, err := p.conn(id)
-			if err != nil || watched[conn] {
+			c, err := p.conn(id)
+			if err != nil || watched[c.conn] {
 				continue
 			}
-			watched[conn] = true
-			watchers.Go(func() { p.watch(ctx, id, conn) })
+			watched[c.conn] = true
+			watchers.Go(func() { p.watch(ctx, id, c) })
 		}
 		select {
 		case <-tick.C:
@@ -97,18 +101,20 @@ func (p *Pool) Run(ctx context.Context) error {
 }
 
 // watch keeps the connection from falling idle, and says when it breaks.
-func (p *Pool) watch(ctx context.Context, id string, conn *grpc.ClientConn) {
-	for was := connectivity.Idle; ; {
-		conn.Connect()
-		state := conn.GetState()
-		switch {
-		case state == connectivity.Shutdown:
+func (p *Pool) watch(ctx context.Context, id string, c *pooled) {
+	for broken := int64(0); ; {
+		dialled, state := c.dialled.Load(), c.conn.GetState()
+		switch state {
+		case connectivity.Shutdown:
 			return
-		case was == connectivity.Ready && state != connectivity.Ready:
-			p.o.Gone(id)
+		case connectivity.Idle, connectivity.TransientFailure:
+			if dialled > broken {
+				broken = dialled
+				p.o.Gone(id)
+			}
 		}
-		was = state
-		if !conn.WaitForStateChange(ctx, state) {
+		c.conn.Connect()
+		if !c.conn.WaitForStateChange(ctx, state) {
 			return
 		}
 	}
@@ -139,14 +145,14 @@ func (p *Pool) close() {
 
 // Client returns a client of the node's peer service.
 func (p *Pool) Client(nodeID string) (agentplanev1.PeerServiceClient, error) {
-	conn, err := p.conn(nodeID)
+	c, err := p.conn(nodeID)
 	if err != nil {
 		return nil, err
 	}
-	return agentplanev1.NewPeerServiceClient(conn), nil
+	return agentplanev1.NewPeerServiceClient(c.conn), nil
 }
 
-func (p *Pool) conn(id string) (*grpc.ClientConn, error) {
+func (p *Pool) conn(id string) (*pooled, error) {
 	address, ok := p.o.Book.Address(id)
 	if !ok {
 		return nil, status.Errorf(codes.Unavailable, "node %q is not known here yet", id)
@@ -158,13 +164,21 @@ func (p *Pool) conn(id string) (*grpc.ClientConn, error) {
 	}
 	if c, ok := p.conns[id]; ok {
 		if c.address == address {
-			return c.conn, nil
+			return c, nil
 		}
 		_ = c.conn.Close() // the node moved
 		delete(p.conns, id)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return p.dial(ctx, id, address) }),
+	c := &pooled{address: address}
+	var err error
+	c.conn, err = grpc.NewClient("passthrough:///"+address,
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			conn, err := p.dial(ctx, id, address)
+			if err == nil {
+				c.dialled.Add(1)
+			}
+			return conn, err
+		}),
 		// The dialer has done TLS already.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithChainUnaryInterceptor(p.o.Prefaces.clientInterceptor(id)),
@@ -180,8 +194,8 @@ func (p *Pool) conn(id string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to node %q at %s: %w", id, address, err)
 	}
-	p.conns[id] = &pooled{address: address, conn: conn}
-	return conn, nil
+	p.conns[id] = c
+	return c, nil
 }
 
 // Outsider connects to the node without showing a certificate, which is what is left to
