@@ -29,18 +29,17 @@
 //
 // # Teeth
 //
-// A test that cannot fail shows nothing. For each promise there are mutants: builds in
-// which one protection is taken out, by the tag agentplane_mutant_NAME. A mutant is a
-// pair of small files beside the protected code, mutant_NAME_off.go with the protection
-// and mutant_NAME.go without; no build without the tag has the second. To see a test
-// fail, build it with the tag:
+// A test that cannot fail shows nothing. For each promise there are mutants, in which one
+// protection is taken out. The protections that can be are in the protections.go of
+// their packages; under the build tag agentplane_mutants mutants.go takes its place, in
+// which the environment's MUTANT names the one to take out. To see a test fail:
 //
-//	go test -tags agentplane_mutant_deposed -run TestStories ./fsm
+//	MUTANT=deposed go test -tags agentplane_mutants -run TestStories ./fsm
 //
 // The tests of this package build the programs with the tags in AGENTPLANE_E2E_TAGS:
 //
-//	AGENTPLANE_E2E_TAGS=agentplane_mutant_incarnation go test -run TestOldLeaderOfAnotherIncarnation ./e2e
-//	AGENTPLANE_E2E_TAGS=agentplane_mutant_verifyleader AGENTPLANE_E2E=full go test -run 'TestPausedLeaderNeverAnswersStale$' ./e2e
+//	MUTANT=incarnation AGENTPLANE_E2E_TAGS=agentplane_mutants go test -run TestOldLeaderOfAnotherIncarnation ./e2e
+//	MUTANT=verifyleader AGENTPLANE_E2E_TAGS=agentplane_mutants AGENTPLANE_E2E=full go test -run 'TestPausedLeaderNeverAnswersStale$' ./e2e
 //
 // `make teeth` does this for all of them, `make teeth M=NAME` for one. Each row says
 // what is taken out, which promise that breaks, and the test that must fail:

@@ -4,18 +4,19 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"go/build/constraint"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// mutantTag begins the build tag of each mutant.
-const mutantTag = "agentplane_mutant_"
+// mutantsTag is the build tag under which MUTANT, in the environment, names the
+// protection that is taken out.
+const mutantsTag = "agentplane_mutants"
 
 // catch says that a mutant, in which one protection is taken out, makes a test fail.
 type catch struct {
@@ -31,9 +32,9 @@ type catch struct {
 // noFailFile keeps rapid from writing what failed into testdata.
 var noFailFile = []string{"-rapid.nofailfile"}
 
-// catches is the table of mutants. To add one: a pair of files beside the protected
-// code, mutant_NAME_off.go with the protection and mutant_NAME.go, under the tag,
-// without it; a row here, with the cheapest test that fails; a line in doc.go.
+// catches is the table of mutants. To add one: the protection in protections.go of its
+// package and what is without it in mutants.go beside that; a row here, with the
+// cheapest test that fails; a line in doc.go.
 var catches = []catch{
 	{mutant: "earlyack", promises: "I1", pkg: "controlplane/consensus", test: "TestLives", says: "acknowledged at index 0 before the read began, is missing"},
 	{mutant: "putback", promises: "I1 I13", pkg: "controlplane", test: "TestMemoryRefusesADiskThatWasPutBack"},
@@ -74,10 +75,11 @@ var catches = []catch{
 // command is the line that a person types to see it.
 func (c catch) command() (env, args []string) {
 	args = []string{"test", "-count=1"}
+	env = append(env, "MUTANT="+c.mutant)
 	if c.pkg == "e2e" {
-		env = append(env, "AGENTPLANE_E2E_TAGS="+mutantTag+c.mutant)
+		env = append(env, "AGENTPLANE_E2E_TAGS="+mutantsTag)
 	} else {
-		args = append(args, "-tags", mutantTag+c.mutant)
+		args = append(args, "-tags", mutantsTag)
 	}
 	if c.full {
 		env = append(env, "AGENTPLANE_E2E=full")
@@ -91,6 +93,23 @@ func (c catch) command() (env, args []string) {
 func TestMutants(t *testing.T) {
 	if os.Getenv("AGENTPLANE_TEETH") == "" {
 		t.Skip("taking out each protection in turn takes long: make teeth")
+	}
+	// With nothing taken out each test passes in the same build: it is the mutant that
+	// makes it fail. Those that start processes are part of every run without the tag.
+	tried := map[string]bool{}
+	for _, c := range catches {
+		if c.mutant = "none"; c.pkg == "e2e" || tried[c.pkg+c.test] {
+			continue
+		}
+		tried[c.pkg+c.test] = true
+		t.Run("none/"+c.test, func(t *testing.T) {
+			env, args := c.command()
+			cmd := exec.CommandContext(t.Context(), "go", args...)
+			cmd.Dir, cmd.Env = "..", slices.Concat(environWithout("AGENTPLANE_"), env, []string{"TMPDIR=" + t.TempDir()})
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("no protection is taken out and the test fails: %v\n%s", err, out)
+			}
+		})
 	}
 	for _, c := range catches {
 		t.Run(c.mutant+"/"+c.test, func(t *testing.T) {
@@ -141,7 +160,7 @@ func TestMutantsAreListed(t *testing.T) {
 	broken := map[string]bool{}
 	for _, c := range catches {
 		if files[c.mutant] == "" {
-			t.Errorf("mutant %q has no files", c.mutant)
+			t.Errorf("mutant %q is in no mutants.go", c.mutant)
 		}
 		if !slices.ContainsFunc(strings.Split(string(doc), "\n"), func(l string) bool {
 			f := strings.Fields(l)
@@ -165,7 +184,11 @@ func TestMutantsAreListed(t *testing.T) {
 	}
 }
 
-// mutantFiles finds the pairs of files, by the name of the mutant.
+// named is a mutant's name where the product asks for it.
+var named = regexp.MustCompile(`mutates\("([a-z]+)"\)`)
+
+// mutantFiles finds the mutants and the files that hold them, and checks that no build
+// without the tag has them.
 func mutantFiles(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -176,29 +199,27 @@ func mutantFiles(t *testing.T) map[string]string {
 		if e.IsDir() && strings.HasPrefix(e.Name(), ".") && e.Name() != ".." {
 			return filepath.SkipDir
 		}
-		name, is := strings.CutPrefix(e.Name(), "mutant_")
-		if !is || !strings.HasSuffix(name, ".go") {
+		if e.Name() != "mutants.go" && e.Name() != "protections.go" {
 			return nil
 		}
-		name, off := strings.CutSuffix(strings.TrimSuffix(name, ".go"), "_off")
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
 		first, _, _ := strings.Cut(string(b), "\n")
-		built, err := constraint.Parse(first)
-		if err != nil || built.Eval(func(tag string) bool { return tag == mutantTag+name }) == off || built.Eval(func(string) bool { return false }) != off {
-			t.Errorf("%s begins with %q, which is not what its name promises (%v)", path, first, err)
+		want := "//go:build " + mutantsTag
+		if e.Name() == "protections.go" {
+			want = "//go:build !" + mutantsTag
 		}
-		if off {
-			path = strings.Replace(path, "_off.go", ".go", 1)
-		} else {
-			path = strings.Replace(path, ".go", "_off.go", 1)
+		if first != want {
+			t.Errorf("%s begins with %q, want %q", path, first, want)
 		}
-		if _, err := os.Stat(path); err != nil {
-			t.Errorf("a mutant is a pair of files: %v", err)
+		for _, name := range named.FindAllStringSubmatch(string(b), -1) {
+			if other := found[name[1]]; other != "" {
+				t.Errorf("mutant %q is in %s and in %s", name[1], other, path)
+			}
+			found[name[1]] = path
 		}
-		found[name] = path
 		return nil
 	})
 	if err != nil {

@@ -1,6 +1,0 @@
-//go:build !agentplane_mutant_startagain
-
-package execute
-
-// startsOnce says that nothing is started where an attempt has a directory already (I2).
-const startsOnce = true

@@ -1,6 +1,0 @@
-//go:build !agentplane_mutant_nofsync
-
-package journal
-
-// syncsAppends says that a record is on disk before it is acknowledged (I2).
-const syncsAppends = true

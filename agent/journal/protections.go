@@ -1,0 +1,6 @@
+//go:build !agentplane_mutants
+
+package journal
+
+// syncsAppends says that a record is on disk before it is acknowledged (I2).
+const syncsAppends = true

@@ -1,0 +1,13 @@
+//go:build agentplane_mutants
+
+package session
+
+import (
+	"os"
+)
+
+// mutates says that the mutant with the name is asked for (see e2e/doc.go).
+func mutates(name string) bool { return os.Getenv("MUTANT") == name }
+
+// The mutant: the agent takes any delivery.
+var comparesDeliveries = !mutates("delivery")

@@ -1,0 +1,51 @@
+//go:build agentplane_mutants
+
+package consensus
+
+import (
+	"context"
+	"os"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// mutates says that the mutant with the name is asked for (see e2e/doc.go).
+func mutates(name string) bool { return os.Getenv("MUTANT") == name }
+
+// The mutant: what raft has been given is called done.
+func acknowledgesEarly(batch []*proposal) bool {
+	if !mutates("earlyack") {
+		return false
+	}
+	for _, p := range batch {
+		for range p.muts {
+			p.outcomes = append(p.outcomes, &raftlogv1.Outcome{Code: raftlogv1.Code_CODE_OK})
+		}
+		close(p.done)
+	}
+	return true
+}
+
+// The mutant: a leader believes itself that it leads.
+var asksVoters = !mutates("lonelyread")
+
+// The mutant: any number of proposals may wait.
+var boundsQueue = !mutates("queue")
+
+// The mutant: the term of a vote is written before its candidate.
+var votesAtOnce = !mutates("tornvote")
+
+// The mutant: confirmation puts hashicorp/raft's own check in place of the read round: replies that
+// waited in a socket while the process was stopped count for it.
+func (h *Host) confirmation() func(context.Context) (uint64, error) {
+	if !mutates("verifyleader") {
+		return h.round
+	}
+	return func(context.Context) (uint64, error) {
+		c := h.raft.CommitIndex()
+		if err := h.raft.VerifyLeader().Error(); err != nil {
+			return 0, h.notLeader()
+		}
+		return c, nil
+	}
+}

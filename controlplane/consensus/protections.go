@@ -1,0 +1,24 @@
+//go:build !agentplane_mutants
+
+package consensus
+
+import (
+	"context"
+)
+
+// acknowledgesEarly answers a batch before raft has: never, since what is not committed
+// may be lost (I1).
+func acknowledgesEarly([]*proposal) bool { return false }
+
+// asksVoters says that a read round asks a majority of the voters (I7, I10).
+const asksVoters = true
+
+// boundsQueue says that the queue of proposals is bounded (I14).
+const boundsQueue = true
+
+// votesAtOnce says that term and candidate of a vote are written together (I4).
+const votesAtOnce = true
+
+// confirmation is how this node makes sure that it still leads before it answers a
+// read.
+func (h *Host) confirmation() func(context.Context) (uint64, error) { return h.round }

@@ -1,7 +1,0 @@
-//go:build !agentplane_mutant_putback
-
-package controlplane
-
-// comparesMemory says that a node that comes back with less than it was seen with is
-// refused (I1, I13).
-const comparesMemory = true

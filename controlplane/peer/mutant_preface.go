@@ -1,6 +1,0 @@
-//go:build agentplane_mutant_preface
-
-package peer
-
-// The mutant: whoever has a node's key may speak raft.
-const judgesPrefaces = false

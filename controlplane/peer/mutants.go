@@ -1,0 +1,16 @@
+//go:build agentplane_mutants
+
+package peer
+
+import (
+	"os"
+)
+
+// mutates says that the mutant with the name is asked for (see e2e/doc.go).
+func mutates(name string) bool { return os.Getenv("MUTANT") == name }
+
+// The mutant: incarnations are not compared.
+var comparesIncarnations = !mutates("incarnation")
+
+// The mutant: whoever has a node's key may speak raft.
+var judgesPrefaces = !mutates("preface")

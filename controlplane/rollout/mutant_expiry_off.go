@@ -1,6 +1,0 @@
-//go:build !agentplane_mutant_expiry
-
-package rollout
-
-// expires says that what was not claimed in time expires (I3).
-const expires = true

@@ -1,0 +1,9 @@
+//go:build !agentplane_mutants
+
+package identity
+
+// comparesClusters says that a certificate of another cluster is refused (I12, I13).
+const comparesClusters = true
+
+// comparesNodeKeys says that a node's key must be the one that is registered (I12).
+const comparesNodeKeys = true
