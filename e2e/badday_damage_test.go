@@ -64,8 +64,21 @@ func TestBadDayDamagedNode(t *testing.T) {
 		{"raft/wal/*.wal", empty, "emptied", []string{"log"}},
 		{"raft/wal/wal-meta.db", empty, "emptied", []string{"wal-meta.db"}},
 		{"raft/wal/wal-meta.db", nil, "gone", []string{"wal-meta.db"}},
-		{"raft/snapshots/*/state.bin", half, "all truncated", []string{"snapshots is whole", "CRC mismatch"}},
-		{"raft/snapshots/*/state.bin", bit(200), "all flipped", []string{"snapshots is whole", "CRC mismatch"}},
+		{"raft/snapshots/*/state.bin", half, "all truncated", []string{"snapshots is whole", "state.bin has"}},
+		{"raft/snapshots/*/state.bin", bit(1000), "all flipped", []string{"snapshots is whole", "CRC mismatch"}},
+		{"raft/snapshots/*/meta.json", half, "all truncated", []string{"snapshots is whole", "meta.json"}},
+		{"raft/snapshots/*/meta.json", nil, "all gone", []string{"snapshots is whole", "meta.json"}},
+		{"raft/snapshots/*/meta.json", behind(`"Configura`), "configuration flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"Suffrage":`), "suffrage flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"ID":"`), "id flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"Suffrage":0,"ID":"`), "id of a voter flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"Address":"`), "address flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"ConfigurationI`), "index of the configuration flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"Inde`), "index flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"Ter`), "term flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"Siz`), "size flipped", []string{"snapshots is whole", "state.bin has"}},
+		{"raft/snapshots/*/meta.json", behind(`"Version":`), "version flipped", []string{"snapshots is whole", "differs from what was sealed"}},
+		{"raft/snapshots/*/meta.json", behind(`"CRC":"`), "checksum flipped", []string{"snapshots is whole", "CRC mismatch"}},
 	} {
 		t.Run(c.file+" "+c.how, func(t *testing.T) {
 			restore := damageFiles(t, filepath.Join(dir, c.file), c.damage)
@@ -115,6 +128,16 @@ func empty([]byte) []byte { return nil }
 func bit(at int) func([]byte) []byte {
 	return func(b []byte) []byte {
 		b[min(at, len(b)-1)] ^= 0x10
+		return b
+	}
+}
+
+// behind flips a bit of the byte behind the first occurrence of what.
+func behind(what string) func([]byte) []byte {
+	return func(b []byte) []byte {
+		if at := bytes.Index(b, []byte(what)); at >= 0 {
+			b[at+len(what)] ^= 0x01
+		}
 		return b
 	}
 }

@@ -21,6 +21,7 @@ type Disk struct {
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
 	Mark      MarkFile
+	whole     *raft.SnapshotMeta // the newest that is; set by guard, nil when there is none
 	close     []func() error
 	bolts     []*raftboltdb.BoltStore
 }
@@ -95,8 +96,8 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 	default:
 		return nil, fmt.Errorf("open raft directory %q: log store %q is not known: use wal or bolt", dir, log)
 	}
-	if d.Snapshots, err = raft.NewFileSnapshotStoreWithLogger(dir, retain, logger.Named("snapshots")); err != nil {
-		return nil, fmt.Errorf("open snapshots in %q: %w", dir, err)
+	if d.Snapshots, err = openSnapshots(dir, retain, logger.Named("snapshots")); err != nil {
+		return nil, err
 	}
 	mark, err := openMarkFile(filepath.Join(dir, "log.mark"))
 	if err != nil {
@@ -158,7 +159,8 @@ func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 		return nil, &damaged{err}
 	}
 	stable := newVoteStore(d.Stable, w)
-	if err := verifyLog(d, mark); err != nil {
+	whole, err := verifyLog(d, mark)
+	if err != nil {
 		return nil, &damaged{err}
 	}
 	if err := verifyStable(d, stable, mark); err != nil {
@@ -175,6 +177,7 @@ func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 		Stable:    stable,
 		Snapshots: d.Snapshots,
 		Mark:      d.Mark,
+		whole:     whole,
 		bolts:     d.bolts,
 	}
 	g.OnClose(d.Close)

@@ -82,7 +82,8 @@
 // its type. A term that is behind the log refuses the start, as a lost vote would. A mark that the log does not reach
 // refuses the start: raft-wal drops the end of its log silently when a frame header
 // is damaged, and a node that forgot acknowledged entries can elect a stale leader.
-// Such a node must rejoin empty. Configuration entries and raft's no-ops carry no
+// Such a node must rejoin empty. A snapshot carries a seal over what raft believes of it
+// without a checksum (sealed.go): index, term and configuration. Configuration entries and raft's no-ops carry no
 // checksum of ours; the mark and the decoder are what guards them.
 //
 // The log is bounded by bytes (compaction.go), because raft counts entries; it may grow

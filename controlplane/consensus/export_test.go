@@ -30,3 +30,8 @@ func (o Options) raftConfigForTest() *raft.Config {
 	o.Logger = hclog.NewNullLogger()
 	return o.raftConfig(make(chan bool, 1))
 }
+
+// OpenSnapshots opens the sealed snapshots of a raft directory.
+func OpenSnapshots(dir string, retain int, logger hclog.Logger) (raft.SnapshotStore, error) {
+	return openSnapshots(dir, retain, logger)
+}

@@ -47,17 +47,14 @@ type installs struct {
 	newest, newestTerm uint64
 }
 
-func newInstalls(inner raft.SnapshotStore, log raft.LogStore, fatal func(error), c *compaction) (*installs, error) {
-	metas, err := inner.List()
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots: %w", err)
+// newInstalls returns the store around that of a guarded disk.
+func newInstalls(disk *Disk, log raft.LogStore, fatal func(error), c *compaction) *installs {
+	s := &installs{SnapshotStore: disk.Snapshots, log: log, fatal: fatal, own: c.reset, size: &c.snapshot}
+	if disk.whole != nil {
+		s.size.Store(uint64(max(disk.whole.Size, 0)))
+		s.newest, s.newestTerm = disk.whole.Index, disk.whole.Term
 	}
-	s := &installs{SnapshotStore: inner, log: log, fatal: fatal, own: c.reset, size: &c.snapshot}
-	if len(metas) > 0 {
-		s.size.Store(uint64(max(metas[0].Size, 0)))
-		s.newest, s.newestTerm = metas[0].Index, metas[0].Term
-	}
-	return s, nil
+	return s
 }
 
 // trim leaves out of a request what this node's newest snapshot covers.

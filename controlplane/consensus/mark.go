@@ -122,75 +122,102 @@ func (m *logMark) lower(log raft.LogStore, min, max uint64) error {
 }
 
 // verifyLog refuses a disk whose log has lost its end, has a hole, or holds an entry
-// past the newest snapshot that is not what was written.
-func verifyLog(d *Disk, mark *logMark) error {
+// past the newest snapshot that is not what was written. It answers that snapshot.
+func verifyLog(d *Disk, mark *logMark) (*raft.SnapshotMeta, error) {
 	first, err := d.Log.FirstIndex()
 	if err != nil {
-		return fmt.Errorf("verify log: %w", err)
+		return nil, fmt.Errorf("verify log: %w", err)
 	}
 	last, err := d.Log.LastIndex()
 	if err != nil {
-		return fmt.Errorf("verify log: %w", err)
+		return nil, fmt.Errorf("verify log: %w", err)
 	}
-	const advice = "entries that this node acknowledged are gone: it must rejoin empty"
-	switch {
-	case mark.fresh && last > 0:
-		return fmt.Errorf("verify log: it ends at %d but has no log mark, so nobody can tell whether it is whole: the node must rejoin empty", last)
-	case mark.index > last:
-		return fmt.Errorf("verify log: it ends at %d, but the log mark says that it reached %d: %s", last, mark.index, advice)
-	case mark.index >= first && mark.index > 0:
-		var l raft.Log
-		if err := d.Log.GetLog(mark.index, &l); err != nil {
-			return fmt.Errorf("verify log: entry %d, where the log mark is: %w", mark.index, err)
-		}
-		if l.Term != mark.term {
-			return fmt.Errorf("verify log: entry %d has term %d, but the log mark says %d: %s", mark.index, l.Term, mark.term, advice)
-		}
+	if err := verifyMark(d, mark, first, last); err != nil {
+		return nil, fmt.Errorf("verify log: %w", err)
 	}
-	snapshot, err := newestWhole(d.Snapshots)
+	whole, taken, err := newestWhole(d.Snapshots)
 	if err != nil {
-		return fmt.Errorf("verify log: %w", err)
+		return nil, fmt.Errorf("verify log: %w", err)
 	}
-	if last > snapshot && first > snapshot+1 {
-		return fmt.Errorf("verify log: it begins at %d, but the newest whole snapshot ends at %d: %s", first, snapshot, advice)
+	var snapshot uint64
+	if whole != nil {
+		snapshot = whole.Index
+	}
+	switch {
+	case last > snapshot && first > snapshot+1:
+		return nil, fmt.Errorf("verify log: it begins at %d, but the newest whole snapshot ends at %d: %s", first, snapshot, goneAdvice)
+	case max(last, snapshot) < taken:
+		return nil, fmt.Errorf("verify log: it ends at %d and the newest whole snapshot at %d, but a snapshot that is damaged reached %d: %s", last, snapshot, taken, goneAdvice)
 	}
 	var term uint64
 	for index := max(first, snapshot+1); index <= last && last > 0; index++ {
 		var l raft.Log
 		if err := d.Log.GetLog(index, &l); err != nil {
-			return fmt.Errorf("verify log: entry %d: %w", index, err)
+			return nil, fmt.Errorf("verify log: entry %d: %w", index, err)
 		}
 		if l.Index != index || l.Term < term {
-			return fmt.Errorf("verify log: at %d lies entry %d of term %d after term %d: the log is damaged, the node must rejoin empty", index, l.Index, l.Term, term)
+			return nil, fmt.Errorf("verify log: at %d lies entry %d of term %d after term %d: the log is damaged, the node must rejoin empty", index, l.Index, l.Term, term)
 		}
 		term = l.Term
 		if err := checkEntry(&l); err != nil {
-			return fmt.Errorf("verify log: %w: the node must rejoin empty", err)
+			return nil, fmt.Errorf("verify log: %w: the node must rejoin empty", err)
+		}
+	}
+	return whole, nil
+}
+
+const goneAdvice = "entries that this node acknowledged are gone: it must rejoin empty"
+
+func verifyMark(d *Disk, mark *logMark, first, last uint64) error {
+	switch {
+	case mark.fresh && last > 0:
+		return fmt.Errorf("it ends at %d but has no log mark, so nobody can tell whether it is whole: the node must rejoin empty", last)
+	case mark.index > last:
+		return fmt.Errorf("it ends at %d, but the log mark says that it reached %d: %s", last, mark.index, goneAdvice)
+	case mark.index >= first && mark.index > 0:
+		var l raft.Log
+		if err := d.Log.GetLog(mark.index, &l); err != nil {
+			return fmt.Errorf("entry %d, where the log mark is: %w", mark.index, err)
+		}
+		if l.Term != mark.term {
+			return fmt.Errorf("entry %d has term %d, but the log mark says %d: %s", mark.index, l.Term, mark.term, goneAdvice)
 		}
 	}
 	return nil
 }
 
-// newestWhole is the index of the newest snapshot that is whole, which is the one that
-// raft restores, 0 when there never was one. raft goes on with an older one when the
-// newest is damaged: that is right as long as the log begins before its end.
-func newestWhole(s raft.SnapshotStore) (uint64, error) {
-	metas, err := s.List()
+// newestWhole is the newest snapshot that is whole, which is the one that raft
+// restores, nil when there never was one; taken is where the newest one ends, be it
+// damaged. raft goes on with an older one when the newest is damaged: that is right as
+// long as the log begins before the end of the older one and reaches that of the newest.
+func newestWhole(s raft.SnapshotStore) (whole *raft.SnapshotMeta, taken uint64, err error) {
+	list := s.List
+	if f, ok := s.(*sealed); ok {
+		list = f.finished
+	}
+	metas, err := list()
 	if err != nil {
-		return 0, fmt.Errorf("list snapshots: %w", err)
+		return nil, 0, fmt.Errorf("list snapshots: %w", err)
 	}
 	var first error
-	for _, m := range metas {
-		_, r, err := s.Open(m.ID) // verifies the checksum
-		if err == nil {
-			return m.Index, r.Close()
+	for _, kept := range metas {
+		taken = max(taken, kept.Index)
+		if whole != nil {
+			continue
 		}
-		first = cmp.Or(first, fmt.Errorf("snapshot %s: %w", m.ID, err))
+		m, r, err := s.Open(kept.ID) // verifies the checksums
+		if err == nil {
+			err = r.Close()
+			whole = m
+		}
+		if err != nil {
+			first = cmp.Or(first, fmt.Errorf("snapshot %s: %w", kept.ID, err))
+		}
 	}
-	if first != nil {
-		return 0, fmt.Errorf("none of %d snapshots is whole: %w: the node must rejoin empty", len(metas), first)
+	if first != nil && whole == nil {
+		return nil, 0, fmt.Errorf("none of %d snapshots is whole: %w: the node must rejoin empty", len(metas), first)
 	}
-	return 0, nil
+	return whole, taken, nil
 }
 
 // checkEntry verifies the checksum of a command entry.
