@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/agentplane/agentplane/controlplane/peer"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
@@ -130,6 +132,7 @@ func (m *member) askLeader(ctx context.Context, ask func(context.Context, agentp
 		if err = ask(ctx, c); err == nil {
 			return nil
 		}
+		err = plain{err}
 		d := agentplanev1.DetailOf(err)
 		if d.GetReason() == "node_removed" || d.GetReason() == peer.ReasonPutBack {
 			return err // nobody will say anything else
@@ -141,6 +144,12 @@ func (m *member) askLeader(ctx context.Context, ask func(context.Context, agentp
 	}
 	return last
 }
+
+// plain is what another node said without the words that gRPC puts before it.
+type plain struct{ error }
+
+func (p plain) Error() string { return status.Convert(p.error).Message() }
+func (p plain) Unwrap() error { return p.error }
 
 // inConfiguration says whether raft's configuration, as this node has it, knows this
 // node.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -205,10 +204,10 @@ func (l *local) Join(req *agentplanev1.JoinRequest, stream grpc.ServerStreamingS
 		return stream.Send(&agentplanev1.JoinResponse{Step: step, Text: fmt.Sprintf(format, args...), ClusterId: n.dir.ClusterID(), NodeId: n.ID()})
 	}
 	if n.hasJoined() {
-		if err := n.otherCluster(ctx, req.GetAddresses(), req.GetToken()); err != nil {
+		if err := say("already", "this node belongs to cluster %s already", n.dir.ClusterID()); err != nil {
 			return err
 		}
-		if err := say("already", "this node belongs to cluster %s already", n.dir.ClusterID()); err != nil {
+		if err := n.otherCluster(ctx, req.GetAddresses(), req.GetToken()); err != nil {
 			return err
 		}
 	} else {
@@ -262,9 +261,9 @@ func (n *Node) joinOnce(ctx context.Context, addresses []string, token string) (
 func (m *member) reportJoin(ctx context.Context, noWait bool, stream grpc.ServerStreamingServer[agentplanev1.JoinResponse]) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	said := ""
+	said := joinTalk{}
 	for {
-		r, err := m.askToBeAdded(ctx)
+		r, err := m.askBriefly(ctx)
 		step := &agentplanev1.JoinResponse{ClusterId: m.n.dir.ClusterID(), NodeId: m.n.ID(), Voter: r.GetVoter()}
 		switch {
 		case err != nil:
@@ -280,8 +279,7 @@ func (m *member) reportJoin(ctx context.Context, noWait bool, stream grpc.Server
 		default:
 			step.Step, step.Text = "catching_up", "added as a non-voter: "+cmp.Or(r.GetWaitsFor(), "it becomes a voter next")
 		}
-		if step.Done || step.GetStep() != said {
-			said = step.GetStep()
+		if step.Done || said.worth(step, time.Now()) {
 			if err := stream.Send(step); err != nil || step.Done {
 				return err
 			}
@@ -293,6 +291,35 @@ func (m *member) reportJoin(ctx context.Context, noWait bool, stream grpc.Server
 				"the node is not a voter yet (%s): %v", step.GetText(), ctx.Err())
 		}
 	}
+}
+
+// askBriefly asks to be added and waits little, so that there is something to say of it.
+func (m *member) askBriefly(ctx context.Context) (*agentplanev1.AddServerResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinNews)
+	defer cancel()
+	return m.askToBeAdded(ctx)
+}
+
+// joinTalk decides what of a join's course is worth a line: each step at once, how it
+// goes on now and then.
+type joinTalk struct {
+	step, text string
+	at         time.Time
+}
+
+// How often a join speaks while it waits: of what has changed, and at all.
+const (
+	joinNews    = 2 * time.Second
+	joinPatient = 15 * time.Second
+)
+
+func (t *joinTalk) worth(r *agentplanev1.JoinResponse, now time.Time) bool {
+	silent := now.Sub(t.at)
+	if r.GetStep() == t.step && (r.GetText() == t.text || silent < joinNews) && silent < joinPatient {
+		return false
+	}
+	*t = joinTalk{r.GetStep(), r.GetText(), now}
+	return true
 }
 
 func joinRefusal(err error) error {
@@ -327,9 +354,11 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 			if err := n.dir.BindCluster(clusterID); err != nil {
 				return nil, err
 			}
-			if ca, _, err = n.openIdentity(clusterID); err != nil {
+			var leaf *pki.Leaf
+			if ca, leaf, err = n.openIdentity(clusterID); err != nil {
 				return nil, err
 			}
+			n.port.Introduce(leaf.GetCertificate)
 			key, err := identity.LoadKey(n.dir.Path(pkiDir, nodeKey))
 			if err != nil {
 				return nil, err
@@ -360,29 +389,6 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 	}
 	close(n.joined)
 	return nil
-}
-
-// reachable refuses to advertise a loopback address to a cluster that is elsewhere.
-func reachable(advertised string, addresses []string) error {
-	mine, _, err := net.SplitHostPort(advertised)
-	if err != nil {
-		return fmt.Errorf("advertised address %q: %w", advertised, err)
-	}
-	for _, a := range addresses {
-		host, _, err := net.SplitHostPort(a)
-		if err != nil {
-			return fmt.Errorf("address %q: want HOST:PORT", a)
-		}
-		if loopback(mine) && !loopback(host) {
-			return fmt.Errorf("you advertise %s but join %s: peers cannot reach you", mine, host)
-		}
-	}
-	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // retryJoin joins by the configuration until it has worked.

@@ -1,9 +1,34 @@
 package controlplane
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
+
+func TestJoinSpeaksOfEachStepAndNowAndThen(t *testing.T) {
+	var talk joinTalk
+	var said []string
+	start := time.Now()
+	for i := range 200 { // 40 s
+		r := &agentplanev1.JoinResponse{Step: "adding", Text: "no leader"}
+		if i >= 10 { // 2 s
+			r.Step, r.Text = "catching_up", "at entry"
+		}
+		if i >= 12 && i < 24 {
+			r.Text = strings.Repeat("at entry ", i)
+		}
+		if at := time.Duration(i) * 200 * time.Millisecond; talk.worth(r, start.Add(at)) {
+			said = append(said, at.String()+" "+r.GetStep())
+		}
+	}
+	if want := []string{"0s adding", "2s catching_up", "4s catching_up", "6s catching_up", "21s catching_up", "36s catching_up"}; !slices.Equal(said, want) {
+		t.Errorf("a join says something at %q, want %q", said, want)
+	}
+}
 
 func TestReachableRefusesLoopbackElsewhere(t *testing.T) {
 	for _, c := range []struct {

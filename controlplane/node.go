@@ -96,11 +96,8 @@ func Open(o Options) (_ *Node, err error) {
 	if n.port, err = n.listen(); err != nil {
 		return nil, err
 	}
-	if n.advertise, err = advertise(o.Config.Advertise, n.port.Addr().String()); err != nil {
+	if n.advertise, err = n.advertised(); err != nil {
 		return nil, err
-	}
-	if err := identity.ValidateAddress(n.advertise); err != nil {
-		return nil, fmt.Errorf("advertised %w: give another with --advertise HOST or HOST:PORT", err)
 	}
 	if err := probeGossip(o.Config.Gossip.Listen); err != nil {
 		return nil, err
@@ -128,48 +125,6 @@ func (n *Node) listen() (*peer.Port, error) {
 		}
 	}
 	return peer.Listen(listen, logger)
-}
-
-// advertise completes the address that others are told.
-func advertise(configured, bound string) (string, error) {
-	host, port, err := net.SplitHostPort(bound)
-	if err != nil {
-		return "", fmt.Errorf("bound address %q: %w", bound, err)
-	}
-	if configured != "" {
-		if h, p, err := net.SplitHostPort(configured); err == nil {
-			return net.JoinHostPort(h, p), nil
-		}
-		return net.JoinHostPort(configured, port), nil
-	}
-	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
-		host = "127.0.0.1"
-		if private := privateAddress(); private != "" {
-			host = private
-		}
-	}
-	return net.JoinHostPort(host, port), nil
-}
-
-// privateAddress is the first private address of an interface that is up, IPv4
-// before IPv6; "" when there is none.
-func privateAddress() string {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return ""
-	}
-	found := ""
-	for _, a := range addrs {
-		ip, ok := a.(*net.IPNet)
-		if !ok || !ip.IP.IsPrivate() {
-			continue
-		}
-		if ip.IP.To4() != nil {
-			return ip.IP.String()
-		}
-		found = cmp.Or(found, ip.IP.String())
-	}
-	return found
 }
 
 func (n *Node) writeAddresses(gossip, gossipAdvertise string) error {

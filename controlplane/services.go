@@ -26,6 +26,7 @@ func (m *member) register() error {
 			return c.Name, c.Kind, c.Key, c.From
 		},
 		Peers: m.peerStates, WaitsFor: func(id string) string { return m.promoter.WaitsFor(id).Why },
+		Reach:         func(ctx context.Context, address string, key []byte) error { return peer.Reach(ctx, address, key) },
 		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
 		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax),
 		BatchMutations: m.n.o.Config.Batch.MaxMutations, BatchBytes: int(m.n.o.Config.Batch.MaxBytes), Logger: m.logger.Named("operator"),

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -109,7 +111,10 @@ func (a *app) clusterJoin() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "join ADDR[,…] --token T | join T@ADDR",
 		Short: "make the node on this machine a member of a cluster",
-		Args:  args(1, 1, "the address of a node, or TOKEN@ADDR"), Annotations: is(offline),
+		Long: `Make the node on this machine a member of a cluster, and wait until it is a voter,
+or until only other nodes can make it one. With --request-timeout the wait has an
+end; the node goes on all the same. Running it again is harmless.`,
+		Args: args(1, 1, "the address of a node, or TOKEN@ADDR"), Annotations: is(offline),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, addresses, err := tokenAt(args[0], token)
 			if err != nil {
@@ -117,6 +122,11 @@ func (a *app) clusterJoin() *cobra.Command {
 			}
 			req := &agentplanev1.JoinRequest{Addresses: addresses, Token: t.Reveal(), NoWait: noWait}
 			return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
+				ctx, cancel := context.WithCancelCause(ctx)
+				defer cancel(nil)
+				if cmd.Flags().Changed("request-timeout") { // a newcomer may have much to catch up with
+					defer time.AfterFunc(a.flags.requestTimeout, func() { cancel(errJoinGoesOn) }).Stop()
+				}
 				return a.join(ctx, cc, dir, req)
 			})
 		},
@@ -146,6 +156,9 @@ func tokenAt(word, token string) (identity.Token, []string, error) {
 	return t, addresses, err
 }
 
+// errJoinGoesOn ends the wait for a join, and not the join.
+var errJoinGoesOn = errors.New("the join is not waited for any longer")
+
 func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *agentplanev1.JoinRequest) error {
 	stream, err := agentplanev1.NewLocalServiceClient(cc).Join(ctx, req)
 	if err != nil {
@@ -156,6 +169,12 @@ func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *ag
 		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if err != nil && last != nil && errors.Is(context.Cause(ctx), errJoinGoesOn) {
+			return &failure{
+				code: exitUnavailable, err: fmt.Errorf("the join is not done within %v: %s", shortDuration(a.flags.requestTimeout), last.Text),
+				hint: "the node goes on by itself; run the same command again to see how far it is",
+			}
 		}
 		if err != nil {
 			return hintUnknown(localError(dir, err, true), "agentctl cluster members")

@@ -79,7 +79,7 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 		case s.Voter || !s.Candidate:
 			continue
 		case !s.Answers:
-			d.Waits[s.ID] = Wait{Why: "it does not answer"}
+			d.Waits[s.ID] = Wait{Why: "the leader gets no answer from it"}
 			continue
 		case s.Applied+Lag < commit:
 			d.Waits[s.ID] = Wait{Why: fmt.Sprintf("it is catching up (at entry %d of %d)", s.Applied, commit)}

@@ -48,7 +48,7 @@ func TestDecide(t *testing.T) {
 			"who does not answer waits",
 			[]Server{voter("a", 20), voter("b", 20), {ID: "c", Candidate: true}},
 			5, "",
-			map[string]string{"c": "it does not answer"},
+			map[string]string{"c": "the leader gets no answer from it"},
 		},
 		{
 			"who lags waits",

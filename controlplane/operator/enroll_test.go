@@ -2,6 +2,7 @@ package operator
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -205,6 +206,32 @@ func TestEnrollRefusesANodeThatWouldSpoilTheBundle(t *testing.T) {
 				t.Fatalf("the bundle: %v", err)
 			}
 		})
+	}
+}
+
+func TestANodeThatCannotBeReachedLeavesNothingBehind(t *testing.T) {
+	var asked string
+	w := newWorld(t, func(o *Options) {
+		o.Reach = func(_ context.Context, address string, key []byte) error {
+			asked = fmt.Sprintf("%s %d", address, len(key))
+			return errors.New("connection refused")
+		}
+	})
+	tok, key := w.token(nodeKind), mustKey(t)
+	req, as := nodeRequest(t, tok, key, "n2")
+	_, err := w.Enroll.Enroll(t.Context(), req)
+	wantRefusal(t, err, codes.FailedPrecondition, "unreachable_address")
+	if want := "you advertise " + as.GetAddress() + `, and node "node-a" cannot reach it: connection refused`; !strings.Contains(err.Error(), want) {
+		t.Errorf("the refusal says %q, want %q", err, want)
+	}
+	if want := fmt.Sprintf("%s %d", as.GetAddress(), len(key.Public())); asked != want {
+		t.Errorf("reached for %q, want %q", asked, want)
+	}
+	if _, found := w.m.View().Node("n2"); found {
+		t.Error("it is registered")
+	}
+	if row, _ := w.m.View().Token(tok.ID()); len(row.GetUses()) != 0 {
+		t.Errorf("the token was used: %v", row.GetUses())
 	}
 }
 

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 
 	"google.golang.org/grpc/codes"
@@ -105,6 +106,13 @@ func (e *Enrolment) enrollNode(ctx context.Context, v *fsm.View, n newcomer, as 
 	}
 	if err := e.trustworthy(v, row); err != nil {
 		return nil, err
+	}
+	// Before anything is written: a member that nobody reaches is a voter too few.
+	if err := e.o.Reach(ctx, row.GetAddress(), n.key); err != nil {
+		me, _ := v.Node(e.o.NodeID)
+		return nil, e.refuseHint(codes.FailedPrecondition, "unreachable_address",
+			"start the node again with an --advertise HOST:PORT at which the other nodes reach it, and see that no firewall is in between",
+			"you advertise %s, and node %q cannot reach it: %v", row.GetAddress(), cmp.Or(me.GetName(), e.o.NodeID), err)
 	}
 	_, v, err := e.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RegisterNode{
 		RegisterNode: &raftlogv1.RegisterNode{Node: row, TokenId: n.token.GetId()},

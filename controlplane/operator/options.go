@@ -71,6 +71,9 @@ type Options struct {
 	Peers func() map[string]string
 	// WaitsFor says why a candidate is not a voter yet. Nil: nobody knows.
 	WaitsFor func(nodeID string) string
+	// Reach finds out whether a node that wants to join is reached at its address, by
+	// its key. The error is a clause. Nil: it is not looked at.
+	Reach func(ctx context.Context, address string, key []byte) error
 	// Behind answers how many entries a node lags, for those of whom that is known.
 	Behind func() map[string]uint64
 	// ClockDistance is how far this node's clock is from the voters' median.
@@ -117,6 +120,9 @@ func New(o Options) (*Services, error) {
 	}
 	if o.WaitsFor == nil {
 		o.WaitsFor = func(string) string { return "" }
+	}
+	if o.Reach == nil {
+		o.Reach = func(context.Context, string, []byte) error { return nil }
 	}
 	if o.Behind == nil {
 		o.Behind = func() map[string]uint64 { return nil }

@@ -50,7 +50,9 @@ type Port struct {
 	logger   hclog.Logger
 	stranger *tls.Config // before the node has an identity
 	identity atomic.Pointer[Identity]
-	queues   map[string]*queue
+	// introduced proves the node's key before there is an identity; may hold nil.
+	introduced atomic.Pointer[tls.Config]
+	queues     map[string]*queue
 
 	mu         sync.Mutex // guards what follows
 	conns      map[*Conn]struct{}
@@ -94,6 +96,7 @@ func Listen(addr string, logger hclog.Logger) (*Port, error) {
 		ln: ln, logger: logger, stranger: stranger,
 		conns: make(map[*Conn]struct{}), from: make(map[string]int), queues: make(map[string]*queue),
 	}
+	stranger.GetConfigForClient = p.introduction
 	for _, protocol := range []string{identity.ProtocolGRPC, identity.ProtocolRaft, identity.ProtocolHTTP} {
 		p.queues[protocol] = &queue{addr: ln.Addr(), conns: make(chan net.Conn, acceptQueue), closed: make(chan struct{})}
 	}
@@ -205,6 +208,10 @@ func (p *Port) handshake(ctx context.Context, raw net.Conn) {
 		return
 	}
 	c := &Conn{Conn: conn, port: p, state: conn.ConnectionState()}
+	if id == nil && c.state.NegotiatedProtocol == identity.ProtocolRaft {
+		_ = conn.Close() // the introduction is all that was wanted
+		return
+	}
 	if id != nil {
 		var err error
 		if c.Peer, err = id.Verifier.Peer(c.state); err != nil {
