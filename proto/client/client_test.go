@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,6 +250,31 @@ func TestOutcome(t *testing.T) {
 			}
 			if e.Reason != tt.reason {
 				t.Errorf("Reason = %q, want %q", e.Reason, tt.reason)
+			}
+		})
+	}
+}
+
+func TestACallEndsWhenNobodyKnowsOfALeader(t *testing.T) {
+	for name, unknown := range map[string]bool{"nothing was done": false, "an unknown outcome is looked for to the end": true} {
+		t.Run(name, func(t *testing.T) {
+			cluster := clienttest.NewCluster(t, 3)
+			cluster.State.AddAgent("web-1", "ONLINE", nil, clienttest.Behaviour{})
+			opts := quick(cluster.Options())
+			opts.CallTimeout, opts.Leaderless = 3*time.Second, 300*time.Millisecond
+			c := newClient(t, opts)
+			var once atomic.Bool // handlers are goroutines
+			cluster.Nodes[0].Break(func(context.Context, string) (error, bool) {
+				d := &agentplanev1.ErrorDetail{Reason: "no_leader", OutcomeUnknown: unknown && !once.Swap(true)}
+				return clienttest.Detailed(codes.Unavailable, "the cluster has no leader", d), false
+			})
+			cluster.Nodes[1].Kill()
+			cluster.Nodes[2].Kill()
+			start := time.Now()
+			_, _, err := submit(t, c, cluster)
+			e, took := asError(t, err), time.Since(start)
+			if e.Reason != "no_leader" || e.OutcomeUnknown != unknown || (took < opts.CallTimeout) == unknown || took < opts.Leaderless {
+				t.Errorf("after %v: %+v", took, e)
 			}
 		})
 	}

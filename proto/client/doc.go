@@ -30,6 +30,10 @@
 // of them succeeds, which gives the outcome. A request that was never handed to
 // the connection has done nothing, and a read does nothing ever.
 //
+// A call ends before its time when every node says that there is no leader, or is not
+// reached, and elections have had their time (Leaderless): trying again would only
+// make a person wait.
+//
 // # Reading one's own writes
 //
 // Answers carry the index their node had applied, in the trailer

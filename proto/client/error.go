@@ -91,6 +91,12 @@ func tryError(err error, address string, write, sent bool) *Error {
 	return e
 }
 
+// saysNoLeader reports whether a node that was up to date enough to judge, or held the
+// call as long as it does, answered that nobody leads: nothing has happened.
+func (e *Error) saysNoLeader() bool {
+	return e.answered && (e.Reason == "no_leader" || e.Reason == "no_quorum" || e.Reason == "catching_up")
+}
+
 // connectError says why there was no connection: nothing was sent.
 func connectError(err error, address string) *Error {
 	return &Error{
@@ -127,6 +133,7 @@ type failures struct {
 	best    *Error // the last that a node said
 	newest  *Error
 	unknown bool
+	read    bool // the call changes nothing
 }
 
 func (f *failures) add(e *Error) {
@@ -172,7 +179,14 @@ func (f *failures) final(stop error, waited time.Duration) *Error {
 		if waited >= time.Second {
 			round *= 10
 		}
-		e.Message = fmt.Sprintf("no outcome within %v: %s", waited.Round(round), e.Message)
+		what := "not done" // and it will not be
+		switch {
+		case f.unknown:
+			what = "no outcome"
+		case f.read:
+			what = "no answer"
+		}
+		e.Message = fmt.Sprintf("%s within %v: %s", what, waited.Round(round), e.Message)
 	}
 	e.OutcomeUnknown = f.unknown
 	for _, a := range f.order {

@@ -41,11 +41,11 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 	var (
 		start   = time.Now()
 		write   = !isRead(method)
-		fails   failures
+		fails   = failures{read: !write}
 		reached bool
 	)
 	for round := 0; ; round++ {
-		hopeless := true
+		hopeless, leaderless, said := true, true, false
 		for _, address := range c.route() {
 			e := c.try(ctx, address, round, write, method, args, reply, opts)
 			if e == nil {
@@ -64,11 +64,16 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 			}
 			fails.add(e)
 			hopeless = hopeless && e.hopeless
+			said = said || e.saysNoLeader()
+			leaderless = leaderless && (e.saysNoLeader() || !e.answered && !e.OutcomeUnknown && !errors.Is(e.cause, errReadTry))
 			reached = reached || e.answered || e.OutcomeUnknown || errors.Is(e.cause, errReadTry)
 			if !e.again || errors.Is(e.cause, errClosed) {
 				return fails.final(nil, 0)
 			}
 			c.leave(address, e)
+		}
+		if said && leaderless && !fails.unknown && time.Since(start) > c.opts.Leaderless {
+			return fails.final(nil, 0) // whoever could know of a leader was asked
 		}
 		if hopeless || !reached && time.Since(start) > c.opts.Unreachable {
 			return fails.final(nil, 0)

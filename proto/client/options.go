@@ -17,6 +17,7 @@ const (
 	DefaultReadTry        = 3 * time.Second
 	DefaultCallTimeout    = 15 * time.Second
 	DefaultUnreachable    = 5 * time.Second
+	DefaultLeaderless     = 5 * time.Second
 	DefaultWatchPatience  = 2 * time.Minute
 )
 
@@ -67,6 +68,10 @@ type Options struct {
 	CallTimeout time.Duration
 	// Unreachable is how long a call goes on while no node was reached at all.
 	Unreachable time.Duration
+	// Leaderless is how long a call goes on at least while every node that answers
+	// says that the cluster has no leader: longer than an election. Nodes themselves
+	// hold a call for some seconds before they say so.
+	Leaderless time.Duration
 	// WatchPatience is how long a watch looks for a node to go on with.
 	WatchPatience time.Duration
 }
@@ -91,6 +96,7 @@ func (o *Options) fill() error {
 		{&o.ReadTry, DefaultReadTry},
 		{&o.CallTimeout, DefaultCallTimeout},
 		{&o.Unreachable, DefaultUnreachable},
+		{&o.Leaderless, DefaultLeaderless},
 		{&o.WatchPatience, DefaultWatchPatience},
 	} {
 		if *d.value <= 0 {
