@@ -147,7 +147,7 @@ func refusal(err error) error {
 	if agentplanev1.DetailOf(err) != nil && !errors.Is(err, forward.ErrUnknown) && !errors.Is(err, forward.ErrNoLeader) {
 		return err
 	}
-	const hint = `a majority of the voters must be up; see "agentctl cluster status --stale"`
+	const hint = `a majority of the voters must be up; see "agentctl cluster status --why"`
 	switch {
 	case errors.Is(err, forward.ErrUnknown):
 		return agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{

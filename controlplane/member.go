@@ -56,6 +56,8 @@ type member struct {
 	gossip    *gossip.Pool
 	dispatch  *dispatch.Dispatcher
 	calls     *calls
+	services  *operator.Services
+	trailer   grpc.UnaryServerInterceptor // puts index and age into the trailer
 	server    *grpc.Server
 
 	trustChanged chan struct{} // has a value when followTrust should look
@@ -237,9 +239,13 @@ func (m *member) gossipPeers() []string {
 // openServices puts the API on the port.
 func (m *member) openServices(prefaces peer.Prefaces) error {
 	c := m.n.o.Config
-	gate := authz.New(authz.Options{Identify: identify, View: m.state.View, CatchUp: m.catchUp})
+	gate := authz.New(authz.Options{
+		Identify: identify, View: m.state.View, CatchUp: m.catchUpBriefly,
+		Hint: fmt.Sprintf("a majority of the voters must be up; on this node's own machine: agentctl cluster status --why --data-dir %s", m.n.o.Config.DataDir),
+	})
 	m.calls = &calls{gate: gate, forwarder: m.forwarder, office: m.office, remote: m.pool.Forward, methods: make(map[string]method)}
 	unary, stream := operator.AppliedIndex(m.state, m.leaderSeen)
+	m.trailer = unary
 	m.server = grpc.NewServer(
 		grpc.Creds(peer.ServerCredentials()),
 		// Whoever may not call gets no further than the gate.
@@ -300,6 +306,17 @@ func (m *member) catchUp(ctx context.Context) error {
 		return err
 	}
 	return m.state.WaitPublished(ctx, index)
+}
+
+// callerPatience is how long a caller whom the state does not know waits for it to catch
+// up: longer than an election. What such a caller wants is not held any longer, since
+// it may be what tells that there is no leader.
+const callerPatience = 2 * time.Second
+
+func (m *member) catchUpBriefly(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callerPatience)
+	defer cancel()
+	return m.catchUp(ctx)
 }
 
 // read answers a view that is linearizable unless stale is asked for.

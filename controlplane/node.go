@@ -226,6 +226,7 @@ func (n *Node) serveSocket(ctx context.Context) error {
 	s := grpc.NewServer(grpc.Creds(socketCredentials{}), grpc.ChainUnaryInterceptor(gate.Unary), grpc.ChainStreamInterceptor(gate.Stream),
 		grpc.MaxRecvMsgSize(1<<20), grpc.MaxConcurrentStreams(16), grpc.WaitForHandlers(true)) // they write to the data directory
 	agentplanev1.RegisterLocalServiceServer(s, &local{n: n})
+	agentplanev1.RegisterClusterServiceServer(s, &socketCluster{n: n})
 	return serveGRPC(ctx, s, n.socket)
 }
 

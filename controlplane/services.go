@@ -10,6 +10,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane/operator"
 	"github.com/agentplane/agentplane/controlplane/peer"
 	"github.com/agentplane/agentplane/controlplane/pki"
+	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
 
@@ -18,14 +19,19 @@ import (
 
 // register builds the services and puts them on the server.
 func (m *member) register() error {
-	services, err := operator.New(operator.Options{
+	var err error
+	m.services, err = operator.New(operator.Options{
 		NodeID: m.n.ID(), Version: m.n.o.Version, Machine: m.state, Proposer: m.host, Read: m.read,
 		Raft: operatorRaft{m}, Issuer: issuer{m.ca},
 		Caller: func(ctx context.Context) (name, kind string, key []byte, from string) {
 			c := authz.From(ctx)
 			return c.Name, c.Kind, c.Key, c.From
 		},
-		Peers: m.peerStates, WaitsFor: func(id string) string { return m.promoter.WaitsFor(id).Why },
+		Peers: m.peerStates, Unreached: m.pool.Unreached, Trusted: m.trust.known,
+		WaitsFor: func(id string) operator.Wait {
+			w := m.promoter.WaitsFor(id)
+			return operator.Wait{Why: w.Why, Node: w.Node}
+		},
 		Reach:         func(ctx context.Context, address string, key []byte) error { return peer.Reach(ctx, address, key) },
 		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
 		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax),
@@ -34,12 +40,12 @@ func (m *member) register() error {
 	if err != nil {
 		return err
 	}
-	m.calls.serve(m.server, &agentplanev1.ClusterService_ServiceDesc, services.Cluster)
-	m.calls.serve(m.server, &agentplanev1.CommandService_ServiceDesc, services.Commands)
-	m.calls.serve(m.server, &agentplanev1.FleetService_ServiceDesc, services.Fleet)
-	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, services.Tokens)
-	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, services.Operators)
-	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, services.Enroll)
+	m.calls.serve(m.server, &agentplanev1.ClusterService_ServiceDesc, m.services.Cluster)
+	m.calls.serve(m.server, &agentplanev1.CommandService_ServiceDesc, m.services.Commands)
+	m.calls.serve(m.server, &agentplanev1.FleetService_ServiceDesc, m.services.Fleet)
+	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, m.services.Tokens)
+	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, m.services.Operators)
+	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, m.services.Enroll)
 	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, m.dispatch)
 	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peer.NewService(peer.ServiceOptions{
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
@@ -50,11 +56,23 @@ func (m *member) register() error {
 	return nil
 }
 
-// peerStates is what gossip says of each node.
+// peerStates is how each node is of which this one has heard, by gossip or by the
+// connection to it.
 func (m *member) peerStates() map[string]string {
+	return livesOf(m.gossip.Members(), m.pool.Linked())
+}
+
+// livesOf puts together what gossip says and since when connections are open, which is
+// the newer word where a node has just come back.
+func livesOf(members []gossip.Member, linked map[string]time.Time) map[string]string {
 	states := make(map[string]string)
-	for _, p := range m.gossip.Members() {
-		states[p.ID] = p.State.String()
+	for id := range linked {
+		states[id] = gossip.StateAlive.String()
+	}
+	for _, p := range members {
+		if since, ok := linked[p.ID]; !ok || !since.After(p.Since) {
+			states[p.ID] = p.State.String()
+		}
 	}
 	return states
 }

@@ -144,6 +144,18 @@ func (t *trust) Nodes() []string {
 	return ids
 }
 
+// known is what this node knows of the cluster before its state does.
+func (t *trust) known() (clusterID string, addresses map[string]string) {
+	b := t.state().Bundle
+	addresses = make(map[string]string)
+	for _, n := range b.Nodes {
+		if len(n.Addresses) > 0 {
+			addresses[n.NodeID] = n.Addresses[0]
+		}
+	}
+	return b.ClusterID, addresses
+}
+
 // ServerAddr is raft.ServerAddressProvider's: a node that moved is found under its
 // new address although raft's configuration still has the old one.
 func (t *trust) ServerAddr(id consensus.ServerID) (consensus.ServerAddress, error) {

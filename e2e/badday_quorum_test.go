@@ -30,10 +30,10 @@ func TestBadDayNoQuorum(t *testing.T) {
 	})
 
 	lost := newID(t)
-	badDay{code: 5, says: []string{"leader"}, hint: `must be up; see "agentctl cluster status --stale"`}.judge(t,
+	badDay{code: 5, says: []string{"leader"}, hint: `must be up; see "agentctl cluster status --why"`}.judge(t,
 		f.Ctl(within(t, 20*time.Second), append([]string{"agents", "list"}, ask...)...))
 	o = f.Ctl(within(t, 20*time.Second), append(append([]string{"run", "--id", lost, "--detach", "--on", "all", "--queue", "1m"}, ask...), append([]string{"--"}, f.argv()...)...)...)
-	written := badDay{code: 5, says: []string{"leader"}, hint: `must be up; see "agentctl cluster status --stale"`}
+	written := badDay{code: 5, says: []string{"leader"}, hint: `must be up; see "agentctl cluster status --why"`}
 	if o.Code == 6 { // it reached a leader that had not noticed: said as unknown
 		written = badDay{code: 6, hint: "--id"}
 	}

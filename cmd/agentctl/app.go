@@ -251,11 +251,7 @@ func (a *app) with(ctx context.Context, f func(*session) error) error {
 		return err
 	}
 	if a.flags.stale {
-		age := "of unknown age: it has not heard of a leader since it started"
-		if d, known := s.LeaderAge(); known {
-			age = fmt.Sprintf("at most %v old", d)
-		}
-		a.talk("note: stale: %s answered from its own state, at index %d, %s", s.Address(), s.AppliedIndex(), age)
+		a.talk("note: stale: %s answered from its own state, at index %d, %s", s.Address(), s.AppliedIndex(), age(s.LeaderAge()))
 	}
 	select {
 	case <-learnt:

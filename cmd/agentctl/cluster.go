@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 func (a *app) clusterCmd() *cobra.Command {
@@ -58,21 +63,81 @@ func (a *app) clusterMembers(cmd *cobra.Command, _ []string) error {
 
 func (a *app) clusterStatus() *cobra.Command {
 	var why bool
+	var dir string
 	c := &cobra.Command{
 		Use: "status", Short: "say how the cluster is; with --why what is wrong and what to type", Args: args(0, 0, ""),
+		Long: `Say how the cluster is. With --why print what is wrong, each with the one right
+command; when the cluster as a whole does not answer, what the node that was asked
+knows by itself, and how old that is. With --data-dir the node on this machine is
+asked over its own socket, which needs no context and no other node.`,
 		Annotations: is(reads),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !c.Flags().Changed("data-dir") {
 			return a.with(cmd.Context(), func(s *session) error {
-				r, err := agentplanev1.NewClusterServiceClient(s).Status(cmd.Context(), &agentplanev1.StatusRequest{Stale: a.flags.stale})
-				if err != nil {
-					return err
-				}
-				return printOne(a, toObject(r), func(w io.Writer) { writeStatus(w, r, why, a.flags.output == "wide") })
+				return a.status(cmd.Context(), why, func(ctx context.Context, stale bool) (*agentplanev1.StatusResponse, source, error) {
+					r, err := agentplanev1.NewClusterServiceClient(s).Status(ctx, &agentplanev1.StatusRequest{Stale: stale})
+					return r, source{s.Address(), age(s.LeaderAge())}, err
+				})
 			})
-		},
+		}
+		if a.flags.addr != "" {
+			return usagef("--data-dir asks the node on this machine, --addr others: give one of them")
+		}
+		return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
+			return a.status(ctx, why, func(ctx context.Context, stale bool) (*agentplanev1.StatusResponse, source, error) {
+				ctx, cancel := context.WithTimeout(ctx, a.flags.requestTimeout)
+				defer cancel()
+				var trailer metadata.MD
+				r, err := agentplanev1.NewClusterServiceClient(cc).Status(ctx, &agentplanev1.StatusRequest{Stale: stale}, grpc.Trailer(&trailer))
+				if err != nil {
+					err = localError(dir, err, false)
+				} else if stale && a.flags.stale {
+					a.talk("note: stale: the node of %q answered from its own state, at index %d, %s", dir, r.AppliedIndex, age(client.LeaderAgeOf(trailer)))
+				}
+				return r, source{"the node of " + dir, age(client.LeaderAgeOf(trailer))}, err
+			})
+		})
 	}
 	c.Flags().BoolVar(&why, "why", false, "print what is wrong, each with the one right command")
+	c.Flags().StringVar(&dir, "data-dir", "", "ask the node on this machine that runs on `DIR`")
 	return c
+}
+
+// whyPatience is how long a diagnosis waits for the answer of the whole cluster: longer
+// than an election.
+const whyPatience = 3 * time.Second
+
+// source is who answered, and how old the answer may be.
+type source struct{ who, age string }
+
+// status prints what call answers. A diagnosis is wanted most when the cluster cannot
+// answer: then it is what one node knows, and that is said.
+func (a *app) status(ctx context.Context, why bool, call func(ctx context.Context, stale bool) (*agentplanev1.StatusResponse, source, error)) error {
+	first, cancel := ctx, context.CancelFunc(func() {})
+	if why && !a.flags.stale {
+		first, cancel = context.WithTimeout(ctx, min(whyPatience, a.flags.requestTimeout))
+	}
+	r, _, err := call(first, a.flags.stale)
+	cancel()
+	if code, _ := classify(err); err != nil && why && !a.flags.stale && code == exitUnavailable && ctx.Err() == nil {
+		var from source
+		if r, from, err = call(ctx, true); err == nil {
+			a.talk("note: the cluster as a whole does not answer; this is what %s knows by itself, %s", from.who, from.age)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return printOne(a, toObject(r), func(w io.Writer) { writeStatus(w, r, why, a.flags.output == "wide") })
+}
+
+// age says how old an answer may be.
+func age(d time.Duration, known bool) string {
+	if !known {
+		return "of unknown age: it has not heard of a leader since it started"
+	}
+	return fmt.Sprintf("at most %v old", d)
 }
 
 func writeStatus(w io.Writer, r *agentplanev1.StatusResponse, why, wide bool) {
@@ -119,9 +184,7 @@ func writeProblems(w io.Writer, problems []*agentplanev1.Problem) {
 	for _, p := range problems {
 		fmt.Fprintf(w, "%s: %s\n", printable(p.Reason), printable(p.What))
 		if p.Command != "" {
-			if p.Command != "" {
-				fmt.Fprintf(w, "  type: %s\n", printable(p.Command))
-			}
+			fmt.Fprintf(w, "  type: %s\n", printable(p.Command))
 		}
 	}
 }

@@ -127,7 +127,7 @@ func defaultHint(code int, command string) string {
 	case exitDenied:
 		return `ask an admin for a role that may do this, or choose another context with --context NAME`
 	case exitUnavailable:
-		return `most nodes must be up; see "agentctl cluster status --stale", or give another address with --addr HOST:PORT`
+		return `most nodes must be up, at the addresses that they had; see "agentctl cluster status --why", on a node's own machine with --data-dir DIR; or give another address with --addr HOST:PORT`
 	case exitUnknown:
 		return "it may have happened; look before repeating it"
 	case exitConflict:

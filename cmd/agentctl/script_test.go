@@ -36,6 +36,7 @@ type clusterKey struct{}
 //	refuse N CODE REASON [unknown]  what a node answers to everything
 //	node NAME                a further node joins
 //	login NAME               a context of that operator, who is a viewer
+//	leaderless               the status is what each node knows by itself
 //	socket DIR               serve LocalService on DIR/admin.sock
 //	capture NAME             keep stdout in a variable
 func TestScripts(t *testing.T) {
@@ -100,7 +101,8 @@ func TestScripts(t *testing.T) {
 			"node": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("NEWADDR", fake(ts).AddNode(args[0]).Address)
 			},
-			"socket": func(ts *testscript.TestScript, _ bool, args []string) { serveSocket(ts, args[0]) },
+			"leaderless": func(ts *testscript.TestScript, _ bool, _ []string) { fake(ts).State.SetLeaderless() },
+			"socket":     func(ts *testscript.TestScript, _ bool, args []string) { serveSocket(ts, args[0]) },
 			"capture": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 			},

@@ -59,7 +59,7 @@ func From(ctx context.Context) Caller {
 	return c
 }
 
-// Options configures a Gate. All fields are required.
+// Options configures a Gate. All fields are required where nothing else is said.
 type Options struct {
 	// Identify answers who calls, by the connection.
 	Identify func(ctx context.Context) (Caller, error)
@@ -68,6 +68,9 @@ type Options struct {
 	// CatchUp returns when the state holds all that was acknowledged before the
 	// call.
 	CatchUp func(ctx context.Context) error
+	// Hint says what to type when the node cannot catch up, and so cannot know the
+	// caller. May be empty.
+	Hint string
 }
 
 // Gate enforces the rules on every call.
@@ -118,7 +121,7 @@ func (g *Gate) Admit(ctx context.Context, method string) (context.Context, error
 	err := g.judge(&c, rule)
 	if errors.Is(err, errUnregistered) {
 		if cerr := g.o.CatchUp(ctx); cerr != nil {
-			return nil, agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{Reason: "catching_up"},
+			return nil, agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{Reason: "catching_up", Hint: g.o.Hint},
 				"%s is not known here yet, and this node cannot catch up: %v", c, cerr)
 		}
 		err = g.judge(&c, rule)

@@ -54,6 +54,8 @@ type Decision struct {
 type Wait struct {
 	Why     string
 	Settled bool
+	// Node says that it waits for one more node to join.
+	Node bool
 }
 
 // Lag is how many entries behind the leader a node may be to count as caught up.
@@ -104,10 +106,12 @@ func Decide(servers []Server, commit uint64, most int) Decision {
 	case len(ready) == 0:
 	case voters+need > most:
 		for _, s := range ready {
-			d.Waits[s.ID] = Wait{fmt.Sprintf("there are %d voters and at most %d are wanted", voters, most), true}
+			d.Waits[s.ID] = Wait{Why: fmt.Sprintf("there are %d voters and at most %d are wanted", voters, most), Settled: true}
 		}
 	case len(ready) < need && voters%2 == 1:
-		d.Waits[ready[0].ID] = Wait{fmt.Sprintf("one more node: %d voters would tolerate no more deaths than %d", voters+1, voters), true}
+		d.Waits[ready[0].ID] = Wait{
+			Why: fmt.Sprintf("one more node: %d voters would tolerate no more deaths than %d", voters+1, voters), Settled: true, Node: true,
+		}
 	default:
 		d.Promote = ready[0].ID
 		for _, s := range ready[1:] {

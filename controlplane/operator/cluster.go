@@ -55,6 +55,27 @@ func (c *Cluster) ListMembers(ctx context.Context, req *agentplanev1.ListMembers
 	return &agentplanev1.ListMembersResponse{Members: c.members(v, c.o.Raft.Configuration())}, nil
 }
 
+// unapplied are the nodes of raft's configuration that the state does not know, which
+// is so on a node that was started and has not heard of a leader yet: the log is
+// applied only then. Their names are in the log.
+func (c *Cluster) unapplied(known []*agentplanev1.Member, cfg Configuration) (members []*agentplanev1.Member) {
+	peers := c.o.Peers()
+	_, addresses := c.o.Trusted()
+	for _, id := range slices.Concat(cfg.Voters, cfg.NonVoters) {
+		if slices.ContainsFunc(known, func(m *agentplanev1.Member) bool { return m.GetId() == id }) {
+			continue
+		}
+		m := &agentplanev1.Member{
+			Id: id, Address: addresses[id], Leader: id == cfg.Leader, Voter: slices.Contains(cfg.Voters, id), State: cmp.Or(peers[id], "unknown"),
+		}
+		if id == c.o.NodeID {
+			m.State = "alive"
+		}
+		members = append(members, m)
+	}
+	return members
+}
+
 func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member {
 	gossip := c.o.Peers()
 	var members []*agentplanev1.Member
@@ -68,10 +89,11 @@ func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member
 			m.State = "alive" // it answers
 		}
 		if n.GetCandidate() && !m.Voter {
-			m.Candidate, m.WaitsFor = true, c.o.WaitsFor(n.GetId())
+			m.Candidate, m.WaitsFor = true, c.o.WaitsFor(n.GetId()).Why
 		}
 		members = append(members, m)
 	}
+	members = append(members, c.unapplied(members, cfg)...)
 	slices.SortFunc(members, func(a, b *agentplanev1.Member) int {
 		return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetId(), b.GetId()))
 	})
@@ -123,14 +145,14 @@ func (c *Cluster) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) err
 		return c.refuseHint(codes.FailedPrecondition, "last_voter", `add a node with "agentctl tokens create --kind node" first`,
 			"node %q is the last voter: without it there is no cluster", n.GetName())
 	}
-	gossip := c.o.Peers()
+	peers := c.o.Peers()
 	var rest, dead []string
 	for _, id := range cfg.Voters {
 		if id == n.GetId() {
 			continue
 		}
 		rest = append(rest, id)
-		if id != c.o.NodeID && gone(gossip[id]) {
+		if id != c.o.NodeID && gone(cmp.Or(peers[id], "unknown")) {
 			other, _ := v.Node(id)
 			dead = append(dead, cmp.Or(other.GetName(), id))
 		}
@@ -143,8 +165,8 @@ func (c *Cluster) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) err
 	return nil
 }
 
-// gone says that gossip believes the node's process to be gone.
-func gone(state string) bool { return state == "dead" || state == "left" }
+// gone says that there is no sign of life of the node.
+func gone(state string) bool { return state == "dead" || state == "left" || state == "unknown" }
 
 // TransferLeadership hands leadership over and answers who leads now. Handing it to
 // the node that has it changes nothing.

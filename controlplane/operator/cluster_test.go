@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
+	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -51,7 +52,7 @@ func TestInfoSaysWhatACommandNeeds(t *testing.T) {
 }
 
 func TestMembersAreWhatTheStateRaftAndGossipSay(t *testing.T) {
-	w := three(t, func(o *Options) { o.WaitsFor = func(id string) string { return "one more than " + id } })
+	w := three(t, func(o *Options) { o.WaitsFor = func(id string) Wait { return Wait{Why: "one more than " + id} } })
 	w.node("n4", "node-d", true)
 	w.node("n5", "node-e", false)
 	w.cfg.NonVoters = []string{"n4", "n5"}
@@ -94,7 +95,7 @@ func TestRemoveMember(t *testing.T) {
 		{"one that is not there", func(*world) {}, "node-x", codes.NotFound, "no_node", nil},
 		{"the last voter", func(w *world) { w.cfg.Voters = []string{"n1"} }, "n1", codes.FailedPrecondition, "last_voter", nil},
 		{"a live one while another is dead", func(w *world) { w.gossip["n3"] = "dead" }, "n2", codes.FailedPrecondition, "quorum_would_be_lost", nil},
-		{"a live one while gossip is blind", func(w *world) { w.gossip = nil }, "n2", codes.OK, "", []string{"n2"}},
+		{"a live one while another was never heard of", func(w *world) { delete(w.gossip, "n3") }, "n2", codes.FailedPrecondition, "quorum_would_be_lost", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := three(t)
@@ -184,7 +185,7 @@ func TestTransferLeadership(t *testing.T) {
 
 func TestProblemsNameTheOneRightCommand(t *testing.T) {
 	member := func(name, state string, voter bool) *agentplanev1.Member {
-		return &agentplanev1.Member{Id: "id-" + name, Name: name, State: state, Voter: voter}
+		return &agentplanev1.Member{Id: "id-" + name, Name: name, Address: name + ":7460", State: state, Voter: voter}
 	}
 	alive := func(n int) []*agentplanev1.Member {
 		var all []*agentplanev1.Member
@@ -214,17 +215,48 @@ func TestProblemsNameTheOneRightCommand(t *testing.T) {
 			"one of three is dead",
 			situation{members: append(alive(2), member("z", "dead", true)), leader: "id-a", voters: 3},
 			0,
-			[]string{"node_dead: agentctl cluster remove z", "no_margin: "},
+			[]string{"node_dead: systemctl start agentplane  # on z at z:7460", "no_margin: "},
 		},
 		{
 			"two of three are dead",
 			situation{members: append(alive(1), member("y", "dead", true), member("z", "left", true)), voters: 3},
 			0,
-			[]string{"no_leader: systemctl start agentplane", "node_dead: systemctl start agentplane", "node_left: systemctl start agentplane"},
+			[]string{
+				"no_leader: systemctl start agentplane  # on y at y:7460, z at z:7460",
+				"node_dead: systemctl start agentplane  # on y at y:7460", "node_left: systemctl start agentplane  # on z at z:7460",
+			},
 		},
-		{"a dead non-voter", situation{members: append(alive(3), member("z", "dead", false)), leader: "id-a", voters: 3}, 1, []string{"node_dead: agentctl cluster remove z"}},
-		{"gossip is blind", situation{members: []*agentplanev1.Member{member("a", "alive", true), member("b", "unknown", true), member("c", "unknown", true)}, leader: "id-a", voters: 3}, 1, nil},
-		{"a candidate waits", situation{members: append(alive(3), waiting), leader: "id-a", voters: 3}, 1, []string{"candidate_waits: " + addNode}},
+		{"a dead non-voter", situation{members: append(alive(3), member("z", "dead", false)), leader: "id-a", voters: 3}, 1, []string{"node_dead: systemctl start agentplane  # on z at z:7460"}},
+		{
+			"two were never heard of",
+			situation{members: append(alive(1), member("b", "unknown", true), member("c", "unknown", true)), voters: 3},
+			0,
+			[]string{
+				"no_leader: systemctl start agentplane  # on b at b:7460, c at c:7460",
+				"node_unknown: systemctl start agentplane  # on b at b:7460", "node_unknown: systemctl start agentplane  # on c at c:7460",
+			},
+		},
+		{"all are up and nobody leads", situation{members: alive(3), voters: 3}, 1, []string{"no_leader: journalctl -u agentplane -n 50  # on a at a:7460, b at b:7460, c at c:7460"}},
+		{"a candidate waits for another", situation{members: append(alive(3), waiting), leader: "id-a", voters: 3, needNode: map[string]bool{"id-w": true}}, 1, []string{"candidate_waits: " + addNode}},
+		{"a candidate catches up", situation{members: append(alive(3), waiting), leader: "id-a", voters: 3}, 1, []string{"candidate_waits: agentctl cluster members -o wide"}},
+		{
+			"a newcomer gossips and is not reached",
+			situation{members: append(alive(3), waiting), leader: "id-a", voters: 3, unreached: map[string]string{"id-w": "connection refused"}},
+			1,
+			[]string{"node_unreachable: systemctl restart agentplane  # on w at w:7460"},
+		},
+		{
+			"agents are in quarantine",
+			situation{members: alive(3), leader: "id-a", voters: 3, quarantined: []quarantined{{"web-1", "journal_behind", "put back", true}, {"web-2", "clone", "twice", false}}},
+			1,
+			[]string{"quarantined: agentctl agents readmit web-1", "quarantined: agentctl tokens create --kind agent"},
+		},
+		{
+			"many agents are in quarantine",
+			situation{members: alive(3), leader: "id-a", voters: 3, quarantined: make([]quarantined, maxQuarantined+2)},
+			1,
+			append(slices.Repeat([]string{"quarantined: agentctl tokens create --kind agent"}, maxQuarantined), "quarantined: agentctl agents list"),
+		},
 		{
 			"one lags",
 			situation{members: alive(3), leader: "id-a", voters: 3, behind: map[string]uint64{"id-b": lagBound + 1, "id-c": lagBound}},
@@ -246,6 +278,35 @@ func TestProblemsNameTheOneRightCommand(t *testing.T) {
 				t.Fatalf("tolerates %d, problems %q; want %d, %q", c.s.tolerates(), got, c.tolerates, c.want)
 			}
 		})
+	}
+}
+
+// TestStatusOfANodeWhoseStateIsEmpty is what is known on a node that was started alone:
+// its log is not applied before there is a leader.
+func TestStatusOfANodeWhoseStateIsEmpty(t *testing.T) {
+	w := newWorld(t, func(o *Options) {
+		o.Machine = fsm.New(fsm.Options{})
+		o.Read = func(context.Context, bool) (*fsm.View, error) { return o.Machine.View(), nil }
+		o.Trusted = func() (string, map[string]string) {
+			return testCluster, map[string]string{"n1": "a:7460", "n2": "b:7460", "n3": "c:7460"}
+		}
+	})
+	w.cfg = Configuration{Voters: []string{"n1", "n2", "n3"}}
+	w.gossip = map[string]string{"n3": "alive"}
+	r, err := w.Cluster.Status(t.Context(), &agentplanev1.StatusRequest{Stale: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range r.GetMembers() {
+		got = append(got, fmt.Sprintf("%s %s %s", m.GetId(), m.GetAddress(), m.GetState()))
+	}
+	if want := []string{"n1 a:7460 alive", "n2 b:7460 unknown", "n3 c:7460 alive"}; !slices.Equal(got, want) || r.GetClusterId() != testCluster {
+		t.Errorf("members %q of cluster %q, want %q", got, r.GetClusterId(), want)
+	}
+	p := r.GetProblems()
+	if len(p) != 2 || !strings.Contains(p[0].GetWhat(), "2 of 3 voters must be up and reach each other, and this node sees 2") || p[1].GetReason() != "node_unknown" {
+		t.Errorf("problems %v", p)
 	}
 }
 

@@ -30,6 +30,13 @@ type Raft interface {
 	RemoveServer(ctx context.Context, id string, previous uint64) error
 }
 
+// Wait is why a candidate is not a voter yet; Node says that it waits for one more
+// node to join.
+type Wait struct {
+	Why  string
+	Node bool
+}
+
 // Configuration is raft's, by node id.
 type Configuration struct {
 	Index     uint64
@@ -66,11 +73,17 @@ type Options struct {
 	// somebody without a certificate; from is the address, for people.
 	Caller func(ctx context.Context) (name, kind string, key []byte, from string)
 
-	// Peers answers what gossip says of the nodes it knows, by id: alive, suspect,
-	// dead or left. Nil: nobody gossips.
+	// Peers answers how the nodes are of which this node has seen or heard something,
+	// by id: alive, suspect, dead or left. Nil: it hears of nobody.
 	Peers func() map[string]string
+	// Unreached answers the nodes to which this node cannot connect, and why. Nil: it
+	// is not known of any.
+	Unreached func() map[string]string
+	// Trusted answers the cluster's id and the addresses of its nodes by id, as known
+	// before the state is. Nil: nothing is.
+	Trusted func() (clusterID string, addresses map[string]string)
 	// WaitsFor says why a candidate is not a voter yet. Nil: nobody knows.
-	WaitsFor func(nodeID string) string
+	WaitsFor func(nodeID string) Wait
 	// Reach finds out whether a node that wants to join is reached at its address, by
 	// its key. The error is a clause. Nil: it is not looked at.
 	Reach func(ctx context.Context, address string, key []byte) error
@@ -119,7 +132,13 @@ func New(o Options) (*Services, error) {
 		o.Peers = func() map[string]string { return nil }
 	}
 	if o.WaitsFor == nil {
-		o.WaitsFor = func(string) string { return "" }
+		o.WaitsFor = func(string) Wait { return Wait{} }
+	}
+	if o.Unreached == nil {
+		o.Unreached = func() map[string]string { return nil }
+	}
+	if o.Trusted == nil {
+		o.Trusted = func() (string, map[string]string) { return "", nil }
 	}
 	if o.Reach == nil {
 		o.Reach = func(context.Context, string, []byte) error { return nil }

@@ -168,9 +168,9 @@ func (s *service) wayRefusal(err error) error {
 func (s *service) quorumHint() string {
 	n := len(s.o.Raft.Configuration().Voters)
 	if n < 2 {
-		return `a majority of the voters must be up; see "agentctl cluster status --stale"`
+		return `a majority of the voters must be up; see "agentctl cluster status --why"`
 	}
-	return fmt.Sprintf(`%d of %d voters must be up; see "agentctl cluster status --stale"`, quorum(n), n)
+	return fmt.Sprintf(`%d of %d voters must be up; see "agentctl cluster status --why"`, quorum(n), n)
 }
 
 func quorum(voters int) int { return voters/2 + 1 }

@@ -108,7 +108,7 @@ func TestErrorsOfReadsNeverLeaveAnOutcomeOpen(t *testing.T) {
 				if status.Code(err) != codes.Unavailable || d.GetReason() != c.reason || d.GetOutcomeUnknown() {
 					t.Errorf("%s answers %v with %v", call, err, d)
 				}
-				if d.GetReason() != "not_leader" && d.GetHint() != `2 of 3 voters must be up; see "agentctl cluster status --stale"` {
+				if d.GetReason() != "not_leader" && d.GetHint() != `2 of 3 voters must be up; see "agentctl cluster status --why"` {
 					t.Errorf("%s has hint %q", call, d.GetHint())
 				}
 			}

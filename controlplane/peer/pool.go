@@ -57,6 +57,8 @@ type Pool struct {
 
 	mu     sync.Mutex // guards what follows
 	conns  map[string]*pooled
+	links  map[string]*link // the newest open connection to each node
+	failed map[string]failing
 	closed bool
 }
 
@@ -68,10 +70,82 @@ type pooled struct {
 	dialled atomic.Int64
 }
 
+// link is an open connection to a node, which has proved its key.
+type link struct {
+	net.Conn
+	p     *Pool
+	id    string
+	since time.Time
+}
+
+// Close closes the connection and forgets it.
+func (l *link) Close() error {
+	l.p.mu.Lock()
+	if l.p.links[l.id] == l {
+		delete(l.p.links, l.id)
+	}
+	l.p.mu.Unlock()
+	return l.Conn.Close()
+}
+
+// failing is since when, and why, no connection to a node comes about.
+type failing struct {
+	since time.Time
+	why   error
+}
+
+// unreachedAfter is how long a node is tried before it is said to be out of reach: it
+// may be starting.
+const unreachedAfter = 3 * time.Second
+
+// Linked answers to which nodes a connection is open, and since when.
+func (p *Pool) Linked() map[string]time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]time.Time, len(p.links))
+	for id, l := range p.links {
+		all[id] = l.since
+	}
+	return all
+}
+
+// Unreached answers to which nodes no connection comes about for some time, and why.
+func (p *Pool) Unreached() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]string)
+	for id, f := range p.failed {
+		if p.links[id] == nil && time.Since(f.since) > unreachedAfter {
+			all[id] = reachError(f.why).Error()
+		}
+	}
+	return all
+}
+
+// linked notes what a dial has come to.
+func (p *Pool) linked(id string, conn net.Conn, err error) net.Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		f, known := p.failed[id]
+		if !known {
+			f.since = time.Now()
+		}
+		p.failed[id] = failing{f.since, err}
+		return nil
+	}
+	delete(p.failed, id)
+	l := &link{Conn: conn, p: p, id: id, since: time.Now()}
+	p.links[id] = l
+	return l
+}
+
 var _ consensus.Peers = (*Pool)(nil)
 
 // NewPool returns a pool without connections.
-func NewPool(o PoolOptions) *Pool { return &Pool{o: o, conns: make(map[string]*pooled)} }
+func NewPool(o PoolOptions) *Pool {
+	return &Pool{o: o, conns: make(map[string]*pooled), links: make(map[string]*link), failed: make(map[string]failing)}
+}
 
 // Run keeps a connection to every node of the book open until ctx ends, and tells
 // which peers are gone. The pool is closed when it returns.
@@ -123,24 +197,29 @@ func (p *Pool) watch(ctx context.Context, id string, c *pooled) {
 // dropStrangers closes connections to nodes that are no longer in the book.
 func (p *Pool) dropStrangers() {
 	nodes := p.o.Book.Nodes()
+	var dropped []*grpc.ClientConn
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for id, c := range p.conns {
 		if !slices.Contains(nodes, id) {
-			_ = c.conn.Close()
+			dropped = append(dropped, c.conn)
 			delete(p.conns, id)
+			delete(p.failed, id)
 		}
+	}
+	p.mu.Unlock()
+	for _, c := range dropped { // not under the lock, under which connections are forgotten
+		_ = c.Close()
 	}
 }
 
 func (p *Pool) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	for _, c := range p.conns {
+	conns := p.conns
+	p.closed, p.conns = true, nil
+	p.mu.Unlock()
+	for _, c := range conns {
 		_ = c.conn.Close()
 	}
-	p.conns = nil
 }
 
 // Client returns a client of the node's peer service.
@@ -157,6 +236,12 @@ func (p *Pool) conn(id string) (*pooled, error) {
 	if !ok {
 		return nil, status.Errorf(codes.Unavailable, "node %q is not known here yet", id)
 	}
+	var moved *grpc.ClientConn
+	defer func() {
+		if moved != nil {
+			_ = moved.Close() // not under the lock: its connection is forgotten under it
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -166,7 +251,7 @@ func (p *Pool) conn(id string) (*pooled, error) {
 		if c.address == address {
 			return c, nil
 		}
-		_ = c.conn.Close() // the node moved
+		moved = c.conn
 		delete(p.conns, id)
 	}
 	c := &pooled{address: address}
@@ -222,8 +307,9 @@ func (p *Pool) dial(ctx context.Context, id, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	conn, err := dial(ctx, address, p.o.Identity, identity.ProtocolGRPC, id)
+	link := p.linked(id, conn, err)
 	if err == nil {
-		return conn, nil
+		return link, nil
 	}
 	if gone(err) {
 		p.o.Gone(id)

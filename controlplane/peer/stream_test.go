@@ -162,7 +162,12 @@ func (terms) ReadTerm(context.Context, *agentplanev1.ReadTermRequest) (*agentpla
 func (n *node) pool() *Pool {
 	return NewPool(PoolOptions{
 		Identity: n.ident, Prefaces: n.prefaces, Book: n.w, Logger: hclog.NewNullLogger(),
-		Gone:     func(id string) { n.gone <- id },
+		Gone: func(id string) {
+			select {
+			case n.gone <- id:
+			default: // one is enough
+			}
+		},
 		Stranger: func() { n.strange <- struct{}{} },
 	})
 }
@@ -187,6 +192,9 @@ func TestPoolAsksAndNoticesADeath(t *testing.T) {
 	if err != nil || r.Term != 7 || !r.Willing {
 		t.Fatalf("ReadTerm = %+v, %v", r, err)
 	}
+	if since, ok := pool.Linked()["b"]; !ok || time.Since(since) > time.Minute || len(pool.Unreached()) > 0 {
+		t.Errorf("the pool is linked to %v, and does not reach %v", pool.Linked(), pool.Unreached())
+	}
 	server.Stop() // resets its connections, as a kernel does for a dead process
 	select {
 	case id := <-a.gone:
@@ -195,6 +203,24 @@ func TestPoolAsksAndNoticesADeath(t *testing.T) {
 		}
 	case <-ctx.Done():
 		t.Error("the death of b went unnoticed")
+	}
+}
+
+func TestPoolSaysWhomItDoesNotReach(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	if err := b.port.Close(); err != nil { // nobody listens there
+		t.Fatal(err)
+	}
+	pool := a.pool()
+	w.run(func(ctx context.Context) { _ = pool.Run(ctx) })
+	for start := time.Now(); len(pool.Unreached()) == 0; time.Sleep(50 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("nobody is said to be out of reach")
+		}
+	}
+	if got := pool.Unreached(); got["b"] != "connection refused" || len(pool.Linked()) > 0 {
+		t.Errorf("out of reach are %v, linked are %v", got, pool.Linked())
 	}
 }
 

@@ -162,13 +162,23 @@ func (c *Client) noteTrailer(md metadata.MD) {
 			c.noteIndex(index)
 		}
 	}
-	age := int64(-1)
-	for _, v := range md.Get(LeaderAgeKey) {
+	ms := int64(-1)
+	if age, known := LeaderAgeOf(md); known {
+		ms = age.Milliseconds()
+	}
+	c.leaderAge.Store(ms)
+}
+
+// LeaderAgeOf reads out of a trailer how long before its answer the node had heard of a
+// leader; false when it has not heard of one since it started.
+func LeaderAgeOf(trailer metadata.MD) (time.Duration, bool) {
+	age, known := time.Duration(0), false
+	for _, v := range trailer.Get(LeaderAgeKey) {
 		if ms, err := strconv.ParseInt(v, 10, 64); err == nil && ms >= 0 {
-			age = ms
+			age, known = time.Duration(ms)*time.Millisecond, true
 		}
 	}
-	c.leaderAge.Store(age)
+	return age, known
 }
 
 func (c *Client) noteIndex(index uint64) {

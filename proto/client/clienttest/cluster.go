@@ -93,6 +93,7 @@ func (c *Cluster) Options() client.Options {
 func (c *Cluster) Local() *grpc.Server {
 	s := grpc.NewServer()
 	agentplanev1.RegisterLocalServiceServer(s, &localService{cluster: c})
+	agentplanev1.RegisterClusterServiceServer(s, clusterService{service: service{node: c.Nodes[0], state: c.State}})
 	return s
 }
 

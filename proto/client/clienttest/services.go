@@ -105,9 +105,12 @@ func (c clusterService) Info(ctx context.Context, _ *agentplanev1.InfoRequest) (
 	}, nil
 }
 
-func (c clusterService) Status(context.Context, *agentplanev1.StatusRequest) (*agentplanev1.StatusResponse, error) {
+func (c clusterService) Status(_ context.Context, req *agentplanev1.StatusRequest) (*agentplanev1.StatusResponse, error) {
 	c.state.mu.Lock()
 	defer c.state.mu.Unlock()
+	if c.state.leaderless && !req.GetStale() {
+		return nil, Refusal(codes.Unavailable, "no_leader", "the cluster has no leader", "")
+	}
 	agents := map[string]uint32{}
 	for _, a := range c.state.agents {
 		agents[a.Health]++

@@ -27,18 +27,19 @@ type Behaviour struct {
 
 // State is what all nodes of a Cluster share.
 type State struct {
-	mu        sync.Mutex // guards everything below
-	changed   chan struct{}
-	index     uint64
-	bundle    *agentplanev1.Bundle
-	members   []*agentplanev1.Member
-	agents    []*agentplanev1.Agent
-	behave    map[string]Behaviour // by agent id
-	commands  []*command
-	tokens    []*token
-	operators []*agentplanev1.Operator
-	keys      map[string]identity.PublicKey // of operators
-	problems  []*agentplanev1.Problem
+	mu         sync.Mutex // guards everything below
+	changed    chan struct{}
+	index      uint64
+	bundle     *agentplanev1.Bundle
+	members    []*agentplanev1.Member
+	agents     []*agentplanev1.Agent
+	behave     map[string]Behaviour // by agent id
+	commands   []*command
+	tokens     []*token
+	operators  []*agentplanev1.Operator
+	keys       map[string]identity.PublicKey // of operators
+	problems   []*agentplanev1.Problem
+	leaderless bool // as far as Status says
 }
 
 type command struct {
@@ -133,6 +134,14 @@ func (s *State) AddAgent(name, health string, labels map[string]string, b Behavi
 		Since: time.Now().UnixNano(), EnrolledAt: time.Now().UnixNano(), LabelsVersion: 1,
 	})
 	s.behave[id] = b
+}
+
+// SetLeaderless makes the cluster's status be answered to those only who ask for what
+// one node knows.
+func (s *State) SetLeaderless() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaderless = true
 }
 
 // SetProblems makes the cluster's status report problems.
