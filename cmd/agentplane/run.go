@@ -78,7 +78,7 @@ func runNode(ctx context.Context, sources configs.Sources, c configs.Node, log i
 		},
 	})
 	if err != nil {
-		return err
+		return lost(err, c)
 	}
 	watching, stop := context.WithCancel(ctx)
 	var group errgroup.Group
@@ -91,7 +91,21 @@ func runNode(ctx context.Context, sources configs.Sources, c configs.Node, log i
 	}
 	err = node.Run(ctx)
 	stop()
-	return errors.Join(err, group.Wait(), node.Close())
+	return lost(errors.Join(err, group.Wait(), node.Close()), c)
+}
+
+// lost adds to an error after which the node's directory is of no use how an empty one
+// takes its place. Its name is free again only once the cluster has removed the node.
+func lost(err error, c configs.Node) error {
+	if !errors.Is(err, controlplane.ErrPutBack) && !errors.Is(err, consensus.ErrDamaged) {
+		return err
+	}
+	name := c.Name
+	if host, herr := os.Hostname(); name == "" && herr == nil {
+		name = host
+	}
+	return hinted{err, fmt.Sprintf(`type "agentctl cluster remove %s" and "agentctl tokens create --kind node" where the cluster is reached; then move %s away, start this node again, and let it join with the token: agentctl cluster join ADDR --token T --data-dir %s`,
+		name, c.DataDir, c.DataDir)}
 }
 
 func isUnknownCommand(err error) bool { return strings.HasPrefix(err.Error(), "unknown command") }
@@ -110,8 +124,6 @@ func hint(err error, code int, command string) string {
 		return "give the node a directory of its own with --data-dir"
 	case errors.Is(err, controlplane.ErrRemoved):
 		return "to have it back, start it with an empty data directory and run \"agentctl cluster join ADDR --token T --data-dir DIR\" there, with a new token (agentctl tokens create --kind node)"
-	case errors.Is(err, controlplane.ErrPutBack), errors.Is(err, consensus.ErrDamaged):
-		return fmt.Sprintf("move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "stop the process that has the address, or give another with --listen or --gossip-listen"
 	case errors.Is(err, fs.ErrPermission):

@@ -109,7 +109,7 @@ func (d *Dir) refuseForgotten() error {
 	} else if err != nil {
 		return err
 	}
-	return fmt.Errorf("file %q is missing beside the log of a cluster; bring it back, or move the directory away and join again as a new node",
+	return fmt.Errorf("file %q is missing beside the log of a cluster; bring it back, or remove the node with \"agentctl cluster remove\" elsewhere, move the directory away and join again as a new node",
 		filepath.Join(d.path, bootFile))
 }
 

@@ -37,7 +37,7 @@ func (d *Dir) countStart() (nodeRecord, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := os.Lstat(d.Path(bootFile)); !errors.Is(err, fs.ErrNotExist) {
 			return nodeRecord{}, fmt.Errorf("file %q is missing although the node has joined a cluster; "+
-				"bring it back, or move the directory away and join again as a new node", path)
+				"bring it back, or remove the node with \"agentctl cluster remove\" elsewhere, move the directory away and join again as a new node", path)
 		}
 		id, err := uuid.NewRandom()
 		if err != nil {

@@ -21,7 +21,7 @@ func LoadBootState(path string) (*BootState, error) {
 	s, err := ParseBootState(data)
 	if err != nil {
 		return nil, fmt.Errorf("load boot state %q: %w; the file is never half written, so the disk is failing or somebody changed it: "+
-			"move the data directory away and join as a new node with \"agentctl cluster join\"", path, err)
+			"remove this node with \"agentctl cluster remove\" elsewhere, move the data directory away and join as a new node with \"agentctl cluster join\"", path, err)
 	}
 	return s, nil
 }

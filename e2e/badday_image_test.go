@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestBadDayNodeImage puts an older image of a node's directory back. The node is refused
+// and ends, and what its hint says to type brings it back.
+func TestBadDayNodeImage(t *testing.T) {
+	l := newLab(t)
+	nodes, err := l.Cluster(within(t, time.Minute), three)
+	if err != nil {
+		t.Fatal(err)
+	}
+	voters(t, l, 3)
+	victim := nodes[2]
+	stop := func() {
+		t.Helper()
+		if err := victim.Stop(20 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func() {
+		t.Helper()
+		if err := victim.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := victim.Address(within(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	image := filepath.Join(l.Dir, "image")
+	if err := os.CopyFS(image, os.DirFS(victim.DataDir)); err != nil {
+		t.Fatal(err)
+	}
+	start()
+	voters(t, l, 3)
+	mustToken(t, l, "agent")
+	time.Sleep(1500 * time.Millisecond) // what is remembered goes to disk once a second
+	stop()
+	if err := os.RemoveAll(victim.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(image, victim.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	private(t, victim.DataDir)
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 30*time.Second, "the node with the old image ends", func() error {
+		if victim.Running() {
+			return printedError("it runs")
+		}
+		return nil
+	})
+	b, err := os.ReadFile(victim.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := string(b[strings.LastIndex(string(b), "agentplane: error: "):])
+	for _, want := range []string{"a disk image was put back", "agentctl cluster remove n3", "agentctl tokens create --kind node", "move " + victim.DataDir + " away"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the node does not say %q: %s", want, said)
+		}
+	}
+	if strings.Contains(said, "rpc error") || strings.Contains(said, "desc =") {
+		t.Errorf("the node says what is gRPC's own: %s", said)
+	}
+
+	// As typed.
+	if o := l.Ctl(within(t, 20*time.Second), "cluster", "remove", "n3"); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	token := mustToken(t, l, "node")
+	if err := os.Rename(victim.DataDir, image); err != nil {
+		t.Fatal(err)
+	}
+	start()
+	first, err := nodes[0].Address(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := l.Ctl(within(t, 30*time.Second), "cluster", "join", first, "--token", token, "--data-dir", victim.DataDir); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	voters(t, l, 3)
+}
