@@ -14,7 +14,7 @@ import (
 const lookupTimeout = 5 * time.Second
 
 // advertised is the address that others are told. One that nobody could use is refused
-// here, and not found out by those who try.
+// here, and not found out by those who try; a name is looked up by lookUp.
 func (n *Node) advertised() (string, error) {
 	address, err := advertise(n.o.Config.Advertise, n.port.Addr().String())
 	if err != nil {
@@ -23,22 +23,28 @@ func (n *Node) advertised() (string, error) {
 	if err := usable(address); err != nil {
 		return "", fmt.Errorf("advertised %w: give another with --advertise HOST or HOST:PORT", err)
 	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil || net.ParseIP(host) != nil {
-		return address, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
-	defer cancel()
-	if _, err := net.DefaultResolver.LookupHost(ctx, host); err != nil {
-		if n.hasJoined() {
-			// Its peers may know the name all the same, and a name server that is down
-			// must not keep a cluster from starting.
-			n.o.Logger.Warn("the advertised host is not found by its name", "host", host, "err", err)
-			return address, nil
-		}
-		return "", fmt.Errorf("advertised address %q: %w: give another with --advertise HOST or HOST:PORT", address, err)
-	}
 	return address, nil
+}
+
+// lookUp refuses to advertise a host that has no address, unless the node is a member:
+// its peers may know the name all the same, and a name server that is down must not keep
+// a cluster from starting.
+func (n *Node) lookUp(ctx context.Context) error {
+	host, _, err := net.SplitHostPort(n.advertise)
+	if err != nil || net.ParseIP(host) != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	_, err = net.DefaultResolver.LookupHost(ctx, host)
+	switch {
+	case err == nil:
+		return nil
+	case n.hasJoined():
+		n.o.Logger.Warn("the advertised host is not found by its name", "host", host, "err", err)
+		return nil
+	}
+	return fmt.Errorf("advertised address %q: %w: give another with --advertise HOST or HOST:PORT", n.advertise, err)
 }
 
 // usable says why nobody can connect to the address, whatever the network is like.

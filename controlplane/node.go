@@ -170,6 +170,9 @@ func closed(err error) error {
 func (n *Node) Run(ctx context.Context) error {
 	n.o.Logger.Info("node starts", "node_id", n.ID(), "name", n.name, "start", n.dir.Starts(), "version", n.o.Version,
 		"listen", n.port.Addr().String(), "advertise", n.advertise)
+	if err := n.lookUp(ctx); err != nil {
+		return err
+	}
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	g, life := errgroup.WithContext(life)
