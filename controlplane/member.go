@@ -102,13 +102,14 @@ func openMember(n *Node) (_ *member, err error) {
 		}
 	}
 	stranger := func() { signal(m.strangers) }
+	peerLog := consensus.Quiet(logger.Named("peer"))
 	m.pool = peer.NewPool(peer.PoolOptions{
 		Identity: ident, Prefaces: prefaces, Book: m.trust, Gone: gone, Stranger: stranger,
-		Saw: m.trust.memory.saw, Logger: logger.Named("peer"),
+		Saw: m.trust.memory.saw, Logger: peerLog,
 	})
 	transport := consensus.NewTransport(&peer.Stream{
 		Listener: n.port.Listener(identity.ProtocolRaft), Advertise: n.advertise, Identity: ident, Prefaces: prefaces,
-		Book: m.trust, Gone: gone, Stranger: stranger, Logger: logger.Named("peer"),
+		Book: m.trust, Gone: gone, Stranger: stranger, Logger: peerLog,
 	}, m.trust, logger.Named("transport"))
 	if err := m.openHost(transport); err != nil {
 		return nil, err
@@ -211,7 +212,7 @@ func (m *member) openGossip(boot *pki.BootState) error {
 	}
 	m.gossip, err = gossip.Open(gossip.Options{
 		NodeID: m.n.ID(), Label: boot.Bundle.ClusterID, Meta: m.meta(), Keys: keys,
-		BindAddr: c.Gossip.Listen, AdvertiseAddr: advertise, Peers: m.gossipPeers, Timing: timing, Logger: m.logger.Named("gossip"),
+		BindAddr: c.Gossip.Listen, AdvertiseAddr: advertise, Peers: m.gossipPeers, Timing: timing, Logger: consensus.Quiet(m.logger.Named("gossip")),
 	})
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func TestBadDayOneNodeIsBack(t *testing.T) {
 			return fmt.Errorf("%+v", o)
 		}
 		for _, want := range []string{
-			"2 of 3 voters must be up and reach each other, and this node sees 1", "type: systemctl start agentplane  # on ", addresses[1], addresses[2],
+			"2 of 3 voters must be up and reach each other; this node sees 1", "type: systemctl start agentplane  # on ", addresses[1], addresses[2],
 		} {
 			if !strings.Contains(o.Stdout, want) {
 				return fmt.Errorf("the status does not say %q: %s", want, o.Stdout)

@@ -126,6 +126,9 @@ func (a *app) status(ctx context.Context, why bool, call func(ctx context.Contex
 			a.talk("note: the cluster as a whole does not answer; this is what %s knows by itself, %s", from.who, from.age)
 		}
 	}
+	if code, hint := classify(err); err != nil && code == exitUnavailable && hint == "" {
+		return hinted(err, `start the nodes at the addresses that they had, or give the address of one with --addr HOST:PORT; on a node's own machine type "agentctl cluster status --why --data-dir DIR", and look at its log`)
+	}
 	if err != nil {
 		return err
 	}

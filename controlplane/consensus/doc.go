@@ -92,6 +92,11 @@
 // once: with entries of the largest size that is 256 MiB each, with those of real life
 // a few.
 //
+// # Logs
+//
+// raft says the same of a dead peer several times a second, for as long as it is dead.
+// Its lines, and those of its transport, go through [Quiet].
+//
 // # Goroutines
 //
 // Run owns every goroutine of the host; those of a term end before the next term's

@@ -46,7 +46,7 @@ type Cutter interface {
 func NewTransport(stream StreamLayer, book AddressProvider, logger hclog.Logger) Transport {
 	t := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: stream, ServerAddressProvider: book, MaxPool: transportConns, Timeout: transportTimeout,
-		Logger: logger, MsgpackUseNewTimeFormat: true,
+		Logger: Quiet(logger), MsgpackUseNewTimeFormat: true,
 	})
 	if c, ok := stream.(Cutter); ok {
 		return cuttable{t, c}

@@ -150,6 +150,6 @@ func (o Options) raftConfig(notify chan<- bool) *raft.Config {
 	c.NoLegacyTelemetry = true
 	// A removed node is told by its operator, not by raft pulling the floor away.
 	c.ShutdownOnRemove = false
-	c.Logger = o.Logger.Named("raft")
+	c.Logger = Quiet(o.Logger.Named("raft"))
 	return c
 }

@@ -305,7 +305,7 @@ func TestStatusOfANodeWhoseStateIsEmpty(t *testing.T) {
 		t.Errorf("members %q of cluster %q, want %q", got, r.GetClusterId(), want)
 	}
 	p := r.GetProblems()
-	if len(p) != 2 || !strings.Contains(p[0].GetWhat(), "2 of 3 voters must be up and reach each other, and this node sees 2") || p[1].GetReason() != "node_unknown" {
+	if len(p) != 2 || !strings.Contains(p[0].GetWhat(), "2 of 3 voters must be up and reach each other; this node sees 2") || p[1].GetReason() != "node_unknown" {
 		t.Errorf("problems %v", p)
 	}
 }

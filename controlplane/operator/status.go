@@ -165,10 +165,10 @@ func (s situation) noLeader(all *problems) {
 	}
 	switch {
 	case s.up() < quorum(s.voters):
-		all.add("no_leader", onHost(startNode, missing...), "there is no leader: %d of %d voters must be up and reach each other, and this node sees %d, itself counted if it is one",
+		all.add("no_leader", onHost(startNode, missing...), "there is no leader: %d of %d voters must be up and reach each other; this node sees %d",
 			quorum(s.voters), s.voters, s.up())
 	default:
-		all.add("no_leader", onHost("journalctl -u agentplane -n 50", present...), "there is no leader: %d of %d voters must be up and reach each other, and this node sees %d: what keeps them from electing one stands in their logs, unless an election is going on",
+		all.add("no_leader", onHost("journalctl -u agentplane -n 50", present...), "there is no leader: %d of %d voters must be up and reach each other; this node sees %d: what keeps them from electing one stands in their logs, unless an election is going on",
 			quorum(s.voters), s.voters, s.up())
 	}
 }
