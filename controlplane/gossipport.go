@@ -1,8 +1,9 @@
 package controlplane
 
 import (
-	"fmt"
 	"net"
+
+	"github.com/agentplane/agentplane/controlplane/peer"
 )
 
 // probeGossip says at the start that the address of gossip cannot be had. The pool
@@ -23,7 +24,7 @@ func probeGossip(address string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("listen for gossip on %q: %w: is another process using the port? choose one with --gossip-listen", address, err)
+		return peer.ListenError("listen for gossip", address, "--gossip-listen", err)
 	}
 	return nil
 }

@@ -8,6 +8,13 @@ import (
 	"testing"
 )
 
+func TestProbeGossipOnAnAddressOfAnotherHost(t *testing.T) {
+	err := probeGossip("192.0.2.1:7461") // kept for documentation: nobody has it
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "no interface of this host has the address") || strings.Contains(err.Error(), "another process") {
+		t.Errorf("probeGossip = %v, want that the address is not this host's", err)
+	}
+}
+
 func TestProbeGossip(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/status"
 
+	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/peer"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
@@ -21,6 +22,8 @@ var ErrPutBack = errors.New("this node's data directory is older than what the c
 
 const (
 	knownEvery = 300 * time.Millisecond
+	// unknownPatience is how long a start may stay unknown before the log says so.
+	unknownPatience = 15 * time.Second
 	// maxAsked bounds the nodes that are asked in turn for the leader.
 	maxAsked = 16
 	// memoryEvery is how often what is remembered of peers goes to disk at most.
@@ -33,10 +36,16 @@ const (
 func (m *member) becomeKnown(ctx context.Context) error {
 	tick := time.NewTicker(knownEvery)
 	defer tick.Stop()
-	for {
+	log := consensus.Quiet(m.logger) // a line at once, then now and then
+	for begun := time.Now(); ; {
 		done, err := m.tryBecomeKnown(ctx)
 		if done || err != nil {
 			return err
+		}
+		if time.Since(begun) > unknownPatience {
+			_, addresses := m.trust.known()
+			delete(addresses, m.n.ID())
+			log.Warn("the cluster has not heard of this start yet: no leader is reached; the other nodes are looked for at the addresses that they had: start those that moved at the old ones again", "nodes", addresses)
 		}
 		select {
 		case <-tick.C:

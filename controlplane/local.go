@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/configs"
+	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/operator"
 	"github.com/agentplane/agentplane/controlplane/pki"
 	"github.com/agentplane/agentplane/fsm"
@@ -60,6 +61,9 @@ func (l *local) Init(ctx context.Context, req *agentplanev1.InitRequest) (*agent
 	}
 	existed := n.hasJoined()
 	if !existed {
+		if err := roomy(n.o.Config.DataDir, consensus.FreeBytes); err != nil {
+			return nil, err
+		}
 		if err := n.found(); err != nil {
 			return nil, agentplanev1.Refusal(codes.Internal, &agentplanev1.ErrorDetail{Reason: "init"}, "%v", err)
 		}
@@ -95,6 +99,22 @@ func (l *local) Init(ctx context.Context, req *agentplanev1.InitRequest) (*agent
 		ClusterId: bundle.GetClusterId(), Incarnation: bundle.GetIncarnation(), Existed: existed, Certificate: certificate,
 		CaCertificate: m.ca.Entry().CertDER, Bundle: bundle, Role: fsm.RoleAdmin, NodeId: n.ID(),
 	}, nil
+}
+
+// roomy refuses to begin where the disk has less free space than a node needs to lead:
+// one that runs full in the middle of the first steps ends without a word to whoever
+// typed them.
+func roomy(dir string, free func(string) (uint64, error)) error {
+	n, err := free(dir)
+	if err != nil {
+		return agentplanev1.Refusal(codes.Internal, &agentplanev1.ErrorDetail{Reason: "no_space", Hint: "look at the node's log"}, "%v", err)
+	}
+	if n >= consensus.FreeFloorBytes {
+		return nil
+	}
+	return agentplanev1.Refusal(codes.FailedPrecondition,
+		&agentplanev1.ErrorDetail{Reason: "no_space", Hint: "make room there, or start the node with another --data-dir; nothing has been written"},
+		"there are %d MiB of free space in %s, and a node needs %d MiB", n>>20, dir, consensus.FreeFloorBytes>>20)
 }
 
 func operatorRequest(req *agentplanev1.InitRequest) (name string, key identity.PublicKey, err error) {
@@ -346,6 +366,9 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 	}
 	if err := reachable(n.advertise, addresses); err != nil {
 		return agentplanev1.Refusal(codes.FailedPrecondition, &agentplanev1.ErrorDetail{Reason: "unreachable_address", Hint: "restart the node with --advertise HOST"}, "%v", err)
+	}
+	if err := roomy(n.o.Config.DataDir, consensus.FreeBytes); err != nil {
+		return err
 	}
 	ca := &pki.CA{}
 	r, err := client.Enroll(ctx, client.Enrolment{

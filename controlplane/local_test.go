@@ -1,11 +1,13 @@
 package controlplane
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/agentplane/agentplane/controlplane/consensus"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
@@ -27,6 +29,22 @@ func TestJoinSpeaksOfEachStepAndNowAndThen(t *testing.T) {
 	}
 	if want := []string{"0s adding", "2s catching_up", "4s catching_up", "6s catching_up", "21s catching_up", "36s catching_up"}; !slices.Equal(said, want) {
 		t.Errorf("a join says something at %q, want %q", said, want)
+	}
+}
+
+func TestANodeWithoutSpaceDoesNotBegin(t *testing.T) {
+	free := func(n uint64, err error) func(string) (uint64, error) {
+		return func(string) (uint64, error) { return n, err }
+	}
+	if err := roomy("/d", free(consensus.FreeFloorBytes, nil)); err != nil {
+		t.Errorf("with enough space: %v", err)
+	}
+	err := roomy("/d", free(12<<20, nil))
+	if d := agentplanev1.DetailOf(err); d.GetReason() != "no_space" || d.GetHint() == "" || !strings.Contains(err.Error(), "there are 12 MiB of free space in /d, and a node needs 256 MiB") {
+		t.Errorf("with little space: %v", err)
+	}
+	if err := roomy("/d", free(0, errors.New("hm"))); agentplanev1.DetailOf(err).GetReason() != "no_space" {
+		t.Errorf("when that is not known: %v", err)
 	}
 }
 

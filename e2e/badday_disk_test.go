@@ -33,6 +33,34 @@ func smallDisk(t *testing.T, at string) {
 	})
 }
 
+// TestBadDayNodeDiskSmall begins a cluster, and joins one, on a disk that has no room for
+// a node: nothing begins, and the node lives on.
+func TestBadDayNodeDiskSmall(t *testing.T) {
+	l := newLab(t)
+	smallDisk(t, filepath.Join(l.Dir, "small"))
+	n := l.Node("small/n1", "--name", "n1")
+	n.Log = filepath.Join(l.Dir, "logs", "n1.log")
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Kill() }) // before the disk goes
+	if _, err := n.Address(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		badDay{code: 1, says: []string{"MiB of free space in " + n.DataDir, "needs 256 MiB"}, hint: "--data-dir"}.judge(t,
+			l.Ctl(within(t, 20*time.Second), "cluster", "init", "--data-dir", n.DataDir))
+	}
+	if !n.Running() {
+		t.Error("the node has ended")
+	}
+	for _, name := range []string{"boot.state", "founding", "raft"} {
+		if _, err := os.Stat(filepath.Join(n.DataDir, name)); err == nil {
+			t.Errorf("%s was begun", name)
+		}
+	}
+}
+
 // TestBadDayJournalDiskFull fills the disk of an agent. What cannot be journalled is
 // not started, and said to be refused; with space again the agent works.
 func TestBadDayJournalDiskFull(t *testing.T) {

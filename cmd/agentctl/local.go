@@ -78,7 +78,7 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 	}
 	admin, err := client.MakeAdmin(ctx, local, status.ClusterId, operator)
 	if err != nil {
-		return hintUnknown(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
+		return hintNode(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
 	}
 	admin.Context.Name = a.flags.context
 	if err := file.Store(admin.Context); err != nil {
@@ -156,6 +156,14 @@ func tokenAt(word, token string) (identity.Token, []string, error) {
 	return t, addresses, err
 }
 
+// hintNode says where to look when the node on this machine broke off.
+func hintNode(err error, again string) error {
+	if code, _ := classify(err); code == exitUnknown {
+		return &failure{code: code, err: err, hint: fmt.Sprintf("the node broke off: look at its log, see that it runs, then type %s again: it goes on where it stopped", again)}
+	}
+	return err
+}
+
 // errJoinGoesOn ends the wait for a join, and not the join.
 var errJoinGoesOn = errors.New("the join is not waited for any longer")
 
@@ -177,7 +185,7 @@ func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *ag
 			}
 		}
 		if err != nil {
-			return hintUnknown(localError(dir, err, true), "agentctl cluster members")
+			return hintNode(localError(dir, err, true), "the same command")
 		}
 		if r.Text != "" && !r.Done {
 			a.talk("%s", r.Text)

@@ -13,9 +13,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
 	"pgregory.net/rapid"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -218,5 +220,16 @@ func TestEnvelopeIsOfTheLineAndTheID(t *testing.T) {
 	}
 	if envelope([]string{"a b"}, one, 1) == first || envelope([]string{"a", "b"}, two, 1) == first {
 		t.Error("another line or another id gave the same bytes")
+	}
+}
+
+func TestHintWhenTheNodeBreaksOff(t *testing.T) {
+	err := hintNode(&client.Error{Code: codes.Unavailable, Message: "error reading from server: EOF", OutcomeUnknown: true}, "agentctl cluster init --data-dir /d")
+	if code, hint := classify(err); code != exitUnknown || !strings.Contains(hint, "look at its log") || !strings.Contains(hint, "agentctl cluster init --data-dir /d again") {
+		t.Errorf("exit %d, hint %q", code, hint)
+	}
+	refused := &client.Error{Code: codes.FailedPrecondition, Message: "no", Hint: "do"}
+	if _, hint := classify(hintNode(refused, "x")); hint != "do" {
+		t.Errorf("a refusal's hint is %q", hint)
 	}
 }

@@ -126,6 +126,8 @@ func hint(err error, code int, command string) string {
 		return "to have it back, start it with an empty data directory and run \"agentctl cluster join ADDR --token T --data-dir DIR\" there, with a new token (agentctl tokens create --kind node)"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "stop the process that has the address, or give another with --listen or --gossip-listen"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "give an address of this host with --listen or --gossip-listen; what others are told is --advertise"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as the owner of the data directory, and listen on ports from 1024 on"
 	case code == exitUsage:

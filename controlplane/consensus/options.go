@@ -79,6 +79,10 @@ type Office struct {
 	Index uint64 // of the take-office entry
 }
 
+// FreeFloorBytes is the free space below which a node does not lead, unless
+// Options say otherwise.
+const FreeFloorBytes = 256 << 20
+
 const (
 	// maxAppendEntries and logCacheEntries: with raft's 64 a follower that lags
 	// reads the log back in small pieces (measured: the tail of the latencies).
@@ -119,12 +123,12 @@ func (o Options) withDefaults() (Options, error) {
 	o.MaxInFlight = cmp.Or(o.MaxInFlight, 2)
 	o.OfficeEndsWithin = cmp.Or(o.OfficeEndsWithin, 30*time.Second)
 	o.StallAfter = cmp.Or(o.StallAfter, 10*time.Second)
-	o.FreeFloorBytes = cmp.Or(o.FreeFloorBytes, 256<<20)
+	o.FreeFloorBytes = cmp.Or(o.FreeFloorBytes, FreeFloorBytes)
 	o.MaxClockDistance = cmp.Or(o.MaxClockDistance, 30*time.Second)
 	o.CheckInterval = cmp.Or(o.CheckInterval, 5*time.Second)
 	if o.FreeBytes == nil && o.Dir != "" {
 		dir := o.Dir
-		o.FreeBytes = func() (uint64, error) { return freeBytes(dir) }
+		o.FreeBytes = func() (uint64, error) { return FreeBytes(dir) }
 	}
 	if o.WallClock == nil {
 		o.WallClock = time.Now

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freeBytes is what an unprivileged process may still write below dir.
-func freeBytes(dir string) (uint64, error) {
+// FreeBytes is what an unprivileged process may still write below dir.
+func FreeBytes(dir string) (uint64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("free space of %q: %w", dir, err)

@@ -310,6 +310,22 @@ func TestStatusOfANodeWhoseStateIsEmpty(t *testing.T) {
 	}
 }
 
+func TestProblemsSayWhatToDoWithoutALeader(t *testing.T) {
+	dead := &agentplanev1.Member{Id: "b", Name: "node-b", Address: "b:7460", State: "dead", Voter: true}
+	unheard := &agentplanev1.Member{Id: "c", Address: "c:7460", State: "unknown", Voter: true}
+	here := &agentplanev1.Member{Id: "a", Name: "node-a", Address: "a:7460", State: "alive", Voter: true}
+	for _, leader := range []string{"", "a"} {
+		var what strings.Builder
+		for _, p := range (situation{members: []*agentplanev1.Member{here, dead, unheard}, leader: leader, voters: 3}).problems() {
+			what.WriteString(p.GetWhat() + "\n")
+		}
+		removal, moved := strings.Contains(what.String(), "when it will never come back: agentctl cluster remove node-b"), strings.Contains(what.String(), "start it at the old one again (--listen, --advertise)")
+		if removal != (leader != "") || moved != (leader == "") || !strings.Contains(what.String(), `node "c" at c:7460 has not been heard of`) {
+			t.Errorf("with leader %q: %s", leader, what.String())
+		}
+	}
+}
+
 func TestStatusCountsAgents(t *testing.T) {
 	w := fleetWorld(t)
 	w.endSession("a3", true)

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -90,7 +92,7 @@ func Listen(addr string, logger hclog.Logger) (*Port, error) {
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w: is another process using the port? choose one with --listen", addr, err)
+		return nil, ListenError("listen", addr, "--listen", err)
 	}
 	p := &Port{
 		ln: ln, logger: logger, stranger: stranger,
@@ -101,6 +103,19 @@ func Listen(addr string, logger hclog.Logger) (*Port, error) {
 		p.queues[protocol] = &queue{addr: ln.Addr(), conns: make(chan net.Conn, acceptQueue), closed: make(chan struct{})}
 	}
 	return p, nil
+}
+
+// ListenError says why an address cannot be listened on, and by which flag another one
+// is given.
+func ListenError(what, address, flag string, err error) error {
+	why := ""
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		why = ": is another process using the port?"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		why = ": no interface of this host has the address:"
+	}
+	return fmt.Errorf("%s on %q: %w%s choose one with %s", what, address, err, cmp.Or(why, ":"), flag)
 }
 
 // Addr is the bound address.
