@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +75,25 @@ func TestBadDayAdvertise(t *testing.T) {
 	if o := l.Ctl(within(t, 20*time.Second), append(join, right.DataDir)...); o.Err() != nil {
 		t.Fatal(o.Err())
 	}
+
+	// A member that is not reached any more is named, with its address.
+	if err := right.Stop(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	start(wrong)
+	await(t, 30*time.Second, "the member that nobody reaches is named", func() error {
+		o := l.Ctl(t.Context(), "cluster", "status", "--why")
+		for _, want := range []string{`node "n2" gossips`, "cannot reach it", nowhere, "connection refused", "agentctl cluster remove n2"} {
+			if o.Code != 0 || !strings.Contains(o.Stdout, want) {
+				return fmt.Errorf("it does not say %q: %+v", want, o)
+			}
+		}
+		return nil
+	})
+	if err := wrong.Stop(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	start(right)
 
 	// Nobody is left to answer: the wait has an end, and says what stands.
 	if !nodes[0].Kill() {
