@@ -23,6 +23,12 @@
 // that a node which comes back can always verify a leader that was elected
 // meanwhile by those whom the entry made known.
 //
+// # The local socket
+//
+// Its callers are known by the kernel: Init and Join, and Status, which tells the owner
+// of a node's files how the cluster looks from there when the node's state knows nobody,
+// because it was started alone and its log waits for a leader.
+//
 // # Stopping
 //
 // The order is: stop being ready, send agents elsewhere, hand over leadership (with

@@ -48,6 +48,12 @@
 // the death, the restart or the drain of a node causes do not count. Heartbeats are not in
 // the state and are not seen here.
 //
+// # What is wrong
+//
+// Status names each problem with one command ([Cluster.Status]), by evidence: a node of
+// which nothing is seen or heard is not up. On a node that was started without the others
+// the state is empty; then members come from raft's configuration and the trust bundle.
+//
 // # Ownership
 //
 // The package starts no goroutine but those of its callers' streams, holds no lock

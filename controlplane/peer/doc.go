@@ -10,6 +10,11 @@
 // trust bundle changes, every open connection is judged again and those that no
 // longer pass are cut: taking a node out of the bundle ends its connections.
 //
+// A node that is joining is introduced ([Port.Introduce]): whoever asks it for raft sees
+// a certificate with its key, and the connection ends there. The leader looks so
+// ([Reach]) whether the advertised address leads to the newcomer, before it registers
+// it. No trust is needed for that, neither way: the key is in the newcomer's request.
+//
 // # The preface
 //
 // A certificate says which node calls. The [Preface] says for which life of which
@@ -24,7 +29,8 @@
 // [Pool] keeps one gRPC connection to each other node open at all times. It is
 // also the alarm: when a process dies its kernel resets the connection, and the
 // pool says at once that the peer is gone. Dialling is repeated within a second,
-// for ever.
+// for ever. An open connection is evidence that the peer is up, sooner than gossip's,
+// and what dialling comes to says why one is out of reach.
 //
 // # Goroutines
 //
