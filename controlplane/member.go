@@ -315,9 +315,13 @@ func (m *member) catchUp(ctx context.Context) error {
 const callerPatience = 2 * time.Second
 
 func (m *member) catchUpBriefly(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callerPatience)
+	brief, cancel := context.WithTimeout(ctx, callerPatience)
 	defer cancel()
-	return m.catchUp(ctx)
+	err := m.catchUp(brief)
+	if errors.Is(err, forward.ErrNoLeader) && brief.Err() != nil && ctx.Err() == nil {
+		return forward.ErrNoLeader // and not that the time is over
+	}
+	return err
 }
 
 // read answers a view that is linearizable unless stale is asked for.
