@@ -18,7 +18,8 @@ import (
 // Submit registers a command and freezes whom it means. The same id with the same
 // envelope answers what stands, whatever the selector would mean now.
 func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) (*agentplanev1.SubmitResponse, error) {
-	p, err := c.plan(ctx, c.o.Machine.View(), req.GetEnvelope())
+	v := c.o.Machine.View()
+	p, err := c.plan(ctx, v, req.GetEnvelope(), func(spec *agentplanev1.CommandSpec) ([]uint32, error) { return c.targets(v, spec) })
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +45,11 @@ type plan struct {
 	mutation *raftlogv1.Mutation
 }
 
+// findTargets answers the ordinals of the agents that a spec means, or a refusal.
+type findTargets func(*agentplanev1.CommandSpec) ([]uint32, error)
+
 // plan reads and checks an envelope. The error is a refusal.
-func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte) (plan, error) {
+func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targets findTargets) (plan, error) {
 	sub, err := decodeSubmission(envelope)
 	if err != nil {
 		return plan{}, c.refuse(codes.InvalidArgument, "bad_envelope", "%v", err)
@@ -64,7 +68,7 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte) (plan
 	if p := check(sub.spec, c.now(v)); p != nil {
 		return plan{}, c.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
 	}
-	ordinals, err := c.targets(v, sub.spec)
+	ordinals, err := targets(sub.spec)
 	if err != nil {
 		return plan{}, err
 	}

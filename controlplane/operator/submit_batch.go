@@ -2,11 +2,14 @@ package operator
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentplane/agentplane/controlplane/consensus"
+	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
@@ -16,7 +19,7 @@ const MaxSubmitBatch = raftlogv1.MaxMutations
 
 // SubmitBatch submits each envelope as Submit does. What is wrong with one of them is
 // its own refusal; what keeps the leader from proposing is the error of the call,
-// which is repeated as a whole.
+// which is repeated as a whole. Its outcome is unknown once a part was proposed.
 func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatchRequest) (*agentplanev1.SubmitBatchResponse, error) {
 	if n := len(req.GetEnvelopes()); n == 0 || n > MaxSubmitBatch {
 		return nil, c.refuseHint(codes.InvalidArgument, "batch", "divide them among several calls",
@@ -25,9 +28,12 @@ func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatc
 	v := c.o.Machine.View()
 	answers := make([]*agentplanev1.SubmitAnswer, len(req.GetEnvelopes()))
 	var waiting []*batched
+	targets := c.remember(v)
 	for i, envelope := range req.GetEnvelopes() {
-		p, err := c.plan(ctx, v, envelope)
+		p, err := c.plan(ctx, v, envelope, targets)
 		switch {
+		case ctx.Err() != nil: // nobody waits any more
+			return nil, c.proposeRefusal(fmt.Errorf("nothing was proposed: %w", ctx.Err()))
 		case err != nil:
 			answers[i] = refusedAnswer(err)
 		case p.stands != nil:
@@ -36,14 +42,39 @@ func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatc
 			waiting = append(waiting, &batched{plan: p, place: i})
 		}
 	}
-	for len(waiting) > 0 {
+	for proposed := false; len(waiting) > 0; proposed = true {
 		n := fitting(waiting, c.o.BatchMutations, c.o.BatchBytes)
-		if err := c.proposeBatch(ctx, waiting[:n], answers); err != nil {
+		err := c.proposeBatch(ctx, waiting[:n], answers)
+		switch {
+		case err != nil && proposed:
+			// That nothing happened is true of this part only. Whoever repeats the call
+			// finds the part before standing.
+			return nil, c.proposeRefusal(fmt.Errorf("a part of the batch was applied, another was not: %w: %w", consensus.ErrUnknown, err))
+		case err != nil:
 			return nil, err
 		}
 		waiting = waiting[n:]
 	}
 	return &agentplanev1.SubmitBatchResponse{Answers: answers}, nil
+}
+
+// remember is targets for several specs on the same view: who asks for the same
+// selector again is answered without another walk over the fleet.
+func (c *Commands) remember(v *fsm.View) findTargets {
+	known := make(map[string][]uint32)
+	return func(spec *agentplanev1.CommandSpec) ([]uint32, error) {
+		if len(spec.GetAgents()) > 0 {
+			return c.targets(v, spec)
+		}
+		if ordinals, found := known[spec.GetSelector()]; found {
+			return ordinals, nil
+		}
+		ordinals, err := c.targets(v, spec)
+		if err == nil {
+			known[spec.GetSelector()] = ordinals
+		}
+		return ordinals, err
+	}
 }
 
 // batched is an envelope that is to be proposed.

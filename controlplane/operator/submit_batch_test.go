@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,7 +9,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
+	"github.com/agentplane/agentplane/controlplane/forward"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
 func (w *world) batch(specs ...*agentplanev1.CommandSpec) (*agentplanev1.SubmitBatchResponse, error) {
@@ -103,5 +106,53 @@ func TestSubmitBatchIsBounded(t *testing.T) {
 	r, err := w.Commands.SubmitBatch(t.Context(), &agentplanev1.SubmitBatchRequest{Envelopes: [][]byte{nil}})
 	if err != nil || r.GetAnswers()[0].GetRefusal().GetDetail().GetReason() != "bad_envelope" {
 		t.Fatalf("an empty envelope: %v, %v", r, err)
+	}
+}
+
+// Once a part was proposed nobody may be told that nothing happened.
+func TestSubmitBatchOfWhichAPartFailedIsUnknown(t *testing.T) {
+	for _, cause := range []error{
+		consensus.ErrBacklog, consensus.ErrNotLeader, forward.ErrNoLeader, consensus.ErrShutdown, context.DeadlineExceeded, consensus.ErrUnknown,
+	} {
+		t.Run(cause.Error(), func(t *testing.T) {
+			w := fleetWorld(t, func(o *Options) {
+				o.BatchMutations, o.Proposer = 2, &failsSecond{Proposer: o.Proposer, cause: cause}
+			})
+			specs := []*agentplanev1.CommandSpec{w.spec("all"), w.spec("all"), w.spec("all")}
+			_, err := w.batch(specs...)
+			wantRefusal(t, err, codes.Unavailable, "outcome_unknown")
+			if !agentplanev1.DetailOf(err).GetOutcomeUnknown() || w.m.View().CommandCount() != 2 {
+				t.Errorf("%v, and %d commands stand", err, w.m.View().CommandCount())
+			}
+			r, err := w.batch(specs...)
+			if err != nil || !r.GetAnswers()[0].GetRepeated() || !r.GetAnswers()[1].GetRepeated() || r.GetAnswers()[2].GetRepeated() {
+				t.Errorf("sent again: %v, %v", r, err)
+			}
+		})
+	}
+}
+
+// failsSecond fails the second proposal and does nothing then.
+type failsSecond struct {
+	Proposer
+	cause error
+	calls int
+}
+
+func (f *failsSecond) Propose(ctx context.Context, m ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error) {
+	if f.calls++; f.calls == 2 {
+		return nil, fmt.Errorf("propose: %w", f.cause)
+	}
+	return f.Proposer.Propose(ctx, m...)
+}
+
+func TestSubmitBatchEndsWithItsCaller(t *testing.T) {
+	w := fleetWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := w.Commands.SubmitBatch(ctx, &agentplanev1.SubmitBatchRequest{Envelopes: [][]byte{envelope(t, w.spec("all"))}})
+	wantRefusal(t, err, codes.Canceled, "canceled")
+	if w.m.View().CommandCount() != 0 {
+		t.Error("it was submitted all the same")
 	}
 }

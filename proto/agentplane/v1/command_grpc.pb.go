@@ -39,8 +39,9 @@ type CommandServiceClient interface {
 	Submit(ctx context.Context, in *SubmitRequest, opts ...grpc.CallOption) (*SubmitResponse, error)
 	// SubmitBatch is Submit for each of several envelopes, at the price of one call:
 	// one hop to the leader, one entry of the log where they fit. Each is taken or
-	// refused by itself. An error of the call says nothing of any of them but what it
-	// would say of a Submit; sending all of them again is safe.
+	// refused by itself. An error of the call is one of all of them, as it would be of a
+	// Submit; when only some of them were proposed, the outcome of all is unknown. Sending
+	// all of them again is safe.
 	SubmitBatch(ctx context.Context, in *SubmitBatchRequest, opts ...grpc.CallOption) (*SubmitBatchResponse, error)
 	GetCommand(ctx context.Context, in *GetCommandRequest, opts ...grpc.CallOption) (*GetCommandResponse, error)
 	ListCommands(ctx context.Context, in *ListCommandsRequest, opts ...grpc.CallOption) (*ListCommandsResponse, error)
@@ -149,8 +150,9 @@ type CommandServiceServer interface {
 	Submit(context.Context, *SubmitRequest) (*SubmitResponse, error)
 	// SubmitBatch is Submit for each of several envelopes, at the price of one call:
 	// one hop to the leader, one entry of the log where they fit. Each is taken or
-	// refused by itself. An error of the call says nothing of any of them but what it
-	// would say of a Submit; sending all of them again is safe.
+	// refused by itself. An error of the call is one of all of them, as it would be of a
+	// Submit; when only some of them were proposed, the outcome of all is unknown. Sending
+	// all of them again is safe.
 	SubmitBatch(context.Context, *SubmitBatchRequest) (*SubmitBatchResponse, error)
 	GetCommand(context.Context, *GetCommandRequest) (*GetCommandResponse, error)
 	ListCommands(context.Context, *ListCommandsRequest) (*ListCommandsResponse, error)
