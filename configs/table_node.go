@@ -56,7 +56,7 @@ var nodeOptions = []Option{
 	},
 	{
 		Key: "raft.snapshot_threshold", Readers: ProgramNode, Kind: KindInt, Default: "8192", Min: "16", Max: "1000000",
-		Doc: "How many new log entries make a snapshot due. The log since the last snapshot is read whole at start: about 10 s a million entries.",
+		Doc: "How many new log entries make a snapshot due, at least; a large state lets the log grow to 131072 between two. The log since the last snapshot is read whole at start: about 10 s a million entries.",
 	},
 	{
 		Key: "raft.trailing_logs", Readers: ProgramNode, Kind: KindInt, Default: "10240", Min: "16", Max: "10000000",

@@ -15,7 +15,7 @@ import (
 // grow with it, in bytes and in entries: writing a large state again and again, each
 // time that a fixed number has come, was a quarter of a busy node's time.
 type compaction struct {
-	bytes    atomic.Uint64 // appended since the node's last snapshot
+	bytes    atomic.Uint64 // in the log since the node's last snapshot
 	entries  atomic.Uint64
 	snapshot atomic.Uint64 // the size of the newest one
 }
@@ -25,12 +25,16 @@ const (
 	// compressed, allows; snapshotPerEntry is how many bytes of it allow an entry.
 	logPerSnapshot   = 4
 	snapshotPerEntry = 1 << 10
+	// mostLogBytes and mostLogEntries end the growth: all of it is read at the next
+	// start.
+	mostLogBytes   = 1 << 30
+	mostLogEntries = 1 << 17
 )
 
 // bounds are how much log brings the next snapshot, at least what the options say.
 func (c *compaction) bounds(bytes, entries uint64) (maxBytes, maxEntries uint64) {
 	size := c.snapshot.Load()
-	return max(bytes, logPerSnapshot*size), max(entries, size/snapshotPerEntry)
+	return max(bytes, min(logPerSnapshot*size, mostLogBytes)), max(entries, min(size/snapshotPerEntry, mostLogEntries))
 }
 
 // appended is told of what was written to the log.

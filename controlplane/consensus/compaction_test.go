@@ -84,3 +84,34 @@ func TestSnapshotsComeRarerWhenTheyAreLarge(t *testing.T) {
 		}
 	})
 }
+
+// What lies in the log when a node starts counts towards the next snapshot.
+func TestLogFromBeforeTheStartCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := consensustest.New(t, consensustest.Options{Nodes: 1, Host: func(_ int, o *consensus.Options) {
+			o.SnapshotInterval, o.SnapshotBytes = time.Hour, 4<<20
+		}})
+		large := &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{RevokeToken: &raftlogv1.RevokeToken{Id: strings.Repeat("x", 100<<10)}}}
+		put := func(n int) {
+			t.Helper()
+			for range n {
+				if _, err := c.ProposeOn(t.Context(), 0, large); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		put(30)
+		time.Sleep(2 * time.Second)
+		if metas, _ := c.Disk(0).Disk().Snapshots.List(); len(metas) != 0 {
+			t.Fatal("3 MB brought a snapshot; 4 MiB should")
+		}
+		c.Kill(0)
+		c.Start(0)
+		time.Sleep(5 * time.Second)
+		put(15)
+		time.Sleep(2 * time.Second)
+		if metas, _ := c.Disk(0).Disk().Snapshots.List(); len(metas) == 0 {
+			t.Error("4.5 MB brought no snapshot, since 3 MB of them are from before the start")
+		}
+	})
+}

@@ -159,7 +159,7 @@ func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 		return nil, &damaged{err}
 	}
 	stable := newVoteStore(d.Stable, w)
-	whole, err := verifyLog(d, mark)
+	whole, err := verifyLog(d, mark, appended)
 	if err != nil {
 		return nil, &damaged{err}
 	}

@@ -122,8 +122,9 @@ func (m *logMark) lower(log raft.LogStore, min, max uint64) error {
 }
 
 // verifyLog refuses a disk whose log has lost its end, has a hole, or holds an entry
-// past the newest snapshot that is not what was written. It answers that snapshot.
-func verifyLog(d *Disk, mark *logMark) (*raft.SnapshotMeta, error) {
+// past the newest snapshot that is not what was written. It answers that snapshot; past
+// is told of each entry behind it.
+func verifyLog(d *Disk, mark *logMark, past func([]*raft.Log)) (*raft.SnapshotMeta, error) {
 	first, err := d.Log.FirstIndex()
 	if err != nil {
 		return nil, fmt.Errorf("verify log: %w", err)
@@ -162,6 +163,7 @@ func verifyLog(d *Disk, mark *logMark) (*raft.SnapshotMeta, error) {
 		if err := checkEntry(&l); err != nil {
 			return nil, fmt.Errorf("verify log: %w: the node must rejoin empty", err)
 		}
+		past([]*raft.Log{&l})
 	}
 	return whole, nil
 }
