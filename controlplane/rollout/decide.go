@@ -13,10 +13,14 @@ const (
 	// are estimates, and looking costs little.
 	shortest = 10 * time.Millisecond
 	longest  = time.Hour
+	// lookedAtPerMoved is how many rows the state looks at in the time in which it
+	// moves one, about.
+	lookedAtPerMoved = 16
 )
 
-// decide answers the mutation that an item needs now, and how many rows it may touch,
-// at most budget; without one the item is put back for when it may need one.
+// decide answers the mutation that an item needs now, and how many rows it costs, which
+// is more than it moves; it moves at most budget. Without one the item is put back for
+// when it may need one.
 func (l *term) decide(v *fsm.View, i *item, now time.Time, budget uint32) (*raftlogv1.Mutation, uint32) {
 	var mut *raftlogv1.Mutation
 	var wait time.Duration
@@ -40,15 +44,18 @@ func (l *term) decideCommand(v *fsm.View, id string, budget uint32) (*raftlogv1.
 	if !found {
 		return nil, 0, forever
 	}
+	// The state looks at all rows of the command to find those that it moves; looking
+	// is cheap beside moving, and yet it is work for every node.
+	looks := c.GetTargets() / lookedAtPerMoved
 	switch s := NextStep(c, l.clock.cluster()); {
 	case expires && s.Expire > 0:
 		n := min(s.Expire, expireMax, budget)
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: id, Max: n}}}, n, 0
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: id, Max: n}}}, n + looks, 0
 	case s.Release > 0:
 		n := min(s.Release, budget)
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
 			CommandId: id, ExpectedReleased: c.GetReleased(), Max: n, Wave: s.Wave,
-		}}}, n, 0
+		}}}, n + looks, 0
 	case s.Wait > 0:
 		return nil, 0, s.Wait
 	}

@@ -152,7 +152,7 @@ func (l *term) step(ctx context.Context) (more bool, err error) {
 		mut, rows := l.decide(view, i, now, budget)
 		if mut != nil {
 			items, batch = append(items, i), append(batch, mut)
-			budget -= rows
+			budget -= min(rows, budget)
 		}
 	}
 	if len(batch) == 0 {
