@@ -46,7 +46,8 @@ type Options struct {
 	// OnBundle is called with each newer bundle that an answer carried, after it
 	// was taken into use, by the goroutine of that call.
 	OnBundle func(*agentplanev1.Bundle)
-	// OnFailover is called when a node is left for another one.
+	// OnFailover is called when a node is left for another one. Neither of the two may
+	// close the client: the call that they run in may be one that Close waits for.
 	OnFailover func(address string, err error)
 	// Clock judges certificates; nil is the wall clock.
 	Clock func() time.Time

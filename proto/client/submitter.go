@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -50,6 +51,9 @@ func NewSubmitter(c *Client) *Submitter { return &Submitter{c: c} }
 // answered when a majority holds it on disk. The error is an *Error; submitting the
 // same bytes again is safe after any.
 func (s *Submitter) Submit(ctx context.Context, envelope []byte) (*agentplanev1.SubmitAnswer, error) {
+	if ctx.Err() != nil {
+		return nil, left(ctx.Err(), false)
+	}
 	p := &submission{envelope: envelope, done: make(chan struct{})}
 	s.mu.Lock()
 	s.queue = append(s.queue, p)
@@ -59,18 +63,30 @@ func (s *Submitter) Submit(ctx context.Context, envelope []byte) (*agentplanev1.
 	case <-p.done:
 	case <-ctx.Done():
 		if s.withdraw(p) {
-			return nil, &Error{Code: codes.Canceled, Message: "nothing was sent: " + ctx.Err().Error(), cause: ctx.Err()}
+			return nil, left(ctx.Err(), false)
 		}
 		select {
 		case <-p.done: // it ended at the same moment
 		default:
-			return nil, &Error{Code: codes.Unavailable, Message: "it was not answered in time", OutcomeUnknown: true, cause: ctx.Err()}
+			return nil, left(ctx.Err(), true)
 		}
 	}
 	if p.err != nil {
 		return nil, p.err
 	}
 	return p.answer, nil
+}
+
+// left is the error of who did not wait for the answer, because its context ended.
+func left(why error, sent bool) *Error {
+	e := &Error{Code: codes.DeadlineExceeded, Message: "not done in time: nothing was sent", OutcomeUnknown: sent, cause: why}
+	if sent {
+		e.Message = "no outcome in time: it was not answered yet"
+	}
+	if errors.Is(why, context.Canceled) {
+		e.Code, e.Message = codes.Canceled, "interrupted"
+	}
+	return e
 }
 
 // withdraw takes p out of the queue; false when a call has it.
@@ -133,6 +149,8 @@ func (s *Submitter) call(batch []*submission) ([]*agentplanev1.SubmitAnswer, *Er
 	}
 	r, err := agentplanev1.NewCommandServiceClient(s.c).SubmitBatch(s.c.ctx, req)
 	switch {
+	case err != nil && s.c.ctx.Err() != nil: // of the client, and no caller's
+		return nil, &Error{Code: codes.Unavailable, Message: errClosed.Error(), OutcomeUnknown: AsError(err).OutcomeUnknown, cause: errClosed}
 	case err != nil:
 		return nil, AsError(err)
 	case len(r.GetAnswers()) != len(batch):
@@ -148,7 +166,8 @@ func deliver(batch []*submission, answers []*agentplanev1.SubmitAnswer, err *Err
 	for i, p := range batch {
 		switch {
 		case err != nil:
-			p.err = err
+			own := *err
+			p.err = &own
 		case answers[i].GetRefusal() != nil:
 			r := answers[i].GetRefusal()
 			p.err = tryError(agentplanev1.Refusal(codes.Code(r.GetCode()), r.GetDetail(), "%s", r.GetMessage()), "", true, true)

@@ -201,14 +201,24 @@ func TestSubmitterThatIsNotWaitedFor(t *testing.T) {
 			t.Errorf("sent: %v, and the error is %+v", sent, e)
 		}
 	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := s.Submit(ended, nil); asError(t, err).OutcomeUnknown || asError(t, err).Code != codes.Canceled {
+		t.Errorf("with a context that has ended: %+v", asError(t, err))
+	}
+	late, end := context.WithTimeout(t.Context(), 0)
+	defer end()
+	if _, err := s.Submit(late, nil); asError(t, err).OutcomeUnknown || asError(t, err).Code != codes.DeadlineExceeded {
+		t.Errorf("after its deadline: %+v", asError(t, err))
+	}
 	// Who still waits when the client is closed is told so, and nothing is left.
 	waits := submissions(t, s, cluster, 3)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for id, err := range waits() {
-		if err == nil {
-			t.Errorf("submission %s succeeded on a closed client", id)
+		if err == nil || errors.Is(err, context.Canceled) {
+			t.Errorf("submission %s on a closed client: %v", id, err)
 		}
 	}
 	if _, err := s.Submit(t.Context(), nil); asError(t, err).OutcomeUnknown {

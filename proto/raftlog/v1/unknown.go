@@ -8,8 +8,8 @@ import (
 )
 
 // Unknown names the type of the first message in m, at any depth, that holds a field
-// which this build does not know; "" when there is none. It works for messages of any
-// package.
+// which this build does not know; "" when there is none. It works for proto3 messages of
+// any package.
 func Unknown(m proto.Message) protoreflect.FullName { return unknownIn(m.ProtoReflect()) }
 
 // nested is which fields of a message hold messages. Asking a message for all that
