@@ -112,23 +112,21 @@ func (b *breaker) strike(t *testing.T, kind string) {
 	}
 }
 
-// sessions answers the agents that are online, by id.
+// sessions answers all agents, by id.
 func (b *breaker) sessions(t *testing.T) map[string]*agentplanev1.Agent {
 	t.Helper()
-	online := make(map[string]*agentplanev1.Agent)
+	all := make(map[string]*agentplanev1.Agent)
 	await(t, 20*time.Second, "agents are listed", func() error {
 		r, err := agentplanev1.NewFleetServiceClient(b.client).ListAgents(t.Context(), &agentplanev1.ListAgentsRequest{})
 		if err != nil {
 			return err
 		}
 		for _, a := range r.Agents {
-			if a.Health == "ONLINE" || a.Health == "FLAPPING" {
-				online[a.Id] = a
-			}
+			all[a.Id] = a
 		}
 		return nil
 	})
-	return online
+	return all
 }
 
 // restless is how long after an agent was killed its stream is not expected to stay.
@@ -143,6 +141,10 @@ func (b *breaker) streamsBeside(t *testing.T, n *lab.Node) map[string]uint64 {
 		t.Fatal(err)
 	}
 	calm := make(map[string]uint64)
+	if len(b.f.agents) == 0 {
+		return calm
+	}
+	await(t, time.Minute, "all agents are online before "+n.Name+" is killed", func() error { return b.online(t.Context()) })
 	for agent, a := range b.sessions(t) {
 		lately := slices.ContainsFunc(b.deaths, func(d agentDeath) bool { return d.agent == a.Name && time.Since(d.at) < restless })
 		if a.Node != id && !lately {
@@ -247,8 +249,8 @@ func (b *breaker) strikeAgent(t *testing.T) {
 	}
 }
 
-// whole says what the cluster still lacks: all processes, one leader that answers,
-// all nodes in gossip and as voters, all agents online.
+// whole says what the cluster still lacks: all processes, one leader that answers, and
+// all nodes in gossip and as voters.
 func (b *breaker) whole(ctx context.Context) error {
 	for _, n := range b.f.nodes {
 		if !n.Running() {

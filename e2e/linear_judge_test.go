@@ -49,9 +49,10 @@ type linearState struct {
 // commandModel is the specification: a command is absent until a submission, then has
 // that content for ever; it is canceled once and stays so.
 //
-// Two answers say less than they seem to. A submission that was sent again by itself,
-// after a broken connection, may be told that it is a repetition of its own first try.
-// And what is unknown may have taken effect at any later time, or never: it ends with
+// Two answers say less than they seem to. A submission that was sent again, by its client
+// after a broken connection or by a node to the next leader, may be told that it is a
+// repetition of its own first try; what is known to have done nothing is no operation,
+// so that a content that only such a submission had explains no read. And what is unknown may have taken effect at any later time, or never: it ends with
 // the history, where taking effect shows to nobody.
 var commandModel = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {

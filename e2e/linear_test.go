@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,7 +30,9 @@ type recorder struct {
 
 	mu      sync.Mutex // guards what follows
 	ops     []linearOp
-	refused int // known to have done nothing
+	refused int               // known to have done nothing
+	content map[string]string // that was submitted last, by command
+	made    int               // contents
 }
 
 const (
@@ -94,7 +97,7 @@ func (r *recorder) work(number int, rng *rand.Rand) {
 	}
 }
 
-// once does one operation.
+// once does one operation, or several of one call.
 func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter *client.Submitter) {
 	window := *r.window.Load()
 	o := linearOp{client: number, command: window[rng.IntN(len(window))]}
@@ -102,9 +105,12 @@ func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter 
 	defer cancel()
 	commands := agentplanev1.NewCommandServiceClient(c)
 	var err error
-	switch kind := rng.IntN(10); {
-	case kind < 3:
-		o.kind, o.content = opSubmit, []string{"true", "true", "true", "false"}[rng.IntN(4)]
+	switch kind := rng.IntN(20); {
+	case kind < 2: // all at once: more than one entry holds
+		r.batch(ctx, number, rng, commands, window)
+		return
+	case kind < 7:
+		o.kind, o.content = opSubmit, r.choose(o.command, rng)
 		var envelope []byte
 		if envelope, err = r.envelope(o); err != nil {
 			r.s.oddity("marshal a command: %v", err)
@@ -120,7 +126,7 @@ func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter 
 			a, err = commands.Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
 			o.repeated = a.GetRepeated()
 		}
-	case kind < 4:
+	case kind < 9:
 		o.kind, o.call = opCancel, time.Since(r.began)
 		_, err = commands.CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: o.command})
 	default:
@@ -133,6 +139,50 @@ func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter 
 	if r.told(&o, err) {
 		r.note(o)
 	}
+}
+
+// batch submits for every command of the window by one call.
+func (r *recorder) batch(ctx context.Context, number int, rng *rand.Rand, commands agentplanev1.CommandServiceClient, window []string) {
+	req := &agentplanev1.SubmitBatchRequest{}
+	ops := make([]linearOp, len(window))
+	for i, id := range window {
+		ops[i] = linearOp{client: number, command: id, kind: opSubmit, content: r.choose(id, rng)}
+		envelope, err := r.envelope(ops[i])
+		if err != nil {
+			r.s.oddity("marshal a command: %v", err)
+			return
+		}
+		req.Envelopes = append(req.Envelopes, envelope)
+	}
+	call := time.Since(r.began)
+	a, err := commands.SubmitBatch(ctx, req)
+	end := time.Since(r.began)
+	for i, o := range ops {
+		o.call, o.end = call, end
+		own := err
+		if err == nil {
+			o.repeated = a.Answers[i].GetRepeated()
+			if f := a.Answers[i].GetRefusal(); f != nil {
+				own = agentplanev1.Refusal(codes.Code(f.GetCode()), f.GetDetail(), "%s", f.GetMessage())
+			}
+		}
+		if r.told(&o, own) {
+			r.note(o)
+		}
+	}
+}
+
+// choose is a content that nobody else submits, or the one that was submitted last: a
+// command that has a content was submitted with it, whatever its clients were told.
+func (r *recorder) choose(command string, rng *rand.Rand) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last := r.content[command]; last != "" && rng.IntN(2) == 0 {
+		return last
+	}
+	r.made++
+	r.content[command] = fmt.Sprint("true ", r.made)
+	return r.content[command]
 }
 
 // told notes the answer; false when the operation is none.
@@ -164,21 +214,22 @@ func (r *recorder) told(o *linearOp, err error) bool {
 func (r *recorder) envelope(o linearOp) ([]byte, error) {
 	return envelopeOf(&agentplanev1.CommandSpec{
 		ClusterId: r.s.info.ClusterId, Incarnation: r.s.info.Incarnation, CommandId: o.command,
-		Agents: []string{r.agent}, Argv: []string{o.content}, RunTimeout: int64(time.Minute),
+		Agents: []string{r.agent}, Argv: strings.Fields(o.content), RunTimeout: int64(time.Minute),
 		NotAfter: r.began.Add(time.Hour).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE, QueueOffline: true,
 	})
 }
 
 // TestHistoryIsLinearizable has clients submit, read and cancel the same few commands
 // through all nodes while leaders and nodes are killed and paused. The agent that is
-// meant is gone, so that nothing but the clients moves a command. Porcupine judges.
+// meant is gone, so that nothing but the clients moves a command. Entries are small, so
+// that batches are divided. Porcupine judges.
 func TestHistoryIsLinearizable(t *testing.T) {
 	counts, least := map[string]int{killLeader: 2, killNode: 1, pauseLeader: 3}, 500
 	if full() {
 		counts, least = map[string]int{killLeader: 10, killNode: 5, killAll: 1, pauseLeader: 30}, 5000
 	}
 	seed := chaosSeed(t)
-	f := newFleet(t, 1, nil, nil)
+	f := newFleet(t, 1, []string{"--batch-max-mutations", "2"}, nil)
 	s := newStream(t, f)
 	agent := f.agents[0]
 	agent.Kill()
@@ -188,7 +239,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	r := &recorder{s: s, agent: agent.Name, began: time.Now()}
+	r := &recorder{s: s, agent: agent.Name, began: time.Now(), content: make(map[string]string)}
 	r.renew()
 	for n := range linearClients {
 		rng := rand.New(rand.NewPCG(seed, uint64(n)+1))
