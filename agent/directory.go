@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,7 +51,7 @@ func openDirectory(path string) (_ *directory, err error) {
 }
 
 func (d *directory) open() error {
-	if err := makePrivate(d.path); err != nil {
+	if err := identity.MakeDir(d.path); err != nil {
 		return err
 	}
 	st, err := os.Stat(d.path)
@@ -93,24 +92,6 @@ func flock(f *os.File) error {
 		if !errors.Is(err, syscall.EINTR) {
 			return err
 		}
-	}
-}
-
-// makePrivate makes the directory and its missing parents with mode 0700, durably.
-func makePrivate(path string) error {
-	err := os.Mkdir(path, 0o700)
-	switch {
-	case err == nil:
-		return identity.SyncDir(filepath.Dir(path))
-	case errors.Is(err, fs.ErrExist):
-		return nil
-	case errors.Is(err, fs.ErrNotExist) && filepath.Dir(path) != path:
-		if err := makePrivate(filepath.Dir(path)); err != nil {
-			return err
-		}
-		return makePrivate(path)
-	default:
-		return err
 	}
 }
 

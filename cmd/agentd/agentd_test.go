@@ -36,21 +36,28 @@ func TestMain(m *testing.M) {
 }
 
 func TestCallsAndExitCodes(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink("/nonexistent/zzz", link); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args   []string
 		code   int
 		stdout string
 		stderr []string
 	}{
-		"version":               {[]string{"version"}, 0, "agentd dev ", nil},
-		"help":                  {nil, 0, "agentd", nil},
-		"an unknown verb":       {[]string{"start"}, 2, "", []string{"agentd: error: ", `"start"`, "agentd: hint: "}},
-		"an unknown flag":       {[]string{"run", "--sandbox"}, 2, "", []string{"agentd: error: unknown flag: --sandbox", "agentd: hint: "}},
-		"a value out of bounds": {[]string{"run", "--slots", "0"}, 2, "", []string{"--slots", "minimum 1"}},
-		"too many arguments":    {[]string{"run", "now"}, 2, "", []string{`"now"`}},
-		"no token":              {[]string{"run", "--data-dir", filepath.Join(t.TempDir(), "a")}, 1, "", []string{"agentd: error: this agent is not enrolled", "agentctl tokens create"}},
-		"no token file":         {[]string{"run", "--data-dir", filepath.Join(t.TempDir(), "b"), "--token-file", "/nonexistent"}, 1, "", []string{"/nonexistent", "agentd: hint: a token reads"}},
-		"a directory of others": {[]string{"run", "--data-dir", open(t)}, 1, "", []string{"chmod 700", "agentd: hint: "}},
+		"version":                 {[]string{"version"}, 0, "agentd dev ", nil},
+		"help":                    {nil, 0, "agentd", nil},
+		"an unknown verb":         {[]string{"start"}, 2, "", []string{"agentd: error: ", `"start"`, "agentd: hint: "}},
+		"an unknown flag":         {[]string{"run", "--sandbox"}, 2, "", []string{"agentd: error: unknown flag: --sandbox", "agentd: hint: "}},
+		"a value out of bounds":   {[]string{"run", "--slots", "0"}, 2, "", []string{"--slots", "minimum 1"}},
+		"too many arguments":      {[]string{"run", "now"}, 2, "", []string{`"now"`}},
+		"no token":                {[]string{"run", "--data-dir", filepath.Join(t.TempDir(), "a")}, 1, "", []string{"agentd: error: this agent is not enrolled", "agentctl tokens create"}},
+		"no token file":           {[]string{"run", "--data-dir", filepath.Join(t.TempDir(), "b"), "--token-file", "/nonexistent"}, 1, "", []string{"/nonexistent", "agentd: hint: a token reads"}},
+		"below a link to nothing": {[]string{"run", "--data-dir", filepath.Join(link, "x"), "--servers", "127.0.0.1:1", "--token", "x"}, 1, "", []string{"link to", "which does not exist", "agentd: hint: give a directory with --data-dir"}},
+		"a directory in /proc":    {[]string{"run", "--data-dir", "/proc/foo"}, 1, "", []string{`"/proc" exists, but no directory can be made in it`}},
+		"a file as directory":     {[]string{"run", "--data-dir", os.Args[0]}, 1, "", []string{"is a file", "agentd: hint: give a directory with --data-dir"}},
+		"a directory of others":   {[]string{"run", "--data-dir", open(t)}, 1, "", []string{"chmod 700", "agentd: hint: "}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -7,6 +7,7 @@ import (
 	"github.com/agentplane/agentplane/agent"
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // Exit codes.
@@ -48,6 +49,8 @@ func hint(err error) string {
 	switch {
 	case errors.As(err, &usage):
 		return `see "agentd run --help"`
+	case errors.Is(err, identity.ErrNotDirectory):
+		return "give a directory with --data-dir; it is made when it is missing"
 	case errors.Is(err, agent.ErrOfNode):
 		return "give agentd a directory of its own with --data-dir"
 	case errors.Is(err, agent.ErrInUse):

@@ -99,7 +99,8 @@ func TestMistakesAreTwoLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink(file+".not", link)); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
@@ -128,7 +129,9 @@ func TestMistakesAreTwoLines(t *testing.T) {
 		"dev's directory others read":    {[]string{"dev", "--data-dir", open}, environ, exitError, "0755", "chmod 700 " + open},
 		"dev in a foreign directory":     {[]string{"dev", "--data-dir", foreign}, environ, exitError, "letters", "empty --data-dir"},
 		"a file as dev's directory":      {[]string{"dev", "--data-dir", file}, environ, exitError, file, "--data-dir"},
-		"a file as a node's directory":   {[]string{"run", "--data-dir", file}, environ, exitError, file, ""},
+		"a file as a node's directory":   {[]string{"run", "--data-dir", file}, environ, exitError, `"` + file + `" is a file`, "give a directory with --data-dir"},
+		"a node below a link to nothing": {[]string{"run", "--data-dir", filepath.Join(link, "x")}, environ, exitError, "which does not exist", "give a directory with --data-dir"},
+		"a node in /proc":                {[]string{"run", "--data-dir", "/proc/foo"}, environ, exitError, `"/proc" exists, but no directory can be made in it`, "--data-dir"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			problem, hint := fails(t, c.code, c.environ, c.args...)

@@ -20,6 +20,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane"
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/datadir"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // nodeGCPercent lets a node's heap grow to three times what lives in it, and not to
@@ -120,6 +121,8 @@ func hint(err error, code int, command string) string {
 		return "stop the process that runs there, or give this one another --data-dir"
 	case errors.Is(err, datadir.ErrOtherCluster):
 		return "give the node an empty --data-dir, or join the cluster that the directory belongs to"
+	case errors.Is(err, identity.ErrNotDirectory):
+		return "give a directory with --data-dir; it is made when it is missing"
 	case errors.Is(err, datadir.ErrOfAgent):
 		return "give the node a directory of its own with --data-dir"
 	case errors.Is(err, controlplane.ErrRemoved):

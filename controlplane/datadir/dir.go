@@ -59,7 +59,7 @@ func Open(path string) (_ *Dir, err error) {
 			err = fmt.Errorf("open data directory %q: %w", path, err)
 		}
 	}()
-	if err := makeDir(path); err != nil {
+	if err := identity.MakeDir(path); err != nil {
 		return nil, err
 	}
 	if d.root, err = openPrivate(path); err != nil {
@@ -111,25 +111,6 @@ func (d *Dir) refuseForgotten() error {
 	}
 	return fmt.Errorf("file %q is missing beside the log of a cluster; bring it back, or remove the node with \"agentctl cluster remove\" elsewhere, move the directory away and join again as a new node",
 		filepath.Join(d.path, bootFile))
-}
-
-// makeDir makes the directory and its missing parents, all of mode 0700 and
-// durable.
-func makeDir(path string) error {
-	if err := os.Mkdir(path, 0o700); !errors.Is(err, fs.ErrNotExist) {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return identity.SyncDir(filepath.Dir(path))
-	}
-	parent := filepath.Dir(path)
-	if err := makeDir(parent); err != nil {
-		return err
-	}
-	return makeDir(path)
 }
 
 // openPrivate opens the directory if nobody but its owner may access it.

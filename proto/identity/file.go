@@ -1,8 +1,10 @@
 package identity
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +58,51 @@ func SyncDir(dir string) error {
 	defer d.Close()
 	if err := d.Sync(); err != nil {
 		return fmt.Errorf("sync directory %q: %w", dir, err)
+	}
+	return nil
+}
+
+// ErrNotDirectory says that there is no directory at a path and that none can be made.
+var ErrNotDirectory = errors.New("not a usable directory")
+
+// MakeDir makes the directory and its missing parents, all of mode 0700 and durable. One
+// that exists is left as it is.
+//
+// Mkdir answers ENOENT not only for a missing parent: a link to nothing in the path and a
+// kernel's own file system do so too, for ever. So each element is asked for at most twice.
+func MakeDir(path string) error {
+	err := os.Mkdir(path, 0o700)
+	if parent := filepath.Dir(path); errors.Is(err, fs.ErrNotExist) && parent != path {
+		if err := MakeDir(parent); err != nil {
+			return err
+		}
+		if err = os.Mkdir(path, 0o700); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %q exists, but no directory can be made in it", ErrNotDirectory, parent)
+		}
+	}
+	switch {
+	case err == nil:
+		return SyncDir(filepath.Dir(path))
+	case errors.Is(err, fs.ErrExist):
+		return checkDir(path)
+	default:
+		return err
+	}
+}
+
+// checkDir says what is wrong with a path that exists and is no directory.
+func checkDir(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if target, lerr := os.Readlink(path); lerr == nil {
+			return fmt.Errorf("%w: %q is a link to %q, which does not exist", ErrNotDirectory, path, target)
+		}
+		return err
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%w: %q is a file", ErrNotDirectory, path)
 	}
 	return nil
 }
