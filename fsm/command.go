@@ -119,7 +119,7 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, rele
 	switch {
 	case !found:
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "agent_removed"
-	case !c.GetQueueOffline() && !tx.reachable(agentID):
+	case !c.GetQueueOffline() && !tx.reachable(a):
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline"
 	case tx.m.queued[ordinal] >= queueMax:
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "queue_full"
@@ -139,11 +139,12 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, rele
 	}
 }
 
-// reachable says that the agent counts as online: it has a session, or its grace
-// runs.
-func (tx *tx) reachable(agentID string) bool {
-	s, found := tx.sessions.get(agentID)
-	return found && s.GetState() < raftlogv1.SessionState_SESSION_STATE_DOWN
+// reachable says that the agent counts as online: it has a session or its grace runs,
+// and it may claim. A quarantined one may keep its session and claims nothing.
+func (tx *tx) reachable(a *raftlogv1.Agent) bool {
+	s, found := tx.sessions.get(a.GetId())
+	return found && s.GetState() < raftlogv1.SessionState_SESSION_STATE_DOWN &&
+		a.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED
 }
 
 // releaseCommand lets up to max PENDING invocations be claimed, lowest agent

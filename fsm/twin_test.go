@@ -159,7 +159,8 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 		a, found := before.AgentByOrdinal(o)
 		s, _ := before.Session(a.GetId())
 		x.agent = a.GetId()
-		online := s.GetState() >= raftlogv1.SessionState_SESSION_STATE_OPEN && s.GetState() <= raftlogv1.SessionState_SESSION_STATE_RECONNECTING
+		online := s.GetState() >= raftlogv1.SessionState_SESSION_STATE_OPEN && s.GetState() <= raftlogv1.SessionState_SESSION_STATE_RECONNECTING &&
+			a.GetQuarantine() == 0
 		queue := m.GetQueueMax()
 		if queue == 0 {
 			queue = 4096
