@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -17,7 +18,7 @@ import (
 	"github.com/agentplane/agentplane/agent/journal"
 	"github.com/agentplane/agentplane/agent/session"
 	"github.com/agentplane/agentplane/configs"
-	"github.com/agentplane/agentplane/proto/identity"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // Agent is one life of agentd on one data directory.
@@ -77,25 +78,25 @@ type life struct {
 
 // identify knows who this agent is, if need be by enrolment.
 func (l *life) identify(ctx context.Context) error {
-	key, err := identity.OpenKey(l.dir.file(keyFile))
+	r, err := loadRecord(l.dir)
 	if err != nil {
 		return err
 	}
-	r, err := loadRecord(l.dir.file(recordFile))
-	if err != nil {
-		return err
-	}
-	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, key: key, log: l.o.Logger}
+	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, log: l.o.Logger}
+	lost := r.enrolled() && l.dir.lacks(certificateFile, trustFile)
 	switch hasToken := l.config.Token != "" || l.config.TokenFile != ""; {
-	case !r.enrolled():
+	case lost && !hasToken:
+		return fmt.Errorf("%w: %s or %s is missing in %q", ErrNotEnrolled, certificateFile, trustFile, l.dir.path)
+	case lost, !r.enrolled():
 		if r, err = l.enrolment.Run(ctx, r); err != nil {
 			return err
 		}
 	case hasToken:
-		l.o.Logger.Info("already enrolled; the token is not used", "cluster_id", r.ClusterID, "agent_id", r.AgentID, "name", r.Name)
+		l.o.Logger.Info("already enrolled; the token is used only if the cluster asks this agent to enrol again",
+			"cluster_id", r.ClusterID, "agent_id", r.AgentID, "name", r.Name)
 	}
 	l.record = r
-	if l.credential, err = loadCredential(l.dir.file(certificateFile), key, r.id()); err != nil {
+	if l.credential, err = loadCredential(l.dir, r.id()); err != nil {
 		return err
 	}
 	l.trust, err = loadTrust(l.dir.file(trustFile), slices.Clone(l.config.Servers))
@@ -189,18 +190,45 @@ func (l *life) serve(ctx context.Context) error {
 	return err
 }
 
-// enrolAgain mends that the cluster does not know this agent, if there is a token.
+// enrolAgain mends that the cluster does not know this agent with its key, if an operator
+// has given it a new token. It takes a new key: after a clone the copies have the old one.
+//
+// Nothing is given up before the cluster has answered: as long as the old key is the
+// registered one, the state machine refuses another for this id. A crash leaves the next
+// key, with which the next start asks again and gets the same answer.
 func (l *life) enrolAgain(ctx context.Context) error {
-	answer, err := l.enrolment.once(ctx, l.record)
+	token, _, err := readToken(l.config)
+	switch {
+	case errors.Is(err, ErrNotEnrolled):
+		return errors.New("no token is given")
+	case err != nil:
+		return err
+	case token.ID() == l.record.TokenID:
+		return fmt.Errorf("token %q is the one that it has enrolled with", token.ID())
+	}
+	next, err := l.dir.openKey(nextKeyFile)
 	if err != nil {
-		l.o.Logger.Warn("not enrolled again", "err", err)
 		return err
 	}
-	if err := l.credential.replace(answer.GetCertificate()); err != nil {
+	answer, err := l.enrolment.once(ctx, l.record, next)
+	if err != nil {
+		if client.AsError(err).Reason == oldKey {
+			err = errors.Join(err, os.Remove(l.dir.file(nextKeyFile)))
+		}
 		return err
 	}
-	l.o.Logger.Info("enrolled again", "cluster_id", l.record.ClusterID, "agent_id", l.record.AgentID)
-	return l.trust.Learn(answer.GetBundle())
+	if err := l.credential.change(next, answer.GetCertificate()); err != nil {
+		return err
+	}
+	if err := l.trust.Learn(answer.GetBundle()); err != nil {
+		return err
+	}
+	l.record.Name, l.record.TokenID = answer.GetName(), token.ID()
+	if err := l.record.store(l.dir.file(recordFile)); err != nil {
+		return err
+	}
+	l.o.Logger.Info("enrolled again with a new key", "cluster_id", l.record.ClusterID, "agent_id", l.record.AgentID, "name", l.record.Name)
+	return nil
 }
 
 // bootID is the kernel's, which changes with each boot; empty when it cannot be read.

@@ -302,23 +302,6 @@ func TestNewJournalOnDemand(t *testing.T) {
 	}
 }
 
-func TestRemovedAgentComesBackWithItsToken(t *testing.T) {
-	c := agenttest.NewCluster(t, 1)
-	h := newHost(t, c)
-	id := h.ready()
-	tries := 0
-	c.Refuse(func(*agentplanev1.Hello) *agentplanev1.Refused {
-		if tries++; tries == 1 {
-			return &agentplanev1.Refused{Reason: "removed"}
-		}
-		return nil
-	})
-	epoch := c.Agent(id).Epoch
-	c.Nodes[0].Kill()
-	c.Nodes[0].Restart()
-	c.WaitReady(epoch)
-}
-
 func TestTrustBelievesNoOlderLife(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)

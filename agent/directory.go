@@ -3,8 +3,10 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +19,7 @@ const (
 	lockFile        = "lock"
 	recordFile      = "agent.json"
 	keyFile         = "agent.key"
+	nextKeyFile     = "agent.key.next"
 	certificateFile = "agent.crt"
 	trustFile       = "trust.json"
 	journalDir      = "journal"
@@ -28,6 +31,14 @@ var ErrInUse = errors.New("data directory is in use")
 
 // ErrOfNode says that the data directory belongs to a node of the control plane.
 var ErrOfNode = errors.New("data directory of a node")
+
+// ErrDamaged says that a file of the data directory holds what agentd has never written.
+var ErrDamaged = errors.New("damaged file")
+
+// damaged says which file it is.
+func damaged(path string, err error) error {
+	return fmt.Errorf("%w %q: %w", ErrDamaged, path, err)
+}
 
 // nodeFiles are names that only a node gives.
 var nodeFiles = []string{"node", "boot.state"}
@@ -109,6 +120,14 @@ func (d *directory) sweep() error {
 		}
 	}
 	return nil
+}
+
+// lacks says that one of the files is missing.
+func (d *directory) lacks(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		_, err := os.Lstat(d.file(name))
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 func (d *directory) file(name string) string { return filepath.Join(d.path, name) }

@@ -36,7 +36,8 @@
 //	lock         held by flock while agentd runs; names the process
 //	agent.json   agent id, and what enrolment told
 //	agent.key    the private key; it never leaves
-//	agent.crt    the certificate, DER
+//	agent.crt    the certificate, DER; it says which key counts
+//	agent.key.next  the key of an enrolment that goes on, see below
 //	trust.json   the newest trust bundle seen
 //	journal/     package journal; journal-old-N are earlier ones, the last three
 //	attempts/    package execute
@@ -48,6 +49,16 @@
 // The first journal's floor is the time of enrolment. agent.json notes that it has been
 // given before it is given: after a crash between the two the floor is that of a later
 // journal, the time of the first Welcome, which is the safe side.
+//
+// # Enrolling again
+//
+// After a clone was readmitted, and after the agent was removed, the cluster knows the key
+// no more. When a node has said so (nodes do after a read index only), no other node lets
+// the agent in, and an operator has given a token with which it has not enrolled yet, it
+// enrols again: the same agent id with a new key. The next key is on disk before it is
+// shown to anybody, and replaces the old one by the certificate over it; so a crash leaves
+// an agent that goes on where it was. One that is confused loses nothing: as long as the
+// old key is the registered one, the state machine refuses another.
 //
 // # Output on the disk
 //

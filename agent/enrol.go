@@ -23,6 +23,8 @@ const (
 	enrolBase     = time.Second
 	enrolCap      = 30 * time.Second
 	maxTokenBytes = 4096
+	// oldKey is the cluster's word for a key that it has taken away from this agent.
+	oldKey = "old_key"
 )
 
 var (
@@ -59,20 +61,33 @@ type enrolment struct {
 	config  configs.Agent
 	version string
 	dir     *directory
-	key     identity.Key
 	log     hclog.Logger
 }
 
 // Run tries until a node answers: hosts and nodes may boot in any order. A refusal of the
 // token ends it, since trying again would not help.
 func (e *enrolment) Run(ctx context.Context, r record) (record, error) {
+	key, err := e.dir.openKey(keyFile)
+	if err != nil {
+		return r, err
+	}
 	for round := 0; ; round++ {
-		answer, err := e.once(ctx, r)
+		answer, err := e.once(ctx, r, key)
 		if err == nil {
 			return e.store(r, answer)
 		}
 		if ctx.Err() != nil {
 			return r, context.Cause(ctx)
+		}
+		if r.enrolled() && client.AsError(err).Reason == oldKey {
+			// Its certificate is gone already, and the cluster has given the key up.
+			if err := os.Remove(e.dir.file(keyFile)); err != nil {
+				return r, err
+			}
+			if key, err = e.dir.openKey(keyFile); err != nil {
+				return r, err
+			}
+			continue
 		}
 		if !transient(err) {
 			return r, err
@@ -102,7 +117,7 @@ func transient(err error) bool {
 }
 
 // once asks once. With the same key it enrols once, however often it is asked.
-func (e *enrolment) once(ctx context.Context, r record) (*agentplanev1.EnrollResponse, error) {
+func (e *enrolment) once(ctx context.Context, r record, key identity.Key) (*agentplanev1.EnrollResponse, error) {
 	token, address, err := readToken(e.config)
 	if err != nil {
 		return nil, err
@@ -116,11 +131,12 @@ func (e *enrolment) once(ctx context.Context, r record) (*agentplanev1.EnrollRes
 	}
 	answer, err := client.Enroll(ctx, client.Enrolment{
 		Addresses: addresses, Token: token,
+		Options: client.Options{Unreachable: time.Nanosecond}, // whoever asks asks again, and says why
 		Request: func(cluster string) ([]byte, error) {
 			if r.enrolled() && r.ClusterID != cluster {
 				return nil, fmt.Errorf("%w: it is of cluster %q, this directory belongs to %q; use another directory", ErrToken, cluster, r.ClusterID)
 			}
-			return identity.CreateRequest(e.key, identity.ID{Cluster: cluster, Kind: identity.KindAgent, Name: r.AgentID})
+			return identity.CreateRequest(key, identity.ID{Cluster: cluster, Kind: identity.KindAgent, Name: r.AgentID})
 		},
 		As: func(req *agentplanev1.EnrollRequest) {
 			req.As = &agentplanev1.EnrollRequest_Agent{Agent: &agentplanev1.EnrollAgent{
@@ -134,7 +150,7 @@ func (e *enrolment) once(ctx context.Context, r record) (*agentplanev1.EnrollRes
 		}
 		return nil, err
 	}
-	if _, err := identity.NewCertificate(e.key, answer.GetCertificate()); err != nil {
+	if _, err := identity.NewCertificate(key, answer.GetCertificate()); err != nil {
 		return nil, fmt.Errorf("%w: the certificate in the answer: %w", ErrEnrolment, err)
 	}
 	return answer, nil
@@ -150,6 +166,9 @@ func (e *enrolment) store(r record, answer *agentplanev1.EnrollResponse) (record
 	}
 	r.EnrolledAt = answer.GetNow()
 	r.ClusterID, r.Name = answer.GetBundle().GetClusterId(), answer.GetName()
+	if token, _, err := readToken(e.config); err == nil {
+		r.TokenID = token.ID()
+	}
 	if err := r.store(e.dir.file(recordFile)); err != nil {
 		return r, err
 	}

@@ -28,7 +28,7 @@ type opener struct {
 // Open opens a session stream to the very node.
 func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func(), error) {
 	if err := o.renewer.ready(ctx); err != nil {
-		return nil, nil, err
+		return nil, nil, o.note(err)
 	}
 	c, err := client.New(client.Options{
 		Addresses:      []string{n.Address},
@@ -45,19 +45,29 @@ func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func
 	s, err := agentplanev1.NewAgentServiceClient(c).Session(ctx, grpc.MaxCallRecvMsgSize(maxMessageBytes))
 	if err != nil {
 		_ = c.Close()
-		o.note(err)
-		return nil, nil, err
+		return nil, nil, o.note(err)
 	}
 	return stream{s, o}, func() { _ = c.Close() }, nil
 }
 
 // note has the certificate renewed when a node does not accept it: it may have expired by
-// the node's clock, or its CA may have left.
-func (o *opener) note(err error) {
-	switch client.AsError(err).Code {
-	case codes.Unauthenticated, codes.PermissionDenied:
+// the node's clock, or its CA may have left. Where the key itself is not registered, which
+// a node says only after it has asked the others, renewal is no help and the session hears
+// of it.
+func (o *opener) note(err error) error {
+	switch e := client.AsError(err); {
+	case unregistered(err):
+		return &session.RefusedError{Reason: "removed", Detail: e.Message, Hint: e.Hint}
+	case e.Code == codes.Unauthenticated, e.Code == codes.PermissionDenied:
 		o.renewer.distrusted()
 	}
+	return err
+}
+
+// unregistered says that the cluster does not have this agent with this key.
+func unregistered(err error) bool {
+	e := client.AsError(err)
+	return e.Code == codes.PermissionDenied && e.Reason == "not_registered"
 }
 
 type stream struct {
@@ -68,7 +78,7 @@ type stream struct {
 func (s stream) Recv() (*agentplanev1.SessionResponse, error) {
 	m, err := s.BidiStreamingClient.Recv()
 	if err != nil {
-		s.opener.note(err)
+		err = s.opener.note(err)
 	}
 	return m, err
 }

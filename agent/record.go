@@ -21,6 +21,9 @@ type record struct {
 	// What enrolment told; empty before.
 	ClusterID string `json:"cluster_id,omitempty"`
 	Name      string `json:"name,omitempty"`
+	// TokenID is that of the token with which the agent has enrolled last. One that stays
+	// in the configuration brings no removed agent back.
+	TokenID string `json:"token_id,omitempty"`
 	// EnrolledAt is the cluster's time of enrolment, Unix nanoseconds: the floor of the
 	// first journal.
 	EnrolledAt int64 `json:"enrolled_at,omitempty"`
@@ -35,9 +38,13 @@ func (r record) id() identity.ID {
 }
 
 // loadRecord reads agent.json, or begins one with a new agent id and makes it durable.
-func loadRecord(path string) (record, error) {
+func loadRecord(dir *directory) (record, error) {
+	path := dir.file(recordFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(dir.file(certificateFile)); !errors.Is(err, fs.ErrNotExist) {
+			return record{}, damaged(path, errors.New("it is missing beside the certificate of an agent"))
+		}
 		r := record{Format: recordFormat, AgentID: uuid.NewString()}
 		return r, r.store(path)
 	}
@@ -46,13 +53,13 @@ func loadRecord(path string) (record, error) {
 	}
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return record{}, fmt.Errorf("read %q: %w", path, err)
+		return record{}, damaged(path, err)
 	}
 	switch {
 	case r.Format != recordFormat:
 		return record{}, fmt.Errorf("read %q: format %d is not one that this release knows (%d); use the release that wrote it", path, r.Format, recordFormat)
 	case identity.ValidateName(r.AgentID) != nil:
-		return record{}, fmt.Errorf("read %q: agent id %.64q: %w", path, r.AgentID, identity.ValidateName(r.AgentID))
+		return record{}, damaged(path, fmt.Errorf("agent id %.64q: %w", r.AgentID, identity.ValidateName(r.AgentID)))
 	}
 	return r, nil
 }

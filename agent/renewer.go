@@ -47,7 +47,11 @@ func (r *renewer) Run(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return nil
 				}
-				r.log.Warn("certificate not renewed", "expires", r.credential.leaf().NotAfter.UTC().Format(time.RFC3339), "err", err)
+				log := r.log.Warn
+				if unregistered(err) {
+					log = r.log.Debug // the session says it, with what is to be done
+				}
+				log("certificate not renewed", "expires", r.credential.leaf().NotAfter.UTC().Format(time.RFC3339), "err", err)
 				wait = pause/2 + rand.N(pause/2+1)
 				pause = min(2*pause, renewRetries)
 			} else {
@@ -105,7 +109,7 @@ func (r *renewer) renew(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	fresh, err := c.Renew(ctx, r.credential.key, r.credential.id)
+	fresh, err := c.Renew(ctx, r.credential.current(), r.credential.id)
 	if err != nil {
 		return err
 	}

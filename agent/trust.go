@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -35,14 +34,14 @@ func loadTrust(path string, servers []string) (*trust, error) {
 	}
 	trusted, err := identity.ParseBundle(b)
 	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", path, err)
+		return nil, damaged(path, err)
 	}
 	t := &trust{path: path, servers: servers}
 	if t.judge, err = identity.NewVerifier(trusted, nil); err != nil {
-		return nil, fmt.Errorf("read %q: %w", path, err)
+		return nil, damaged(path, err)
 	}
 	if t.bundle, err = client.APIBundle(trusted); err != nil {
-		return nil, fmt.Errorf("read %q: %w", path, err)
+		return nil, damaged(path, err)
 	}
 	return t, nil
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -81,23 +82,94 @@ func TestBadDayCloneOfAnAgent(t *testing.T) {
 	}
 	f.expect(t, old, "SUCCEEDED", 1)
 
-	// Both go; one of the two hosts is enrolled anew.
+	// The copy is stopped. The agent enrols again as the one that it was.
 	clone.Kill()
 	a.Kill()
-	if o := f.Ctl(within(t, 20*time.Second), "agents", "readmit", "a1"); o.Err() != nil {
-		t.Fatal(o.Err())
-	}
-	fresh := f.Lab.Agent("a2", strings.Join(f.addresses, ","), mustToken(t, f.Lab, "agent"))
-	if err := fresh.Start(); err != nil {
+	before, err := f.agentView(t.Context(), "a1")
+	if err != nil {
 		t.Fatal(err)
 	}
-	f.awaitHealth(t, "a2", "ONLINE")
-	id, o := f.run(t, "a2", nil, f.argv())
+	if o := f.Ctl(within(t, 20*time.Second), "agents", "readmit", "a1"); o.Err() != nil || !strings.Contains(o.Stdout+o.Stderr, "new token") {
+		t.Fatalf("readmit does not say what is to be done: %+v", o)
+	}
+	again := f.Lab.Agent("a1", strings.Join(f.addresses, ","), mustToken(t, f.Lab, "agent"))
+	if err := again.Start(); err != nil {
+		t.Fatal(err)
+	}
+	working(t, f, "a1")
+	if after, err := f.agentView(t.Context(), "a1"); err != nil || after.ID != before.ID {
+		t.Errorf("agent is %+v, %v; want the id %s", after, err, before.ID)
+	}
+	id, o := f.run(t, "a1", nil, f.argv())
 	if o.Code != 0 {
 		t.Fatalf("%+v", o)
 	}
 	f.expect(t, id, "SUCCEEDED", 1)
 	f.expect(t, old, "SUCCEEDED", 1)
+
+	// The copy has the old key, and a new token does not help it.
+	thief := f.Lab.Agent("a1-clone", strings.Join(f.addresses, ","), mustToken(t, f.Lab, "agent"))
+	if err := thief.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 30*time.Second, "the copy is refused", func() error {
+		log, err := os.ReadFile(thief.Log)
+		if err == nil && !strings.Contains(string(log), "is enrolled with another key") {
+			err = errors.New("its log does not say so")
+		}
+		return err
+	})
+	working(t, f, "a1")
+}
+
+// TestBadDayRemovedAgent removes an agent that runs.
+func TestBadDayRemovedAgent(t *testing.T) {
+	f := newFleet(t, 1, nil, nil)
+	a := f.agents[0]
+	before, err := f.agentView(t.Context(), "a1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := f.Ctl(within(t, 20*time.Second), "agents", "remove", "a1"); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	// It says so, once, and does not come back by itself.
+	says := func() int {
+		log, err := os.ReadFile(a.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(log), "this agent gets no work")
+	}
+	await(t, 30*time.Second, "the agent says that it was removed", func() error {
+		if says() == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	time.Sleep(6 * time.Second) // beyond its first wait
+	if n := says(); n != 1 {
+		t.Errorf("it says %d times that it gets no work, want once", n)
+	}
+	if _, err := f.agentView(t.Context(), "a1"); err == nil {
+		t.Error("the removed agent is there again")
+	}
+	if err := a.Stop(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	again := f.Lab.Agent("a1", strings.Join(f.addresses, ","), mustToken(t, f.Lab, "agent"))
+	if err := again.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitHealth(t, "a1", "ONLINE")
+	if after, err := f.agentView(t.Context(), "a1"); err != nil || after.ID != before.ID {
+		t.Errorf("agent is %+v, %v; want the id %s", after, err, before.ID)
+	}
+	id, o := f.run(t, "a1", nil, f.argv())
+	if o.Code != 0 {
+		t.Fatalf("%+v", o)
+	}
+	f.expect(t, id, "SUCCEEDED", 1)
 }
 
 // TestBadDayRestoredAgent puts an older image of an agent's directory back, which does

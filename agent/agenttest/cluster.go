@@ -23,7 +23,8 @@ type Cluster struct {
 	t     testing.TB
 	token identity.Token
 
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex                // guards what follows
+	tokens      map[string]identity.Token // by id
 	changed     chan struct{}
 	bundle      *agentplanev1.Bundle
 	agents      map[string]*member
@@ -39,6 +40,7 @@ type Cluster struct {
 type member struct {
 	id, name string
 	key      identity.PublicKey
+	old      []identity.PublicKey // taken away by Readmit
 	labels   []*agentplanev1.Label
 	facts    []*agentplanev1.Label
 	hash     []byte
@@ -69,7 +71,7 @@ func NewCluster(t testing.TB, n int) *Cluster {
 	}
 	c := &Cluster{
 		ID: uuid.Must(uuid.NewV7()).String(), t: t, token: token, changed: make(chan struct{}),
-		agents: map[string]*member{}, claims: map[string]*claim{}, life: 24 * time.Hour,
+		tokens: map[string]identity.Token{token.ID(): token}, agents: map[string]*member{}, claims: map[string]*claim{}, life: 24 * time.Hour,
 	}
 	incarnation := uuid.New()
 	c.bundle = &agentplanev1.Bundle{ClusterId: c.ID, Incarnation: &agentplanev1.Incarnation{Number: 1, Id: incarnation[:]}, Index: 1}
@@ -90,6 +92,54 @@ func NewCluster(t testing.TB, n int) *Cluster {
 
 // Token returns a join token for any number of agents.
 func (c *Cluster) Token() string { return c.token.Reveal() }
+
+// NewToken returns another join token for any number of agents.
+func (c *Cluster) NewToken() string {
+	c.t.Helper()
+	token, err := identity.NewToken()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens[token.ID()] = token
+	return token.Reveal()
+}
+
+// Readmit takes the agent's key away, as after a clone; its session ends.
+func (c *Cluster) Readmit(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.agents[id]
+	m.old, m.key = append(m.old, m.key), nil
+	c.endLocked(m)
+}
+
+// Remove forgets the agent; its session ends.
+func (c *Cluster) Remove(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked(c.agents[id])
+	delete(c.agents, id)
+}
+
+func (c *Cluster) endLocked(m *member) {
+	if m.session != nil {
+		close(m.session.end)
+		m.session = nil
+	}
+	c.changedLocked()
+}
+
+// Key returns the registered key of the agent.
+func (c *Cluster) Key(id string) identity.PublicKey {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.agents[id]; m != nil {
+		return m.key
+	}
+	return nil
+}
 
 // Addresses returns where the nodes listen.
 func (c *Cluster) Addresses() []string {

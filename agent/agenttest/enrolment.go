@@ -2,6 +2,7 @@ package agenttest
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -17,7 +18,10 @@ type enrolment struct {
 
 func (e enrolment) ProveBundle(_ context.Context, req *agentplanev1.ProveBundleRequest) (*agentplanev1.ProveBundleResponse, error) {
 	c := e.node.cluster
-	if req.GetTokenId() != c.token.ID() {
+	c.mu.Lock()
+	token, known := c.tokens[req.GetTokenId()]
+	c.mu.Unlock()
+	if !known {
 		return nil, refusal(codes.NotFound, "no_token", "there is no such token")
 	}
 	trusted, err := c.trusted()
@@ -28,7 +32,7 @@ func (e enrolment) ProveBundle(_ context.Context, req *agentplanev1.ProveBundleR
 	if err != nil {
 		return nil, err
 	}
-	proof, err := c.token.Record().Prove(identity.Statement{Bundle: data, ClusterID: trusted.ClusterID, Incarnation: trusted.Incarnation, Nonce: req.GetNonce()})
+	proof, err := token.Record().Prove(identity.Statement{Bundle: data, ClusterID: trusted.ClusterID, Incarnation: trusted.Incarnation, Nonce: req.GetNonce()})
 	return &agentplanev1.ProveBundleResponse{Bundle: data, Proof: proof}, err
 }
 
@@ -38,16 +42,21 @@ func (e enrolment) Enroll(_ context.Context, req *agentplanev1.EnrollRequest) (*
 	if err != nil {
 		return nil, refusal(codes.InvalidArgument, "bad_csr", err.Error())
 	}
-	if !c.token.Record().Check(identity.NewSecret(req.GetAuthenticator())) {
-		return nil, refusal(codes.PermissionDenied, "bad_token", "the token's secret is wrong")
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if token, known := c.tokens[req.GetTokenId()]; !known || !token.Record().Check(identity.NewSecret(req.GetAuthenticator())) {
+		return nil, refusal(codes.PermissionDenied, "bad_token", "the token's secret is wrong")
+	}
 	m := c.agents[id.Name]
 	switch {
 	case m == nil:
 		m = &member{id: id.Name, name: req.GetAgent().GetName(), key: key, labels: req.GetAgent().GetLabels()}
 		c.agents[id.Name] = m
+		c.changedLocked()
+	case slices.ContainsFunc(m.old, key.Equal):
+		return nil, refusal(codes.PermissionDenied, "old_key", "its copies have this key too: make a new key")
+	case len(m.key) == 0:
+		m.key = key
 		c.changedLocked()
 	case !m.key.Equal(key):
 		return nil, refusal(codes.AlreadyExists, "taken", "another key has this id")

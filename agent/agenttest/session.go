@@ -23,6 +23,7 @@ type session struct {
 	member *member
 	epoch  uint64
 	queue  chan *agentplanev1.SessionResponse
+	end    chan struct{} // closed by the cluster
 }
 
 func (s *session) send(m *agentplanev1.SessionResponse) {
@@ -54,8 +55,9 @@ func (h sessions) Session(stream grpc.BidiStreamingServer[agentplanev1.SessionRe
 	}
 	c.mu.Lock()
 	m := c.agents[who.ID.Name]
+	registered := m != nil && m.key.Equal(who.Key)
 	c.mu.Unlock()
-	if m == nil || !m.key.Equal(who.Key) {
+	if !registered {
 		return refusal(codes.PermissionDenied, "not_registered", "this key is not registered")
 	}
 	s, err := h.open(stream, m)
@@ -89,14 +91,21 @@ func (h sessions) Session(stream grpc.BidiStreamingServer[agentplanev1.SessionRe
 		c.changedLocked()
 		c.mu.Unlock()
 	}()
-	for {
-		in, err := stream.Recv()
-		if err != nil {
-			return nil
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			in, err := stream.Recv() // ends with the handler
+			if err != nil || s.take(in) {
+				return
+			}
 		}
-		if s.take(in) {
-			return nil
-		}
+	}()
+	select {
+	case <-over:
+		return nil
+	case <-s.end:
+		return refusal(codes.PermissionDenied, "not_registered", "this key is not registered any more")
 	}
 }
 
@@ -132,7 +141,7 @@ func (h sessions) open(stream grpc.BidiStreamingServer[agentplanev1.SessionReque
 		}
 		if refused == nil {
 			m.epoch++
-			s := &session{node: h.node, member: m, epoch: m.epoch, queue: make(chan *agentplanev1.SessionResponse, 4096)}
+			s := &session{node: h.node, member: m, epoch: m.epoch, queue: make(chan *agentplanev1.SessionResponse, 4096), end: make(chan struct{})}
 			welcome := &agentplanev1.Welcome{
 				ClusterId: c.ID, Incarnation: c.bundle.GetIncarnation(), NodeId: h.node.ID, SessionEpoch: m.epoch, Now: time.Now().UnixNano(),
 				Bundle: c.bundle, HeartbeatIntervalMs: 200, HeartbeatMisses: 3, BackoffCapMs: 1000, WantFacts: !bytes.Equal(hello.GetFactsHash(), m.hash),

@@ -20,7 +20,14 @@ type Keeper struct {
 	hold    time.Duration // the longest wait that a node of this round asked for
 	round   []string      // what the nodes of this round said
 	renewed bool          // a journal was begun and no session has stood since
+	unknown *RefusedError // what a node of this round said that does not know the agent
+
+	complaint  string // what a person was last told to mend, and when
+	complained time.Time
 }
+
+// complainAgain is how often a person is told the same.
+const complainAgain = 10 * time.Minute
 
 // New makes a Keeper; it touches nothing outside.
 func New(o Options) (*Keeper, error) {
@@ -69,7 +76,7 @@ func (k *Keeper) live(ctx context.Context, l *link) *link {
 	}
 	lasted := time.Since(s.began)
 	k.o.Logger.Info("session closed", "node_id", s.nodeID, "session_epoch", s.epoch, "lasted", lasted.Round(time.Millisecond).String(), "err", err)
-	k.slow, k.renewed = 0, false
+	k.slow, k.renewed, k.complaint = 0, false, ""
 	if lasted >= settled || moved != nil {
 		k.backoff.reset()
 		k.route.again()
@@ -92,7 +99,7 @@ func (k *Keeper) failed(ctx context.Context, err error) {
 		k.o.Logger.Debug("no session", "err", err)
 		return
 	}
-	how, hint := courseOf(r.Reason)
+	how, hint := courseOf(r.Reason, k.o.AgentID)
 	switch {
 	case how == courseRenew && !k.renewed:
 		k.renewed = true
@@ -103,25 +110,61 @@ func (k *Keeper) failed(ctx context.Context, err error) {
 		sleep(ctx, wait)
 		k.route.again()
 	case how == courseSlow || how == courseRenew:
-		if r.Reason == "removed" && k.o.Removed != nil {
-			if err := k.o.Removed(ctx); err == nil {
-				k.route.again()
-				return
-			}
-		}
-		wait := max(slow(k.slow), r.RetryAfter)
-		k.slow++
-		k.o.Logger.Error("this agent gets no work", "err", err, "hint", hint, "next_try_in", wait.Round(time.Second).String())
-		sleep(ctx, wait)
-		k.route.again()
+		k.idle(ctx, r, hint)
+	case how == courseEnrol:
+		// Any node asks the others before it says so. Yet a word of one node is no reason
+		// to stop talking to those that let the agent in.
+		k.unknown = r
+		k.o.Logger.Debug("no session", "err", err)
 	default:
 		k.hold = max(k.hold, r.RetryAfter)
 		k.o.Logger.Debug("no session", "err", err)
 	}
 }
 
+// idle waits until a person may have done what has to be done.
+func (k *Keeper) idle(ctx context.Context, r *RefusedError, hint string) {
+	wait := max(slow(k.slow), r.RetryAfter)
+	k.slow++
+	log := k.o.Logger.Debug
+	if why := r.Error(); why != k.complaint || time.Since(k.complained) >= complainAgain {
+		k.complaint, k.complained = why, time.Now()
+		log = k.o.Logger.Error
+	}
+	log("this agent gets no work", "err", r, "hint", hint, "next_try_in", wait.Round(time.Second).String())
+	sleep(ctx, wait)
+	k.route.again()
+	k.round, k.hold = nil, 0
+}
+
+// enrol has the agent enrol again, or waits when that cannot be done.
+func (k *Keeper) enrol(ctx context.Context, r *RefusedError) {
+	_, hint := courseOf(r.Reason, k.o.AgentID)
+	if r.Hint != "" {
+		hint = r.Hint
+	}
+	if k.o.Removed != nil {
+		err := k.o.Removed(ctx)
+		if err == nil {
+			k.round = nil
+			k.route.again()
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		r = &RefusedError{Reason: r.Reason, Detail: r.Detail + "; " + err.Error(), RetryAfter: r.RetryAfter}
+	}
+	k.idle(ctx, r, hint)
+}
+
 // endRound waits when all nodes have been tried.
 func (k *Keeper) endRound(ctx context.Context) {
+	if r := k.unknown; r != nil {
+		k.unknown = nil
+		k.enrol(ctx, r)
+		return
+	}
 	wait := max(k.backoff.next(), jittered(k.hold))
 	why := strings.Join(k.round, "; ")
 	if len(k.round) == 0 {

@@ -81,6 +81,26 @@ func TestRemovedIsMendedByAToken(t *testing.T) {
 	})
 }
 
+func TestOneNodeThatDoesNotKnowTheAgentIsPassedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		order := rank("a1", []Node{{ID: "id-n1", Address: "n1"}, {ID: "id-n2", Address: "n2"}})
+		w.node(order[0].Address, func(c *conn) error {
+			c.refuse(&agentplanev1.Refused{Reason: "removed"})
+			return nil
+		})
+		w.node(order[1].Address, good(w, order[1].ID, 1, nil))
+		w.removed = func(context.Context) error {
+			t.Error("the agent gives up who it is for one node's word")
+			return nil
+		}
+		w.run(func(*Keeper) { time.Sleep(time.Minute) })
+		if len(w.begun) != 1 {
+			t.Errorf("sessions begun: %v, want one", w.begun)
+		}
+	})
+}
+
 func TestNodesOfAnotherClusterOrAnOlderLifeAreNotTalkedTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -107,8 +107,9 @@ type Options struct {
 	Facts  Facts
 	Clock  *Clock
 
-	// Removed is called when the cluster says that it does not know the agent; nil is
-	// returned when that was mended (by a token). May be nil.
+	// Removed is called when every node that could be asked has let the agent in no more,
+	// and one has said that the cluster does not know it or its key; nil is returned when
+	// that was mended (by a token). May be nil.
 	Removed func(context.Context) error
 	// Rebooting says whether the host is going down, for Goodbye. May be nil.
 	Rebooting func() bool

@@ -10,8 +10,10 @@ import (
 
 // RefusedError is a node's refusal of a session.
 type RefusedError struct {
-	Reason     string
-	Detail     string
+	Reason string
+	Detail string
+	// Hint is the node's, of what a person is to do; may be empty.
+	Hint       string
 	RetryAfter time.Duration
 }
 
@@ -34,24 +36,25 @@ const (
 	courseWait                // any node would say so now: wait as told, then begin anew
 	courseSlow                // a person has to do something: wait long, say what
 	courseRenew               // the agent has done something about it: begin anew at once
+	courseEnrol               // the cluster does not know the agent: ask the other nodes, then enrol again
 )
 
 // courseOf is the table of refusals. What this release does not know is a matter of that
 // one node.
-func courseOf(reason string) (course, string) {
+func courseOf(reason, agentID string) (course, string) {
 	switch reason {
 	case "rate", "superseded":
 		return courseWait, ""
 	case "new_journal":
 		return courseRenew, ""
 	case "clone":
-		return courseSlow, "two processes use this agent's key: stop one of them and remove its data directory, then run: agentctl agents readmit"
+		return courseSlow, "two processes use this agent's key: stop one of them and remove its data directory, run: agentctl agents readmit " + agentID + ", and start the other one with a new token (--token)"
 	case "journal_behind":
-		return courseSlow, "this host's disk was put back to an older state: make sure that no copy of it runs, then run: agentctl agents readmit"
+		return courseSlow, "this host's disk was put back to an older state: make sure that no copy of it runs, then run: agentctl agents readmit " + agentID
 	case "blocked":
-		return courseSlow, "an operator has blocked this agent; run: agentctl agents readmit"
+		return courseSlow, "an operator has blocked this agent; run: agentctl agents readmit " + agentID
 	case "removed":
-		return courseSlow, "this agent was removed from the cluster: stop it, or give it a new token (--token) and an empty data directory"
+		return courseEnrol, "this agent was removed from the cluster: stop it, or start it with a new token (--token), and it enrols again"
 	default: // not_ready, wrong_cluster, old_incarnation
 		return courseNext, ""
 	}

@@ -128,7 +128,7 @@ func (g *Gate) Admit(ctx context.Context, method string) (context.Context, error
 	}
 	if err != nil {
 		if errors.Is(err, errUnregistered) {
-			return nil, deny("not_registered", "%v", err)
+			return nil, unregistered(err)
 		}
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (g *Gate) Still(ctx context.Context) error {
 	}
 	err := g.registered(&c)
 	if errors.Is(err, errUnregistered) {
-		return deny("not_registered", "%v", err)
+		return unregistered(err)
 	}
 	return err
 }
@@ -205,10 +205,7 @@ func (g *Gate) registered(c *Caller) error {
 		}
 		c.Role = o.GetRole()
 	case "agent":
-		a, ok := v.Agent(c.Name)
-		if !ok || !c.Key.Equal(a.GetPublicKey()) {
-			return fmt.Errorf("%w: agent %q with key %s is not enrolled: start it with a token", errUnregistered, c.Name, c.Key)
-		}
+		return registeredAgent(v, c)
 	case "node":
 		// The handshake has compared the key with the trust bundle, which may be
 		// newer than the state of a node that is catching up.
@@ -216,6 +213,47 @@ func (g *Gate) registered(c *Caller) error {
 		return unauthenticated("no_certificate", "log in with \"agentctl login TOKEN@ADDR\"", "no certificate was shown")
 	}
 	return nil
+}
+
+// registeredAgent tells the three ways in which an agent's key is not the registered one
+// apart: each is mended otherwise, by the person who reads the agent's log.
+func registeredAgent(v *fsm.View, c *Caller) error {
+	a, found := v.Agent(c.Name)
+	switch {
+	case !found:
+		return &agentError{
+			fmt.Sprintf("agent %q was removed, or never enrolled", c.Name),
+			"stop it; or start it with a new token of \"agentctl tokens create --kind agent\" (--token), and it enrols again",
+		}
+	case len(a.GetPublicKey()) == 0:
+		return &agentError{
+			fmt.Sprintf("agent %q was readmitted and has to enrol again with a new key and a new token", c.Name),
+			"start it with a token of \"agentctl tokens create --kind agent\" (--token); it makes the key itself",
+		}
+	case !c.Key.Equal(a.GetPublicKey()):
+		return &agentError{
+			fmt.Sprintf("agent %q has another key than %s", c.Name, c.Key),
+			"a copy of its data directory has enrolled again, or this one was put back: stop this agent and remove its data directory",
+		}
+	}
+	return nil
+}
+
+// agentError is errUnregistered of an agent, with what is to be done about it.
+type agentError struct{ text, hint string }
+
+// Error is the error interface's.
+func (e *agentError) Error() string { return e.text }
+
+// Is says that this is errUnregistered.
+func (e *agentError) Is(target error) bool { return target == errUnregistered }
+
+func unregistered(err error) error {
+	d := &agentplanev1.ErrorDetail{Reason: "not_registered"}
+	if e, ok := errors.AsType[*agentError](err); ok {
+		d.Hint = e.hint
+	}
+	return agentplanev1.Refusal(codes.PermissionDenied, d, "%v", err)
 }
 
 func deny(reason, format string, args ...any) error {
