@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/agentplane/agentplane/agent"
 	"github.com/agentplane/agentplane/configs"
@@ -53,6 +55,12 @@ func hint(err error) string {
 		return "give a directory with --data-dir; it is made when it is missing"
 	case errors.Is(err, agent.ErrOfNode):
 		return "give agentd a directory of its own with --data-dir"
+	case errors.Is(err, agent.ErrDamaged):
+		return "put that file back from a backup; or move the data directory away, remove the agent with \"agentctl agents remove\", and enrol anew with a new token"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "free space on the disk of the data directory, or move it to another one with --data-dir"
+	case errors.Is(err, fs.ErrPermission):
+		return "run agentd as the owner of the data directory, or give another one with --data-dir"
 	case errors.Is(err, agent.ErrInUse):
 		return "one agentd per data directory; stop the other one, or give --data-dir"
 	case errors.Is(err, agent.ErrNotEnrolled):
@@ -62,6 +70,6 @@ func hint(err error) string {
 	case errors.Is(err, agent.ErrEnrolment):
 		return `make another token with "agentctl tokens create --kind agent"`
 	default:
-		return "the data directory must be on a local disk and belong to the user who runs agentd"
+		return "mend what the error names; with --log-level debug the log says more"
 	}
 }

@@ -72,7 +72,10 @@ func (p *program) runCmd() *cobra.Command {
   agentd run --data-dir /var/lib/agentd --servers A:7460,B:7460 --token T
 
 Run again with an enrolled data directory it needs neither servers nor token. Programs
-that run when agentd stops go on, and are found again at the next start.`,
+that run when agentd stops go on, and are found again at the next start.
+
+An agent that was removed, or readmitted after a clone, enrols again when it is started
+with a new token: its id stays, its key is a new one.`,
 		Args: noArguments,
 	}
 	file := cmd.Flags().String("config", "", "YAML `FILE` to read; flags and the environment are stronger")
