@@ -275,12 +275,32 @@ func (a *app) agentsRemove(cmd *cobra.Command, args []string) error {
 	})
 }
 
+const quarantined = "QUARANTINED"
+
+// readmitted says what has become of an agent, and what is to happen next.
+func readmitted(name string, before, after *agentplanev1.Agent) string {
+	switch {
+	case before.GetHealth() != quarantined:
+		return fmt.Sprintf("agent %s was not quarantined: it is %s", name, health(after))
+	case after.GetHealth() == quarantined:
+		return fmt.Sprintf("agent %s has to enrol again with a new key: see that no copy of it runs, and start agentd with a new token "+
+			"of \"agentctl tokens create --kind agent\" (--token)", name)
+	default:
+		return fmt.Sprintf("agent %s is readmitted; it begins a new journal with its next session", name)
+	}
+}
+
 func (a *app) agentsReadmit(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewFleetServiceClient(s).ReadmitAgent(cmd.Context(), &agentplanev1.ReadmitAgentRequest{Agent: args[0]})
+		fleet := agentplanev1.NewFleetServiceClient(s)
+		before, err := fleet.GetAgent(cmd.Context(), &agentplanev1.GetAgentRequest{Agent: args[0]})
+		if err != nil {
+			return err
+		}
+		r, err := fleet.ReadmitAgent(cmd.Context(), &agentplanev1.ReadmitAgentRequest{Agent: args[0]})
 		if err != nil {
 			return hintUnknown(err, "agentctl agents get "+args[0])
 		}
-		return a.done(toObject(r.Agent), "agent %s is readmitted: %s", args[0], health(r.Agent))
+		return a.done(toObject(r.Agent), "%s", readmitted(args[0], before.Agent, r.Agent))
 	})
 }
