@@ -52,7 +52,11 @@ type tokenFlags struct {
 func (a *app) tokensCreate() *cobra.Command {
 	var f tokenFlags
 	c := &cobra.Command{
-		Use: "create --kind node|agent|operator", Short: "make a token; its secret is shown once", Args: args(0, 0, ""),
+		Use: "create --kind node|agent|operator", Short: "make a token", Args: args(0, 0, ""),
+		Long: `create makes a token and prints it. Nodes never see its secret.
+
+Repeated by the same operator with the same --id and the same flags it prints the same
+token, and makes it if it is not there: a token whose answer was lost is not lost.`,
 		Annotations: is(creates),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			req, err := f.request()
@@ -115,7 +119,9 @@ func (f *tokenFlags) request() (*agentplanev1.CreateTokenRequest, error) {
 	return req, nil
 }
 
-// createToken makes the secret here and registers what is derived from it.
+// createToken makes the secret here and registers what is derived from it. The secret is
+// derived from the operator's key and the token's id, so that a repetition with the same
+// id prints the same token: one whose answer was lost is not lost.
 func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequest, show func(identity.Token, string, *agentplanev1.Token) error) error {
 	return a.with(ctx, func(s *session) error {
 		info, err := s.info(ctx)
@@ -126,7 +132,7 @@ func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequ
 		if err != nil {
 			return err
 		}
-		t, err := identity.NewTokenWithID(id)
+		t, err := identity.DeriveToken(s.context.Key, s.context.ClusterID, id)
 		if err != nil {
 			return err
 		}
@@ -140,12 +146,11 @@ func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequ
 	})
 }
 
-// tokenHint: a token whose outcome is not known is lost, for its secret was only
-// here.
+// tokenHint says how a token whose outcome is not known is got all the same.
 func tokenHint(err error, id string) string {
 	code, hint := classify(err)
 	if code == exitUnknown {
-		return fmt.Sprintf("make another token; should this one exist, revoke it: agentctl tokens revoke %s", id)
+		return fmt.Sprintf("repeat the command with --id %s: it is the same token, whether it was made before or is made then", id)
 	}
 	return hint
 }
@@ -158,7 +163,7 @@ func (a *app) printToken(t identity.Token, address string, made *agentplanev1.To
 		front = append(front, member{"oneWord", shown})
 	}
 	if a.flags.output == "table" || a.flags.output == "wide" {
-		a.talk("token %s for %d of kind %s, until %s; its secret is not shown again",
+		a.talk("token %s for %d of kind %s, until %s; no node knows its secret",
 			t.ID(), made.MaxUses, strings.ToLower(stateName(made.Kind)), clock(made.ExpiresAt))
 	}
 	return printOne(a, toObject(made).with(front...), func(w io.Writer) { fmt.Fprintln(w, shown) })

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,8 +22,9 @@ import (
 // object is what JSON and YAML show: the fields of a message in the order of the
 // proto, under its names in lowerCamelCase. Every field is always there, so that
 // a script need not ask; what is not set is null, false, zero or empty. Unlike
-// protojson's, 64-bit numbers are numbers, times are RFC 3339, and enums have
-// their short names.
+// protojson's, times are RFC 3339, enums have their short names, and 64-bit numbers
+// are numbers, but for epochs and fences: from the second incarnation on these are
+// above 2^53, where jq and JavaScript lose bits, and so they are strings.
 type object []member
 
 type member struct {
@@ -88,6 +90,9 @@ var times = map[protoreflect.Name]bool{
 	"created_at": true, "expires_at": true, "revoked_at": true, "enrolled_at": true,
 	"submitted_at": true, "finished_at": true, "started_at": true, "ended_at": true,
 }
+
+// wides are the fields that hold an epoch or a fence.
+var wides = map[protoreflect.Name]bool{"fence": true, "session_epoch": true, "leader_epoch": true}
 
 // texts are the fields of bytes that hold what a program printed.
 var texts = map[protoreflect.Name]bool{"head": true, "tail": true}
@@ -190,6 +195,11 @@ func single(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 		default:
 			return base64.StdEncoding.EncodeToString(v.Bytes())
 		}
+	case protoreflect.Uint64Kind:
+		if wides[fd.Name()] {
+			return strconv.FormatUint(v.Uint(), 10)
+		}
+		return v.Uint()
 	case protoreflect.Int64Kind:
 		if times[fd.Name()] {
 			return timeValue(v.Int())

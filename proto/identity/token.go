@@ -24,6 +24,7 @@ const (
 
 	infoProof         = "agentplane token 1: bundle proof"
 	infoAuthenticator = "agentplane token 1: authenticator"
+	infoSecret        = "agentplane token 1: secret"
 )
 
 var tokenEncoding = base64.RawURLEncoding.Strict()
@@ -53,6 +54,23 @@ func NewTokenWithID(id string) (Token, error) {
 	}
 	b := make([]byte, keyBytes)
 	if _, err := rand.Read(b); err != nil {
+		return Token{}, fmt.Errorf("make token: %w", err)
+	}
+	return Token{id: id, secret: NewSecret(b)}, nil
+}
+
+// DeriveToken makes the token of that id whose secret only the holder of the key can make,
+// and makes again: whoever repeats the creation of a token says the same a second time.
+func DeriveToken(key Key, cluster, id string) (Token, error) {
+	if err := validateTokenID(id); err != nil {
+		return Token{}, fmt.Errorf("make token: %w", err)
+	}
+	text, err := key.MarshalPEM()
+	if err != nil {
+		return Token{}, fmt.Errorf("make token: %w", err)
+	}
+	b, err := hkdf.Key(sha256.New, text, nil, infoSecret+"\x00"+cluster+"\x00"+id, keyBytes)
+	if err != nil {
 		return Token{}, fmt.Errorf("make token: %w", err)
 	}
 	return Token{id: id, secret: NewSecret(b)}, nil

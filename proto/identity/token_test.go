@@ -135,6 +135,43 @@ func TestRecordChecksTheAuthenticator(t *testing.T) {
 	}
 }
 
+func TestDerivedTokenIsTheSameForTheSameKeyClusterAndID(t *testing.T) {
+	const id, other = "01890000-0000-7000-8000-000000000001", "01890000-0000-7000-8000-000000000002"
+	keys := [2]Key{}
+	for i := range keys {
+		var err error
+		if keys[i], err = GenerateKey(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]string{}
+	for name, f := range map[string]func() (Token, error){
+		"the token":       func() (Token, error) { return DeriveToken(keys[0], "c1", id) },
+		"another key":     func() (Token, error) { return DeriveToken(keys[1], "c1", id) },
+		"another cluster": func() (Token, error) { return DeriveToken(keys[0], "c2", id) },
+		"another id":      func() (Token, error) { return DeriveToken(keys[0], "c1", other) },
+	} {
+		first, err := f()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second, err := f(); err != nil || second.Reveal() != first.Reveal() {
+			t.Errorf("%s differs when it is derived again: %v", name, err)
+		}
+		secret := first.Reveal()[strings.LastIndex(first.Reveal(), "."):]
+		if twin, found := seen[secret]; found {
+			t.Errorf("%s has the secret of %s", name, twin)
+		}
+		seen[secret] = name
+		if parsed, err := ParseToken(first.Reveal()); err != nil || parsed.Reveal() != first.Reveal() {
+			t.Errorf("%s does not survive the round trip: %v", name, err)
+		}
+	}
+	if _, err := DeriveToken(Key{}, "c1", id); err == nil {
+		t.Error("a token was derived without a key")
+	}
+}
+
 func TestTokenSurvivesTheRoundTrip(t *testing.T) {
 	seen := map[string]bool{}
 	for range 100 {

@@ -29,7 +29,8 @@ func (t tokenService) CreateToken(_ context.Context, req *agentplanev1.CreateTok
 	defer s.mu.Unlock()
 	for _, old := range s.tokens {
 		if old.token.Id == req.Id {
-			if !old.record.ProofKey.Equal(record.ProofKey) {
+			same := old.token.Kind == req.Kind && old.token.MaxUses == req.MaxUses && old.token.Role == req.Role
+			if !same || !old.record.ProofKey.Equal(record.ProofKey) {
 				return nil, Refusal(codes.AlreadyExists, "conflict", fmt.Sprintf("token %s stands with another content", req.Id), "leave --id away")
 			}
 			return &agentplanev1.CreateTokenResponse{Token: clone(old.token)}, nil
