@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
@@ -16,12 +19,15 @@ func (a *app) completionCmd() *cobra.Command {
 	shells := []string{"bash", "zsh", "fish"}
 	return &cobra.Command{
 		Use: "completion bash|zsh|fish", Short: "print a script that completes commands, flags and live ids",
-		Long: "Print a completion script. For bash: source <(agentctl completion bash)",
+		Long: "Print a completion script. For bash, with or without its package bash-completion: source <(agentctl completion bash)",
 		Args: args(1, 1, "a shell: bash, zsh or fish"), Annotations: is(offline), ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch root := cmd.Root(); args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(a.stdout, true)
+				if err := root.GenBashCompletionV2(a.stdout, true); err != nil {
+					return err
+				}
+				return a.write([]byte(bashWords))
 			case "zsh":
 				return root.GenZshCompletion(a.stdout)
 			case "fish":
@@ -32,11 +38,44 @@ func (a *app) completionCmd() *cobra.Command {
 	}
 }
 
+// bashWords takes the place of a function of the script that cobra makes: it asks the
+// package bash-completion for the words of the line, and a bash without it would print an
+// error at each press of the key. Words are split at blanks, as they were typed.
+const bashWords = `
+__agentctl_init_completion()
+{
+    COMPREPLY=()
+    if declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
+        _get_comp_words_by_ref "$@" cur prev words cword
+        return
+    fi
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -r -a words <<<"$line"
+    if [[ $line == *[[:space:]] ]]; then
+        words+=("")
+    fi
+    cword=$((${#words[@]} - 1))
+    cur=${words[cword]}
+    prev=${words[cword > 0 ? cword - 1 : 0]}
+}
+`
+
+// filesOf are the flags whose values are files, which the shell completes.
+var filesOf = []string{"script", "data-dir"}
+
 func (a *app) completeFlags(root *cobra.Command) {
-	fixed := func(name string, values []string) {
-		_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	fixed := func(c *cobra.Command, name string, values ...string) {
+		_ = c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
-	fixed("output", formats)
+	fixed(root, "output", formats...)
+	each(root, func(c *cobra.Command) {
+		fixed(c, "kind", slices.Sorted(maps.Keys(tokenKinds))...)
+		fixed(c, "role", "admin", "operator", "viewer")
+		if c.Flags().Lookup("on") != nil {
+			_ = c.RegisterFlagCompletionFunc("on", cobra.FixedCompletions(
+				[]string{"all", "id", "name", "health", "label.", "fact."}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
+		}
+	})
 	_ = root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		file, err := a.contexts()
 		if err != nil {
@@ -45,6 +84,25 @@ func (a *app) completeFlags(root *cobra.Command) {
 		names, _ := file.Names() // no file, no names
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
+	// What is left is no name of a file.
+	each(root, func(c *cobra.Command) {
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if !slices.Contains(filesOf, f.Name) && f.NoOptDefVal == "" {
+				fixed(c, f.Name) // refused for those that have one
+			}
+		})
+		if c.ValidArgsFunction == nil && len(c.ValidArgs) == 0 && c.Name() != "run" {
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
+	})
+}
+
+// each calls f for the command and all below it.
+func each(c *cobra.Command, f func(*cobra.Command)) {
+	f(c)
+	for _, below := range c.Commands() {
+		each(below, f)
+	}
 }
 
 // live asks any node for ids, stale ones being good enough, and says nothing when
