@@ -144,7 +144,7 @@ func bench(ctx context.Context, o benchOptions, stdout, stderr io.Writer) (err e
 	defer func() {
 		switch {
 		case ctx.Err() != nil:
-			err = hinted{errors.New("interrupted; nothing was left behind"), "a shorter run: agentplane bench --duration 2s --rounds 1"}
+			err = hinted{errInterrupted, "a shorter run: agentplane bench --duration 2s --rounds 1"}
 		case err != nil:
 			// The logs say why.
 			err = hinted{err, "the directory " + dir + " is kept, with every log in it"}

@@ -47,6 +47,9 @@ and the exit code is 0. Any deviation exits with 1 and keeps the directory.`,
 	}
 }
 
+// errInterrupted ends a program that takes everything away before it ends.
+var errInterrupted = errors.New("interrupted; nothing was left behind")
+
 // tour is one run of the demo.
 type tour struct {
 	l       *lab.Lab
@@ -74,11 +77,14 @@ func demo(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	}
 	dir, err := os.MkdirTemp("", "agentplane-demo-")
 	if err != nil {
-		return fmt.Errorf("make a directory for the demo: %w", err)
+		return hinted{fmt.Errorf("make a directory for the demo: %w", err), "set TMPDIR to a directory that you may write to"}
 	}
 	defer func() {
-		if err != nil && !errors.Is(err, context.Canceled) {
-			err = fmt.Errorf("%w (the directory %s is kept, with every log in %s)", err, dir, filepath.Join(dir, "logs"))
+		switch {
+		case ctx.Err() != nil:
+			err = hinted{errInterrupted, "it takes about half a minute: agentplane demo"}
+		case err != nil:
+			err = hinted{err, fmt.Sprintf("the directory %s is kept, with every log in %s", dir, filepath.Join(dir, "logs"))}
 			return
 		}
 		err = errors.Join(err, os.RemoveAll(dir))

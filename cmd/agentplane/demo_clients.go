@@ -50,7 +50,7 @@ func (t *tour) count() int {
 func (t *tour) awaitAccepted(ctx context.Context, n int) error {
 	return lab.Await(ctx, func() error {
 		if have := t.count(); have < n {
-			return fmt.Errorf("%d of %d commands are acknowledged: %w", have, n, context.Cause(ctx))
+			return fmt.Errorf("%d of %d commands are acknowledged", have, n)
 		}
 		return nil
 	})

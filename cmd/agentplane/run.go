@@ -135,7 +135,11 @@ func hint(err error, code int, command string) string {
 		return "run it as the owner of the data directory, and listen on ports from 1024 on"
 	case code == exitUsage:
 		return fmt.Sprintf("see %q", command+" --help")
-	default:
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "free space on the disk of the data directory, or move it to another one with --data-dir"
+	case command == "agentplane run":
 		return "mend what the error names; with --log-level debug the log says more"
+	default:
+		return "mend what the error names"
 	}
 }

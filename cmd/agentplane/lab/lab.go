@@ -118,7 +118,10 @@ func (o Output) Err() error {
 	if o.Code == 0 {
 		return nil
 	}
-	return fmt.Errorf("agentctl exited with %d: %s", o.Code, strings.TrimSpace(o.Stderr))
+	if said := strings.TrimSpace(o.Stderr); said != "" {
+		return fmt.Errorf("agentctl exited with %d: %s", o.Code, said)
+	}
+	return fmt.Errorf("agentctl exited with %d", o.Code)
 }
 
 // Ctl runs agentctl as the lab's operator.
@@ -258,7 +261,7 @@ func Await(ctx context.Context, condition func() error) error {
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("%w; waited until: %w", err, ctx.Err())
+			return fmt.Errorf("%w; waited until: %w", err, context.Cause(ctx))
 		}
 	}
 }
