@@ -4,6 +4,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // checkListen takes HOST:PORT where the host may be missing.
@@ -28,6 +30,14 @@ func checkAddress(text string) string {
 		return "has no host that others could reach: write HOST or HOST:PORT"
 	}
 	return checkPort(port, 1)
+}
+
+// checkNode takes where a node listens: HOST:PORT.
+func checkNode(text string) string {
+	if identity.ValidateAddress(text) != nil || strings.ContainsAny(text, " /") {
+		return "is not the address of a node: write HOST:PORT"
+	}
+	return ""
 }
 
 func checkPort(port string, least int) string {

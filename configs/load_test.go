@@ -74,13 +74,13 @@ raft:
 }
 
 func TestListsAndMapsFromEveryLayer(t *testing.T) {
-	path := writeFile(t, "servers: [a:7460, b]\nlabels:\n  env: prod\n  rack: 7\ntoken: apt1.x.y\n")
+	path := writeFile(t, "servers: [a:7460, b:1]\nlabels:\n  env: prod\n  rack: 7\ntoken: apt1.x.y\n")
 	c, err := Load(Sources{Program: ProgramAgent, File: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := c.Agent()
-	if diff := cmp.Diff([]string{"a:7460", "b"}, a.Servers); diff != "" {
+	if diff := cmp.Diff([]string{"a:7460", "b:1"}, a.Servers); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(map[string]string{"env": "prod", "rack": "7"}, a.Labels); diff != "" {
@@ -101,7 +101,7 @@ func TestListsAndMapsFromEveryLayer(t *testing.T) {
 
 	fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
 	flags := BindFlags(fs, ProgramAgent)
-	if err := fs.Parse([]string{"--label", "env=prod", "--label=tier=a=b,x=", "--servers", "a, b", "--servers", "c:1"}); err != nil {
+	if err := fs.Parse([]string{"--label", "env=prod", "--label=tier=a=b,x=", "--servers", "a:1, b:1", "--servers", "c:1"}); err != nil {
 		t.Fatal(err)
 	}
 	c, err = Load(Sources{Program: ProgramAgent, Flags: flags, Environ: []string{"AGENTPLANE_CONFIG_LABELS=gone=1"}})
@@ -111,7 +111,7 @@ func TestListsAndMapsFromEveryLayer(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"env": "prod", "tier": "a=b", "x": ""}, c.Agent().Labels); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"a", "b", "c:1"}, c.Agent().Servers); diff != "" {
+	if diff := cmp.Diff([]string{"a:1", "b:1", "c:1"}, c.Agent().Servers); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -160,7 +160,7 @@ func TestProblemsNameFileLineKeyValueAndBound(t *testing.T) {
 		{"nested mapping", ProgramAgent, "labels: {a: {b: c}}", "line 1: labels: has a mapping on line 1, where NAME: VALUE is expected"},
 		{"label twice", ProgramAgent, "labels:\n  a: 1\n  a: 2", `line 2: labels: has "a" twice, again on line 3`},
 		{"label with a comma", ProgramAgent, "labels: {a: 'b,c'}", `line 1: labels: has the pair "a": "b,c": a name is not empty, and neither has a comma, nor a name a "="`},
-		{"too many items", ProgramAgent, "servers: [" + strings.Repeat("a,", 65) + "]", "line 1: servers: a count of 65 is above the maximum 64"},
+		{"too many items", ProgramAgent, "servers: [" + strings.Repeat("'a:1',", 65) + "]", "line 1: servers: a count of 65 is above the maximum 64"},
 		{"alias", ProgramNode, "name: &x a\nadvertise: *x", "line 2: advertise: is an alias (*x), which is not taken here"},
 		{"merge key", ProgramNode, "raft: &x {profile: lan}\n<<: *x", "line 2: a merge key (<<) stands where the name of an option is expected"},
 		{"second document", ProgramNode, "name: a\n---\nname: b", "line 2: has a second document behind ---: only one is read"},
@@ -170,7 +170,8 @@ func TestProblemsNameFileLineKeyValueAndBound(t *testing.T) {
 		{"port out of range", ProgramNode, "listen: :70000", `line 1: listen: ":70000" has no port between 0 and 65535`},
 		{"advertise without a host", ProgramNode, "advertise: :7460", `line 1: advertise: ":7460" has no host that others could reach: write HOST or HOST:PORT`},
 		{"advertise port 0", ProgramNode, "advertise: a:0", `line 1: advertise: "a:0" has no port between 1 and 65535`},
-		{"URL as server", ProgramAgent, "servers: ['https://a']", `line 1: servers: "https://a" is not an address: write HOST or HOST:PORT`},
+		{"URL as server", ProgramAgent, "servers: ['https://a']", `line 1: servers: "https://a" is not the address of a node: write HOST:PORT`},
+		{"server without a port", ProgramAgent, "servers: [foo]", `line 1: servers: "foo" is not the address of a node: write HOST:PORT`},
 		{"secret twice", ProgramAgent, "token: x\ntoken_file: y", "line 1: token: and token_file are both set: keep one"},
 		{"retry without token", ProgramNode, "retry_join: {addresses: [a]}", "line 1: retry_join.addresses: needs retry_join.token_file, with which to join"},
 	} {

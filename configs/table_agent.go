@@ -10,7 +10,7 @@ var agentOptions = []Option{
 		Doc: "The name that people see, taken at enrolment. Empty means the host name.",
 	},
 	{
-		Key: "servers", Readers: ProgramAgent, Kind: KindList, Max: "64", check: checkAddress,
+		Key: "servers", Readers: ProgramAgent, Kind: KindList, Max: "64", check: checkNode,
 		Doc: "Nodes to enrol with and to fall back to. Once enrolled the agent learns the others by itself.",
 	},
 	{
