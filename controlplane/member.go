@@ -404,7 +404,11 @@ func (m *member) stopOnce() {
 		defer cancel()
 		start := time.Now()
 		err := f(ctx)
-		m.logger.Info("stopping: "+name, "took", time.Since(start).Round(time.Millisecond), "err", err)
+		about := []any{"took", time.Since(start).Round(time.Millisecond)}
+		if err != nil {
+			about = append(about, "err", err)
+		}
+		m.logger.Info("stopping: "+name, about...)
 	}
 	if err := m.gossip.SetMeta(m.meta()); err != nil {
 		m.logger.Warn("cannot announce the stop", "err", err)

@@ -185,7 +185,11 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	})
 	err := g.Wait()
-	n.o.Logger.Info("node stopped", "err", err)
+	if err != nil {
+		n.o.Logger.Info("node stopped", "err", err)
+	} else {
+		n.o.Logger.Info("node stopped")
+	}
 	return err
 }
 
