@@ -54,12 +54,14 @@ func (a *app) root() *cobra.Command {
 		Use:           "agentctl",
 		Short:         "the operator's command line of agentplane",
 		Long:          rootHelp,
+		Version:       versionText(),
 		Args:          cobra.ArbitraryArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          a.noun,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetIn(a.stdin)

@@ -46,11 +46,13 @@ func TestCallsAndExitCodes(t *testing.T) {
 		stdout string
 		stderr []string
 	}{
-		"version":                 {[]string{"version"}, 0, "agentd dev ", nil},
+		"version":                 {[]string{"version"}, 0, "agentd dev (", nil},
 		"help":                    {nil, 0, "agentd", nil},
 		"an unknown verb":         {[]string{"start"}, 2, "", []string{"agentd: error: ", `"start"`, "agentd: hint: "}},
 		"an unknown flag":         {[]string{"run", "--sandbox"}, 2, "", []string{"agentd: error: unknown flag: --sandbox", "agentd: hint: "}},
 		"a value out of bounds":   {[]string{"run", "--slots", "0"}, 2, "", []string{"--slots", "minimum 1"}},
+		"a server without a port": {[]string{"run", "--servers", "127.0.0.1:1,foo"}, 2, "", []string{`"foo"`, "write HOST:PORT"}},
+		"the version":             {[]string{"--version"}, 0, "agentd dev (", nil},
 		"too many arguments":      {[]string{"run", "now"}, 2, "", []string{`"now"`}},
 		"no token":                {[]string{"run", "--data-dir", filepath.Join(t.TempDir(), "a")}, 1, "", []string{"agentd: error: this agent is not enrolled", "agentctl tokens create"}},
 		"no token file":           {[]string{"run", "--data-dir", filepath.Join(t.TempDir(), "b"), "--token-file", "/nonexistent"}, 1, "", []string{"/nonexistent", "agentd: hint: a token reads"}},

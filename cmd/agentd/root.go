@@ -22,12 +22,14 @@ func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "agentd",
 		Short:         "the host agent of agentplane",
+		Version:       versionText(),
 		Args:          noArguments,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
@@ -51,13 +53,17 @@ func noArguments(cmd *cobra.Command, args []string) error {
 	return usagef("%s has no %q; there are: %s", cmd.CommandPath(), args[0], strings.Join(known, ", "))
 }
 
+func versionText() string {
+	return fmt.Sprintf("agentd %s (%s %s/%s)", cmp.Or(version, "dev"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func (p *program) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "print the version",
 		Args:  noArguments,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(p.stdout, "agentd %s %s %s/%s\n", cmp.Or(version, "dev"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(p.stdout, versionText())
 			return err
 		},
 	}

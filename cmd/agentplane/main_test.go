@@ -162,10 +162,16 @@ func TestTakenPortSaysSo(t *testing.T) {
 }
 
 func TestHelpAndVersionGoToStdout(t *testing.T) {
-	for _, args := range [][]string{{"version"}, {"run", "--help"}, {"dev", "--help"}, {"demo", "--help"}, {"--help"}} {
+	for _, args := range [][]string{{"version"}, {"--version"}, {"run", "--help"}, {"dev", "--help"}, {"demo", "--help"}, {"--help"}} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), args, nil, &stdout, &stderr); code != exitOK || stdout.Len() == 0 || stderr.Len() > 0 {
 			t.Errorf("agentplane %q exits with %d, %d bytes on stdout, on stderr %q", args, code, stdout.Len(), stderr.String())
+		}
+	}
+	for _, args := range [][]string{{"version"}, {"--version"}} {
+		var stdout bytes.Buffer
+		if run(t.Context(), args, nil, &stdout, &stdout); !strings.HasPrefix(stdout.String(), "agentplane dev (go") {
+			t.Errorf("agentplane %q prints %q", args, stdout.String())
 		}
 	}
 	var stdout bytes.Buffer
