@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -91,6 +92,10 @@ type session struct {
 	switched atomic.Bool // a node was left
 
 	renewing sync.Mutex // one renewal at a time; held while a node is asked
+	given    []string   // by --addr
+
+	mu   sync.Mutex        // guards left
+	left map[string]string // why a node was left, by its address
 }
 
 // renewPatience bounds the renewal of a certificate that is still good.
@@ -106,7 +111,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{app: a, file: file}
+	s := &session{app: a, file: file, given: given, left: map[string]string{}}
 	if s.context, err = file.Load(a.flags.context); err != nil {
 		return nil, err
 	}
@@ -120,7 +125,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 		Bundle:      s.context.Bundle,
 		Certificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
 		OnBundle:    s.learn,
-		OnFailover:  func(string, error) { s.switched.Store(true) },
+		OnFailover:  s.leave,
 		Clock:       a.now,
 		CallTimeout: a.flags.requestTimeout,
 	})
@@ -132,6 +137,28 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// leave takes note of a node that did not serve.
+func (s *session) leave(address string, err error) {
+	s.switched.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left[address] = err.Error()
+}
+
+// sayOther says that none of the nodes of --addr has answered: whoever names a node may
+// think of another cluster than that of the context.
+func (s *session) sayOther() {
+	answered := s.Address()
+	if len(s.given) == 0 || slices.Contains(s.given, answered) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, address := range s.given {
+		s.app.talk("note: %s of context %q answered, not %s of --addr: %s", answered, s.context.Name, address, cmp.Or(s.left[address], "it did not answer"))
+	}
 }
 
 // learn writes a newer node list to the contexts file.
@@ -250,6 +277,7 @@ func (a *app) with(ctx context.Context, f func(*session) error) error {
 	if err := f(s); err != nil {
 		return err
 	}
+	s.sayOther()
 	if a.flags.stale {
 		a.talk("note: stale: %s answered from its own state, at index %d, %s", s.Address(), s.AppliedIndex(), age(s.LeaderAge()))
 	}

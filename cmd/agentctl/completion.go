@@ -76,13 +76,8 @@ func (a *app) completeFlags(root *cobra.Command) {
 				[]string{"all", "id", "name", "health", "label.", "fact."}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 		}
 	})
-	_ = root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		file, err := a.contexts()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		names, _ := file.Names() // no file, no names
-		return names, cobra.ShellCompDirectiveNoFileComp
+	_ = root.RegisterFlagCompletionFunc("context", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return a.completeContexts(cmd, nil, word)
 	})
 	// What is left is no name of a file.
 	each(root, func(c *cobra.Command) {

@@ -73,8 +73,13 @@ func classify(err error) (code int, hint string) {
 	}
 	e, ok := errors.AsType[*client.Error](err)
 	if !ok {
-		if errors.Is(err, client.ErrNoContext) {
+		switch _, others := errors.AsType[*client.NoContextError](err); {
+		case others:
+			return exitError, `choose one with --context NAME, or for good with "agentctl context use NAME"`
+		case errors.Is(err, client.ErrNoContext):
 			return exitError, noContextHint
+		case errors.Is(err, client.ErrContexts):
+			return exitError, `mend what the error names; or move the file away, and make a context anew with "agentctl login TOKEN@ADDR" or "agentctl cluster init"`
 		}
 		if errors.Is(err, identity.ErrBadProof) {
 			return exitDenied, "compare the address with that of the cluster which made the token, or make a new token"

@@ -81,7 +81,7 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 		return hintNode(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
 	}
 	admin.Context.Name = a.flags.context
-	if err := file.Store(admin.Context); err != nil {
+	if err := a.store(file, admin.Context); err != nil {
 		return err
 	}
 	return a.printInit(admin.Context, admin.NodeID, admin.Existed)
@@ -185,7 +185,11 @@ func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *ag
 			}
 		}
 		if err != nil {
-			return hintNode(localError(dir, err, true), "the same command")
+			err = localError(dir, err, true)
+			if code, hint := classify(err); code == exitUnavailable && hint == "" {
+				return hinted(err, "a node of the cluster must listen at the address: agentctl cluster join HOST:PORT; this node must reach it")
+			}
+			return hintNode(err, "the same command")
 		}
 		if r.Text != "" && !r.Done {
 			a.talk("%s", r.Text)

@@ -76,6 +76,9 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 		Options: client.Options{Clock: a.now, CallTimeout: a.flags.requestTimeout},
 	})
 	if err != nil {
+		if code, hint := classify(err); code == exitUnavailable && hint == "" {
+			return hinted(err, "a node of the cluster must listen at the address behind the token, TOKEN@HOST:PORT; see \"agentctl cluster members\" of one who is in")
+		}
 		return hintUnknown(err, "agentctl operators list")
 	}
 	c, err := client.NewContext(key, answer.Certificate, answer.CaCertificate, answer.Bundle, answer.Role)
@@ -86,7 +89,7 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 	if len(c.Addresses) == 0 {
 		c.Addresses = addresses
 	}
-	if err := file.Store(c); err != nil {
+	if err := a.store(file, c); err != nil {
 		return err
 	}
 	if err := os.Remove(keyPath); err != nil {

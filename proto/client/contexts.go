@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
@@ -15,8 +16,33 @@ import (
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
-// ErrNoContext says that there is no such context, or no contexts file at all.
-var ErrNoContext = errors.New("no context")
+var (
+	// ErrNoContext says that there is no such context, or no contexts file at all.
+	ErrNoContext = errors.New("no context")
+	// ErrContexts says that the contexts file cannot be read: it is damaged, or others
+	// may read it.
+	ErrContexts = errors.New("read contexts file")
+)
+
+// NoContextError is ErrNoContext of a file that has other contexts.
+type NoContextError struct {
+	// Name is what was asked for; empty where none is current.
+	Name string
+	// Known are the names that there are.
+	Known []string
+	path  string
+}
+
+// Error lists those that there are.
+func (e *NoContextError) Error() string {
+	if e.Name == "" {
+		return fmt.Sprintf("no context of %q is the current one; there are: %s", e.path, strings.Join(e.Known, ", "))
+	}
+	return fmt.Sprintf("%v %q in %q; there are: %s", ErrNoContext, e.Name, e.path, strings.Join(e.Known, ", "))
+}
+
+// Is says that this is ErrNoContext.
+func (e *NoContextError) Is(target error) bool { return target == ErrNoContext }
 
 const (
 	contextsFormat   = 1
@@ -64,15 +90,74 @@ func (f *Contexts) Load(name string) (*Context, error) {
 	if name == "" {
 		name = t.Current
 	}
-	i := slices.IndexFunc(t.Contexts, func(c contextText) bool { return c.Name == name })
-	if i < 0 || name == "" {
-		return nil, fmt.Errorf("%w %q in %q", ErrNoContext, name, f.path)
+	i, err := f.find(t, name)
+	if err != nil {
+		return nil, err
 	}
 	c, err := t.Contexts[i].parse()
 	if err != nil {
-		return nil, fmt.Errorf("read contexts file %q: %w", f.path, err)
+		return nil, fmt.Errorf("%w %q: %w", ErrContexts, f.path, err)
 	}
 	return c, nil
+}
+
+func (f *Contexts) find(t contextsText, name string) (int, error) {
+	i := slices.IndexFunc(t.Contexts, func(c contextText) bool { return c.Name == name })
+	switch {
+	case i >= 0 && name != "":
+		return i, nil
+	case len(t.Contexts) == 0:
+		return 0, fmt.Errorf("%w in %q", ErrNoContext, f.path)
+	}
+	return 0, &NoContextError{Name: name, Known: t.names(), path: f.path}
+}
+
+func (t *contextsText) names() []string {
+	names := make([]string, len(t.Contexts))
+	for i, c := range t.Contexts {
+		names[i] = c.Name
+	}
+	return names
+}
+
+// Current returns the name of the current context, empty where there is none.
+func (f *Contexts) Current() (string, error) {
+	t, err := f.read()
+	if errors.Is(err, ErrNoContext) {
+		return "", nil
+	}
+	return t.Current, err
+}
+
+// Use makes the context of that name the current one.
+func (f *Contexts) Use(name string) error {
+	return f.change(func(t *contextsText) error {
+		if _, err := f.find(*t, name); err != nil {
+			return err
+		}
+		t.Current = name
+		return nil
+	})
+}
+
+// Delete takes the context of that name out, whatever its cluster; none is current then,
+// if this one was.
+func (f *Contexts) Delete(name string) error {
+	return f.change(func(t *contextsText) error {
+		i, err := f.find(*t, name)
+		if err != nil {
+			return err
+		}
+		t.delete(i)
+		return nil
+	})
+}
+
+func (t *contextsText) delete(i int) {
+	if t.Current == t.Contexts[i].Name {
+		t.Current = ""
+	}
+	t.Contexts = slices.Delete(t.Contexts, i, i+1)
 }
 
 // Find returns the first context that fits, or nil. A missing file has none.
@@ -87,7 +172,7 @@ func (f *Contexts) Find(fits func(*Context) bool) (*Context, error) {
 	for _, text := range t.Contexts {
 		c, err := text.parse()
 		if err != nil {
-			return nil, fmt.Errorf("read contexts file %q: %w", f.path, err)
+			return nil, fmt.Errorf("%w %q: %w", ErrContexts, f.path, err)
 		}
 		if fits(c) {
 			return c, nil
@@ -102,11 +187,7 @@ func (f *Contexts) Names() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, len(t.Contexts))
-	for i, c := range t.Contexts {
-		names[i] = c.Name
-	}
-	return names, nil
+	return t.names(), nil
 }
 
 // Store puts the context in the place of the one of its name, or adds it, and
@@ -161,10 +242,7 @@ func (f *Contexts) Remove(name, clusterID string) error {
 		if i < 0 {
 			return errUnchanged
 		}
-		t.Contexts = slices.Delete(t.Contexts, i, i+1)
-		if t.Current == name {
-			t.Current = ""
-		}
+		t.delete(i)
 		return nil
 	})
 }
@@ -219,9 +297,12 @@ func (f *Contexts) change(change func(*contextsText) error) error {
 	if err != nil && !errors.Is(err, ErrNoContext) {
 		return err
 	}
-	if err := change(&t); errors.Is(err, errUnchanged) {
+	switch err := change(&t); {
+	case errors.Is(err, errUnchanged):
 		return nil
-	} else if err != nil {
+	case errors.Is(err, ErrNoContext):
+		return err // which names the file
+	case err != nil:
 		return fail(err)
 	}
 	t.Format = contextsFormat
@@ -239,7 +320,7 @@ func (f *Contexts) read() (contextsText, error) {
 		return t, fmt.Errorf("%w: there is no file %q", ErrNoContext, f.path)
 	}
 	if err != nil {
-		return t, fmt.Errorf("read contexts file: %w", err)
+		return t, fmt.Errorf("%w: %w", ErrContexts, err)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return t, fmt.Errorf("%w: file %q is empty", ErrNoContext, f.path)
@@ -247,10 +328,10 @@ func (f *Contexts) read() (contextsText, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&t); err != nil {
-		return t, fmt.Errorf("read contexts file %q: %w", f.path, err)
+		return t, fmt.Errorf("%w %q: %w", ErrContexts, f.path, err)
 	}
 	if t.Format != contextsFormat {
-		return t, fmt.Errorf("read contexts file %q: format %d is not %d; it was written by another version", f.path, t.Format, contextsFormat)
+		return t, fmt.Errorf("%w %q: format %d is not %d; it was written by another version", ErrContexts, f.path, t.Format, contextsFormat)
 	}
 	return t, nil
 }
