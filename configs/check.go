@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/agentplane/agentplane/proto/identity"
+	"github.com/agentplane/agentplane/proto/selector"
 )
 
 // checkListen takes HOST:PORT where the host may be missing.
@@ -30,6 +31,14 @@ func checkAddress(text string) string {
 		return "has no host that others could reach: write HOST or HOST:PORT"
 	}
 	return checkPort(port, 1)
+}
+
+// checkLabel takes the names of labels that the cluster takes.
+func checkLabel(name string) string {
+	if !selector.PlainName(name) {
+		return "is no name of a label: it has letters, digits, _, -, . and / only, and ends with a letter, a digit or _"
+	}
+	return ""
 }
 
 // checkNode takes where a node listens: HOST:PORT.

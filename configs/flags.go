@@ -1,7 +1,10 @@
 package configs
 
 import (
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -26,6 +29,30 @@ func BindFlags(fs *pflag.FlagSet, p Program) map[string][]string {
 		}
 	}
 	return given
+}
+
+// FlagError puts what pflag says of a value that is none into the words of this project,
+// without those of the functions that read numbers.
+func FlagError(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	why := invalid.Unwrap().Error()
+	if number, ok := errors.AsType[*strconv.NumError](err); ok {
+		why = "want a number"
+		switch kind := invalid.GetFlag().Value.Type(); {
+		case kind == "bool":
+			why = "want true or false"
+		case errors.Is(number, strconv.ErrRange):
+			why = "it is out of range"
+		case strings.HasPrefix(kind, "uint"):
+			why = "want a whole number that is not below 0"
+		case strings.HasPrefix(kind, "int"):
+			why = "want a whole number"
+		}
+	}
+	return fmt.Errorf("invalid value %q for --%s: %s", invalid.GetValue(), invalid.GetFlag().Name, why)
 }
 
 type flagValue struct {

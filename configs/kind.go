@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,7 +57,7 @@ func (o *Option) parse(r raw) (any, error) {
 	case KindList:
 		value, err = o.parseList(r)
 	case KindMap:
-		value, err = parseMap(r)
+		value, err = o.parseMap(r)
 	}
 	if err != nil {
 		return nil, err
@@ -114,7 +115,7 @@ func (o *Option) parseList(r raw) ([]string, error) {
 	return slices.Clone(items), nil
 }
 
-func parseMap(r raw) (map[string]string, error) {
+func (o *Option) parseMap(r raw) (map[string]string, error) {
 	pairs := map[string]string{}
 	for k, v := range r.pairs {
 		pairs[k] = v
@@ -131,9 +132,13 @@ func parseMap(r raw) (map[string]string, error) {
 			pairs[k] = v
 		}
 	}
-	for k, v := range pairs {
+	for _, k := range slices.Sorted(maps.Keys(pairs)) {
+		v := pairs[k]
 		if k == "" || strings.ContainsAny(k, ",=") || strings.Contains(v, ",") {
 			return nil, fmt.Errorf("has the pair %q: %q: a name is not empty, and neither has a comma, nor a name a \"=\"", k, v)
+		}
+		if err := o.checkText(k); err != nil {
+			return nil, err
 		}
 	}
 	return pairs, nil

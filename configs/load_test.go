@@ -171,6 +171,7 @@ func TestProblemsNameFileLineKeyValueAndBound(t *testing.T) {
 		{"advertise without a host", ProgramNode, "advertise: :7460", `line 1: advertise: ":7460" has no host that others could reach: write HOST or HOST:PORT`},
 		{"advertise port 0", ProgramNode, "advertise: a:0", `line 1: advertise: "a:0" has no port between 1 and 65535`},
 		{"URL as server", ProgramAgent, "servers: ['https://a']", `line 1: servers: "https://a" is not the address of a node: write HOST:PORT`},
+		{"label with a blank", ProgramAgent, "labels: {'a b': c}", `line 1: labels: "a b" is no name of a label: it has letters, digits, _, -, . and / only, and ends with a letter, a digit or _`},
 		{"server without a port", ProgramAgent, "servers: [foo]", `line 1: servers: "foo" is not the address of a node: write HOST:PORT`},
 		{"secret twice", ProgramAgent, "token: x\ntoken_file: y", "line 1: token: and token_file are both set: keep one"},
 		{"retry without token", ProgramNode, "retry_join: {addresses: [a]}", "line 1: retry_join.addresses: needs retry_join.token_file, with which to join"},

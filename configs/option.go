@@ -49,7 +49,8 @@ type Option struct {
 	flag string
 	// short is the letter on the command line, when there is one.
 	short string
-	// check says what is wrong with a text, or with an item of a list; "" is right.
+	// check says what is wrong with a text, with an item of a list or a name of a map; "" is
+	// right.
 	check func(text string) string
 	// odd says that a number must be odd.
 	odd bool

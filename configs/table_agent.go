@@ -22,7 +22,7 @@ var agentOptions = []Option{
 		Doc: "A file with the join token for the first start.",
 	},
 	{
-		Key: "labels", Readers: ProgramAgent, Kind: KindMap, Max: "64", flag: "label",
+		Key: "labels", Readers: ProgramAgent, Kind: KindMap, Max: "64", flag: "label", check: checkLabel,
 		Doc: "Labels asked for at enrolment. One that the token gives wins; later changes are made by operators.",
 	},
 	{

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/selector"
 )
 
 // Bounds of what is kept for one agent (DESIGN section 12).
@@ -78,6 +79,9 @@ func keyHash(publicKey []byte) []byte {
 // asks for. The token's win.
 func tokenLabels(t *raftlogv1.Token, asked []*raftlogv1.Label) ([]*raftlogv1.Label, *raftlogv1.Outcome) {
 	labels := slices.Clone(t.GetLabels())
+	if refusal := badLabelName(asked); refusal != nil {
+		return nil, refusal
+	}
 	for _, l := range asked {
 		given := slices.ContainsFunc(labels, func(g *raftlogv1.Label) bool { return g.GetName() == l.GetName() })
 		if !given && t.GetOnlyTheseLabels() {
@@ -88,6 +92,17 @@ func tokenLabels(t *raftlogv1.Token, asked []*raftlogv1.Label) ([]*raftlogv1.Lab
 		}
 	}
 	return sortedLabels("labels", labels, MaxLabels)
+}
+
+// badLabelName refuses names that a selector cannot write plainly: nobody could mean the
+// agents by them without quoting.
+func badLabelName(labels []*raftlogv1.Label) *raftlogv1.Outcome {
+	for _, l := range labels {
+		if name := l.GetName(); name != "" && len(name) <= MaxValueBytes && !selector.PlainName(name) {
+			return refuse(raftlogv1.Code_CODE_INVALID, "label_name", "label %q: a name has letters, digits, _, -, . and / only, and ends with a letter, a digit or _", name)
+		}
+	}
+	return nil
 }
 
 func sortedLabels(what string, labels []*raftlogv1.Label, most int) ([]*raftlogv1.Label, *raftlogv1.Outcome) {
@@ -161,6 +176,9 @@ func (tx *tx) setAgentLabels(m *raftlogv1.SetAgentLabels) *raftlogv1.Outcome {
 	have, found := tx.agents.get(m.GetAgentId())
 	if !found {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_agent", "there is no agent %q", m.GetAgentId())
+	}
+	if refusal := badLabelName(m.GetSet()); refusal != nil {
+		return refusal
 	}
 	labels := slices.DeleteFunc(slices.Clone(have.GetLabels()), func(l *raftlogv1.Label) bool {
 		return slices.Contains(m.GetRemove(), l.GetName()) ||

@@ -69,6 +69,9 @@ func (tx *tx) createToken(m *raftlogv1.CreateToken) *raftlogv1.Outcome {
 	case t.GetKind() == raftlogv1.TokenKind_TOKEN_KIND_OPERATOR && !validRole(t.GetRole()):
 		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, operator, admin", t.GetRole())
 	}
+	if refusal := badLabelName(t.GetLabels()); refusal != nil {
+		return refusal
+	}
 	labels, refusal := sortedLabels("labels", t.GetLabels(), MaxLabels)
 	if refusal != nil {
 		return refusal
