@@ -140,7 +140,7 @@ func (a *app) agentsWatch() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), func(s *session) error {
-				c := &changes{app: a, seen: map[string]string{}}
+				c := &changes{app: a, seen: map[string]string{}, table: stream[*agentplanev1.Agent]{wide: a.flags.output == "wide", columns: a.agentColumns()}}
 				err := s.WatchAgents(cmd.Context(), &agentplanev1.WatchAgentsRequest{Selector: expr}, c.take)
 				if cmd.Context().Err() != nil {
 					return nil // how a watch ends
@@ -155,8 +155,9 @@ func (a *app) agentsWatch() *cobra.Command {
 
 // changes prints what a watch tells, without what was told before.
 type changes struct {
-	app  *app
-	seen map[string]string // by agent id, what was printed
+	app   *app
+	table stream[*agentplanev1.Agent]
+	seen  map[string]string // by agent id, what was printed
 	// missing are those that a copy has not named yet, and index is the copy's: it
 	// may come in several messages of one index, so only a later index shows who
 	// is gone.
@@ -198,7 +199,11 @@ func (c *changes) take(r *agentplanev1.WatchAgentsResponse) error {
 func (c *changes) print(changed []*agentplanev1.Agent, removed []string) error {
 	a := c.app
 	if len(changed) > 0 {
-		if err := printList(a, changed, a.agentColumns()); err != nil {
+		objects := make([]object, len(changed))
+		for i, g := range changed {
+			objects[i] = toObject(g)
+		}
+		if err := printObjects(a, objects, func(w io.Writer) { c.table.write(w, changed) }); err != nil {
 			return err
 		}
 	}

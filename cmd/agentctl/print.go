@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -128,6 +130,48 @@ func writeTable[T any](w io.Writer, wide bool, items []T, columns []column[T]) {
 		})
 	}
 	_ = t.Flush() // into memory
+}
+
+// stream writes a table to which rows are added as time goes on: its head once, and its
+// columns where they were, unless a wider cell moves those behind it for good.
+type stream[T any] struct {
+	wide    bool
+	columns []column[T]
+	widths  []int
+}
+
+func (s *stream[T]) write(w io.Writer, items []T) {
+	columns := s.columns
+	if !s.wide {
+		columns = slices.DeleteFunc(slices.Clone(columns), func(c column[T]) bool { return c.wide })
+	}
+	var rows [][]string
+	if s.widths == nil {
+		s.widths = make([]int, len(columns))
+		var head []string
+		for _, c := range columns {
+			head = append(head, c.head)
+		}
+		rows = append(rows, head)
+	}
+	for _, item := range items {
+		var row []string
+		for _, c := range columns {
+			row = append(row, cmp.Or(printable(c.cell(item)), "-"))
+		}
+		rows = append(rows, row)
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			s.widths[i] = max(s.widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		for i, cell := range row[:len(row)-1] {
+			fmt.Fprintf(w, "%s%s  ", cell, strings.Repeat(" ", s.widths[i]-utf8.RuneCountInString(cell)))
+		}
+		fmt.Fprintln(w, row[len(row)-1])
+	}
 }
 
 // pairs writes names and values below each other; empty values are left away.

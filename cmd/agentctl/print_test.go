@@ -233,3 +233,54 @@ func TestHintWhenTheNodeBreaksOff(t *testing.T) {
 		t.Errorf("a refusal's hint is %q", hint)
 	}
 }
+
+func TestStreamPrintsItsHeadOnceAndKeepsItsColumns(t *testing.T) {
+	s := stream[[2]string]{columns: []column[[2]string]{
+		{"NAME", false, func(r [2]string) string { return r[0] }},
+		{"HIDDEN", true, func([2]string) string { return "x" }},
+		{"STATE", false, func(r [2]string) string { return r[1] }},
+	}}
+	var b strings.Builder
+	for _, rows := range [][][2]string{{{"a", "UP"}, {"long-name", "DOWN"}}, {{"b", ""}}, {{"longer-name", "UP"}}, {{"c", "UP"}}} {
+		s.write(&b, rows)
+	}
+	want := `NAME       STATE
+a          UP
+long-name  DOWN
+b          -
+longer-name  UP
+c            UP
+`
+	if b.String() != want {
+		t.Errorf("printed\n%swant\n%s", b.String(), want)
+	}
+}
+
+func TestEndingNamesWhatIsMissing(t *testing.T) {
+	for want, i := range map[string]*agentplanev1.Invocation{
+		"FAILED (signal 9)": {State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED, Signal: 9, Reason: "signal"},
+		"FAILED (exit 2)":   {State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED, ExitCode: 2, Reason: "exit"},
+		`FAILED (exit 127, not_found: program "x" is not there)`: {
+			State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED, ExitCode: 127, Reason: "not_found", Detail: `program "x" is not there`,
+		},
+	} {
+		if got := ending(i); got != want {
+			t.Errorf("ending = %q, want %q", got, want)
+		}
+	}
+}
+
+func TestReadmittedSaysWhatFollows(t *testing.T) {
+	agent := func(health, reason string) *agentplanev1.Agent {
+		return &agentplanev1.Agent{Health: health, HealthReason: reason}
+	}
+	for want, c := range map[string][2]*agentplanev1.Agent{
+		"agent a was not quarantined: it is ONLINE": {agent("ONLINE", ""), agent("ONLINE", "")},
+		"start agentd with a new token":             {agent("QUARANTINED", "clone"), agent("QUARANTINED", "clone")},
+		"agent a is readmitted; it begins":          {agent("QUARANTINED", "journal_behind"), agent("RECONNECTING", "")},
+	} {
+		if got := readmitted("a", c[0], c[1]); !strings.Contains(got, want) {
+			t.Errorf("readmitted = %q, want %q", got, want)
+		}
+	}
+}
