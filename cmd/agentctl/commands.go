@@ -163,7 +163,7 @@ func (a *app) commandsOutput() *cobra.Command {
 				}
 				return &failure{
 					code: exitNotFound, err: fmt.Errorf("command %s does not mean agent %q", args[0], args[1]),
-					hint: fmt.Sprintf("see \"agentctl commands get %s\"", args[0]),
+					hint: fmt.Sprintf("see \"agentctl commands get %s\"; an agent that was removed is named by its id", args[0]),
 				}
 			})
 		},

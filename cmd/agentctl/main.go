@@ -31,9 +31,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	a := &app{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
 	root := a.root() //nolint:contextcheck // cobra hands the context to each command
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	called, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
+	}
+	if a.command == "" { // it did not come to its checks
+		a.command = called.CommandPath()
 	}
 	return a.report(err)
 }

@@ -34,7 +34,7 @@ func groups(invocations []*agentplanev1.Invocation) []*group {
 	var all []*group
 	byKey := map[string]*group{}
 	for _, i := range invocations {
-		key := fmt.Sprintf("%d %d %d %q %q %q", i.State, i.ExitCode, i.Signal, i.Reason, shownText(i.Stdout), shownText(i.Stderr))
+		key := fmt.Sprintf("%s %q %q", ending(i), shownText(i.Stdout), shownText(i.Stderr))
 		g := byKey[key]
 		if g == nil {
 			g = &group{like: i}
@@ -82,7 +82,18 @@ func ending(i *agentplanev1.Invocation) string {
 	if i.Signal != 0 {
 		why = append(why, fmt.Sprintf("signal %d", i.Signal))
 	}
-	if i.Reason != "" && i.Reason != "exit" { // that a program ended by itself needs no word
+	switch i.Reason {
+	case "", "exit": // that a program ended by itself needs no word
+	case "signal":
+		if i.Signal == 0 {
+			why = append(why, i.Reason)
+		}
+	case "not_found", "not_executable", "bad_directory":
+		why = append(why, i.Reason)
+		if i.Detail != "" { // which program, or which directory
+			why[len(why)-1] += ": " + i.Detail
+		}
+	default:
 		why = append(why, i.Reason)
 	}
 	if i.Late {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/proto/client"
 )
 
@@ -127,7 +128,10 @@ func (a *app) noun(cmd *cobra.Command, args []string) error {
 }
 
 func nearest(word string, known []string) string {
-	best, distance := "", 3
+	best, distance := "", 2 // one letter of a short word
+	if len(strings.TrimLeft(word, "-")) > 4 {
+		distance = 3
+	}
 	for _, k := range known {
 		d := edits(word, k)
 		if strings.HasPrefix(k, word) {
@@ -170,7 +174,7 @@ func (a *app) flagError(cmd *cobra.Command, err error) error {
 	text := err.Error()
 	name, unknown := strings.CutPrefix(text, "unknown flag: ")
 	if !unknown {
-		return usagef("%s", text)
+		return usagef("%w", configs.FlagError(err))
 	}
 	if notBuilt[name] {
 		return usagef("%s is not built yet", name)

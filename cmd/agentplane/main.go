@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane"
 )
 
@@ -79,7 +80,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{configs.FlagError(err)} })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(runCommand(environ), devCommand(environ), demoCommand(), benchCommand(), benchBareCommand(), versionCommand()) //nolint:contextcheck // cobra hands the context to each command
 	called, err := root.ExecuteContextC(ctx)

@@ -121,7 +121,7 @@ func TestMistakesAreTwoLines(t *testing.T) {
 		"no node":                        {[]string{"dev", "--nodes", "0"}, environ, exitUsage, "--nodes 0", "agentplane dev --help"},
 		"too many nodes":                 {[]string{"dev", "--nodes", "10"}, environ, exitUsage, "within 1 and 9", "agentplane dev --help"},
 		"less than no agent":             {[]string{"dev", "--agents", "-1"}, environ, exitUsage, "--agents -1", "agentplane dev --help"},
-		"a number in letters":            {[]string{"dev", "--agents", "five"}, environ, exitUsage, "five", "agentplane dev --help"},
+		"a number in letters":            {[]string{"dev", "--agents", "five"}, environ, exitUsage, `invalid value "five" for --agents: want a whole number`, "agentplane dev --help"},
 		"an empty directory name":        {[]string{"dev", "--data-dir", ""}, environ, exitUsage, "--data-dir", "agentplane dev --help"},
 		"a bad context name":             {[]string{"dev", "--context", "a b"}, environ, exitUsage, `"a b"`, "agentplane dev --help"},
 		"nowhere for contexts":           {[]string{"dev"}, nil, exitError, "HOME", "AGENTCTL_CONFIG"},

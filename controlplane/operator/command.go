@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -134,8 +135,9 @@ func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agen
 	}
 	switch {
 	case meant == nil:
-		return nil, c.refuseHint(codes.NotFound, "no_invocation", `see "agentctl commands get"`,
-			"command %q does not mean agent %q", row.GetId(), req.GetAgent())
+		return nil, c.refuseHint(codes.NotFound, "no_invocation",
+			fmt.Sprintf(`see "agentctl commands get %s"; an agent that was removed is named by its id: its name is gone`, row.GetId()),
+			"command %q means no agent %q", row.GetId(), req.GetAgent())
 	case len(ids) > 1:
 		return nil, c.ambiguous(req.GetAgent(), ids)
 	}

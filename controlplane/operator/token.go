@@ -122,7 +122,7 @@ func (t *Tokens) ListTokens(ctx context.Context, req *agentplanev1.ListTokensReq
 // RevokeToken ends a token; who has used it stays.
 func (t *Tokens) RevokeToken(ctx context.Context, req *agentplanev1.RevokeTokenRequest) (*agentplanev1.RevokeTokenResponse, error) {
 	if !tokenID(req.GetId()) {
-		return nil, t.refuseHint(codes.InvalidArgument, "token", hints["no_token"], "that is not the id of a token: it is the part between the dots")
+		return nil, t.refuseHint(codes.InvalidArgument, "token", hints["no_token"], "%s is not the id of a token: it is the part between the dots", identity.ShownToken(req.GetId()))
 	}
 	if _, _, err := t.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RevokeToken{
 		RevokeToken: &raftlogv1.RevokeToken{Id: req.GetId()},

@@ -175,9 +175,14 @@ func (f *failures) final(stop error, waited time.Duration) *Error {
 		}
 	case stop != nil:
 		e.Code, e.cause = codes.DeadlineExceeded, stop
-		round := 10 * time.Millisecond
-		if waited >= time.Second {
+		round := time.Millisecond
+		switch {
+		case waited >= time.Second:
+			round *= 100
+		case waited >= 100*time.Millisecond:
 			round *= 10
+		case waited < round:
+			round, waited = 1, waited.Truncate(time.Microsecond)
 		}
 		what := "not done" // and it will not be
 		switch {

@@ -83,7 +83,7 @@ func ParseToken(s string) (Token, error) {
 	}
 	parts := strings.Split(s, ".")
 	if len(parts) != 3 || parts[0] != tokenPrefix {
-		return Token{}, fmt.Errorf("parse token: want the form %s.ID.SECRET; was it copied whole?", tokenPrefix)
+		return Token{}, fmt.Errorf("parse token %s: want the form %s.ID.SECRET; was it copied whole?", ShownToken(s), tokenPrefix)
 	}
 	if err := validateTokenID(parts[1]); err != nil {
 		return Token{}, fmt.Errorf("parse token: %w", err)
@@ -97,6 +97,23 @@ func ParseToken(s string) (Token, error) {
 		return Token{}, fmt.Errorf("parse token %s: its secret is not base64url; was it copied whole?", parts[1])
 	}
 	return Token{id: parts[1], secret: NewSecret(b)}, nil
+}
+
+// maxShownToken is below the length of a secret.
+const maxShownToken = 36
+
+// ShownToken names a text that should be a token, or the id of one, without any part of it
+// that may be a secret.
+func ShownToken(s string) string {
+	parts := strings.Split(s, ".")
+	switch {
+	case len(parts) >= 2 && parts[0] == tokenPrefix && validateTokenID(parts[1]) == nil:
+		return strconv.Quote(tokenPrefix + "." + parts[1] + ".…")
+	case len(parts) == 1 && len(s) <= maxShownToken:
+		return strconv.Quote(s)
+	default:
+		return "this text"
+	}
 }
 
 // ParseTokenAt reads TOKEN@HOST:PORT, the form in one word, or TOKEN alone, for

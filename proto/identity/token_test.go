@@ -135,6 +135,18 @@ func TestRecordChecksTheAuthenticator(t *testing.T) {
 	}
 }
 
+func TestShownTokenShowsNoSecret(t *testing.T) {
+	for text, want := range map[string]string{
+		"nosuch": `"nosuch"`, sampleTokenID: `"` + sampleTokenID + `"`, "": `""`,
+		sampleToken: `"apt1.` + sampleTokenID + `.…"`, sampleToken + ".x": `"apt1.` + sampleTokenID + `.…"`,
+		sampleSecret: "this text", sampleTokenID + "." + sampleSecret: "this text", "apt1." + sampleSecret: "this text",
+	} {
+		if got := ShownToken(text); got != want {
+			t.Errorf("ShownToken(%q) = %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestDerivedTokenIsTheSameForTheSameKeyClusterAndID(t *testing.T) {
 	const id, other = "01890000-0000-7000-8000-000000000001", "01890000-0000-7000-8000-000000000002"
 	keys := [2]Key{}

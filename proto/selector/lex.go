@@ -141,6 +141,11 @@ func (l *lexer) text(quote byte) (token, error) {
 
 func (l *lexer) punct() (token, error) {
 	start := l.at
+	for _, p := range []string{"=~", "~=", "!~", "~"} {
+		if strings.HasPrefix(l.expr[start:], p) {
+			return token{}, l.fail(start, "%q is not an operator: write matches \"REGEXP\"; known are %s", p, knownOperators)
+		}
+	}
 	for _, p := range []string{"==", "!=", "<=", ">=", "&&", "||", "!", "<", ">", "(", ")", "[", "]", ","} {
 		if strings.HasPrefix(l.expr[start:], p) {
 			l.at += len(p)

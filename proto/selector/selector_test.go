@@ -197,6 +197,7 @@ func TestErrorsPointAtTheColumn(t *testing.T) {
 		{long, `id.x == "x"`, 1, `id has no parts`},
 		{long, `has name`, 5, `every agent has name`},
 		{long, `label.env`, 10, `the end stands where an operator is expected after label.env; to ask whether it is there write: has label.env`},
+		{long, `label.env =~ "p"`, 11, `"=~" is not an operator: write matches "REGEXP"; known are ` + knownOperators},
 		{long, `label.env = "prod"`, 11, `"=" is not an operator: write "=="`},
 		{long, `all & all`, 5, `write "&&"`},
 		{long, `label.env == prod`, 14, `a text stands in quotes`},
