@@ -67,7 +67,7 @@ func (o *opener) note(err error) error {
 // unregistered says that the cluster does not have this agent with this key.
 func unregistered(err error) bool {
 	e := client.AsError(err)
-	return e.Code == codes.PermissionDenied && e.Reason == "not_registered"
+	return e.Code == codes.PermissionDenied && (e.Reason == "not_registered" || e.Reason == "removed") // at once, or amid a session
 }
 
 type stream struct {

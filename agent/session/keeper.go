@@ -74,6 +74,10 @@ func (k *Keeper) live(ctx context.Context, l *link) *link {
 		k.failed(ctx, err)
 		return nil
 	}
+	k.unknown = nil // what was said before it
+	if r, ok := errors.AsType[*RefusedError](err); ok && k.course(r) == courseEnrol {
+		k.unknown = r
+	}
 	lasted := time.Since(s.began)
 	k.o.Logger.Info("session closed", "node_id", s.nodeID, "session_epoch", s.epoch, "lasted", lasted.Round(time.Millisecond).String(), "err", err)
 	k.slow, k.renewed, k.complaint = 0, false, ""
@@ -85,6 +89,11 @@ func (k *Keeper) live(ctx context.Context, l *link) *link {
 		k.round = append(k.round, err.Error())
 	}
 	return moved
+}
+
+func (k *Keeper) course(r *RefusedError) course {
+	how, _ := courseOf(r.Reason, k.o.AgentID)
+	return how
 }
 
 // failed takes note of a try that came to no session, and waits where any other node
