@@ -16,6 +16,7 @@ import (
 
 	"github.com/agentplane/agentplane/agent/execute"
 	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // TestMain lets the agents of dev start this very file as their supervisor.
@@ -142,6 +143,20 @@ func TestMistakesAreTwoLines(t *testing.T) {
 				t.Errorf("hint %q does not say %q", hint, c.hints)
 			}
 		})
+	}
+}
+
+func TestHintNamesWhatToDoAboutADamagedKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ca.key")
+	if err := os.WriteFile(path, []byte("junk"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := identity.LoadKey(path)
+	if !errors.Is(err, identity.ErrDamagedKey) || !strings.Contains(err.Error(), path) {
+		t.Fatalf("LoadKey = %v, want ErrDamagedKey of the file", err)
+	}
+	if got := hint(err, exitError, "agentplane run"); !strings.HasPrefix(got, "put that file back from a backup; or move the data directory away") {
+		t.Errorf("hint is %q", got)
 	}
 }
 

@@ -135,6 +135,8 @@ func hint(err error, code int, command string) string {
 		return "run it as the owner of the data directory, and listen on ports from 1024 on"
 	case code == exitUsage:
 		return fmt.Sprintf("see %q", command+" --help")
+	case errors.Is(err, identity.ErrDamagedKey):
+		return fmt.Sprintf("put that file back from a backup; or move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "free space on the disk of the data directory, or move it to another one with --data-dir"
 	case command == "agentplane run":

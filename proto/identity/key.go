@@ -77,6 +77,9 @@ func ParseKey(text []byte) (Key, error) {
 	return k, nil
 }
 
+// ErrDamagedKey says that a file holds no key, though it should.
+var ErrDamagedKey = errors.New("damaged file")
+
 // LoadKey reads the key in the file, which nobody but its owner may access.
 func LoadKey(path string) (Key, error) {
 	text, err := ReadSecretFile(path, maxKeyBytes)
@@ -85,7 +88,7 @@ func LoadKey(path string) (Key, error) {
 	}
 	k, err := ParseKey(text)
 	if err != nil {
-		return Key{}, fmt.Errorf("load key %q: %w", path, err)
+		return Key{}, fmt.Errorf("load key: %w %q: %w", ErrDamagedKey, path, err)
 	}
 	return k, nil
 }

@@ -76,11 +76,11 @@ func suffix(name string) string {
 	return "[" + strconv.Quote(name) + "]"
 }
 
-// plainName reports whether name may stand behind a dot; others need label["NAME"].
 // PlainName says whether a selector can write the name of a label plainly: letters,
 // digits, "_", "-", "." and "/" of ASCII, the last of them a letter, a digit or "_".
 func PlainName(name string) bool { return plainName(name) }
 
+// plainName reports whether name may stand behind a dot; others need label["NAME"].
 func plainName(name string) bool {
 	for i := range len(name) {
 		if !nameByte(name[i]) {
