@@ -128,7 +128,7 @@ func TestBadDayTokens(t *testing.T) {
 			l.Ctl(within(t, 15*time.Second), "cluster", "join", address, "--token", create("node", l), "--data-dir", stranger.Nodes()[0].DataDir))
 	})
 	t.Run("nobody at the address", func(t *testing.T) {
-		badDay{code: 5, says: []string{"127.0.0.1:1", "connection refused"}, hint: "--addr HOST:PORT"}.judge(t,
+		badDay{code: 5, says: []string{"127.0.0.1:1", "connection refused"}, hint: "a node of the cluster must listen at the address"}.judge(t,
 			l.CtlAs(within(t, 15*time.Second), "nobody.yaml", "login", create("operator", l)+"@127.0.0.1:1"))
 	})
 	t.Run("no context", func(t *testing.T) {
