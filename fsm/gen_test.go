@@ -100,6 +100,10 @@ func (g *gen) apply(e *raftlogv1.Entry) []*raftlogv1.Outcome {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	// As raft gives it: a mutation without content is an empty one once it has been written.
+	if e, err = raftlogv1.Unseal(sealed); err != nil {
+		g.t.Fatal(err)
+	}
 	outcomes := g.m.Apply(g.index, g.term, e)
 	g.steps = append(g.steps, step{index: g.index, term: g.term, sealed: sealed, outcomes: outcomes, hash: g.m.View().Hash()})
 	return outcomes
