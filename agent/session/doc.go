@@ -27,7 +27,9 @@
 //
 // Challenge, Hello, Welcome, the epoch fsynced, Ready. Hello carries every open record of
 // the journal; those that do not fit into one message go without their output as RUNNING,
-// and their reports follow Ready. What a refusal asks for is a table in refusal.go.
+// and their reports follow Ready. What a refusal asks for is a table in refusal.go. Of an
+// agent that a node does not know the others are asked first; only when none lets it in is
+// it to enrol again. What a person has to mend is logged once, and again every ten minutes.
 //
 // # Goroutines and queues
 //
