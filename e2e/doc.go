@@ -67,6 +67,7 @@
 //	clock          I9      fsm                     TestTwoReplicasAgree
 //	snapshot       I9      fsm                     TestSnapshotAndRestIsTheWholeLog
 //	lonelyread     I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
+//	starvation     I11     controlplane/consensus  TestFollowerWhoseAppendFailedIsNotStarved
 //	falsedeath     I11     controlplane/health     TestDeadNodeBeginsGraceAndThenDown
 //	registration   I12     proto/identity          TestServerJudgesClients
 //	registration   I12     e2e                     TestOldLeaderThatWasRemoved

@@ -59,6 +59,7 @@ var catches = []catch{
 	{mutant: "clock", promises: "I9", pkg: "fsm", test: "TestTwoReplicasAgree", args: noFailFile},
 	{mutant: "snapshot", promises: "I9", pkg: "fsm", test: "TestSnapshotAndRestIsTheWholeLog", args: noFailFile},
 	{mutant: "lonelyread", promises: "I7 I10", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
+	{mutant: "starvation", promises: "I11", pkg: "controlplane/consensus", test: "TestFollowerWhoseAppendFailedIsNotStarved"},
 	{mutant: "falsedeath", promises: "I11", pkg: "controlplane/health", test: "TestDeadNodeBeginsGraceAndThenDown"},
 	{mutant: "registration", promises: "I12", pkg: "proto/identity", test: "TestServerJudgesClients"},
 	{mutant: "registration", promises: "I12", pkg: "e2e", test: "TestOldLeaderThatWasRemoved", says: "today's leader refuses the old one and says why"},

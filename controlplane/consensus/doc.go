@@ -65,6 +65,11 @@
 // it (raft#697), and refuses for ever what begins where its log is compacted away. See
 // installs.go.
 //
+// # Starved followers
+//
+// raft can wait for ever while it sends entries to a follower, which then hears
+// heartbeats and nothing else (raft#612). See pipeline.go.
+//
 // # Dead leaders
 //
 // See failover.go: a majority that has seen the leader's connections break lets one

@@ -49,3 +49,6 @@ func (h *Host) confirmation() func(context.Context) (uint64, error) {
 		return c, nil
 	}
 }
+
+// The mutant: a pipeline stays open behind the answer after which raft reads none.
+var closesPipelines = !mutates("starvation")

@@ -22,3 +22,7 @@ const votesAtOnce = true
 // confirmation is how this node makes sure that it still leads before it answers a
 // read.
 func (h *Host) confirmation() func(context.Context) (uint64, error) { return h.round }
+
+// closesPipelines says that a pipeline to a follower ends with the answer that ends it
+// (I10, I11: a follower must not starve while all looks well).
+const closesPipelines = true

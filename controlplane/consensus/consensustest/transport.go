@@ -165,8 +165,8 @@ func (t *Transport) AppendEntriesPipeline(_ raft.ServerID, to raft.ServerAddress
 	p := &pipeline{
 		t:        t,
 		to:       to,
-		inflight: make(chan *appendFuture, 128),
-		done:     make(chan raft.AppendFuture, 128),
+		inflight: make(chan *appendFuture), // as raft's own transport has them: two are on
+		done:     make(chan raft.AppendFuture),
 		closed:   make(chan struct{}),
 	}
 	go p.run()
