@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/agentplane/agentplane/proto/identity"
 )
@@ -76,14 +77,12 @@ func (d *directory) open() error {
 	if err != nil {
 		return err
 	}
-	if err := flock(f); err != nil {
+	if err := takeLock(f); err != nil {
 		defer f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return fmt.Errorf("lock it: %w", err)
 		}
-		holder := make([]byte, 20)
-		n, _ := f.ReadAt(holder, 0)
-		return fmt.Errorf("%w by process %s; stop it first, or give this agent a directory of its own", ErrInUse, strings.TrimSpace(string(holder[:n])))
+		return fmt.Errorf("%w by process %s; stop it first, or give this agent a directory of its own", ErrInUse, holder(f))
 	}
 	d.lock = f
 	for _, name := range nodeFiles {
@@ -95,6 +94,31 @@ func (d *directory) open() error {
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)
 	return d.sweep()
+}
+
+// lockPatience is how long the lock of a dead process is waited for. A child that it had
+// forked and that has not become another program yet holds it for a moment longer.
+const lockPatience = 2 * time.Second
+
+// takeLock locks the file. EWOULDBLOCK says that a process that lives has it, or
+// somebody for longer than lockPatience.
+func takeLock(f *os.File) error {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		err := flock(f)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(end) {
+			return err
+		}
+		if pid, perr := strconv.Atoi(holder(f)); perr == nil && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return err
+		}
+	}
+}
+
+// holder is the number that the process which has the lock wrote, for people.
+func holder(f *os.File) string {
+	number := make([]byte, 20)
+	n, _ := f.ReadAt(number, 0)
+	return strings.TrimSpace(string(number[:n]))
 }
 
 func flock(f *os.File) error {
