@@ -31,7 +31,7 @@ func (n *Node) advertised() (string, error) {
 // a cluster from starting.
 func (n *Node) lookUp(ctx context.Context) error {
 	host, _, err := net.SplitHostPort(n.advertise)
-	if err != nil || net.ParseIP(host) != nil {
+	if err != nil || net.ParseIP(host) != nil || n.o.Surroundings.Dial != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)

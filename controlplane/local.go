@@ -258,7 +258,7 @@ func (n *Node) otherCluster(ctx context.Context, addresses []string, text string
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	bundle, err := client.ProveBundle(ctx, addresses, token, client.Options{Logger: configs.Slog(n.o.Logger.Named("join"))})
+	bundle, err := client.ProveBundle(ctx, addresses, token, client.Options{Dial: n.o.Surroundings.Dial, Logger: configs.Slog(n.o.Logger.Named("join"))})
 	if err != nil || bundle.GetClusterId() == n.dir.ClusterID() {
 		return nil
 	}
@@ -394,7 +394,7 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 				FeatureLevel: fsm.FeatureLevel, Version: n.o.Version, StartCounter: n.dir.Starts(),
 			}}
 		},
-		Options: client.Options{Logger: configs.Slog(n.o.Logger.Named("join"))},
+		Options: client.Options{Dial: n.o.Surroundings.Dial, Logger: configs.Slog(n.o.Logger.Named("join"))},
 	})
 	if err != nil {
 		return err

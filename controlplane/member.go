@@ -105,11 +105,11 @@ func openMember(n *Node) (_ *member, err error) {
 	peerLog := consensus.Quiet(logger.Named("peer"))
 	m.pool = peer.NewPool(peer.PoolOptions{
 		Identity: ident, Prefaces: prefaces, Book: m.trust, Gone: gone, Stranger: stranger,
-		Saw: m.trust.memory.saw, Logger: peerLog,
+		Dial: n.o.Surroundings.Dial, Saw: m.trust.memory.saw, Logger: peerLog,
 	})
 	transport := consensus.NewTransport(&peer.Stream{
 		Listener: n.port.Listener(identity.ProtocolRaft), Advertise: n.advertise, Identity: ident, Prefaces: prefaces,
-		Book: m.trust, Gone: gone, Stranger: stranger, Logger: peerLog,
+		Book: m.trust, Gone: gone, Connect: n.o.Surroundings.Dial, Stranger: stranger, Logger: peerLog,
 	}, m.trust, logger.Named("transport"))
 	if err := m.openHost(transport); err != nil {
 		return nil, err
@@ -171,7 +171,8 @@ func (m *member) openHost(transport consensus.Transport) error {
 		return err
 	}
 	m.host, err = consensus.Open(consensus.Options{
-		NodeID: consensus.ServerID(m.n.ID()), Dir: dir, Log: c.Raft.LogStore, Transport: transport,
+		NodeID: consensus.ServerID(m.n.ID()), Dir: dir, Log: c.Raft.LogStore, Disk: m.n.o.Surroundings.Disk, Transport: transport,
+		FreeBytes: m.n.o.Surroundings.FreeBytes, WallClock: m.n.o.Surroundings.WallClock,
 		Machine: machine{fsm.Raft{Machine: m.state}, m.trust, &m.clock}, Peers: m.pool, Profile: profile,
 		SnapshotInterval: c.Raft.SnapshotInterval, SnapshotThreshold: uint64(c.Raft.SnapshotThreshold), TrailingLogs: uint64(c.Raft.TrailingLogs),
 		MaxBatchMutations: c.Batch.MaxMutations, MaxBatchBytes: int(c.Batch.MaxBytes), MaxInFlight: c.Batch.MaxInFlight,
@@ -210,8 +211,13 @@ func (m *member) openGossip(boot *pki.BootState) error {
 	if err != nil {
 		return err
 	}
+	var transport gossip.Transport
+	if m.n.o.Surroundings.Gossip != nil {
+		transport = m.n.o.Surroundings.Gossip(advertise)
+	}
 	m.gossip, err = gossip.Open(gossip.Options{
-		NodeID: m.n.ID(), Label: boot.Bundle.ClusterID, Meta: m.meta(), Keys: keys,
+		Transport: transport,
+		NodeID:    m.n.ID(), Label: boot.Bundle.ClusterID, Meta: m.meta(), Keys: keys,
 		BindAddr: c.Gossip.Listen, AdvertiseAddr: advertise, Peers: m.gossipPeers, Timing: timing, Logger: consensus.Quiet(m.logger.Named("gossip")),
 	})
 	if err != nil {

@@ -44,6 +44,8 @@ type Options struct {
 	// Fatal ends the process: the node cannot go on and must not act any more. It
 	// may be called by any goroutine.
 	Fatal func(error)
+	// Surroundings replaces what lies outside the process, in simulations.
+	Surroundings Surroundings
 }
 
 // Node is one node of the control plane, from its data directory up.
@@ -99,10 +101,12 @@ func Open(o Options) (_ *Node, err error) {
 	if n.advertise, err = n.advertised(); err != nil {
 		return nil, err
 	}
-	if err := probeGossip(o.Config.Gossip.Listen); err != nil {
-		return nil, err
+	if o.Surroundings.Gossip == nil {
+		if err := probeGossip(o.Config.Gossip.Listen); err != nil {
+			return nil, err
+		}
 	}
-	if n.socket, err = listenSocket(dir); err != nil {
+	if n.socket, err = o.Surroundings.socket(dir); err != nil {
 		return nil, err
 	}
 	return n, n.writeAddresses("", "")
@@ -117,14 +121,14 @@ func (n *Node) listen() (*peer.Port, error) {
 		if boot, err := pki.LoadBootState(n.dir.Path(bootFile)); err == nil {
 			if me, ok := boot.Bundle.Node(n.dir.NodeID()); ok && len(me.Addresses) > 0 {
 				if _, known, err := net.SplitHostPort(me.Addresses[0]); err == nil {
-					if p, err := peer.Listen(net.JoinHostPort(host, known), logger); err == nil {
+					if p, err := peer.Listen(n.o.Surroundings.Listen, net.JoinHostPort(host, known), logger); err == nil {
 						return p, nil
 					}
 				}
 			}
 		}
 	}
-	return peer.Listen(listen, logger)
+	return peer.Listen(n.o.Surroundings.Listen, listen, logger)
 }
 
 func (n *Node) writeAddresses(gossip, gossipAdvertise string) error {

@@ -32,7 +32,9 @@ func (m *member) register() error {
 			w := m.promoter.WaitsFor(id)
 			return operator.Wait{Why: w.Why, Node: w.Node}
 		},
-		Reach:         func(ctx context.Context, address string, key []byte) error { return peer.Reach(ctx, address, key) },
+		Reach: func(ctx context.Context, address string, key []byte) error {
+			return peer.Reach(ctx, m.n.o.Surroundings.Dial, address, key)
+		},
 		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
 		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax),
 		BatchMutations: m.n.o.Config.Batch.MaxMutations, BatchBytes: int(m.n.o.Config.Batch.MaxBytes), Logger: m.logger.Named("operator"),

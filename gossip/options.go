@@ -44,8 +44,11 @@ type Options struct {
 
 	// Transport replaces the network, in tests. The pool shuts it down. BindAddr
 	// and AdvertiseAddr are then not used.
-	Transport memberlist.NodeAwareTransport
+	Transport Transport
 }
+
+// Transport carries gossip; gossiptest has one in memory.
+type Transport = memberlist.NodeAwareTransport
 
 func (o *Options) check() error {
 	if !validID(o.NodeID) {

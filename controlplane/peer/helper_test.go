@@ -91,7 +91,7 @@ func (w *world) add(id string) *node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	port, err := Listen("127.0.0.1:0", hclog.NewNullLogger())
+	port, err := Listen(nil, "127.0.0.1:0", hclog.NewNullLogger())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func (n *node) stream() *Stream {
 func (n *node) connect(from *node, protocol string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return dial(ctx, n.port.Addr().String(), from.ident, protocol, n.id)
+	return dial(ctx, nil, n.port.Addr().String(), from.ident, protocol, n.id)
 }
 
 // closedByPeer says that the other side closes the connection soon.

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
@@ -45,6 +45,7 @@ type PoolOptions struct {
 	Book     Book
 	Gone     func(nodeID string) // see Stream
 	Stranger func()              // see Stream
+	Dial     client.Dial         // nil is a net.Dialer
 	// Saw is told what peers answer of themselves. It must not block; may be nil.
 	Saw    func(nodeID string, said *agentplanev1.ReadTermResponse)
 	Logger hclog.Logger
@@ -295,8 +296,7 @@ func (p *Pool) Outsider(nodeID string) (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
-			d := tls.Dialer{NetDialer: &net.Dialer{}, Config: p.o.Identity.Verifier.ClientConfig(identity.ProtocolGRPC, nodeID, nil)}
-			return d.DialContext(ctx, "tcp", address)
+			return secure(ctx, p.o.Dial, address, p.o.Identity.Verifier.ClientConfig(identity.ProtocolGRPC, nodeID, nil))
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the dialer has done TLS already
 		grpc.WithDisableServiceConfig(),
@@ -306,7 +306,7 @@ func (p *Pool) Outsider(nodeID string) (*grpc.ClientConn, error) {
 func (p *Pool) dial(ctx context.Context, id, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := dial(ctx, address, p.o.Identity, identity.ProtocolGRPC, id)
+	conn, err := dial(ctx, p.o.Dial, address, p.o.Identity, identity.ProtocolGRPC, id)
 	link := p.linked(id, conn, err)
 	if err == nil {
 		return link, nil

@@ -84,13 +84,17 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Listen binds the port. Nothing is accepted before Run.
-func Listen(addr string, logger hclog.Logger) (*Port, error) {
+// Listen binds the port with listen, which nil makes net.Listen. Nothing is accepted
+// before Run.
+func Listen(listen func(network, address string) (net.Listener, error), addr string, logger hclog.Logger) (*Port, error) {
 	stranger, err := strangerConfig()
 	if err != nil {
 		return nil, err
 	}
-	ln, err := net.Listen("tcp", addr)
+	if listen == nil {
+		listen = net.Listen
+	}
+	ln, err := listen("tcp", addr)
 	if err != nil {
 		return nil, ListenError("listen", addr, "--listen", err)
 	}

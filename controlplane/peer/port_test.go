@@ -53,7 +53,7 @@ func TestPortTellsProtocolsApart(t *testing.T) {
 }
 
 func TestPortWithoutIdentitySpeaksOnlyHTTP(t *testing.T) {
-	p, err := Listen("127.0.0.1:0", hclog.NewNullLogger())
+	p, err := Listen(nil, "127.0.0.1:0", hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestListenSaysWhatToDoWhenThePortIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	_, err = Listen(ln.Addr().String(), hclog.NewNullLogger())
+	_, err = Listen(nil, ln.Addr().String(), hclog.NewNullLogger())
 	if err == nil {
 		t.Fatal("a taken port was bound")
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
@@ -36,12 +37,15 @@ func (p *Port) introduction(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 }
 
 // Reach finds out whether a node that is about to join is reached at its address: what
-// answers there must prove the key. Nothing is said to it. The error is one clause, for
-// the operator of that node.
-func Reach(ctx context.Context, address string, key identity.PublicKey) error {
+// answers there must prove the key. Nothing is said to it. connect may be nil, which is a
+// net.Dialer. The error is one clause, for the operator of that node.
+func Reach(ctx context.Context, connect client.Dial, address string, key identity.PublicKey) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if connect == nil {
+		connect = new(net.Dialer).DialContext
+	}
+	raw, err := connect(ctx, "tcp", address)
 	if err != nil {
 		return reachError(err)
 	}

@@ -24,7 +24,7 @@ func TestNewcomerIsReachedByItsKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	listen := func() *Port {
-		p, err := Listen("127.0.0.1:0", hclog.NewNullLogger())
+		p, err := Listen(nil, "127.0.0.1:0", hclog.NewNullLogger())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestNewcomerIsReachedByItsKey(t *testing.T) {
 		"something that does not do this": {"127.0.0.1:1", "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := Reach(t.Context(), c.address, leaf.Key())
+			err := Reach(t.Context(), nil, c.address, leaf.Key())
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("reaching %s answers %v, want %q", c.address, err, c.want)
 			}

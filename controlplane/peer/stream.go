@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
@@ -40,6 +41,8 @@ type Stream struct {
 	Book     Book
 	// Gone is told of peers whose process is not there. It must not block.
 	Gone func(nodeID string)
+	// Connect is how nodes are reached; nil is a net.Dialer.
+	Connect client.Dial
 	// Stranger is told when a peer is refused for a key that is not in the bundle.
 	// It must not block.
 	Stranger func()
@@ -137,7 +140,7 @@ func (s *Stream) Dial(address consensus.ServerAddress, timeout time.Duration) (n
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, err := dial(ctx, string(address), s.Identity, identity.ProtocolRaft, nodeID)
+	conn, err := dial(ctx, s.Connect, string(address), s.Identity, identity.ProtocolRaft, nodeID)
 	if err != nil {
 		if gone(err) {
 			s.Gone(nodeID)
@@ -181,14 +184,27 @@ func (s *Stream) suspect(err error) {
 }
 
 // dial connects and finishes the handshake.
-func dial(ctx context.Context, address string, id Identity, protocol, nodeID string) (net.Conn, error) {
-	d := tls.Dialer{
-		NetDialer: &net.Dialer{KeepAlive: 15 * time.Second},
-		Config: id.Verifier.ClientConfig(protocol, nodeID, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return id.Certificate(nil)
-		}),
+func dial(ctx context.Context, connect client.Dial, address string, id Identity, protocol, nodeID string) (net.Conn, error) {
+	return secure(ctx, connect, address, id.Verifier.ClientConfig(protocol, nodeID, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return id.Certificate(nil)
+	}))
+}
+
+// secure connects and does TLS as a client.
+func secure(ctx context.Context, connect client.Dial, address string, config *tls.Config) (net.Conn, error) {
+	if connect == nil {
+		connect = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
 	}
-	return d.DialContext(ctx, "tcp", address)
+	raw, err := connect(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // gone says that an error means that no process listens or holds the connection.

@@ -203,7 +203,7 @@ func (c *Client) connTo(address string, timeout time.Duration) (*conn, error) {
 	cn := newConn(address)
 	c.conns[address] = cn
 	c.group.Go(func() {
-		cn.run(c.ctx, c.tls, timeout, c.opts.ProbeAfter, c.opts.ProbeTimeout)
+		cn.run(c.ctx, c.opts.Dial, c.tls, timeout, c.opts.ProbeAfter, c.opts.ProbeTimeout)
 	})
 	return cn, nil
 }

@@ -42,9 +42,9 @@ func newConn(address string) *conn {
 }
 
 // run dials within the timeout and then watches until the connection ends.
-func (c *conn) run(ctx context.Context, cfg *tls.Config, connectTimeout, probeAfter, probeTimeout time.Duration) {
+func (c *conn) run(ctx context.Context, connect Dial, cfg *tls.Config, connectTimeout, probeAfter, probeTimeout time.Duration) {
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
-	c.cc, c.wire, c.err = dial(dialCtx, c.address, cfg)
+	c.cc, c.wire, c.err = dial(dialCtx, connect, c.address, cfg)
 	cancel()
 	close(c.ready)
 	if c.err != nil {

@@ -91,8 +91,8 @@ func (f finished) OverrideServerName(string) error         { return nil }
 
 // dial returns a connection that has exchanged HTTP/2 settings, or says what is
 // wrong with the node at the address.
-func dial(ctx context.Context, address string, cfg *tls.Config) (*grpc.ClientConn, *wire, error) {
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+func dial(ctx context.Context, connect Dial, address string, cfg *tls.Config) (*grpc.ClientConn, *wire, error) {
+	raw, err := connect(ctx, "tcp", address)
 	if err != nil {
 		return nil, nil, explain(ctx, err)
 	}

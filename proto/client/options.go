@@ -1,9 +1,11 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"time"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -34,6 +36,9 @@ const maxAnswerBytes = 64 << 20
 // Certificate answers what the client proves itself with at each handshake.
 type Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 
+// Dial connects to an address of TCP.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 // Options says where the cluster is, whom to trust, and who calls.
 type Options struct {
 	// Addresses are tried first, in this order; those of the bundle follow.
@@ -49,6 +54,8 @@ type Options struct {
 	// OnFailover is called when a node is left for another one. Neither of the two may
 	// close the client: the call that they run in may be one that Close waits for.
 	OnFailover func(address string, err error)
+	// Dial is how nodes are reached; nil is a net.Dialer. TLS is done above it.
+	Dial Dial
 	// Clock judges certificates; nil is the wall clock.
 	Clock func() time.Time
 	// Logger gets one debug line per failed try; nil discards.
@@ -80,6 +87,9 @@ type Options struct {
 func (o *Options) fill() error {
 	if o.Bundle == nil {
 		return errors.New("no trust bundle")
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
