@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentplane/agentplane/agent/collect"
-	"github.com/agentplane/agentplane/agent/execute"
 	"github.com/agentplane/agentplane/agent/journal"
 	"github.com/agentplane/agentplane/agent/session"
 	"github.com/agentplane/agentplane/configs"
@@ -82,7 +81,7 @@ func (l *life) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, log: l.o.Logger}
+	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, dial: l.o.Dial, log: l.o.Logger}
 	lost := r.enrolled() && l.dir.lacks(certificateFile, trustFile)
 	switch hasToken := l.config.Token != "" || l.config.TokenFile != ""; {
 	case lost && !hasToken:
@@ -120,7 +119,7 @@ func (l *life) open() error {
 		_ = l.book.close()
 		return err
 	}
-	runner, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable})
+	runner, err := l.openRunner()
 	if err != nil {
 		_ = l.book.close()
 		return err
@@ -153,15 +152,16 @@ func (l *life) firstFloor() error {
 func (l *life) serve(ctx context.Context) error {
 	facts := collect.New(collect.Options{
 		Interval: func() time.Duration { return l.o.Settings().Facts.Interval },
+		Read:     l.o.Facts,
 		Own:      map[string]string{"agent_version": l.o.Version, "go_version": runtime.Version()},
 	})
-	renew := newRenewer(l.credential, l.trust, l.o.Logger.Named("identity"))
+	renew := newRenewer(l.credential, l.trust, l.o.Dial, l.o.Logger.Named("identity"))
 	startID := make([]byte, 16)
 	_, _ = rand.Read(startID) // never fails
 	keeper, err := session.New(session.Options{
 		AgentID: l.record.AgentID, ClusterID: l.record.ClusterID, Version: l.o.Version,
 		BootID: bootID(), StartID: startID, Slots: l.config.Slots,
-		Opener: &opener{trust: l.trust, credential: l.credential, renewer: renew},
+		Opener: &opener{dial: l.o.Dial, trust: l.trust, credential: l.credential, renewer: renew},
 		Trust:  l.trust, Work: l.worker, Facts: facts, Clock: &l.clock,
 		Removed: l.enrolAgain, Rebooting: rebooting, Logger: l.o.Logger.Named("session"), BackoffCap: l.o.BackoffCap,
 	})

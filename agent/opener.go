@@ -20,6 +20,7 @@ const (
 
 // opener reaches one node at a time, each over a connection of its own.
 type opener struct {
+	dial       client.Dial
 	trust      *trust
 	credential *credential
 	renewer    *renewer
@@ -34,6 +35,7 @@ func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func
 		Addresses:      []string{n.Address},
 		Bundle:         o.trust.without(),
 		Certificate:    o.credential.certificate,
+		Dial:           o.dial,
 		ConnectTimeout: connectTimeout,
 		Unreachable:    time.Nanosecond, // another node is the better try
 		// Heartbeats notice a frozen node; probes would be one call per second and agent.

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/agentplane/agentplane/agent/execute"
 	"github.com/agentplane/agentplane/configs"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // Options configure an Agent.
@@ -23,6 +26,14 @@ type Options struct {
 	Policy Policy
 	// Logger is required.
 	Logger hclog.Logger
+
+	// Dial is how nodes are reached; nil is a net.Dialer.
+	Dial client.Dial
+	// Runner makes what runs programs, given the journal that it writes; nil makes one of
+	// package execute in the data directory. What it makes keeps that package's promises.
+	Runner func(execute.Journal) (Runner, error)
+	// Facts are the host's; nil is collect.Host.
+	Facts func(context.Context) map[string]string
 
 	// BackoffCap bounds the wait between two rounds over the nodes until the cluster gives
 	// a bound; 15 s.

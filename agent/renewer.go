@@ -26,6 +26,7 @@ const (
 type renewer struct {
 	credential *credential
 	trust      *trust
+	dial       client.Dial
 	log        hclog.Logger
 	kick       chan struct{} // holds one: look now
 
@@ -33,8 +34,8 @@ type renewer struct {
 	last time.Time
 }
 
-func newRenewer(c *credential, t *trust, log hclog.Logger) *renewer {
-	return &renewer{credential: c, trust: t, log: log, kick: make(chan struct{}, 1)}
+func newRenewer(c *credential, t *trust, dial client.Dial, log hclog.Logger) *renewer {
+	return &renewer{credential: c, trust: t, dial: dial, log: log, kick: make(chan struct{}, 1)}
 }
 
 // Run renews until ctx ends, and returns nil.
@@ -103,7 +104,7 @@ func (r *renewer) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	c, err := client.New(client.Options{
-		Addresses: r.trust.addresses(), Bundle: r.trust.without(), Certificate: r.credential.certificate,
+		Addresses: r.trust.addresses(), Bundle: r.trust.without(), Certificate: r.credential.certificate, Dial: r.dial,
 	})
 	if err != nil {
 		return err

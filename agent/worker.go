@@ -33,7 +33,7 @@ type workerOptions struct {
 	ClusterID string
 	Slots     int
 	Book      *book
-	Runner    *execute.Runner
+	Runner    Runner
 	Clock     *session.Clock
 	Settings  func() configs.Agent
 	Policy    Policy
@@ -60,7 +60,7 @@ type worker struct {
 
 // attempt is one that has been started and not ended.
 type attempt struct {
-	run      *execute.Run
+	run      Run
 	fence    uint64
 	canceled bool // guarded by worker.mu
 }

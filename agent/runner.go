@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/agentplane/agentplane/agent/execute"
+)
+
+// A Runner starts and adopts attempts, as execute.Runner does.
+type Runner interface {
+	Start(context.Context, execute.Spec) (Run, error)
+	Adopt(execute.Attempt) (Run, error)
+	Attempts() ([]execute.Attempt, error)
+	Remove(execute.Attempt) error
+}
+
+// A Run is one attempt, started or adopted, as execute.Run is.
+type Run interface {
+	Wait(context.Context) (execute.Result, error)
+	Cancel() error
+	Running() (since time.Time, ok bool)
+}
+
+// supervisors are the Runner of a real host.
+type supervisors struct{ *execute.Runner }
+
+func (s supervisors) Start(ctx context.Context, spec execute.Spec) (Run, error) {
+	run, err := s.Runner.Start(ctx, spec)
+	if err != nil {
+		return nil, err // no interface around a nil pointer
+	}
+	return run, nil
+}
+
+func (s supervisors) Adopt(a execute.Attempt) (Run, error) {
+	run, err := s.Runner.Adopt(a)
+	if err != nil {
+		return nil, err
+	}
+	return run, nil
+}
+
+// openRunner makes what runs this agent's programs.
+func (l *life) openRunner() (Runner, error) {
+	if l.o.Runner != nil {
+		return l.o.Runner(l.book)
+	}
+	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable})
+	if err != nil {
+		return nil, err
+	}
+	return supervisors{r}, nil
+}
