@@ -77,8 +77,11 @@ func openMember(n *Node) (_ *member, err error) {
 		return nil, err
 	}
 	m := &member{
-		n: n, logger: logger, state: fsm.New(fsm.Options{FeedChanges: n.o.Config.Feed.MaxChanges, FeedBytes: int(n.o.Config.Feed.MaxBytes)}),
+		n: n, logger: logger, state: n.o.Surroundings.Machine,
 		trustChanged: make(chan struct{}, 1), removalNews: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
+	}
+	if m.state == nil {
+		m.state = fsm.New(fsm.Options{FeedChanges: n.o.Config.Feed.MaxChanges, FeedBytes: int(n.o.Config.Feed.MaxBytes)})
 	}
 	if m.ca, m.leaf, err = n.openIdentity(boot.Bundle.ClusterID); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/datadir"
+	"github.com/agentplane/agentplane/fsm"
 	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -23,6 +24,8 @@ type Surroundings struct {
 	Gossip func(advertise string) gossip.Transport
 	// Disk holds the log, the votes and the snapshots.
 	Disk      *consensus.Disk
+	// Machine is the state, still empty; whoever gives it may look at it.
+	Machine   *fsm.Machine
 	FreeBytes func() (uint64, error) // of the disk
 	WallClock func() time.Time       // by which the node stamps, when it leads
 }

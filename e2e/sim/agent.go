@@ -1,0 +1,125 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+
+	"github.com/agentplane/agentplane/agent"
+	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/configs"
+)
+
+// agentHost is one agent, over all its lives, and the host on which it lives.
+type agentHost struct {
+	*Host
+	w  *World
+	ip string
+
+	// What follows is guarded by World.mu.
+	dir   string
+	life  *agentLife // nil while dead
+	lives int
+	since time.Time // the start of the life
+}
+
+type agentLife struct {
+	place *Place
+	stop  context.CancelFunc
+	dead  atomic.Bool
+}
+
+// start begins a life of agentd.
+func (a *agentHost) start() error {
+	w := a.w
+	w.mu.Lock()
+	if a.life != nil {
+		w.mu.Unlock()
+		return nil
+	}
+	a.lives++
+	life, dir := &agentLife{place: w.net.Attach(a.ip)}, a.dir
+	a.life, a.since = life, time.Now()
+	w.mu.Unlock()
+	config, err := configs.Load(configs.Sources{Program: configs.ProgramAgent, Flags: w.agentFlags(a, dir)})
+	if err != nil {
+		return err
+	}
+	settings := config.Agent()
+	one, err := agent.New(agent.Options{
+		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial,
+		Runner: func(j execute.Journal) (agent.Runner, error) { return &runner{h: a.Host, journal: j, dead: life.dead.Load}, nil },
+		Facts:  func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
+	})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", a.name, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	life.stop = stop
+	w.lives.Go(func() {
+		err := one.Run(ctx)
+		if !life.dead.Load() {
+			w.fault("%s has ended by itself: %v", a.name, err)
+			a.end(life)
+		}
+	})
+	w.trace.Note(a.name, "agentd starts")
+	return nil
+}
+
+// kill ends agentd as SIGKILL does; its programs go on. It answers whether it ran.
+func (a *agentHost) kill() bool {
+	synctest.Wait()
+	a.w.mu.Lock()
+	life := a.life
+	a.w.mu.Unlock()
+	return life != nil && a.end(life)
+}
+
+func (a *agentHost) end(life *agentLife) bool {
+	w := a.w
+	w.mu.Lock()
+	if a.life != life || life.dead.Swap(true) {
+		w.mu.Unlock()
+		return false
+	}
+	a.life = nil
+	life.place.Detach() // what it has said before is on its disk
+	from := a.dir
+	a.dir = filepath.Join(w.dir, fmt.Sprintf("%s.%d", a.name, a.lives))
+	if err := copyDir(from, a.dir); err != nil {
+		w.redLocked("copy the files of %s: %v", a.name, err)
+	}
+	w.mu.Unlock()
+	life.stop()
+	return true
+}
+
+// crashAtNextStart kills agentd when it starts its next program, at the n-th of the
+// points of package execute.
+func (a *agentHost) crashAtNextStart(n int, then func(point string)) {
+	left := n
+	a.arm(func(point string) bool {
+		a.Host.mu.Lock()
+		left--
+		now := left < 0
+		if now {
+			a.crash = nil
+		}
+		a.Host.mu.Unlock()
+		if !now {
+			return false
+		}
+		a.w.mu.Lock()
+		life := a.life
+		a.w.mu.Unlock()
+		if life == nil || !a.end(life) {
+			return false
+		}
+		then(point)
+		return true
+	})
+}

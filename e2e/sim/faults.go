@@ -1,0 +1,254 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+)
+
+// Fault is one thing that breaks, and for how long.
+type Fault struct {
+	At   time.Duration
+	Kind string
+	// Who is the number of a node or an agent; -1 is whoever leads then.
+	Who int
+	// To is the other side of a cut, or the shape of a partition.
+	To  int
+	For time.Duration
+}
+
+func (f Fault) String() string {
+	return fmt.Sprintf("%s(%d, %d) at %v for %v", f.Kind, f.Who, f.To, f.At, f.For)
+}
+
+// kinds are all faults, and what each does; it answers whether it took effect, and how
+// it ends (nil: by itself).
+var kinds = []struct {
+	name   string
+	ofNode bool
+	begin  func(*World, Fault) (effect bool, end func())
+}{
+	{"kill node", true, func(w *World, f Fault) (bool, func()) { return w.killNode(f, false) }},
+	{"power cut of node", true, func(w *World, f Fault) (bool, func()) { return w.killNode(f, true) }},
+	{"power cut of all nodes", true, func(w *World, f Fault) (bool, func()) {
+		ends := make([]func(), len(w.nodes))
+		for i := range w.nodes {
+			f.Who = i
+			_, ends[i] = w.killNode(f, true)
+		}
+		return true, func() {
+			for _, end := range ends {
+				end()
+			}
+		}
+	}},
+	{"pause node", true, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.nodeOf(f.Who).ip) }},
+	{"partition", true, (*World).partition},
+	{"isolate node", true, func(w *World, f Fault) (bool, func()) {
+		var links []link
+		for _, n := range w.nodes {
+			links = append(links, link{w.nodeOf(f.Who).ip, n.ip}, link{n.ip, w.nodeOf(f.Who).ip})
+		}
+		return w.cutAll(links)
+	}},
+	{"one-way cut", true, func(w *World, f Fault) (bool, func()) {
+		a, b := w.nodeOf(f.Who), w.nodeOf(f.To)
+		return w.cutAll([]link{{a.ip, b.ip}})
+	}},
+	{"loss", false, func(w *World, f Fault) (bool, func()) {
+		w.net.SetLoss(0.02 * float64(1+f.To))
+		w.gossip.SetLoss(0.05 * float64(1+f.To))
+		return true, func() { w.net.SetLoss(0); w.gossip.SetLoss(0) }
+	}},
+	{"delay", false, func(w *World, f Fault) (bool, func()) {
+		d := time.Duration(5*(1+f.To)) * time.Millisecond
+		w.net.SetDelay(0, 2*d)
+		w.gossip.SetLatency(d)
+		return true, func() {
+			w.net.SetDelay(100*time.Microsecond, time.Millisecond)
+			w.gossip.SetLatency(time.Millisecond)
+		}
+	}},
+	{"clock jump of node", true, func(w *World, f Fault) (bool, func()) {
+		n, by := w.nodeOf(f.Who), time.Duration(f.To-2)*25*time.Second
+		old := n.skew.Swap(int64(by))
+		return old != int64(by), func() { n.skew.Store(old) }
+	}},
+	{"transfer of leadership", false, func(w *World, _ Fault) (bool, func()) {
+		w.lives.Go(func() {
+			ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+			defer cancel()
+			_, _ = agentplanev1.NewClusterServiceClient(w.operators.clients[0]).TransferLeadership(ctx, &agentplanev1.TransferLeadershipRequest{})
+		})
+		return true, nil
+	}},
+	{"slow disk of node", true, func(w *World, f Fault) (bool, func()) {
+		n := w.nodeOf(f.Who)
+		disk := func() { w.mu.Lock(); defer w.mu.Unlock(); n.disk.SetDelay(time.Duration(20*(1+f.To)) * time.Millisecond) }
+		disk()
+		return true, func() { w.mu.Lock(); defer w.mu.Unlock(); n.disk.SetDelay(time.Millisecond) }
+	}},
+	{"kill agentd", false, func(w *World, f Fault) (bool, func()) {
+		a := w.agentOf(f.Who)
+		killed := a.kill()
+		return killed, func() { w.must(a.start()) }
+	}},
+	{"crash of agentd at a start", false, func(w *World, f Fault) (bool, func()) {
+		a := w.agentOf(f.Who)
+		a.crashAtNextStart(f.To%3, func(point string) {
+			w.trace.Note(a.name, "agentd crashes %s", point)
+			w.trouble()
+			w.note("crash of agentd at a start")
+			w.lives.Go(func() {
+				time.Sleep(f.For)
+				w.must(a.start())
+				w.trouble()
+			})
+		})
+		return false, nil // counted when it comes
+	}},
+	{"pause agentd", false, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.agentOf(f.Who).ip) }},
+	{"reboot of an agent's host", false, func(w *World, f Fault) (bool, func()) {
+		a := w.agentOf(f.Who)
+		killed := a.kill()
+		a.Host.kill(1<<30, "reboot")
+		return killed, func() { w.must(a.start()) }
+	}},
+	{"kill a supervisor", false, func(w *World, f Fault) (bool, func()) {
+		return w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0, nil
+	}},
+	{"cut an agent from a node", false, func(w *World, f Fault) (bool, func()) {
+		a, n := w.agentOf(f.Who), w.nodeOf(f.To)
+		return w.cutAll([]link{{a.ip, n.ip}, {n.ip, a.ip}})
+	}},
+	{"isolate an agent", false, func(w *World, f Fault) (bool, func()) {
+		a := w.agentOf(f.Who)
+		var links []link
+		for _, n := range w.nodes {
+			links = append(links, link{a.ip, n.ip}, link{n.ip, a.ip})
+		}
+		return w.cutAll(links)
+	}},
+}
+
+// plan draws the faults of a life.
+func plan(rng *rand.Rand, within time.Duration) []Fault {
+	all := make([]Fault, 5+rng.IntN(8))
+	for i := range all {
+		k := kinds[rng.IntN(len(kinds))]
+		all[i] = Fault{
+			At: time.Second + time.Duration(rng.Int64N(int64(within-time.Second))), Kind: k.name, Who: rng.IntN(8), To: rng.IntN(5),
+			For: 200*time.Millisecond + time.Duration(rng.Int64N(int64(6*time.Second))),
+		}
+		if k.ofNode && rng.IntN(2) == 0 {
+			all[i].Who = -1
+		}
+	}
+	return all
+}
+
+// suffer lets the faults happen. It returns when the last has ended.
+func (w *World) suffer(faults []Fault) {
+	var wg sync.WaitGroup
+	for _, f := range faults {
+		wg.Go(func() {
+			time.Sleep(f.At)
+			for _, k := range kinds {
+				if k.name != f.Kind {
+					continue
+				}
+				w.trouble()
+				w.trace.Note("fault", "%s", f)
+				effect, end := k.begin(w, f)
+				if effect {
+					w.note(f.Kind)
+				}
+				if end != nil {
+					time.Sleep(f.For)
+					end()
+					w.trace.Note("fault", "over: %s", f)
+				}
+				w.trouble()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// note counts a fault that took effect.
+func (w *World) note(kind string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.effects[kind]++
+}
+
+func (w *World) must(err error) {
+	if err != nil {
+		w.fault("%v", err)
+	}
+}
+
+func (w *World) nodeOf(who int) *node {
+	if who < 0 {
+		return w.leader()
+	}
+	return w.nodes[who%len(w.nodes)]
+}
+
+func (w *World) agentOf(who int) *agentHost { return w.agents[max(who, 0)%len(w.agents)] }
+
+func (w *World) killNode(f Fault, power bool) (bool, func()) {
+	n := w.nodeOf(f.Who)
+	killed := n.kill(power)
+	return killed, func() { w.must(n.start()) }
+}
+
+func (w *World) pauseHost(ip string) (bool, func()) {
+	was, _ := w.net.Held()
+	w.pause(ip, true)
+	_ = was
+	return true, func() { w.pause(ip, false) }
+}
+
+// partition puts each node on one of two sides by the bits of To.
+func (w *World) partition(f Fault) (bool, func()) {
+	side := func(i int) bool { return (f.To+1)>>(i%3)&1 == 1 }
+	var links []link
+	for i, a := range w.nodes {
+		for j, b := range w.nodes {
+			if side(i) != side(j) {
+				links = append(links, link{a.ip, b.ip})
+			}
+		}
+	}
+	return w.cutAll(links)
+}
+
+func (w *World) cutAll(links []link) (bool, func()) {
+	var cut []link
+	for _, l := range links {
+		if l.from != l.to {
+			cut = append(cut, l)
+			w.cut(l.from, l.to, true)
+		}
+	}
+	return len(cut) > 0, func() {
+		for _, l := range cut {
+			w.cut(l.from, l.to, false)
+		}
+	}
+}
+
+// shown is a list of faults as people read it.
+func shown(faults []Fault) string {
+	var b strings.Builder
+	for _, f := range faults {
+		b.WriteString("  " + f.String() + "\n")
+	}
+	return b.String()
+}

@@ -1,0 +1,195 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/fsm"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// lostWords are the reasons of LOST, each with the faults one of which it needs.
+var lostWords = map[string][]string{
+	"reboot":          {"reboot of an agent's host"},
+	"supervisor_gone": {"kill a supervisor"},
+	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host"},
+	"no_contact":      {"*"},
+	"no_answer":       {"*"},
+}
+
+// heals waits until the healed world is live again: every agent has a session, a new
+// command runs on all of them, and every command has ended.
+func (w *World) heals(ctx context.Context) error {
+	if err := w.awaitOnline(ctx); err != nil {
+		return err
+	}
+	for {
+		if err := w.revive(); err != nil { // a watchdog of before may still have ended a node
+			return err
+		}
+		if err := w.proof(ctx); err == nil {
+			break
+		} else if ctx.Err() != nil {
+			return fmt.Errorf("no command runs on all agents: %w", err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	for {
+		open := 0
+		for range w.newest().OpenCommands() {
+			open++
+		}
+		if open == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d commands have not ended", open)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// agree waits until all nodes have applied the same and compares their states.
+func (w *World) agree(ctx context.Context) error {
+	for {
+		views := make([]*fsm.View, len(w.nodes))
+		same := true
+		for i, n := range w.nodes {
+			m := n.machine()
+			if m == nil {
+				return fmt.Errorf("%s does not run", n.name)
+			}
+			views[i] = m.View()
+			same = same && views[i].Index() == views[0].Index()
+		}
+		if same {
+			for i, v := range views {
+				if v.Hash() != views[0].Hash() {
+					return fmt.Errorf("%s and %s differ at index %d", w.nodes[0].name, w.nodes[i].name, v.Index())
+				}
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the nodes do not come to the same index")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// judge compares what operators were told and what the hosts saw with the state.
+func (w *World) judge() {
+	v := w.newest()
+	starts := make(map[execute.Attempt][]Start)
+	for _, a := range w.agents {
+		for _, s := range a.Starts() {
+			starts[s.Attempt] = append(starts[s.Attempt], s)
+		}
+	}
+	for at, all := range starts {
+		if len(all) > 1 {
+			w.fault("I2: %s was started %d times: %v", at, len(all), all)
+		}
+	}
+	w.operators.mu.Lock()
+	defer w.operators.mu.Unlock()
+	known := 0
+	for _, c := range w.operators.commands {
+		known += w.judgeCommand(v, c, starts)
+	}
+	for at := range starts {
+		if _, ok := v.Invocation(at.InvocationID); !ok {
+			w.fault("I1: %s was started, and the state has no such invocation", at)
+		}
+	}
+	if known < v.CommandCount() {
+		w.fault("the state has %d commands, of which operators know %d", v.CommandCount(), known)
+	}
+}
+
+// judgeCommand answers whether the command is there.
+func (w *World) judgeCommand(v *fsm.View, c *command, starts map[execute.Attempt][]Start) int {
+	row, there := v.Command(c.id)
+	switch f := c.submit; {
+	case f.acked > 0 && !there:
+		w.fault("I1: %s was acknowledged and is not there", c.id)
+	case f.acked == 0 && f.unknown == 0 && there:
+		w.fault("I8: %s is there, and the operator was told that nothing happened", c.id)
+	}
+	if !there {
+		return 0
+	}
+	if env, _ := v.Envelope(c.id); env != nil && !c.digestHolds(env) {
+		w.fault("I1: %s has another content", c.id)
+	}
+	if c.submit.index != 0 && row.GetSubmittedIndex() != c.submit.index {
+		w.fault("I8: %s was acknowledged at %d and stands at %d", c.id, c.submit.index, row.GetSubmittedIndex())
+	}
+	switch f := c.cancel; {
+	case c.canceled && row.GetCancelIndex() == 0:
+		w.fault("I1: the cancel of %s was acknowledged and is not there", c.id)
+	case f.acked == 0 && f.unknown == 0 && row.GetCancelIndex() != 0:
+		w.fault("I8: %s is canceled, and the operator was told that nothing happened", c.id)
+	}
+	n := 0
+	for i := range v.Invocations(c.id) {
+		n++
+		w.judgeInvocation(row, i, starts)
+	}
+	if n != len(c.agents) {
+		w.fault("%s has %d invocations, it was for %d agents", c.id, n, len(c.agents))
+	}
+	return 1
+}
+
+func (w *World) judgeInvocation(c *raftlogv1.Command, i *raftlogv1.Invocation, starts map[execute.Attempt][]Start) {
+	n := len(starts[execute.Attempt{InvocationID: i.GetId(), Number: i.GetAttempt()}])
+	state := strings.TrimPrefix(i.GetState().String(), "ATTEMPT_STATE_")
+	w.mu.Lock()
+	w.accepted[state]++
+	w.mu.Unlock()
+	bad := func(why string) {
+		w.fault("%s is %s(%s) with %d starts: %s\n%v", i.GetId(), state, i.GetReason(), n, why, i)
+	}
+	switch i.GetState() {
+	case raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, raftlogv1.AttemptState_ATTEMPT_STATE_FAILED, raftlogv1.AttemptState_ATTEMPT_STATE_TIMED_OUT:
+		if n != 1 {
+			bad("I2: it ran once")
+		}
+	case raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, raftlogv1.AttemptState_ATTEMPT_STATE_REJECTED:
+		if n != 0 {
+			bad("I3: it never ran")
+		}
+	case raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED:
+		if i.GetFence() == 0 && n != 0 {
+			bad("I6: it was canceled before it was claimed")
+		}
+	case raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
+		w.judgeLost(i, bad)
+	default:
+		bad("I3: it has not ended")
+	}
+	if c.GetCancelIndex() == 0 && i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED {
+		bad("nobody has canceled it")
+	}
+}
+
+// judgeLost wants a fault that explains it.
+func (w *World) judgeLost(i *raftlogv1.Invocation, bad func(string)) {
+	w.mu.Lock()
+	w.accepted["LOST "+i.GetReason()]++
+	needs, known := lostWords[i.GetReason()]
+	explained := false
+	for _, kind := range needs {
+		explained = explained || w.effects[kind] > 0 || kind == "*" && len(w.effects) > 0
+	}
+	w.mu.Unlock()
+	if !known || !explained {
+		bad("nothing explains that it is LOST")
+	}
+}

@@ -1,0 +1,98 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// breaking is how long things break.
+	breaking = 25 * time.Second
+	// healing bounds how long the healed world may take until everything is live.
+	healing = 6 * time.Minute
+	// A life with fewer faults that took effect, or fewer acknowledged writes, is void.
+	minFaults, minWrites = 3, 50
+)
+
+// Outcome is what came of a life.
+type Outcome struct {
+	Seed   uint64
+	Faults []Fault
+	Red    []string // what must not be; empty is good
+	Void   string   // why the life proves nothing
+	Writes int      // acknowledged
+	Reads  int
+	Starts int
+	// Effects are the faults that took effect, Ends what is worth counting.
+	Effects, Ends map[string]int
+	Virtual       time.Duration // how long it lasted
+	Healed        time.Duration // how long it took to be live again
+	Trace         *Trace
+}
+
+// Live lives one life in the directory, in a bubble. nil faults are those of the seed.
+func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
+	rng := rand.New(rand.NewPCG(seed, 0x776f726c64))
+	if drawn := plan(rng, breaking); faults == nil {
+		faults = drawn
+	}
+	w := newWorld(seed, dir, rng)
+	out = &Outcome{Seed: seed, Faults: faults, Trace: w.trace, Effects: w.effects, Ends: w.accepted}
+	began := time.Now()
+	if err := w.live(faults, out); err != nil {
+		w.fault("%v", err)
+	}
+	w.close()
+	out.Virtual = time.Since(began)
+	out.Red = w.red
+	if o := w.operators; o != nil {
+		out.Writes, out.Reads = o.writes, o.reads
+	}
+	for _, a := range w.agents {
+		out.Starts += len(a.Starts())
+	}
+	effects := 0
+	for _, n := range w.effects {
+		effects += n
+	}
+	switch {
+	case effects < minFaults:
+		out.Void = fmt.Sprintf("%d faults took effect, want %d", effects, minFaults)
+	case out.Writes < minWrites:
+		out.Void = fmt.Sprintf("%d writes were acknowledged, want %d", out.Writes, minWrites)
+	}
+	return out
+}
+
+func (w *World) live(faults []Fault, out *Outcome) error {
+	forming, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := w.form(forming); err != nil {
+		return fmt.Errorf("form the cluster: %w", err)
+	}
+	w.trace.Note("world", "%d nodes and %d agents are there; profile %s", len(w.nodes), len(w.agents), w.profile)
+	working, stop := context.WithTimeout(context.Background(), breaking)
+	defer stop()
+	w.lives.Go(func() { w.suffer(faults) })
+	w.operators.work(working)
+
+	w.trace.Note("world", "is healed")
+	w.trouble()
+	if err := w.heal(); err != nil {
+		return err
+	}
+	healed := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), healing)
+	defer cancel()
+	if err := w.heals(ctx); err != nil {
+		return fmt.Errorf("the healed world is not live after %v: %w", time.Since(healed), err)
+	}
+	out.Healed = time.Since(healed)
+	if err := w.agree(ctx); err != nil {
+		return fmt.Errorf("I9: %w", err)
+	}
+	w.judge()
+	return nil
+}

@@ -1,0 +1,173 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+
+	"github.com/agentplane/agentplane/configs"
+	"github.com/agentplane/agentplane/controlplane"
+	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
+	"github.com/agentplane/agentplane/fsm"
+	"github.com/agentplane/agentplane/gossip"
+	"github.com/agentplane/agentplane/gossip/gossiptest"
+)
+
+// node is one node of the control plane, over all its lives.
+type node struct {
+	w    *World
+	name string
+	ip   string
+	skew atomic.Int64 // of its wall clock
+
+	// What follows is guarded by World.mu.
+	id    string
+	dir   string
+	disk  *consensustest.MemDisk
+	life  *nodeLife // nil while dead
+	lives int
+}
+
+// nodeLife is one process of a node.
+type nodeLife struct {
+	node    *controlplane.Node
+	place   *Place
+	gossip  atomic.Pointer[gossiptest.Transport]
+	machine *fsm.Machine
+	stop    context.CancelFunc
+	dead    atomic.Bool
+}
+
+func (n *node) address() string { return n.ip + ":7460" }
+func (n *node) gossips() string { return n.ip + ":7461" }
+
+// start begins a life on what the last one left.
+func (n *node) start() error {
+	w := n.w
+	w.mu.Lock()
+	if n.life != nil {
+		w.mu.Unlock()
+		return nil
+	}
+	n.lives++
+	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{})}, n.dir, n.disk
+	n.life = life
+	w.mu.Unlock()
+	config, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: w.nodeFlags(n, dir)})
+	if err != nil {
+		return err
+	}
+	life.node, err = controlplane.Open(controlplane.Options{
+		Config: config.Node(), Version: "sim", Logger: w.logger(n.name),
+		Fatal: func(err error) { n.fatal(life, err) },
+		Surroundings: controlplane.Surroundings{
+			Listen: life.place.Listen, Dial: life.place.Dial, Socket: newDeaf(),
+			Gossip: func(string) gossip.Transport {
+				t := w.gossip.NewTransport(n.gossips())
+				life.gossip.Store(t)
+				return t
+			},
+			Disk: disk.Disk(), Machine: life.machine,
+			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
+			WallClock: func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
+		},
+	})
+	if err != nil {
+		life.place.Detach()
+		w.mu.Lock()
+		n.life = nil
+		w.mu.Unlock()
+		return fmt.Errorf("start %s: %w", n.name, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	life.stop = stop
+	w.lives.Go(func() { n.run(ctx, life) })
+	w.lives.Go(func() { w.watch(ctx, n, life) })
+	n.id = life.node.ID()
+	w.trace.Note(n.name, "starts")
+	return nil
+}
+
+// run is a life from its start to its last goroutine, which after a kill is a while
+// later: it then stops in order, cut off from everything.
+func (n *node) run(ctx context.Context, life *nodeLife) {
+	err := life.node.Run(ctx)
+	if !life.dead.Load() {
+		n.w.fault("%s has ended by itself: %v", n.name, err)
+		n.end(life, false)
+	}
+	if err := life.node.Close(); err != nil {
+		n.w.trace.Note(n.name, "close: %v", err)
+	}
+}
+
+// fatal is what the process would have died of.
+func (n *node) fatal(life *nodeLife, err error) {
+	if life.dead.Load() {
+		return
+	}
+	n.w.trace.Note(n.name, "gives up: %v", err)
+	n.w.gaveUp(n, err)
+	n.w.lives.Go(func() { n.end(life, false) })
+}
+
+// kill ends a node as SIGKILL does, or as a loss of power. It answers whether it ran.
+func (n *node) kill(power bool) bool {
+	synctest.Wait() // the files and the log are of one moment
+	n.w.mu.Lock()
+	life := n.life
+	n.w.mu.Unlock()
+	return life != nil && n.end(life, power)
+}
+
+// end ends a life, if it is the one that goes on.
+func (n *node) end(life *nodeLife, power bool) bool {
+	w := n.w
+	w.mu.Lock()
+	if n.life != life || life.dead.Swap(true) {
+		w.mu.Unlock()
+		return false
+	}
+	n.life = nil
+	life.place.Detach() // what it has said before is on its disk
+	if t := life.gossip.Load(); t != nil {
+		_ = t.Shutdown()
+	}
+	old := n.disk
+	n.disk = old.Image(power)
+	from := n.dir
+	n.dir = filepath.Join(w.dir, fmt.Sprintf("%s.%d", n.name, n.lives))
+	if err := copyDir(from, n.dir); err != nil {
+		w.redLocked("copy the files of %s: %v", n.name, err)
+	}
+	w.mu.Unlock()
+	old.Unhang()
+	life.stop()
+	return true
+}
+
+// copyDir copies the small files of a data directory.
+func copyDir(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		at, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.MkdirAll(filepath.Join(to, at), 0o700)
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, at), b, 0o600)
+	})
+}

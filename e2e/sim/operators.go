@@ -1,0 +1,296 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+const ready = raftlogv1.SessionState_SESSION_STATE_READY
+
+// fate is what operators were told of a write, over all its tries.
+type fate struct {
+	acked, unknown, refused int
+	index                   uint64 // of the acknowledgement
+}
+
+// command is one that operators have submitted.
+type command struct {
+	id       string
+	envelope []byte
+	agents   []string
+	takes    time.Duration
+	timeout  time.Duration
+	code     int
+
+	// What follows is guarded by operators.mu.
+	submit   fate
+	cancel   fate
+	canceled bool // a cancel was acknowledged, and before the command had ended
+}
+
+// operators are the people: clients of package client, each beginning with another
+// node, and what they were told.
+type operators struct {
+	w       *World
+	place   *Place
+	context *client.Context
+	clients []*client.Client
+
+	mu       sync.Mutex // guards what follows; never held while waiting
+	commands []*command
+	serial   uint32
+	writes   int // acknowledged
+	reads    int
+	failed   int
+}
+
+const clients = 3
+
+func newOperators(w *World, context *client.Context) (*operators, error) {
+	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context}
+	cert, err := context.TLSCertificate()
+	if err != nil {
+		return nil, err
+	}
+	for i := range clients {
+		all := w.addresses()
+		first := i % len(all)
+		c, err := client.New(client.Options{
+			Addresses: slices.Concat(all[first:], all[:first]), Bundle: context.Bundle, Certificate: client.Static(cert), Dial: o.place.Dial,
+		})
+		if err != nil {
+			return nil, err
+		}
+		o.clients = append(o.clients, c)
+	}
+	return o, nil
+}
+
+func (o *operators) close() {
+	for _, c := range o.clients {
+		_ = c.Close()
+	}
+	o.place.Detach()
+}
+
+// work has every client do one thing after the other until ctx ends.
+func (o *operators) work(ctx context.Context) {
+	var wg sync.WaitGroup
+	for i, c := range o.clients {
+		rng := rand.New(rand.NewPCG(o.w.seed, 0x6f70+uint64(i)))
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
+				one, cancel := context.WithTimeout(ctx, time.Duration(500+rng.IntN(6000))*time.Millisecond)
+				o.act(one, c, rng)
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
+	old := o.any(rng)
+	switch n := rng.IntN(20); {
+	case n < 11 || old == nil:
+		o.submit(ctx, c, o.compose(rng))
+	case n < 13:
+		o.submit(ctx, c, old)
+	case n < 16:
+		o.cancelOne(ctx, c, old)
+	default:
+		o.read(ctx, c, old)
+	}
+}
+
+func (o *operators) any(rng *rand.Rand) *command {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(o.commands)
+	if n == 0 {
+		return nil
+	}
+	return o.commands[max(0, n-1-rng.IntN(min(n, 12)))] // mostly young ones
+}
+
+// compose makes a command for one to three agents, or for all.
+func (o *operators) compose(rng *rand.Rand) *command {
+	v := o.w.newest()
+	c := &command{takes: time.Duration(rng.IntN(1500)) * time.Millisecond, timeout: time.Duration(1+rng.IntN(8)) * time.Second}
+	switch rng.IntN(8) {
+	case 0:
+		c.takes = time.Duration(rng.IntN(12_000)) * time.Millisecond
+	case 1:
+		c.code = 1 + rng.IntN(3)
+	}
+	spec := &agentplanev1.CommandSpec{
+		ClusterId: v.Cluster().GetClusterId(), Argv: []string{"work", c.takes.String(), fmt.Sprint(c.code)},
+		Incarnation: &agentplanev1.Incarnation{Number: v.Cluster().GetIncarnation().GetNumber(), Id: v.Cluster().GetIncarnation().GetId()},
+		RunTimeout:  int64(c.timeout), KillGrace: int64(killGrace), NotAfter: v.Now() + int64(2*time.Second) + rng.Int64N(int64(15*time.Second)),
+		QueueOffline: rng.IntN(2) == 0, Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
+	}
+	for _, i := range rng.Perm(len(o.w.agents))[:1+rng.IntN(len(o.w.agents))] {
+		c.agents = append(c.agents, o.w.agents[i].name)
+	}
+	if len(c.agents) == len(o.w.agents) {
+		spec.Selector = "all"
+	} else {
+		spec.Agents = c.agents
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.serial++
+	c.id = commandID(v.Now(), o.serial)
+	spec.CommandId = c.id
+	b, _ := proto.Marshal(spec)
+	c.envelope, _ = proto.Marshal(&agentplanev1.Envelope{Spec: b})
+	o.commands = append(o.commands, c)
+	return c
+}
+
+// commandID makes a UUIDv7 of the cluster's time. The one of package uuid never goes
+// back, also when the next bubble begins in 2000 again.
+func commandID(now int64, serial uint32) string {
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[:8], uint64(now/int64(time.Millisecond))<<16)
+	id[6], id[8] = 0x70, 0x80
+	binary.BigEndian.PutUint32(id[12:], serial)
+	return id.String()
+}
+
+func (o *operators) submit(ctx context.Context, c *client.Client, cmd *command) {
+	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.envelope})
+	o.note(&cmd.submit, r.GetCommand().GetSubmittedIndex(), "submit", cmd, err)
+	if err == nil && (r.GetCommand().GetId() != cmd.id || int(r.GetCommand().GetTargets()) != len(cmd.agents)) {
+		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), r.GetCommand().GetId(), r.GetCommand().GetTargets())
+	}
+}
+
+func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *command) {
+	o.mu.Lock()
+	acked := cmd.submit.acked > 0
+	o.mu.Unlock()
+	r, err := agentplanev1.NewCommandServiceClient(c).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: cmd.id})
+	o.note(&cmd.cancel, 0, "cancel", cmd, err)
+	o.mu.Lock()
+	cmd.canceled = cmd.canceled || r.GetCommand().GetCanceledBy() != ""
+	o.mu.Unlock()
+	if acked && client.AsError(err) != nil && client.AsError(err).Code == codes.NotFound {
+		o.w.fault("cancel of %s, which was acknowledged: %v", cmd.id, err)
+	}
+}
+
+// note adds an answer to what is known of a write.
+func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err error) {
+	e := client.AsError(err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case err == nil:
+		f.acked++
+		o.writes++
+		if verb == "submit" {
+			if f.index != 0 && f.index != index {
+				o.w.fault("%s was acknowledged at index %d and then at %d", cmd.id, f.index, index)
+			}
+			f.index = index
+		}
+		o.w.trace.Note("operator", "%s %s %v: ok at %d", verb, cmd.id, cmd.agents, index)
+	case e.OutcomeUnknown:
+		f.unknown++
+		o.w.trace.Note("operator", "%s %s: unknown: %v", verb, cmd.id, err)
+	default:
+		f.refused++
+		o.w.trace.Note("operator", "%s %s: refused: %v", verb, cmd.id, err)
+	}
+}
+
+// read reads what was acknowledged before, and must find it.
+func (o *operators) read(ctx context.Context, c *client.Client, cmd *command) {
+	o.mu.Lock()
+	acked, canceled := cmd.submit.acked > 0, cmd.canceled
+	o.mu.Unlock()
+	r, err := agentplanev1.NewCommandServiceClient(c).GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: cmd.id})
+	e := client.AsError(err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case err == nil:
+		o.reads++
+		if canceled && r.GetCommand().GetCanceledBy() == "" {
+			o.w.fault("stale read: the cancel of %s was acknowledged before", cmd.id)
+		}
+	case e.Code == codes.NotFound:
+		o.reads++
+		if acked {
+			o.w.fault("stale read: %s was acknowledged before, and is not found", cmd.id)
+		}
+	default:
+		o.failed++
+	}
+}
+
+// digestHolds says whether the state has the very bytes of the command.
+func (c *command) digestHolds(envelope []byte) bool { return bytes.Equal(c.envelope, envelope) }
+
+// proof has every agent run one more command. It is an error when some do not.
+func (w *World) proof(ctx context.Context) error {
+	o := w.operators
+	c := o.compose(rand.New(rand.NewPCG(w.seed, 0x70726f6f66)))
+	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
+	_ = proto.Unmarshal(c.envelope, env)
+	_ = proto.Unmarshal(env.GetSpec(), spec)
+	spec.Selector, spec.Agents, spec.Argv = "all", nil, []string{"work", "10ms", "0"}
+	spec.NotAfter, spec.RunTimeout = w.newest().Now()+int64(20*time.Second), int64(5*time.Second)
+	env.Spec, _ = proto.Marshal(spec)
+	o.mu.Lock()
+	c.envelope, _ = proto.Marshal(env)
+	c.agents = nil
+	for _, a := range w.agents {
+		c.agents = append(c.agents, a.name)
+	}
+	o.mu.Unlock()
+	try, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	o.submit(try, o.clients[0], c)
+	for {
+		good, ended := 0, 0
+		for i := range w.newest().Invocations(c.id) {
+			if i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_LOST {
+				ended++
+			}
+			if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED {
+				good++
+			}
+		}
+		switch {
+		case good == len(w.agents):
+			return nil
+		case ended == len(w.agents):
+			return fmt.Errorf("%d of %d agents ran %s", good, len(w.agents), c.id)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d agents ran %s: %w", good, len(w.agents), c.id, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+		if try.Err() != nil && ended == 0 && good == 0 {
+			return fmt.Errorf("nobody ran %s", c.id)
+		}
+	}
+}

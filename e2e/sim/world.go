@@ -1,0 +1,352 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
+	"github.com/agentplane/agentplane/fsm"
+	"github.com/agentplane/agentplane/gossip/gossiptest"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// The times of a world: shorter than the defaults, in the same order.
+const (
+	heartbeat   = 500 * time.Millisecond
+	misses      = 3
+	grace       = 5 * time.Second
+	lostAfter   = 20 * time.Second
+	leaderless  = 3 * time.Second
+	killGrace   = time.Second
+	operatorsIP = "10.0.9.1"
+
+	// settled is how long after all troubles every agent has a session: a handshake may
+	// wait 20 s for a node that has stopped, and a round of connections and a back-off
+	// follow.
+	settled = time.Minute
+)
+
+// World is one cluster with its agents and operators. Its methods are safe for
+// concurrent use within the bubble.
+type World struct {
+	seed      uint64
+	dir       string
+	net       *Network
+	gossip    *gossiptest.Network
+	trace     *Trace
+	nodes     []*node
+	agents    []*agentHost
+	operators *operators
+	profile   string
+	compact   bool
+	token     string // of agents
+
+	ctx  context.Context // of the watchers
+	stop context.CancelFunc
+
+	lives sync.WaitGroup // everything that belongs to a life of a process
+
+	mu       sync.Mutex // guards what follows and the lives; never held while waiting
+	cuts     map[link]bool
+	paused   map[string]bool
+	red      []string // what must not be
+	accepted map[string]int
+	effects  map[string]int // faults that took effect
+	troubled time.Time            // when something was last broken or mended
+	away     map[session]time.Time // when a session was first seen to have ended
+	names    map[string]string     // of agents, by id
+}
+
+// session is one session of an agent.
+type session struct {
+	agent string
+	epoch uint64
+}
+
+// newWorld makes the parts; nothing runs yet.
+func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
+	w := &World{
+		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()},
+		cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), away: make(map[session]time.Time), names: make(map[string]string),
+		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0,
+	}
+	w.ctx, w.stop = context.WithCancel(context.Background())
+	for i := range 3 + 2*(rng.IntN(6)/5) {
+		n := &node{
+			w: w, name: fmt.Sprintf("node-%d", i+1), ip: fmt.Sprintf("10.0.1.%d", i+1),
+			disk: consensustest.NewMemDisk(seed<<8 | uint64(i)),
+		}
+		n.dir = filepath.Join(dir, n.name+".0")
+		n.disk.SetDelay(time.Duration(rng.IntN(3)) * time.Millisecond)
+		n.skew.Store(int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond))
+		w.nodes = append(w.nodes, n)
+	}
+	for i := range 3 + rng.IntN(3) {
+		name := fmt.Sprintf("agent-%d", i+1)
+		w.agents = append(w.agents, &agentHost{Host: newHost(name, w.trace), w: w, ip: fmt.Sprintf("10.0.2.%d", i+1), dir: filepath.Join(dir, name+".0")})
+	}
+	return w
+}
+
+func (w *World) nodeFlags(n *node, dir string) map[string][]string {
+	flags := map[string][]string{
+		"data_dir": {dir}, "name": {n.name}, "listen": {n.address()}, "advertise": {n.address()},
+		"gossip.listen": {n.gossips()}, "gossip.advertise": {n.ip}, "raft.profile": {w.profile},
+		"agent.heartbeat_interval": {heartbeat.String()}, "agent.heartbeat_misses": {fmt.Sprint(misses)},
+		"agent.node_death_grace": {grace.String()}, "agent.leaderless_after": {leaderless.String()},
+		"commands.lost_after": {lostAfter.String()},
+	}
+	if w.compact {
+		flags["raft.snapshot_interval"], flags["raft.snapshot_threshold"], flags["raft.trailing_logs"] = []string{"500ms"}, []string{"40"}, []string{"20"}
+	}
+	return flags
+}
+
+func (w *World) agentFlags(a *agentHost, dir string) map[string][]string {
+	return map[string][]string{
+		"data_dir": {dir}, "name": {a.name}, "servers": w.addresses(), "token": {w.token}, "run.kill_grace": {killGrace.String()},
+	}
+}
+
+func (w *World) addresses() []string {
+	var all []string
+	for _, n := range w.nodes {
+		all = append(all, n.address())
+	}
+	return all
+}
+
+func (w *World) logger(name string) hclog.Logger {
+	if os.Getenv("AGENTPLANE_SIM_LOG") == "" {
+		return hclog.NewNullLogger()
+	}
+	level := hclog.LevelFromString(os.Getenv("AGENTPLANE_SIM_LOG"))
+	if level == hclog.NoLevel {
+		level = hclog.Info
+	}
+	return hclog.New(&hclog.LoggerOptions{Name: name, Level: level, Output: os.Stderr, TimeFormat: "04:05.000"})
+}
+
+// fault notes that something happened which must not.
+func (w *World) fault(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.redLocked(format, args...)
+}
+
+func (w *World) redLocked(format string, args ...any) {
+	s := fmt.Sprintf(format, args...)
+	w.red = append(w.red, s)
+	w.trace.Note("RED", "%s", s)
+}
+
+// gaveUp judges why a node has given itself up.
+func (w *World) gaveUp(n *node, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.accepted["gave up"]++
+	if !strings.Contains(err.Error(), "raft#") { // what raft cannot mend itself
+		w.redLocked("%s gave up: %v", n.name, err)
+	}
+}
+
+// machine is the state of the node's life, if it lives.
+func (n *node) machine() *fsm.Machine {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	if n.life == nil {
+		return nil
+	}
+	return n.life.machine
+}
+
+// newest is the view of the node that is furthest.
+func (w *World) newest() *fsm.View {
+	var best *fsm.View
+	for _, n := range w.nodes {
+		if m := n.machine(); m != nil {
+			if v := m.View(); best == nil || v.Index() > best.Index() {
+				best = v
+			}
+		}
+	}
+	if best == nil {
+		best = fsm.New(fsm.Options{}).View()
+	}
+	return best
+}
+
+// leader is the node that took office last.
+func (w *World) leader() *node {
+	id := w.newest().Cluster().GetOffice().GetNodeId()
+	i := slices.IndexFunc(w.nodes, func(n *node) bool { return n.id == id })
+	return w.nodes[max(i, 0)]
+}
+
+// cut holds up what goes from one host to another, over TCP and over gossip.
+func (w *World) cut(from, to string, cut bool) {
+	w.mu.Lock()
+	if cut {
+		w.cuts[link{from, to}] = true
+	} else {
+		delete(w.cuts, link{from, to})
+	}
+	w.mu.Unlock()
+	w.net.Cut(from, to, cut)
+	w.cutGossip()
+}
+
+func (w *World) pause(ip string, paused bool) {
+	w.mu.Lock()
+	if paused {
+		w.paused[ip] = true
+	} else {
+		delete(w.paused, ip)
+	}
+	w.mu.Unlock()
+	w.net.Pause(ip, paused)
+	w.cutGossip()
+}
+
+// cutGossip gives the network of gossip the same cuts. What a paused node is sent by
+// gossip is lost.
+func (w *World) cutGossip() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gossip.Heal()
+	for _, a := range w.nodes {
+		for _, b := range w.nodes {
+			if a != b && (w.cuts[link{a.ip, b.ip}] || w.paused[a.ip] || w.paused[b.ip]) {
+				w.gossip.Cut(a.gossips(), b.gossips())
+			}
+		}
+	}
+}
+
+// heal ends every fault and starts whatever is dead.
+func (w *World) heal() error {
+	w.mu.Lock()
+	clear(w.cuts)
+	clear(w.paused)
+	w.mu.Unlock()
+	w.net.Heal()
+	w.gossip.SetLoss(0)
+	w.gossip.SetLatency(gossiptest.DefaultLatency)
+	w.cutGossip()
+	for _, a := range w.agents {
+		a.arm(nil)
+	}
+	return w.revive()
+}
+
+// revive starts whatever is dead.
+func (w *World) revive() error {
+	for _, n := range w.nodes {
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	for _, a := range w.agents {
+		if err := a.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close ends everything and returns when no goroutine is left.
+func (w *World) close() {
+	w.stop()
+	for _, a := range w.agents {
+		a.kill()
+		a.close()
+	}
+	if w.operators != nil {
+		w.operators.close()
+	}
+	for _, n := range w.nodes {
+		n.kill(false)
+	}
+	w.lives.Wait()
+}
+
+// trouble notes that something was broken or mended just now.
+func (w *World) trouble() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubled = time.Now()
+}
+
+// watch follows the feed of one life of a node and judges what it sees.
+func (w *World) watch(ctx context.Context, n *node, life *nodeLife) {
+	news := make(chan fsm.News)
+	_, cursor := life.machine.ViewAndWatch()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		life.machine.Follow(ctx, cursor, news, fsm.TableSessions)
+	}()
+	defer func() { <-done }()
+	epochs := make(map[string]uint64)
+	for {
+		var rows []*raftlogv1.Session
+		select {
+		case n := <-news:
+			for _, c := range n.Changes {
+				if s, ok := c.Row.(*raftlogv1.Session); ok {
+					rows = append(rows, s)
+				}
+			}
+		case <-done:
+			return
+		}
+		for _, s := range rows {
+			if s.GetEpoch() < epochs[s.GetAgentId()] {
+				w.fault("%s: the session epoch of %s went from %d back to %d", n.name, s.GetAgentId(), epochs[s.GetAgentId()], s.GetEpoch())
+			}
+			epochs[s.GetAgentId()] = s.GetEpoch()
+			w.sawSession(n, s)
+		}
+	}
+}
+
+// sawSession judges a session as a node has it. No agent is DOWN before its grace is
+// over, nor long after all troubles.
+func (w *World) sawSession(n *node, s *raftlogv1.Session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := session{s.GetAgentId(), s.GetEpoch()}
+	now := time.Now()
+	switch s.GetState() {
+	case raftlogv1.SessionState_SESSION_STATE_RECONNECTING:
+		if _, known := w.away[k]; !known {
+			w.away[k] = now
+			w.trace.Note(w.names[k.agent], "reconnecting since epoch %d (%s)", k.epoch, s.GetReason())
+		}
+	case raftlogv1.SessionState_SESSION_STATE_DOWN:
+		since, known := w.away[k]
+		if !known {
+			w.redLocked("%s: %s is DOWN without having been RECONNECTING (epoch %d, %s)", n.name, w.names[k.agent], k.epoch, s.GetReason())
+			return
+		}
+		w.trace.Note(n.name, "has %s DOWN, %v after it was lost", w.names[k.agent], now.Sub(since))
+		w.accepted["down"]++
+		if now.Sub(since) < grace*9/10 {
+			w.redLocked("%s: %s is DOWN %v after it was lost, its grace is %v", n.name, w.names[k.agent], now.Sub(since), grace)
+		}
+		if calm := now.Sub(w.troubled); calm > settled {
+			w.redLocked("%s: %s is DOWN %v after the last trouble", n.name, w.names[k.agent], calm)
+		}
+	}
+}
