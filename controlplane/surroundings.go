@@ -23,7 +23,7 @@ type Surroundings struct {
 	// Gossip is called when the member opens, with the address to advertise.
 	Gossip func(advertise string) gossip.Transport
 	// Disk holds the log, the votes and the snapshots.
-	Disk      *consensus.Disk
+	Disk *consensus.Disk
 	// Machine is the state, still empty; whoever gives it may look at it.
 	Machine   *fsm.Machine
 	FreeBytes func() (uint64, error) // of the disk

@@ -36,7 +36,7 @@ type agentLife struct {
 func (a *agentHost) start() error {
 	w := a.w
 	w.mu.Lock()
-	if a.life != nil {
+	if a.life != nil || w.closed {
 		w.mu.Unlock()
 		return nil
 	}

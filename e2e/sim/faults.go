@@ -116,8 +116,8 @@ var kinds = []struct {
 	{"reboot of an agent's host", false, func(w *World, f Fault) (bool, func()) {
 		a := w.agentOf(f.Who)
 		killed := a.kill()
-		a.Host.kill(1<<30, "reboot")
-		return killed, func() { w.must(a.start()) }
+		ended := a.Host.kill(1<<30, "reboot")
+		return killed || ended > 0, func() { w.must(a.start()) }
 	}},
 	{"kill a supervisor", false, func(w *World, f Fault) (bool, func()) {
 		return w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0, nil

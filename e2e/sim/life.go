@@ -75,8 +75,13 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 	w.trace.Note("world", "%d nodes and %d agents are there; profile %s", len(w.nodes), len(w.agents), w.profile)
 	working, stop := context.WithTimeout(context.Background(), breaking)
 	defer stop()
-	w.lives.Go(func() { w.suffer(faults) })
+	suffered := make(chan struct{})
+	w.lives.Go(func() {
+		defer close(suffered)
+		w.suffer(faults)
+	})
 	w.operators.work(working)
+	<-suffered
 
 	w.trace.Note("world", "is healed")
 	w.trouble()

@@ -50,7 +50,7 @@ func (n *node) gossips() string { return n.ip + ":7461" }
 func (n *node) start() error {
 	w := n.w
 	w.mu.Lock()
-	if n.life != nil {
+	if n.life != nil || w.closed {
 		w.mu.Unlock()
 		return nil
 	}

@@ -56,6 +56,7 @@ type World struct {
 	lives sync.WaitGroup // everything that belongs to a life of a process
 
 	mu       sync.Mutex // guards what follows and the lives; never held while waiting
+	closed   bool // nothing starts any more
 	cuts     map[link]bool
 	paused   map[string]bool
 	red      []string // what must not be
@@ -266,6 +267,9 @@ func (w *World) revive() error {
 // close ends everything and returns when no goroutine is left.
 func (w *World) close() {
 	w.stop()
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
 	for _, a := range w.agents {
 		a.kill()
 		a.close()
