@@ -20,6 +20,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 FUZZTIME ?= 30s
 # How many lives the simulated cluster lives: make sim N=1000
 N ?= 100
+# With which seed they begin: make sim SEED=64 N=1
+SEED ?= 1
 # Which benchmarks run, and how often: make bench BENCH=Apply COUNT=10
 BENCH ?= .
 COUNT ?= 1
@@ -82,12 +84,13 @@ e2e: ## the whole black-box run: real processes, real kills
 teeth: ## take out each protection in turn: the test that guards it must fail (M= one)
 	AGENTPLANE_TEETH=1 go test -count=1 -timeout 90m -v -run '^TestMutants$$/^$(M)' ./e2e/
 
-# The simulation is an ordinary test, TestLives, of
-# controlplane/consensus; it lives AGENTPLANE_SIM_LIVES lives, each with its
-# own seed, which a failure prints.
+# The simulations are ordinary tests: TestLives of e2e/sim lives whole clusters with
+# their agents, that of controlplane/consensus lives consensus alone, harder. Each lives
+# AGENTPLANE_SIM_LIVES lives, each with its own seed, which a failure prints; SEED= says
+# with which to begin.
 .PHONY: sim
-sim: ## clusters in virtual time: N= lives
-	AGENTPLANE_SIM_LIVES=$(N) go test -count=1 -timeout 60m -v -run 'TestLives' ./controlplane/consensus/...
+sim: ## clusters in virtual time: N= lives, beginning with SEED=
+	AGENTPLANE_SIM_LIVES=$(N) AGENTPLANE_SIM_SEED=$(SEED) go test -count=1 -timeout 10h -v -run '^TestLives$$' ./e2e/sim ./controlplane/consensus
 
 .PHONY: bench
 bench: ## benchmarks with allocations

@@ -51,8 +51,10 @@ func (a *agentHost) start() error {
 	settings := config.Agent()
 	one, err := agent.New(agent.Options{
 		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial,
-		Runner: func(j execute.Journal) (agent.Runner, error) { return &runner{h: a.Host, journal: j, dead: life.dead.Load}, nil },
-		Facts:  func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
+		Runner: func(j execute.Journal) (agent.Runner, error) {
+			return &runner{h: a.Host, journal: j, dead: life.dead.Load}, nil
+		},
+		Facts: func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", a.name, err)

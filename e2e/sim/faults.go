@@ -89,7 +89,11 @@ var kinds = []struct {
 	}},
 	{"slow disk of node", true, func(w *World, f Fault) (bool, func()) {
 		n := w.nodeOf(f.Who)
-		disk := func() { w.mu.Lock(); defer w.mu.Unlock(); n.disk.SetDelay(time.Duration(20*(1+f.To)) * time.Millisecond) }
+		disk := func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			n.disk.SetDelay(time.Duration(20*(1+f.To)) * time.Millisecond)
+		}
 		disk()
 		return true, func() { w.mu.Lock(); defer w.mu.Unlock(); n.disk.SetDelay(time.Millisecond) }
 	}},

@@ -18,7 +18,7 @@ import (
 // do: init, join with tokens, enrolment.
 func (w *World) form(ctx context.Context) error {
 	for _, n := range w.nodes {
-		if err := n.start(); err != nil {
+		if err := n.start(); err != nil { //nolint:contextcheck // a process has a life of its own
 			return err
 		}
 	}
@@ -50,7 +50,7 @@ func (w *World) form(ctx context.Context) error {
 		return err
 	}
 	for _, a := range w.agents {
-		if err := a.start(); err != nil {
+		if err := a.start(); err != nil { //nolint:contextcheck // likewise
 			return err
 		}
 	}
@@ -98,7 +98,11 @@ func (w *World) missing() string {
 
 // token makes one and answers what people would be told.
 func (o *operators) token(ctx context.Context, kind agentplanev1.TokenKind, uses int) (string, error) {
-	t, err := identity.NewToken()
+	o.mu.Lock()
+	o.serial++
+	id := madeID(time.Now().UnixNano(), o.serial)
+	o.mu.Unlock()
+	t, err := identity.NewTokenWithID(id)
 	if err != nil {
 		return "", err
 	}

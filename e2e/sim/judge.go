@@ -27,7 +27,7 @@ func (w *World) heals(ctx context.Context) error {
 		return err
 	}
 	for {
-		if err := w.revive(); err != nil { // a watchdog of before may still have ended a node
+		if err := w.revive(); err != nil { //nolint:contextcheck // a process has a life of its own; a watchdog may still have ended a node
 			return err
 		}
 		if err := w.proof(ctx); err == nil {

@@ -155,7 +155,7 @@ func (o *operators) compose(rng *rand.Rand) *command {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.serial++
-	c.id = commandID(v.Now(), o.serial)
+	c.id = madeID(v.Now(), o.serial)
 	spec.CommandId = c.id
 	b, _ := proto.Marshal(spec)
 	c.envelope, _ = proto.Marshal(&agentplanev1.Envelope{Spec: b})
@@ -163,9 +163,9 @@ func (o *operators) compose(rng *rand.Rand) *command {
 	return c
 }
 
-// commandID makes a UUIDv7 of the cluster's time. The one of package uuid never goes
+// madeID makes a UUIDv7 of a time. The one of package uuid never goes
 // back, also when the next bubble begins in 2000 again.
-func commandID(now int64, serial uint32) string {
+func madeID(now int64, serial uint32) string {
 	var id uuid.UUID
 	binary.BigEndian.PutUint64(id[:8], uint64(now/int64(time.Millisecond))<<16)
 	id[6], id[8] = 0x70, 0x80

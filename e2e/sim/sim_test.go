@@ -1,8 +1,13 @@
 package sim
 
 import (
+	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,30 +17,116 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const defaultLives = 20
+// shrinkFor bounds in real time how long the faults of a red life are shrunk.
+const shrinkFor = time.Minute
 
 // TestLives runs lives of whole clusters: see the package comment. AGENTPLANE_SIM_LIVES
 // says how many, AGENTPLANE_SIM_SEED with which seed to begin, AGENTPLANE_SIM_LOG=info
-// prints what nodes and agents log.
+// prints what nodes and agents log; a failure names its seed, and the faults without
+// which it does not fail (AGENTPLANE_SIM_SHRINK=0 spares looking for those).
 func TestLives(t *testing.T) {
 	lives, first := envNumber(t, "AGENTPLANE_SIM_LIVES", defaultLives), envNumber(t, "AGENTPLANE_SIM_SEED", 1)
 	if testing.Short() {
 		lives = min(lives, 3)
 	}
-	for seed := first; seed < first+lives; seed++ {
-		var out *Outcome
-		began := time.Now()
-		dir := home(t)
-		synctest.Test(t, func(*testing.T) {
-			time.Sleep(time.Duration(seed-first) * time.Hour)
-			out = Live(seed, dir, nil)
-		})
-		t.Logf("seed %d: red %d, void %q, %d writes, %d reads, %d starts, %v virtual in %v, healed in %v, %v %v", seed, len(out.Red), out.Void, out.Writes, out.Reads, out.Starts, out.Virtual, time.Since(began), out.Healed, out.Effects, out.Ends)
-		if len(out.Red) > 0 {
-			t.Errorf("seed %d:\n%s\nfaults:\n%s\ntrace:\n%s", seed, out.Red, shown(out.Faults), out.Trace)
-			t.Fatalf("run again with AGENTPLANE_SIM_SEED=%d AGENTPLANE_SIM_LIVES=1", seed)
+	var all tally
+	began := time.Now()
+	t.Run("seeds", func(t *testing.T) {
+		for seed := first; seed < first+lives; seed++ {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				out := live(t, seed, nil)
+				all.add(out)
+				if len(out.Red) > 0 {
+					explain(t, out)
+				}
+			})
 		}
+	})
+	t.Logf("%d lives in %v: %s", lives, time.Since(began).Round(time.Second), &all)
+	if all.good == 0 || all.void > all.good/2+1 {
+		t.Errorf("%d lives are void and %d good: nothing is proved", all.void, all.good)
 	}
+}
+
+// live lives one life in a bubble of its own.
+func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
+	t.Helper()
+	dir := home(t)
+	synctest.Test(t, func(*testing.T) { out = Live(seed, dir, faults) })
+	return out
+}
+
+// explain shows a red life and the fewest faults that make it red.
+func explain(t *testing.T, out *Outcome) {
+	t.Helper()
+	began, least := time.Now(), out
+	patience := shrinkFor
+	if os.Getenv("AGENTPLANE_SIM_SHRINK") == "0" {
+		patience = 0
+	}
+	Shrink(out.Faults, func(faults []Fault) bool {
+		again := live(t, out.Seed, faults)
+		if len(again.Red) > 0 {
+			least = again
+		}
+		return len(again.Red) > 0
+	}, func() bool { return time.Since(began) >= patience })
+	t.Errorf("seed %d is red:\n%s\nwith these of its %d faults it still is:\n%s\nas follows:\n%s\nand its trace is\n%s\nrun again with make sim SEED=%d N=1",
+		out.Seed, strings.Join(out.Red, "\n"), len(out.Faults), shown(least.Faults), strings.Join(least.Red, "\n"), least.Trace, out.Seed)
+}
+
+// tally sums lives up.
+type tally struct {
+	mu                    sync.Mutex // guards all
+	good, void, red       int
+	faults                int
+	writes, reads, starts int
+	virtual, healed       time.Duration
+	slowest               time.Duration // to heal
+	effects, ends         map[string]int
+}
+
+func (a *tally) add(o *Outcome) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case len(o.Red) > 0:
+		a.red++
+	case o.Void != "":
+		a.void++
+	default:
+		a.good++
+	}
+	if a.effects == nil {
+		a.effects, a.ends = make(map[string]int), make(map[string]int)
+	}
+	for k, n := range o.Effects {
+		a.effects[k] += n
+		a.faults += n
+	}
+	for k, n := range o.Ends {
+		a.ends[k] += n
+	}
+	a.writes, a.reads, a.starts = a.writes+o.Writes, a.reads+o.Reads, a.starts+o.Starts
+	a.virtual, a.healed, a.slowest = a.virtual+o.Virtual, a.healed+o.Healed, max(a.slowest, o.Healed)
+}
+
+func (a *tally) String() string {
+	n := max(a.good+a.void+a.red, 1)
+	return fmt.Sprintf("%d good, %d void, %d red; in the mean %d faults that took effect, %d acknowledged writes, %d reads, %d starts, "+
+		"%v of virtual time, live again after %v (at most %v)\nfaults: %s\nends: %s",
+		a.good, a.void, a.red, a.faults/n, a.writes/n, a.reads/n, a.starts/n,
+		(a.virtual / time.Duration(n)).Round(time.Second), (a.healed / time.Duration(n)).Round(100*time.Millisecond), a.slowest.Round(100*time.Millisecond),
+		counts(a.effects), counts(a.ends))
+}
+
+func counts(m map[string]int) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(all, ", ")
 }
 
 // home is a directory in memory where there is one: the small files are real, and

@@ -56,13 +56,13 @@ type World struct {
 	lives sync.WaitGroup // everything that belongs to a life of a process
 
 	mu       sync.Mutex // guards what follows and the lives; never held while waiting
-	closed   bool // nothing starts any more
+	closed   bool       // nothing starts any more
 	cuts     map[link]bool
 	paused   map[string]bool
 	red      []string // what must not be
 	accepted map[string]int
-	effects  map[string]int // faults that took effect
-	troubled time.Time            // when something was last broken or mended
+	effects  map[string]int        // faults that took effect
+	troubled time.Time             // when something was last broken or mended
 	away     map[session]time.Time // when a session was first seen to have ended
 	names    map[string]string     // of agents, by id
 }
