@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,8 +54,29 @@ func TestLives(t *testing.T) {
 func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
 	t.Helper()
 	dir := home(t)
+	defer func() {
+		if p := recover(); p != nil { // "blocked goroutines remain", for one
+			if out == nil {
+				panic(p)
+			}
+			out.Red = append(out.Red, fmt.Sprintf("I14: %v\n%s", p, leftovers()))
+		}
+	}()
 	synctest.Test(t, func(*testing.T) { out = Live(seed, dir, faults) })
 	return out
+}
+
+// leftovers are the stacks of goroutines in bubbles.
+func leftovers() string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var left []string
+	for _, one := range strings.Split(string(stacks), "\n\n") {
+		if head, _, _ := strings.Cut(one, "\n"); strings.Contains(head, "synctest bubble") {
+			left = append(left, one)
+		}
+	}
+	return strings.Join(left[:min(len(left), 10)], "\n\n")
 }
 
 // explain shows a red life and the fewest faults that make it red.
