@@ -2,12 +2,14 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
@@ -96,6 +98,12 @@ var kinds = []struct {
 		}
 		disk()
 		return true, func() { w.mu.Lock(); defer w.mu.Unlock(); n.disk.SetDelay(time.Millisecond) }
+	}},
+	{"failing disk of node", true, func(w *World, f Fault) (bool, func()) {
+		return w.breakDisk(w.nodeOf(f.Who), func(d *consensustest.MemDisk) { d.Fail(errors.New("input/output error")) })
+	}},
+	{"hanging disk of node", true, func(w *World, f Fault) (bool, func()) {
+		return w.breakDisk(w.nodeOf(f.Who), (*consensustest.MemDisk).Hang)
 	}},
 	{"kill agentd", false, func(w *World, f Fault) (bool, func()) {
 		a := w.agentOf(f.Who)
@@ -212,10 +220,28 @@ func (w *World) killNode(f Fault, power bool) (bool, func()) {
 	return killed, func() { w.must(n.start()) }
 }
 
+// breakDisk does something to a disk, until somebody puts in another one with what
+// lies on it, and starts the node if it has given up.
+func (w *World) breakDisk(n *node, do func(*consensustest.MemDisk)) (bool, func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// While raft opens, a failure would leave goroutines that only the end of a process
+	// ends.
+	if n.life == nil || time.Since(n.life.began) < 2*time.Second {
+		return false, nil
+	}
+	w.badDisk[n] = true
+	d := n.disk
+	do(d)
+	return true, func() {
+		d.Unhang()
+		d.Fail(nil)
+		w.must(n.start())
+	}
+}
+
 func (w *World) pauseHost(ip string) (bool, func()) {
-	was, _ := w.net.Held()
 	w.pause(ip, true)
-	_ = was
 	return true, func() { w.pause(ip, false) }
 }
 

@@ -149,6 +149,7 @@ func (w *World) judgeCommand(v *fsm.View, c *command, starts map[execute.Attempt
 
 func (w *World) judgeInvocation(c *raftlogv1.Command, i *raftlogv1.Invocation, starts map[execute.Attempt][]Start) {
 	n := len(starts[execute.Attempt{InvocationID: i.GetId(), Number: i.GetAttempt()}])
+	w.judgeClaims(c, i, starts)
 	state := strings.TrimPrefix(i.GetState().String(), "ATTEMPT_STATE_")
 	w.mu.Lock()
 	w.accepted[state]++
@@ -178,6 +179,42 @@ func (w *World) judgeInvocation(c *raftlogv1.Command, i *raftlogv1.Invocation, s
 		bad("nobody has canceled it")
 	}
 }
+
+// judgeClaims wants that the attempt was claimed once, for the session that was the
+// agent's then, and not after a cancel; and that it was started for that claim.
+func (w *World) judgeClaims(c *raftlogv1.Command, i *raftlogv1.Invocation, starts map[execute.Attempt][]Start) {
+	claims := make(map[uint32]*raftlogv1.Transition)
+	for _, t := range i.GetTransitions() {
+		if t.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
+			continue
+		}
+		if claims[t.GetAttempt()] != nil {
+			w.fault("I2: attempt %d of %s was claimed twice: %v", t.GetAttempt(), i.GetId(), i.GetTransitions())
+		}
+		claims[t.GetAttempt()] = t
+		if c.GetCancelIndex() != 0 && t.GetIndex() > c.GetCancelIndex() {
+			w.fault("I6: %s was canceled at %d and claimed at %d", i.GetId(), c.GetCancelIndex(), t.GetIndex())
+		}
+		for s := range w.sessions {
+			if s.agent == i.GetAgentId() && s.epoch > t.GetSessionEpoch() && grantedAt(s.epoch) < t.GetIndex() {
+				w.fault("I5: %s was claimed at %d for session %d, after session %d had begun", i.GetId(), t.GetIndex(), t.GetSessionEpoch(), s.epoch)
+			}
+		}
+	}
+	for at, all := range starts {
+		if at.InvocationID != i.GetId() {
+			continue
+		}
+		for _, s := range all {
+			if claim := claims[at.Number]; claim == nil || claim.GetFence() != s.Fence {
+				w.fault("I2: %s was started with fence %d, its claim is %v", at, s.Fence, claim)
+			}
+		}
+	}
+}
+
+// grantedAt is the index of an epoch's grant.
+func grantedAt(epoch uint64) uint64 { return epoch << 12 >> 20 }
 
 // judgeLost wants a fault that explains it.
 func (w *World) judgeLost(i *raftlogv1.Invocation, bad func(string)) {

@@ -39,6 +39,7 @@ type nodeLife struct {
 	place   *Place
 	gossip  atomic.Pointer[gossiptest.Transport]
 	machine *fsm.Machine
+	began   time.Time
 	stop    context.CancelFunc
 	dead    atomic.Bool
 }
@@ -55,7 +56,7 @@ func (n *node) start() error {
 		return nil
 	}
 	n.lives++
-	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{})}, n.dir, n.disk
+	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{}), began: time.Now()}, n.dir, n.disk
 	n.life = life
 	w.mu.Unlock()
 	config, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: w.nodeFlags(n, dir)})

@@ -113,6 +113,8 @@ func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
 		o.submit(ctx, c, old)
 	case n < 16:
 		o.cancelOne(ctx, c, old)
+	case n < 17:
+		o.forge(ctx, c, old)
 	default:
 		o.read(ctx, c, old)
 	}
@@ -178,6 +180,25 @@ func (o *operators) submit(ctx context.Context, c *client.Client, cmd *command) 
 	o.note(&cmd.submit, r.GetCommand().GetSubmittedIndex(), "submit", cmd, err)
 	if err == nil && (r.GetCommand().GetId() != cmd.id || int(r.GetCommand().GetTargets()) != len(cmd.agents)) {
 		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), r.GetCommand().GetId(), r.GetCommand().GetTargets())
+	}
+}
+
+// forge submits another content under the id of a command that stands.
+func (o *operators) forge(ctx context.Context, c *client.Client, cmd *command) {
+	o.mu.Lock()
+	acked := cmd.submit.acked > 0
+	o.mu.Unlock()
+	if !acked {
+		return
+	}
+	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
+	_ = proto.Unmarshal(cmd.envelope, env)
+	_ = proto.Unmarshal(env.GetSpec(), spec)
+	spec.Argv = []string{"work", "1ms", "7"}
+	env.Spec, _ = proto.Marshal(spec)
+	b, _ := proto.Marshal(env)
+	if _, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: b}); err == nil {
+		o.w.fault("I8: %s was submitted with another content, and accepted", cmd.id)
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 	heartbeat   = 500 * time.Millisecond
 	misses      = 3
 	grace       = 5 * time.Second
-	lostAfter   = 20 * time.Second
+	lostAfter   = 3 * time.Second
 	leaderless  = 3 * time.Second
 	killGrace   = time.Second
 	operatorsIP = "10.0.9.1"
@@ -55,14 +55,16 @@ type World struct {
 
 	lives sync.WaitGroup // everything that belongs to a life of a process
 
-	mu       sync.Mutex // guards what follows and the lives; never held while waiting
-	closed   bool       // nothing starts any more
+	mu       sync.Mutex     // guards what follows and the lives; never held while waiting
+	closed   bool           // nothing starts any more
+	badDisk  map[*node]bool // it may give up
 	cuts     map[link]bool
 	paused   map[string]bool
 	red      []string // what must not be
 	accepted map[string]int
 	effects  map[string]int        // faults that took effect
 	troubled time.Time             // when something was last broken or mended
+	sessions map[session]bool      // all that any node has shown
 	away     map[session]time.Time // when a session was first seen to have ended
 	names    map[string]string     // of agents, by id
 }
@@ -77,7 +79,7 @@ type session struct {
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()},
-		cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), away: make(map[session]time.Time), names: make(map[string]string),
+		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0,
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
@@ -155,7 +157,8 @@ func (w *World) gaveUp(n *node, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.accepted["gave up"]++
-	if !strings.Contains(err.Error(), "raft#") { // what raft cannot mend itself
+	// What raft cannot mend itself, and what a bad disk does.
+	if !strings.Contains(err.Error(), "raft#") && !w.badDisk[n] {
 		w.redLocked("%s gave up: %v", n.name, err)
 	}
 }
@@ -331,6 +334,7 @@ func (w *World) sawSession(n *node, s *raftlogv1.Session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := session{s.GetAgentId(), s.GetEpoch()}
+	w.sessions[k] = true
 	now := time.Now()
 	switch s.GetState() {
 	case raftlogv1.SessionState_SESSION_STATE_RECONNECTING:
