@@ -1,0 +1,79 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agentplane/agentplane/agent/execute"
+)
+
+// paper is a journal that takes everything.
+type paper struct{ finished []execute.Result }
+
+func (*paper) Intent(execute.Spec) error { return nil }
+
+func (p *paper) Finish(_ execute.Attempt, r execute.Result) error {
+	p.finished = append(p.finished, r)
+	return nil
+}
+
+func TestHostKeepsTheContractOfExecute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost("a", &Trace{began: time.Now()})
+		defer h.close()
+		dead, j := false, &paper{}
+		r := &runner{h: h, journal: j, dead: func() bool { return dead }}
+		spec := execute.Spec{Attempt: execute.Attempt{InvocationID: "c.1", Number: 1}, Argv: []string{"work", "1s", "3"}}
+		one, err := r.Start(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Start(t.Context(), spec); !errors.Is(err, execute.ErrExists) {
+			t.Errorf("the second start gave %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if _, err := one.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Wait = %v before the end", err)
+		}
+		adopted, err := r.Adopt(spec.Attempt) // by the next life
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := adopted.Wait(t.Context())
+		if err != nil || res.State != execute.Failed || res.ExitCode != 3 || !res.Started {
+			t.Errorf("Wait = %+v, %v", res, err)
+		}
+		unknown, _ := r.Adopt(execute.Attempt{InvocationID: "c.2", Number: 1})
+		if res, err := unknown.Wait(t.Context()); err != nil || res.Reason != execute.ReasonAgentRestart || res.Started {
+			t.Errorf("an intent without a directory ended as %+v, %v", res, err)
+		}
+		dead = true
+		if _, err := r.Start(t.Context(), execute.Spec{Attempt: execute.Attempt{InvocationID: "c.3", Number: 1}, Argv: spec.Argv}); err == nil {
+			t.Error("a dead agent started a program")
+		}
+		if n := len(h.Starts()); n != 1 || len(j.finished) != 2 {
+			t.Errorf("%d starts and %d results, want 1 and 2", n, len(j.finished))
+		}
+	})
+}
+
+func TestShrinkKeepsWhatIsNeeded(t *testing.T) {
+	var all []Fault
+	for i := range 8 {
+		all = append(all, Fault{Who: i})
+	}
+	needs := func(faults []Fault) bool {
+		return slices.Contains(faults, all[2]) && slices.Contains(faults, all[5])
+	}
+	if got := Shrink(all, needs, func() bool { return false }); !slices.Equal(got, []Fault{all[2], all[5]}) {
+		t.Errorf("Shrink = %v", got)
+	}
+	if got := Shrink(all, needs, func() bool { return true }); len(got) != len(all) {
+		t.Errorf("Shrink went on when it was enough: %v", got)
+	}
+}
