@@ -169,6 +169,9 @@ func (m *member) openHost(transport consensus.Transport) error {
 	if err != nil {
 		return err
 	}
+	if p := m.n.o.Surroundings.Profile; p != (consensus.Profile{}) {
+		profile = p
+	}
 	dir, err := m.n.dir.Subdir(raftDir)
 	if err != nil {
 		return err

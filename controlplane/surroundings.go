@@ -24,6 +24,8 @@ type Surroundings struct {
 	Gossip func(advertise string) gossip.Transport
 	// Disk holds the log, the votes and the snapshots.
 	Disk *consensus.Disk
+	// Profile are raft's timers; zero ones are those that the configuration names.
+	Profile consensus.Profile
 	// Machine is the state, still empty; whoever gives it may look at it.
 	Machine   *fsm.Machine
 	FreeBytes func() (uint64, error) // of the disk

@@ -73,7 +73,7 @@ func (n *node) start() error {
 				life.gossip.Store(t)
 				return t
 			},
-			Disk: disk.Disk(), Machine: life.machine,
+			Disk: disk.Disk(), Profile: w.timers(n), Machine: life.machine,
 			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
 			WallClock: func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
 		},

@@ -52,6 +52,7 @@ type operators struct {
 
 	mu       sync.Mutex // guards what follows; never held while waiting
 	commands []*command
+	last     *command // that was acknowledged
 	serial   uint32
 	writes   int // acknowledged
 	reads    int
@@ -62,22 +63,45 @@ const clients = 3
 
 func newOperators(w *World, context *client.Context) (*operators, error) {
 	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context}
-	cert, err := context.TLSCertificate()
-	if err != nil {
-		return nil, err
-	}
 	for i := range clients {
-		all := w.addresses()
-		first := i % len(all)
-		c, err := client.New(client.Options{
-			Addresses: slices.Concat(all[first:], all[:first]), Bundle: context.Bundle, Certificate: client.Static(cert), Dial: o.place.Dial,
-		})
+		c, err := o.connect(i)
 		if err != nil {
 			return nil, err
 		}
 		o.clients = append(o.clients, c)
 	}
 	return o, nil
+}
+
+// connect makes a client that begins with one of the nodes.
+func (o *operators) connect(first int) (*client.Client, error) {
+	cert, err := o.context.TLSCertificate()
+	if err != nil {
+		return nil, err
+	}
+	all := o.w.addresses()
+	first %= len(all)
+	return client.New(client.Options{
+		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.context.Bundle, Certificate: client.Static(cert), Dial: o.place.Dial,
+	})
+}
+
+// perClient is how many things one client does before another one takes over, which
+// begins with another node: clients stay where they are served, and after a few faults
+// all of them would be at one node.
+const perClient = 8
+
+// with has a new client do some things.
+func (o *operators) with(ctx context.Context, rng *rand.Rand, do func(*client.Client)) {
+	c, err := o.connect(rng.IntN(len(o.w.nodes)))
+	if err != nil {
+		o.w.fault("make a client: %v", err)
+		return
+	}
+	defer c.Close()
+	for i := 0; i < perClient && ctx.Err() == nil; i++ {
+		do(c)
+	}
 }
 
 func (o *operators) close() {
@@ -90,18 +114,40 @@ func (o *operators) close() {
 // work has every client do one thing after the other until ctx ends.
 func (o *operators) work(ctx context.Context) {
 	var wg sync.WaitGroup
-	for i, c := range o.clients {
+	for i := range o.clients {
 		rng := rand.New(rand.NewPCG(o.w.seed, 0x6f70+uint64(i)))
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
-				one, cancel := context.WithTimeout(ctx, time.Duration(500+rng.IntN(6000))*time.Millisecond)
-				o.act(one, c, rng)
-				cancel()
+				o.with(ctx, rng, func(c *client.Client) {
+					time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
+					one, cancel := context.WithTimeout(ctx, time.Duration(500+rng.IntN(6000))*time.Millisecond)
+					defer cancel()
+					o.act(one, c, rng)
+				})
 			}
 		})
 	}
+	wg.Go(func() { o.follow(ctx) })
 	wg.Wait()
+}
+
+// follow reads what was acknowledged last, again and again, through one node after the
+// other: a read that is stale is so for moments only.
+func (o *operators) follow(ctx context.Context) {
+	rng := rand.New(rand.NewPCG(o.w.seed, 0x666f6c))
+	for ctx.Err() == nil {
+		o.with(ctx, rng, func(c *client.Client) {
+			time.Sleep(time.Duration(rng.IntN(80)) * time.Millisecond)
+			o.mu.Lock()
+			last := o.last
+			o.mu.Unlock()
+			if last != nil {
+				one, cancel := context.WithTimeout(ctx, time.Second)
+				defer cancel()
+				o.read(one, c, last)
+			}
+		})
+	}
 }
 
 func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
@@ -226,6 +272,7 @@ func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err e
 		f.acked++
 		o.writes++
 		if verb == "submit" {
+			o.last = cmd
 			if f.index != 0 && f.index != index {
 				o.w.fault("%s was acknowledged at index %d and then at %d", cmd.id, f.index, index)
 			}

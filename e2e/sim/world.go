@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
 	"github.com/agentplane/agentplane/fsm"
 	"github.com/agentplane/agentplane/gossip/gossiptest"
@@ -47,6 +48,7 @@ type World struct {
 	agents    []*agentHost
 	operators *operators
 	profile   string
+	slow      int // number of the node with slow timers, if there is one
 	compact   bool
 	token     string // of agents
 
@@ -80,7 +82,7 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()},
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
-		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0,
+		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: rng.IntN(8),
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	for i := range 3 + 2*(rng.IntN(6)/5) {
@@ -98,6 +100,16 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 		w.agents = append(w.agents, &agentHost{Host: newHost(name, w.trace), w: w, ip: fmt.Sprintf("10.0.2.%d", i+1), dir: filepath.Join(dir, name+".0")})
 	}
 	return w
+}
+
+// timers are raft's on the node; zero ones are those of the profile. Those of a slow
+// node stand for a clock that stands still: cut off, it believes for seconds that it
+// leads.
+func (w *World) timers(n *node) consensus.Profile {
+	if w.slow >= len(w.nodes) || n != w.nodes[w.slow] {
+		return consensus.Profile{}
+	}
+	return consensus.Profile{Heartbeat: 3 * time.Second, Election: 3 * time.Second, Lease: 3 * time.Second, Commit: 5 * time.Millisecond}
 }
 
 func (w *World) nodeFlags(n *node, dir string) map[string][]string {
