@@ -30,7 +30,7 @@ func TestLockOfADeadProcessIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the lock of a dead process: %v", err)
 	}
-	defer second.close()
+	defer func() { _ = second.close() }()
 	start := time.Now()
 	if _, err := openDirectory(dir); !errors.Is(err, ErrInUse) || time.Since(start) > lockPatience/2 {
 		t.Errorf("the lock of this process: %v after %v, want %v at once", err, time.Since(start), ErrInUse)
