@@ -39,6 +39,8 @@ func TestCancel(t *testing.T) {
 
 	inv := c.Submit(id, c.Spec(h.mark("sleep 60")...))
 	c.WaitState(inv, running)
+	// It runs before its first line has, which the cancel must not be quicker than.
+	c.Until("the program has left its mark", func() bool { return h.marks(inv) == 1 })
 	waiting := c.Submit(id, c.Spec(h.mark("")...))
 	c.Cancel(id, waiting)
 	if r := c.Wait(waiting); r.GetState() != canceled || r.GetFence() == 0 {
