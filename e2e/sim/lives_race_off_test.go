@@ -2,4 +2,4 @@
 
 package sim
 
-const defaultLives = 20
+const defaultLives = 16

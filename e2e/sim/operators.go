@@ -89,7 +89,7 @@ func (o *operators) connect(first int) (*client.Client, error) {
 // perClient is how many things one client does before another one takes over, which
 // begins with another node: clients stay where they are served, and after a few faults
 // all of them would be at one node.
-const perClient = 8
+const perClient = 16
 
 // with has a new client do some things.
 func (o *operators) with(ctx context.Context, rng *rand.Rand, do func(*client.Client)) {
@@ -137,7 +137,7 @@ func (o *operators) follow(ctx context.Context) {
 	rng := rand.New(rand.NewPCG(o.w.seed, 0x666f6c))
 	for ctx.Err() == nil {
 		o.with(ctx, rng, func(c *client.Client) {
-			time.Sleep(time.Duration(rng.IntN(80)) * time.Millisecond)
+			time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond)
 			o.mu.Lock()
 			last := o.last
 			o.mu.Unlock()
