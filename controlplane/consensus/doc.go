@@ -65,10 +65,13 @@
 // it (raft#697), and refuses for ever what begins where its log is compacted away. See
 // installs.go.
 //
-// # Starved followers
+// # Senders that are stuck or late
 //
 // raft can wait for ever while it sends entries to a follower, which then hears
 // heartbeats and nothing else (raft#612). See pipeline.go.
+//
+// And a sender may outlive its term: it then carries entries of the next term in a
+// request of the last one, which followers refuse (gate.go).
 //
 // # Dead leaders
 //

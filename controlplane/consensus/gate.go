@@ -8,7 +8,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-var errNotCampaigning = errors.New("this node does not campaign")
+var (
+	errNotCampaigning = errors.New("this node does not campaign")
+	errOutlivedTerm   = errors.New("the request is of an older term than its entries")
+)
 
 // gate is the transport under raft. It keeps the pre-vote requests of a node that
 // does not want to lead from leaving (doc.go says why not by timeouts), so that such
@@ -51,6 +54,11 @@ func (g *gate) forward() {
 			case *raft.InstallSnapshotRequest:
 				passed = g.install(rpc, req)
 			case *raft.AppendEntriesRequest:
+				if outlived(req) {
+					rpc.Respond(nil, errOutlivedTerm)
+					passed = true
+					break
+				}
 				rpc.Command = g.installs.trim(req)
 				passed = g.pass(rpc)
 			default:
@@ -61,6 +69,17 @@ func (g *gate) forward() {
 			}
 		}
 	}
+}
+
+// outlived says that the request comes from a sender whose term of leadership is over.
+//
+// raft's senders outlive their term by as much as they wait for a follower, and then go
+// on with whatever their node's log holds by now: entries of the next term in a request
+// of the last one. A follower that takes them has a log of a later term than it is in,
+// and when it loses power it looks like one that has forgotten its vote (verifyStable).
+func outlived(req *raft.AppendEntriesRequest) bool {
+	n := len(req.Entries)
+	return n > 0 && req.Entries[n-1].Term > req.Term
 }
 
 func (g *gate) pass(rpc raft.RPC) bool {
