@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -23,6 +24,9 @@ func processorTime(others []int) (time.Duration, error) {
 	}
 	sum := time.Duration(own.Utime.Nano() + own.Stime.Nano())
 	for _, pid := range others {
+		if pid == 0 {
+			return 0, errors.New("a process has ended by itself; the end of its log says why")
+		}
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			return 0, fmt.Errorf("read the processor time: %w", err)
