@@ -27,6 +27,10 @@ BENCH ?= .
 COUNT ?= 1
 # Which mutant is tried: make teeth M=preface
 M ?=
+# Where what was tried is written down: make sim N=1000 RECORD=e2e/results.tsv
+RECORD ?=
+export AGENTPLANE_RECORD := $(if $(RECORD),$(abspath $(RECORD)))
+export AGENTPLANE_COMMIT := $(VERSION)
 
 .PHONY: help
 help: ## list what can be made
