@@ -134,7 +134,7 @@ func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
 	remove(tx, TableFacts, tx.facts, have.GetId())
 	remove(tx, TableAgents, tx.agents, have.GetId())
 	touched := 0
-	for _, i := range collect(tx.invocations.by(invocationsByAgent, be32(have.GetOrdinal()))) {
+	for _, i := range collect(tx.work.in(have.GetOrdinal(), openStates[:]...)) {
 		state := raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED
 		if i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
 			state = raftlogv1.AttemptState_ATTEMPT_STATE_LOST

@@ -28,11 +28,6 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 		row.Transitions = append(row.Transitions, again)
 	}
 	count(c, from, row.GetState())
-	if open(i) && !open(row) {
-		if tx.m.queued[row.GetAgentOrdinal()]--; tx.m.queued[row.GetAgentOrdinal()] == 0 {
-			delete(tx.m.queued, row.GetAgentOrdinal())
-		}
-	}
 	put(tx, TableInvocations, tx.invocations, row)
 	return row
 }
@@ -100,10 +95,8 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 // running counts the agent's claimed and running attempts, which are few.
 func (tx *tx) running(ordinal uint32) uint32 {
 	n := uint32(0)
-	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING} {
-		for range tx.invocations.by(invocationsByAgent, be32(ordinal)+string(rune(state))) {
-			n++
-		}
+	for range tx.work.in(ordinal, raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING) {
+		n++
 	}
 	return n
 }

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -20,7 +21,7 @@ func check(m *Machine) error {
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
 		checkTable("token uses", t.tokenUses),
-		checkAgents(t), checkCommands(t), checkQueued(m), checkFences(t), checkTokens(t),
+		checkAgents(t), checkCommands(t), checkWork(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
 			return err
@@ -231,19 +232,26 @@ func checkTransitions(c *raftlogv1.Command, i *raftlogv1.Invocation) error {
 	return nil
 }
 
-func checkQueued(m *Machine) error {
-	want := make(map[uint32]uint32)
-	for i := range m.tables.invocations.all() {
+// checkWork collects what each agent has to do again, and compares.
+func checkWork(t *tables) error {
+	want := make(map[uint32][]*raftlogv1.Invocation)
+	for i := range t.invocations.all() {
 		if open(i) {
-			want[i.GetAgentOrdinal()]++
+			want[i.GetAgentOrdinal()] = append(want[i.GetAgentOrdinal()], i)
 		}
 	}
-	if len(want) != len(m.queued) {
-		return fmt.Errorf("queued is %v, a count gives %v", m.queued, want)
+	if n := t.work.agents.Len(); n != len(want) {
+		return fmt.Errorf("%d agents have work, want %d", n, len(want))
 	}
-	for o, n := range want {
-		if m.queued[o] != n {
-			return fmt.Errorf("queued[%d] is %d, a count gives %d", o, m.queued[o], n)
+	for ordinal, rows := range want {
+		slices.SortFunc(rows, func(a, b *raftlogv1.Invocation) int {
+			return cmp.Or(cmp.Compare(a.GetState(), b.GetState()), inOrder(a, b))
+		})
+		if got := collect(t.work.in(ordinal, openStates[:]...)); !slices.Equal(got, rows) {
+			return fmt.Errorf("agent %d has the work %v, want %v", ordinal, got, rows)
+		}
+		if n := t.work.count(ordinal); n != len(rows) {
+			return fmt.Errorf("agent %d has %d open invocations, want %d", ordinal, n, len(rows))
 		}
 	}
 	return nil

@@ -121,7 +121,7 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, rele
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "agent_removed"
 	case !c.GetQueueOffline() && !tx.reachable(a):
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline"
-	case tx.m.queued[ordinal] >= queueMax:
+	case tx.work.count(ordinal) >= int(queueMax):
 		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "queue_full"
 	case release:
 		state = raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED
@@ -134,9 +134,6 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, rele
 	}
 	put(tx, TableInvocations, tx.invocations, i)
 	count(c, 0, state)
-	if open(i) {
-		tx.m.queued[ordinal]++
-	}
 }
 
 // reachable says that the agent counts as online: it has a session or its grace runs,

@@ -24,11 +24,8 @@ type Options struct {
 
 // Machine is the replicated state. See the package comment for who may call what.
 type Machine struct {
-	// tables and the derived maps belong to the goroutine that applies.
+	// tables belongs to the goroutine that applies.
 	tables *tables
-	// queued counts the open invocations of each agent, by its number. It is
-	// derived, and made again by a restore.
-	queued map[uint32]uint32
 	// changes is the memory in which an entry collects its changes.
 	changes []retained
 
@@ -49,7 +46,6 @@ func New(o Options) *Machine {
 	}
 	m := &Machine{
 		tables: newTables(),
-		queued: make(map[uint32]uint32),
 		feed:   newFeed(o.FeedChanges, o.FeedBytes),
 	}
 	m.view.Store(&View{t: m.tables.published()})

@@ -137,7 +137,7 @@ func (tx *tx) quarantine(a *raftlogv1.Agent, why raftlogv1.Quarantine, format st
 // loseClaims makes LOST what the agent had claimed, but for the attempts that its
 // journal still knows: those it can report by itself.
 func (tx *tx) loseClaims(a *raftlogv1.Agent, reason string, known []*raftlogv1.AttemptKey) {
-	for _, i := range collect(tx.invocations.by(invocationsByAgent, be32(a.GetOrdinal()))) {
+	for _, i := range collect(tx.work.in(a.GetOrdinal(), openStates[:]...)) {
 		journalled := slices.ContainsFunc(known, func(k *raftlogv1.AttemptKey) bool {
 			return k.GetInvocationId() == i.GetId() && k.GetAttempt() == i.GetAttempt()
 		})

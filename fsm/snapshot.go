@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"iter"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
@@ -128,6 +129,9 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 		i := row.Invocation
 		if _, found := t.commands.get(i.GetCommandId()); !found || i.GetId() != InvocationID(i.GetCommandId(), i.GetAgentOrdinal()) {
 			return place{}, fmt.Errorf("invocation %q belongs to no command", i.GetId())
+		}
+		if open(i) && !slices.Contains(openStates[:], i.GetState()) {
+			return place{}, fmt.Errorf("invocation %q is in state %d, which this build does not know", i.GetId(), i.GetState())
 		}
 		return loaded(TableInvocations, t.invocations, i), nil
 	case *raftlogv1.SnapshotRecord_Removal:
@@ -356,10 +360,6 @@ func (t *tables) fromFormat1() {
 // restore replaces the whole state, then wakes everybody who waits or watches.
 func (m *Machine) restore(t *tables) {
 	m.tables = t
-	m.queued = make(map[uint32]uint32)
-	for _, i := range collect(t.invocations.by(invocationsByAgent, "")) {
-		m.queued[i.GetAgentOrdinal()]++
-	}
 	m.publish(nil)
 	m.feed.reset(m.View().Cursor())
 }

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"encoding/binary"
 	"iter"
 
@@ -14,6 +15,9 @@ type table[R proto.Message] struct {
 	key     func(R) string
 	rows    *btree.Map[string, R]
 	indexes []*index[R]
+	// moved, when there is one, is told of every change: from old, nil when it is new, to
+	// row, nil when it is deleted.
+	moved func(old, row R)
 	// frozen is the copy that was published last; nil when the table has changed
 	// since.
 	frozen *table[R]
@@ -31,12 +35,12 @@ type index[R proto.Message] struct {
 // items, copying was half of what a small entry cost (BenchmarkApply/sealed).
 const degree = 8
 
-func newTree[R any]() *btree.Map[string, R] { return btree.NewMap[string, R](degree) }
+func newTree[K cmp.Ordered, R any]() *btree.Map[K, R] { return btree.NewMap[K, R](degree) }
 
 func newTable[R proto.Message](key func(R) string, indexes ...func(R) (string, bool)) *table[R] {
-	t := &table[R]{key: key, rows: newTree[R]()}
+	t := &table[R]{key: key, rows: newTree[string, R]()}
 	for _, k := range indexes {
-		t.indexes = append(t.indexes, &index[R]{key: k, rows: newTree[R]()})
+		t.indexes = append(t.indexes, &index[R]{key: k, rows: newTree[string, R]()})
 	}
 	return t
 }
@@ -78,6 +82,9 @@ func (t *table[R]) put(row R) {
 			x.rows.Set(k, row)
 		}
 	}
+	if t.moved != nil {
+		t.moved(old, row)
+	}
 }
 
 func (t *table[R]) delete(key string) (R, bool) {
@@ -88,6 +95,10 @@ func (t *table[R]) delete(key string) (R, bool) {
 			if k, ok := x.key(old); ok {
 				x.rows.Delete(k)
 			}
+		}
+		if t.moved != nil {
+			var none R
+			t.moved(old, none)
 		}
 	}
 	return old, deleted

@@ -5,7 +5,6 @@ import (
 	"iter"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -51,6 +50,7 @@ type tables struct {
 	invocations *table[*raftlogv1.Invocation]
 	removals    *table[*raftlogv1.Removal]
 	tokenUses   *table[*raftlogv1.TokenUse]
+	work        *work
 }
 
 // Indexes, by their place in newTables.
@@ -70,14 +70,12 @@ const (
 	commandsByIndex  = 0
 	commandsFinished = 1
 
-	invocationsByAgent = 0
-
 	removalsInOrder = 0
 	removalsByName  = 1
 )
 
 func newTables() *tables {
-	return &tables{
+	t := &tables{
 		cluster:  &raftlogv1.Cluster{},
 		nodes:    newTable((*raftlogv1.Node).GetId),
 		settings: newTable((*raftlogv1.Setting).GetKey),
@@ -118,20 +116,7 @@ func newTables() *tables {
 				return be64Of(c.GetFinishedIndex(), c.GetId()), true
 			},
 		),
-		invocations: newTable(
-			invocationKeyOf,
-			// What an agent has to do, by state, then in order of submission.
-			func(i *raftlogv1.Invocation) (string, bool) {
-				if !open(i) {
-					return "", false
-				}
-				b := make([]byte, 0, maxKeyBytes)
-				b = binary.BigEndian.AppendUint32(b, i.GetAgentOrdinal())
-				b = utf8.AppendRune(b, rune(i.GetState()))
-				b = binary.BigEndian.AppendUint64(b, submittedIndex(i))
-				return string(append(b, i.GetCommandId()...)), true
-			},
-		),
+		invocations: newTable(invocationKeyOf),
 		removals: newTable(
 			func(r *raftlogv1.Removal) string { return sized(r.GetAgentId()) + be64(r.GetEnrolledIndex()) },
 			func(r *raftlogv1.Removal) (string, bool) { return be64(r.GetNumber()), true },
@@ -143,7 +128,10 @@ func newTables() *tables {
 				return userKey(u.GetTokenId(), u.GetPublicKey(), u.GetIdentity()), true
 			},
 		),
+		work: newWork(),
 	}
+	t.invocations.moved = t.work.moved
+	return t
 }
 
 // published is the state as readers get it.
@@ -153,6 +141,7 @@ func (t *tables) published() *tables {
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
+		work: t.work.published(),
 	}
 }
 
