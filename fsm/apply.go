@@ -91,8 +91,8 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.reportAttempt(k.ReportAttempt)
 	case *raftlogv1.Mutation_CancelCommand:
 		return tx.cancelCommand(k.CancelCommand)
-	case *raftlogv1.Mutation_ExpireCommand:
-		return tx.expireCommand(k.ExpireCommand)
+	case *raftlogv1.Mutation_ExpireCommands:
+		return tx.expireCommands(k.ExpireCommands)
 	case *raftlogv1.Mutation_LoseAttempt:
 		return tx.loseAttempt(k.LoseAttempt)
 	case *raftlogv1.Mutation_PurgeCommands:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -38,8 +39,12 @@ func benchID(n int) string { return commandID(storyBegin, fmt.Sprint(n)) }
 
 // applied gives the machine one entry of mutations, all of which must be granted.
 func applied(b *testing.B, m *Machine, muts ...*raftlogv1.Mutation) {
+	appliedAt(b, m, time.Unix(0, m.Now()), muts...)
+}
+
+func appliedAt(b *testing.B, m *Machine, now time.Time, muts ...*raftlogv1.Mutation) {
 	index, office := m.Published()
-	for _, o := range m.Apply(index+1, 1, &raftlogv1.Entry{Format: 1, LeaderEpoch: office.GetEpoch(), Now: m.Now(), Mutations: muts}) {
+	for _, o := range m.Apply(index+1, 1, &raftlogv1.Entry{Format: 1, LeaderEpoch: office.GetEpoch(), Now: now.UnixNano(), Mutations: muts}) {
 		if o.GetCode() != raftlogv1.Code_CODE_OK {
 			b.Fatal(o)
 		}
@@ -108,6 +113,32 @@ func BenchmarkApply(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/mutation")
 		})
 	}
+	// As the leader ends what nobody claimed in time.
+	b.Run("expire+purge/batch=1000", func(b *testing.B) {
+		m := fleet(b, benchAgents)
+		ids := make([]string, 1000)
+		b.ReportAllocs()
+		for n := 0; b.Loop(); n++ {
+			b.StopTimer()
+			at := storyBegin.Add(time.Duration(n) * time.Minute)
+			muts := make([]*raftlogv1.Mutation, len(ids))
+			for i := range ids {
+				ids[i] = commandID(at, fmt.Sprint(n*len(ids)+i))
+				muts[i] = submitTo(ids[i], uint32(i*7919%benchAgents)+1)
+				muts[i].GetSubmitCommand().Ttl = int64(time.Minute)
+			}
+			for some := range slices.Chunk(muts, raftlogv1.MaxMutations) {
+				appliedAt(b, m, at, some...)
+			}
+			b.StartTimer()
+			appliedAt(b, m, at.Add(time.Minute), &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommands{ExpireCommands: &raftlogv1.ExpireCommands{CommandIds: ids, Max: 1000}}})
+			appliedAt(b, m, at.Add(time.Minute), &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeCommands{PurgeCommands: &raftlogv1.PurgeCommands{CommandIds: ids}}})
+		}
+		if n := m.View().CommandCount(); n > 0 {
+			b.Fatalf("%d commands are left", n)
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ids)), "ns/command")
+	})
 	b.Run("claim+report/batch=128", func(b *testing.B) {
 		m := fleet(b, benchAgents)
 		b.ReportAllocs()

@@ -20,6 +20,9 @@ const (
 	idAhead = 5 * time.Minute
 	// defaultQueueMax bounds the open invocations of one agent.
 	defaultQueueMax = 4096
+	// maxLookedThrough is how many commands that a mutation edits are looked through
+	// before they are put into a map.
+	maxLookedThrough = 16
 	// firstWave is the number of the wave that a submission may release itself.
 	firstWave = 1
 )
@@ -200,23 +203,28 @@ func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 	return o
 }
 
-// expireCommand ends what was not claimed in time.
-func (tx *tx) expireCommand(m *raftlogv1.ExpireCommand) *raftlogv1.Outcome {
-	c, found := tx.commands.get(m.GetCommandId())
-	switch {
-	case !found:
-		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_command", "there is no command %q", m.GetCommandId())
-	case tx.now() < c.GetNotAfter():
-		return refuse(raftlogv1.Code_CODE_REFUSED, "not_yet", "command %q expires at %s; the cluster's time is %s", c.GetId(), stamp(c.GetNotAfter()), stamp(tx.now()))
-	}
+// expireCommands ends what was not claimed in time. A command that is not there, or whose
+// time is not over, is passed over: the leader looks again.
+func (tx *tx) expireCommands(m *raftlogv1.ExpireCommands) *raftlogv1.Outcome {
 	o := ok()
-	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED} {
-		for _, i := range collectMax(tx.openInvocations(c.GetId(), state), int(m.GetMax()-o.Count)) {
+	for _, id := range m.GetCommandIds() {
+		if o.Count >= m.GetMax() {
+			break
+		}
+		if c, found := tx.commands.get(id); !found || done(c) || tx.now() < c.GetNotAfter() {
+			continue
+		}
+		for _, i := range collectMax(where(tx.invocations.withPrefix(id+"."), unclaimed), int(m.GetMax()-o.Count)) {
 			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED, "expired", nil)
 			o.Count++
 		}
+		tx.flush()
 	}
 	return o
+}
+
+func unclaimed(i *raftlogv1.Invocation) bool {
+	return i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED
 }
 
 // purgeCommands removes finished commands. Ids as old as theirs are refused from
@@ -250,10 +258,13 @@ func (tx *tx) purgeCommands(m *raftlogv1.PurgeCommands) *raftlogv1.Outcome {
 // editCommand returns a copy of the command's row that this mutation may write; it
 // is put when the mutation ends, however many invocations moved.
 func (tx *tx) editCommand(id string) *raftlogv1.Command {
-	for _, c := range tx.edited {
+	for _, c := range slices.Backward(tx.edited[len(tx.editedBefore):]) {
 		if c.GetId() == id {
 			return c
 		}
+	}
+	if c, found := tx.editedBefore[id]; found {
+		return c
 	}
 	have, found := tx.commands.get(id)
 	if !found {
@@ -261,6 +272,14 @@ func (tx *tx) editCommand(id string) *raftlogv1.Command {
 	}
 	c := clone(have)
 	tx.edited = append(tx.edited, c)
+	if n := len(tx.editedBefore); len(tx.edited) == n+maxLookedThrough {
+		if tx.editedBefore == nil {
+			tx.editedBefore = make(map[string]*raftlogv1.Command)
+		}
+		for _, c := range tx.edited[n:] {
+			tx.editedBefore[c.GetId()] = c
+		}
+	}
 	return c
 }
 
@@ -271,7 +290,7 @@ func (tx *tx) flush() {
 		tx.settle(c)
 		put(tx, TableCommands, tx.commands, c)
 	}
-	tx.edited = nil
+	tx.edited, tx.editedBefore = nil, nil
 }
 
 // settle ends the command when every invocation is final. A LOST one that evidence

@@ -13,7 +13,7 @@
 // index and now; only the refusals "clone" and "journal_behind" of a session put its
 // agent into quarantine. A mutation checks everything before it writes its first
 // row, so that there is nothing to roll back. The same mutation again changes
-// nothing, but for those that take a part each time (ExpireCommand,
+// nothing, but for those that take a part each time (ExpireCommands,
 // LoseNodeSessions) and for a leader that takes office; that an agent was removed is
 // remembered for that ([MaxRemovals]). The machine panics only where going on would let this
 // replica differ from the others without anybody noticing: an unknown kind or

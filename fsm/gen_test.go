@@ -385,7 +385,7 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 		}
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: g.command()}}}
 	case 14:
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: g.command(), Max: uint32(g.pick(0, 1, 100))}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommands{ExpireCommands: &raftlogv1.ExpireCommands{CommandIds: []string{g.command(), "x", g.command()}, Max: uint32(g.pick(0, 1, 2, 100))}}}
 	default:
 		i := g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING)
 		s, _ := g.m.View().Session(i.GetAgentId())

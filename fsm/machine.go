@@ -177,8 +177,9 @@ type tx struct {
 	// takesOffice says that the entry has the form in which a leader takes office.
 	takesOffice bool
 
-	clusterChanged bool                 // by more than index and now
-	edited         []*raftlogv1.Command // by the mutation at hand
+	clusterChanged bool                          // by more than index and now
+	edited         []*raftlogv1.Command          // by the mutation at hand
+	editedBefore   map[string]*raftlogv1.Command // the first of them, when they are many
 	changes        []retained
 }
 

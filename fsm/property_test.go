@@ -292,7 +292,7 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 
 // goesOn says that a mutation takes a part each time.
 func goesOn(mut *raftlogv1.Mutation) bool {
-	return mut.GetExpireCommand() != nil || mut.GetLoseNodeSessions() != nil
+	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil
 }
 
 // checkAgain says whether the answer to a repetition is that to the first.

@@ -177,7 +177,11 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: c.s.id(c.word(0), 0), CanceledBy: "ann"}}}
 	},
 	"expire": func(c *call) *raftlogv1.Mutation {
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: c.s.id(c.word(0), 0), Max: uint32(c.int("max", 100))}}}
+		m := &raftlogv1.ExpireCommands{Max: uint32(c.int("max", 100))}
+		for _, n := range c.words {
+			m.CommandIds = append(m.CommandIds, c.s.id(n, 0))
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommands{ExpireCommands: m}}
 	},
 	"lose": func(c *call) *raftlogv1.Mutation {
 		id, i := c.invocation(0)

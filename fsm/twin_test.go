@@ -107,8 +107,9 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 		return w.loseAttempt(before, now, m.LoseAttempt), true
 	case *raftlogv1.Mutation_CancelCommand:
 		return w.cancel(m.CancelCommand), true
-	case *raftlogv1.Mutation_ExpireCommand:
-		return w.expire(now, m.ExpireCommand), true
+	case *raftlogv1.Mutation_ExpireCommands:
+		w.expire(now, m.ExpireCommands)
+		return raftlogv1.Code_CODE_OK, true
 	case *raftlogv1.Mutation_PurgeCommands:
 		for _, id := range m.PurgeCommands.GetCommandIds() {
 			ahead := id > commandFloor(now)
@@ -299,24 +300,20 @@ func (w *twin) cancel(m *raftlogv1.CancelCommand) raftlogv1.Code {
 	return raftlogv1.Code_CODE_OK
 }
 
-func (w *twin) expire(now int64, m *raftlogv1.ExpireCommand) raftlogv1.Code {
-	c, found := w.commands[m.GetCommandId()]
-	switch {
-	case !found:
-		return raftlogv1.Code_CODE_NOT_FOUND
-	case now < c.notAfter:
-		return raftlogv1.Code_CODE_REFUSED
-	}
+func (w *twin) expire(now int64, m *raftlogv1.ExpireCommands) {
 	left := m.GetMax()
-	for _, state := range []raftlogv1.AttemptState{pending, released} {
-		for _, a := range w.of(m.GetCommandId()) {
-			if a.state == state && left > 0 {
+	for _, id := range m.GetCommandIds() {
+		c, found := w.commands[id]
+		if !found || now < c.notAfter {
+			continue
+		}
+		for _, a := range w.of(id) {
+			if (a.state == pending || a.state == released) && left > 0 {
 				a.state = expired
 				left--
 			}
 		}
 	}
-	return raftlogv1.Code_CODE_OK
 }
 
 // openSession follows what became of claims that the agent's journal may not hold.

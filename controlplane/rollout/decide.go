@@ -18,49 +18,56 @@ const (
 	lookedAtPerMoved = 16
 )
 
-// decide answers the mutation that an item needs now, and how many rows it costs, which
-// is more than it moves; it moves at most budget. Without one the item is put back for
-// when it may need one.
-func (l *term) decide(v *fsm.View, i *item, now time.Time, budget uint32) (*raftlogv1.Mutation, uint32) {
+// decide puts into the batch what an item needs now, and answers how many rows that
+// costs, which is more than it moves; it moves at most budget. An item that needs nothing
+// is put back for when it may need something.
+func (l *term) decide(b *batch, v *fsm.View, i *item, now time.Time, budget uint32) uint32 {
 	var mut *raftlogv1.Mutation
 	var wait time.Duration
 	rows := uint32(1)
 	if i.attempt != nil {
 		mut, wait = l.decideAttempt(v, i.attempt, now)
 	} else {
-		mut, rows, wait = l.decideCommand(v, i.command, budget)
+		c, _ := v.Command(i.command)
+		s := NextStep(c, l.clock.cluster())
+		// The state looks at all rows of the command to find those that it moves; looking
+		// is cheap beside moving, and yet it is work for every node.
+		rows = c.GetTargets() / lookedAtPerMoved
+		switch {
+		case expires && s.Expire > 0:
+			n := min(s.Expire, budget)
+			b.items, b.expire, b.rows = append(b.items, i), append(b.expire, i), b.rows+n
+			return rows + n
+		case s.Release > 0:
+			n := min(s.Release, budget)
+			rows += n
+			mut = &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
+				CommandId: c.GetId(), ExpectedReleased: c.GetReleased(), Max: n, Wave: s.Wave,
+			}}}
+		case s.Wait > 0:
+			wait = s.Wait
+		default:
+			wait = forever
+		}
 	}
-	if mut == nil && wait != forever {
-		l.books.queue.put(i, now.Add(bounded(wait)))
+	if mut == nil {
+		if wait != forever {
+			l.books.queue.put(i, now.Add(bounded(wait)))
+		}
+		return rows
 	}
-	return mut, rows
+	b.items = append(b.items, i)
+	b.add(mut, func(o *raftlogv1.Outcome, now time.Time) {
+		l.books.queue.put(i, now.Add(again(mut, o)))
+		if lost := mut.GetLoseAttempt(); lost != nil && o.GetCode() == raftlogv1.Code_CODE_OK {
+			l.o.Logger.Info("attempt is given up", "invocation_id", lost.GetKey().GetInvocationId(), "attempt", lost.GetKey().GetAttempt(), "reason", lost.GetReason())
+		}
+	})
+	return rows
 }
 
 // bounded is after how long to look again at what asks for wait.
 func bounded(wait time.Duration) time.Duration { return min(max(wait, shortest), longest) }
-
-func (l *term) decideCommand(v *fsm.View, id string, budget uint32) (*raftlogv1.Mutation, uint32, time.Duration) {
-	c, found := v.Command(id)
-	if !found {
-		return nil, 0, forever
-	}
-	// The state looks at all rows of the command to find those that it moves; looking
-	// is cheap beside moving, and yet it is work for every node.
-	looks := c.GetTargets() / lookedAtPerMoved
-	switch s := NextStep(c, l.clock.cluster()); {
-	case expires && s.Expire > 0:
-		n := min(s.Expire, expireMax, budget)
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommand{ExpireCommand: &raftlogv1.ExpireCommand{CommandId: id, Max: n}}}, n + looks, 0
-	case s.Release > 0:
-		n := min(s.Release, budget)
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
-			CommandId: id, ExpectedReleased: c.GetReleased(), Max: n, Wave: s.Wave,
-		}}}, n + looks, 0
-	case s.Wait > 0:
-		return nil, 0, s.Wait
-	}
-	return nil, 0, forever
-}
 
 func (l *term) decideAttempt(v *fsm.View, a *attempt, now time.Time) (*raftlogv1.Mutation, time.Duration) {
 	// The state may be ahead of the feed.

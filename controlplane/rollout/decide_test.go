@@ -120,7 +120,7 @@ func TestPurge(t *testing.T) {
 	const day = 24 * time.Hour
 	old := now.Add(-100 * day)
 	var many []*raftlogv1.Command
-	for i := range 150 {
+	for i := range 1500 {
 		many = append(many, command(byte(i), 40*day, 1, old))
 	}
 	for _, c := range []struct {
@@ -136,7 +136,7 @@ func TestPurge(t *testing.T) {
 		{"an id ahead of the time stays", []*raftlogv1.Command{command(1, 3*day, 1, now.Add(time.Minute)), command(2, 3*day, 1, old)}, 2, "2"},
 		{"a huge one goes alone", []*raftlogv1.Command{command(1, 40*day, 20_000, old), command(2, 40*day, 1, old)}, 0, "1"},
 		{"and not with others", []*raftlogv1.Command{command(1, 40*day, 1, old), command(2, 40*day, 9_999, old), command(3, 40*day, 1, old)}, 0, "1 2"},
-		{"a hundred at once", many, 0, "100 of them"},
+		{"a thousand at once", many, 0, "1000 of them"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := ""

@@ -1,6 +1,6 @@
 // Package rollout brings every command to its end, on the leader: it releases what
-// waits (a submission releases its first wave itself), expires what was not claimed in time, gives up what nobody can know, and
-// purges what is old (DESIGN section 9).
+// waits (a submission releases its first wave itself), expires what was not claimed in
+// time, gives up what nobody can know, and purges what is old (DESIGN section 9).
 //
 // # What it promises
 //
@@ -21,8 +21,9 @@
 // at it next; a change moves the item to now. Looking reads the current state and
 // calls a pure function ([NextStep], [Patience.Judge]): it answers a mutation, or when
 // to look again. Up to 128 mutations that together touch at most ReleaseMax rows go
-// into one proposal. So a tick costs what is due, never what exists; memory is bounded
-// by open commands and claimed attempts.
+// into one proposal, and one of them expires up to 1000 commands: small commands may come
+// by the thousand a second, and what ends them must not fall behind. So a tick costs what
+// is due, never what exists; memory is bounded by open commands and claimed attempts.
 //
 // Everything due at once is released as one wave. [Next] is where waves and budgets
 // will decide: it sees a command's row with its counts, and nothing else.
@@ -30,9 +31,9 @@
 // # Purging
 //
 // Finished commands are purged when older than Retain, and the oldest of them when
-// more than RetainCount are finished. One entry takes at most 100 commands and about
-// 10 000 invocations: removing a thousand times more rows in one entry would stop the
-// state for everybody and flush the change feed.
+// more than RetainCount are finished. One entry, the same that expires others, takes at
+// most 1000 commands and about 10 000 invocations: removing a hundred times more rows in
+// one entry would stop the state for everybody and flush the change feed.
 //
 // Tokens are purged in the same way, once a minute: those that expired, were used up or
 // revoked longer than RetainTokens ago, and the oldest of them above RetainTokenCount.

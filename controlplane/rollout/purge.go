@@ -13,7 +13,7 @@ import (
 const (
 	// purgeMax bounds the commands, or the tokens, that one entry purges, purgeRows
 	// their invocations or uses; one with more is purged alone.
-	purgeMax  = 100
+	purgeMax  = 1000
 	purgeRows = 10_000
 )
 

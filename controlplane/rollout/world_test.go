@@ -32,13 +32,13 @@ type world struct {
 	term    uint64
 	skew    time.Duration  // of the cluster's time
 	broken  error          // what Propose answers
-	largest int            // rows that one entry of the engine moved
+	largest map[string]int // by kind of mutation: rows or commands that one of the engine's moved at most
 	kinds   map[string]int // mutations proposed by the engine; "" = all
 	ids     uint16
 }
 
 func newWorld(t failer, o fsm.Options) *world {
-	w := &world{t: t, m: fsm.New(o), kinds: make(map[string]int)}
+	w := &world{t: t, m: fsm.New(o), kinds: make(map[string]int), largest: make(map[string]int)}
 	w.takeOffice()
 	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{
 		ClusterId: "c", Incarnation: &raftlogv1.Incarnation{Number: 1, Id: make([]byte, 16)}, FeatureLevel: 1,
@@ -81,13 +81,16 @@ func (w *world) Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) (
 	outcomes := w.apply(mutations...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	rows := 0
+	moved := make(map[string]int)
 	for i, o := range outcomes {
-		rows += int(o.GetCount())
-		w.kinds[fmt.Sprintf("%T", mutations[i].GetKind())[len("*raftlogv1.Mutation_"):]]++
+		kind := fmt.Sprintf("%T", mutations[i].GetKind())[len("*raftlogv1.Mutation_"):]
+		w.kinds[kind]++
 		w.kinds[""]++
+		moved[kind] += int(o.GetCount())
 	}
-	w.largest = max(w.largest, rows)
+	for kind, rows := range moved {
+		w.largest[kind] = max(w.largest[kind], rows)
+	}
 	return outcomes, nil
 }
 
@@ -97,10 +100,11 @@ func (w *world) proposed(kind string) int {
 	return w.kinds[kind]
 }
 
-func (w *world) largestEntry() int {
+// largestEntry is how much the mutations of a kind moved at most in one entry.
+func (w *world) largestEntry(kind string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.largest
+	return w.largest[kind]
 }
 
 func (w *world) breakProposals(err error) {

@@ -1490,29 +1490,30 @@ func (x *CancelCommand) GetCanceledBy() string {
 	return ""
 }
 
-// ExpireCommand ends up to max unclaimed invocations whose time is over.
-type ExpireCommand struct {
+// ExpireCommands ends up to max unclaimed invocations of the commands whose time is
+// over, one command after the other. The others are left as they are.
+type ExpireCommands struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	CommandId     string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	CommandIds    []string               `protobuf:"bytes,1,rep,name=command_ids,json=commandIds,proto3" json:"command_ids,omitempty"`
 	Max           uint32                 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ExpireCommand) Reset() {
-	*x = ExpireCommand{}
+func (x *ExpireCommands) Reset() {
+	*x = ExpireCommands{}
 	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ExpireCommand) String() string {
+func (x *ExpireCommands) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ExpireCommand) ProtoMessage() {}
+func (*ExpireCommands) ProtoMessage() {}
 
-func (x *ExpireCommand) ProtoReflect() protoreflect.Message {
+func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1524,19 +1525,19 @@ func (x *ExpireCommand) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ExpireCommand.ProtoReflect.Descriptor instead.
-func (*ExpireCommand) Descriptor() ([]byte, []int) {
+// Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
+func (*ExpireCommands) Descriptor() ([]byte, []int) {
 	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *ExpireCommand) GetCommandId() string {
+func (x *ExpireCommands) GetCommandIds() []string {
 	if x != nil {
-		return x.CommandId
+		return x.CommandIds
 	}
-	return ""
+	return nil
 }
 
-func (x *ExpireCommand) GetMax() uint32 {
+func (x *ExpireCommands) GetMax() uint32 {
 	if x != nil {
 		return x.Max
 	}
@@ -1827,10 +1828,10 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1f\n" +
 	"\vcanceled_by\x18\x02 \x01(\tR\n" +
-	"canceledBy\"@\n" +
-	"\rExpireCommand\x12\x1d\n" +
-	"\n" +
-	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x10\n" +
+	"canceledBy\"C\n" +
+	"\x0eExpireCommands\x12\x1f\n" +
+	"\vcommand_ids\x18\x01 \x03(\tR\n" +
+	"commandIds\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\rR\x03max\"\x9e\x02\n" +
 	"\vLoseAttempt\x12(\n" +
 	"\x03key\x18\x01 \x01(\v2\x16.raftlog.v1.AttemptKeyR\x03key\x12?\n" +
@@ -1899,7 +1900,7 @@ var file_raftlog_v1_commands_proto_goTypes = []any{
 	(*ClaimAttempt)(nil),   // 12: raftlog.v1.ClaimAttempt
 	(*ReportAttempt)(nil),  // 13: raftlog.v1.ReportAttempt
 	(*CancelCommand)(nil),  // 14: raftlog.v1.CancelCommand
-	(*ExpireCommand)(nil),  // 15: raftlog.v1.ExpireCommand
+	(*ExpireCommands)(nil), // 15: raftlog.v1.ExpireCommands
 	(*LoseAttempt)(nil),    // 16: raftlog.v1.LoseAttempt
 	(*PurgeCommands)(nil),  // 17: raftlog.v1.PurgeCommands
 	(*AttemptKey)(nil),     // 18: raftlog.v1.AttemptKey

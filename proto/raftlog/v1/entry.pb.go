@@ -212,9 +212,9 @@ type Mutation struct {
 	//	*Mutation_ClaimAttempt
 	//	*Mutation_ReportAttempt
 	//	*Mutation_CancelCommand
-	//	*Mutation_ExpireCommand
 	//	*Mutation_LoseAttempt
 	//	*Mutation_PurgeCommands
+	//	*Mutation_ExpireCommands
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -516,15 +516,6 @@ func (x *Mutation) GetCancelCommand() *CancelCommand {
 	return nil
 }
 
-func (x *Mutation) GetExpireCommand() *ExpireCommand {
-	if x != nil {
-		if x, ok := x.Kind.(*Mutation_ExpireCommand); ok {
-			return x.ExpireCommand
-		}
-	}
-	return nil
-}
-
 func (x *Mutation) GetLoseAttempt() *LoseAttempt {
 	if x != nil {
 		if x, ok := x.Kind.(*Mutation_LoseAttempt); ok {
@@ -538,6 +529,15 @@ func (x *Mutation) GetPurgeCommands() *PurgeCommands {
 	if x != nil {
 		if x, ok := x.Kind.(*Mutation_PurgeCommands); ok {
 			return x.PurgeCommands
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetExpireCommands() *ExpireCommands {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ExpireCommands); ok {
+			return x.ExpireCommands
 		}
 	}
 	return nil
@@ -659,16 +659,16 @@ type Mutation_CancelCommand struct {
 	CancelCommand *CancelCommand `protobuf:"bytes,54,opt,name=cancel_command,json=cancelCommand,proto3,oneof"`
 }
 
-type Mutation_ExpireCommand struct {
-	ExpireCommand *ExpireCommand `protobuf:"bytes,55,opt,name=expire_command,json=expireCommand,proto3,oneof"`
-}
-
 type Mutation_LoseAttempt struct {
 	LoseAttempt *LoseAttempt `protobuf:"bytes,56,opt,name=lose_attempt,json=loseAttempt,proto3,oneof"`
 }
 
 type Mutation_PurgeCommands struct {
 	PurgeCommands *PurgeCommands `protobuf:"bytes,57,opt,name=purge_commands,json=purgeCommands,proto3,oneof"`
+}
+
+type Mutation_ExpireCommands struct {
+	ExpireCommands *ExpireCommands `protobuf:"bytes,58,opt,name=expire_commands,json=expireCommands,proto3,oneof"`
 }
 
 func (*Mutation_TakeOffice) isMutation_Kind() {}
@@ -727,11 +727,11 @@ func (*Mutation_ReportAttempt) isMutation_Kind() {}
 
 func (*Mutation_CancelCommand) isMutation_Kind() {}
 
-func (*Mutation_ExpireCommand) isMutation_Kind() {}
-
 func (*Mutation_LoseAttempt) isMutation_Kind() {}
 
 func (*Mutation_PurgeCommands) isMutation_Kind() {}
+
+func (*Mutation_ExpireCommands) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -897,7 +897,7 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\x8c\x10\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xa5\x10\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -933,11 +933,11 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0frelease_command\x183 \x01(\v2\x1a.raftlog.v1.ReleaseCommandH\x00R\x0ereleaseCommand\x12?\n" +
 	"\rclaim_attempt\x184 \x01(\v2\x18.raftlog.v1.ClaimAttemptH\x00R\fclaimAttempt\x12B\n" +
 	"\x0ereport_attempt\x185 \x01(\v2\x19.raftlog.v1.ReportAttemptH\x00R\rreportAttempt\x12B\n" +
-	"\x0ecancel_command\x186 \x01(\v2\x19.raftlog.v1.CancelCommandH\x00R\rcancelCommand\x12B\n" +
-	"\x0eexpire_command\x187 \x01(\v2\x19.raftlog.v1.ExpireCommandH\x00R\rexpireCommand\x12<\n" +
+	"\x0ecancel_command\x186 \x01(\v2\x19.raftlog.v1.CancelCommandH\x00R\rcancelCommand\x12<\n" +
 	"\flose_attempt\x188 \x01(\v2\x17.raftlog.v1.LoseAttemptH\x00R\vloseAttempt\x12B\n" +
-	"\x0epurge_commands\x189 \x01(\v2\x19.raftlog.v1.PurgeCommandsH\x00R\rpurgeCommandsB\x06\n" +
-	"\x04kind\"\xe5\x01\n" +
+	"\x0epurge_commands\x189 \x01(\v2\x19.raftlog.v1.PurgeCommandsH\x00R\rpurgeCommands\x12E\n" +
+	"\x0fexpire_commands\x18: \x01(\v2\x1a.raftlog.v1.ExpireCommandsH\x00R\x0eexpireCommandsB\x06\n" +
+	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
@@ -1009,9 +1009,9 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*ClaimAttempt)(nil),      // 30: raftlog.v1.ClaimAttempt
 	(*ReportAttempt)(nil),     // 31: raftlog.v1.ReportAttempt
 	(*CancelCommand)(nil),     // 32: raftlog.v1.CancelCommand
-	(*ExpireCommand)(nil),     // 33: raftlog.v1.ExpireCommand
-	(*LoseAttempt)(nil),       // 34: raftlog.v1.LoseAttempt
-	(*PurgeCommands)(nil),     // 35: raftlog.v1.PurgeCommands
+	(*LoseAttempt)(nil),       // 33: raftlog.v1.LoseAttempt
+	(*PurgeCommands)(nil),     // 34: raftlog.v1.PurgeCommands
+	(*ExpireCommands)(nil),    // 35: raftlog.v1.ExpireCommands
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1043,9 +1043,9 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	30, // 26: raftlog.v1.Mutation.claim_attempt:type_name -> raftlog.v1.ClaimAttempt
 	31, // 27: raftlog.v1.Mutation.report_attempt:type_name -> raftlog.v1.ReportAttempt
 	32, // 28: raftlog.v1.Mutation.cancel_command:type_name -> raftlog.v1.CancelCommand
-	33, // 29: raftlog.v1.Mutation.expire_command:type_name -> raftlog.v1.ExpireCommand
-	34, // 30: raftlog.v1.Mutation.lose_attempt:type_name -> raftlog.v1.LoseAttempt
-	35, // 31: raftlog.v1.Mutation.purge_commands:type_name -> raftlog.v1.PurgeCommands
+	33, // 29: raftlog.v1.Mutation.lose_attempt:type_name -> raftlog.v1.LoseAttempt
+	34, // 30: raftlog.v1.Mutation.purge_commands:type_name -> raftlog.v1.PurgeCommands
+	35, // 31: raftlog.v1.Mutation.expire_commands:type_name -> raftlog.v1.ExpireCommands
 	0,  // 32: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
 	3,  // 33: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
 	34, // [34:34] is the sub-list for method output_type
@@ -1092,9 +1092,9 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_ClaimAttempt)(nil),
 		(*Mutation_ReportAttempt)(nil),
 		(*Mutation_CancelCommand)(nil),
-		(*Mutation_ExpireCommand)(nil),
 		(*Mutation_LoseAttempt)(nil),
 		(*Mutation_PurgeCommands)(nil),
+		(*Mutation_ExpireCommands)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
