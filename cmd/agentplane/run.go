@@ -7,8 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,11 +20,6 @@ import (
 	"github.com/agentplane/agentplane/controlplane/datadir"
 	"github.com/agentplane/agentplane/proto/identity"
 )
-
-// nodeGCPercent lets a node's heap grow to three times what lives in it, and not to
-// twice, before it is collected, unless GOGC says otherwise. Rows live long and each
-// collection marks all of them: at twice, a quarter of a follower's time was marking.
-const nodeGCPercent = 200
 
 func runCommand(environ []string) *cobra.Command {
 	var file string
@@ -50,21 +43,19 @@ do not start it again with this data directory.`,
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with options")
 	given := configs.BindFlags(cmd.Flags(), configs.ProgramNode)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if !slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "GOGC=") }) {
-			debug.SetGCPercent(nodeGCPercent)
-		}
 		sources := configs.Sources{Program: configs.ProgramNode, Flags: given, Environ: environ, File: file}
 		c, err := configs.Load(sources) // says how to log
 		if err != nil {
 			return usageError{err}
 		}
-		return runNode(cmd.Context(), sources, c.Node(), cmd.ErrOrStderr())
+		return runNode(cmd.Context(), sources, c.Node(), environ, cmd.ErrOrStderr())
 	}
 	return cmd
 }
 
-func runNode(ctx context.Context, sources configs.Sources, c configs.Node, log io.Writer) error {
+func runNode(ctx context.Context, sources configs.Sources, c configs.Node, environ []string, log io.Writer) error {
 	logger := c.Log.Logger("agentplane", log)
+	tuneMemory(environ, logger)
 	watcher, err := configs.NewWatcher(configs.WatcherOptions{Sources: sources, Logger: configs.Slog(logger.Named("config"))})
 	if err != nil {
 		return usageError{err}
