@@ -17,7 +17,7 @@ const (
 	commitVar = "AGENTPLANE_COMMIT"
 )
 
-// Header names the columns, in order.
+// Header names the columns, in order; .ci/fuzz writes such lines too.
 const Header = "date\tcommit\tmeans\twhat\tseed\truns\tgood\tvoid\tfailed\tseconds\tnotes"
 
 // Line is what was tried at once, and how it went.

@@ -38,6 +38,19 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// The committed record begins with the header that its readers and writers know.
+func TestRecordHasItsHeader(t *testing.T) {
+	text, err := os.ReadFile("../results.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, row := range strings.Split(strings.TrimSuffix(string(text), "\n"), "\n") {
+		if n == 0 && row != Header || strings.Count(row, "\t") != strings.Count(Header, "\t") {
+			t.Errorf("line %d is %q, the columns are %q", n+1, row, Header)
+		}
+	}
+}
+
 func TestAppendWithoutFile(t *testing.T) {
 	t.Setenv(fileVar, "")
 	if err := Append(Line{}); err != nil {
