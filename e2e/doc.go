@@ -57,6 +57,7 @@
 //	journallost    I2 I3   e2e                     TestBadDayWipedAgent
 //	expiry         I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
 //	deposed        I4      fsm                     TestStories
+//	termback       I4      controlplane/consensus  TestHeartbeatOfTheOldLeaderDoesNotTakeTheTermBack
 //	tornvote       I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
 //	epoch          I5      fsm                     TestStories
 //	delivery       I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped

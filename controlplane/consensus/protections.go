@@ -19,6 +19,9 @@ const boundsQueue = true
 // votesAtOnce says that term and candidate of a vote are written together (I4).
 const votesAtOnce = true
 
+// keepsTerm says that the current term never goes back (I4).
+const keepsTerm = true
+
 // confirmation is how this node makes sure that it still leads before it answers a
 // read.
 func (h *Host) confirmation() func(context.Context) (uint64, error) { return h.round }

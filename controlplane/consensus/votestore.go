@@ -31,6 +31,13 @@ var errKeyNotFound = errors.New("not found")
 // The current term lies in the same value, and the value has a checksum, because
 // bbolt keeps none: with a term or a vote of its own under a key of its own, one
 // flipped bit makes the node forget a vote, and it votes twice in that term.
+//
+// The current term never goes back. raft answers heartbeats outside its main loop: one of
+// the old leader that arrives while the main loop writes the term in which the node stands
+// for election is seen as one of the present term, and its term is written afterwards
+// (raft.go, appendEntries). If the votes come in meanwhile, the node leads in the new term
+// and writes entries in the old one, as the old leader does at the same indexes. Whoever
+// may be right, the node is given up before: it begins anew with what is on its disk.
 type voteStore struct {
 	inner raft.StableStore
 	watch *watch
@@ -70,7 +77,10 @@ func (s *voteStore) Set(key, val []byte) error {
 	if term == nil {
 		return errors.New("write vote: the candidate came without a term")
 	}
-	return s.rewrite("write vote", func(b *ballot) { b.term, b.candidate = *term, val })
+	return s.rewrite("write vote", func(b *ballot) error {
+		b.term, b.candidate = *term, val
+		return nil
+	})
 }
 
 func (s *voteStore) SetUint64(key []byte, val uint64) error {
@@ -80,28 +90,40 @@ func (s *voteStore) SetUint64(key []byte, val uint64) error {
 		s.pending = &val
 		s.mu.Unlock()
 		if !votesAtOnce {
-			return s.rewrite("write the term of a vote", func(b *ballot) { b.term = val })
+			return s.rewrite("write the term of a vote", func(b *ballot) error {
+				b.term = val
+				return nil
+			})
 		}
 		return nil
 	case string(keyCurrentTerm):
 		// An error means that the node has been given up and is closing. raft panics
 		// when its term cannot be kept, which would take the process's last words;
 		// votes and entries of that term fail above and below.
-		_ = s.rewrite("write term", func(b *ballot) { b.current = val })
+		_ = s.rewrite("write term", func(b *ballot) error {
+			if keepsTerm && val < b.current {
+				return fmt.Errorf("term %d would follow term %d", val, b.current)
+			}
+			b.current = val
+			return nil
+		})
 		return nil
 	default:
 		return s.watch.write("write stable number", func() error { return s.inner.SetUint64(key, val) })
 	}
 }
 
-func (s *voteStore) rewrite(what string, change func(*ballot)) error {
+// rewrite has the value changed. When change refuses, the node is given up.
+func (s *voteStore) rewrite(what string, change func(*ballot) error) error {
 	s.change <- struct{}{}
 	defer func() { <-s.change }()
 	b, err := s.ballot()
 	if err != nil && !errors.Is(err, errKeyNotFound) {
 		return err
 	}
-	change(&b)
+	if err := change(&b); err != nil {
+		return s.watch.write(what, func() error { return err })
+	}
 	v := make([]byte, 4, ballotBytes+len(b.candidate))
 	v = binary.BigEndian.AppendUint64(v, b.current)
 	v = binary.BigEndian.AppendUint64(v, b.term)
