@@ -57,8 +57,8 @@
 //	journallost    I2 I3   e2e                     TestBadDayWipedAgent
 //	expiry         I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
 //	deposed        I4      fsm                     TestStories
-//	termback       I4      controlplane/consensus  TestHeartbeatOfTheOldLeaderDoesNotTakeTheTermBack
 //	tornvote       I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
+//	termchange     I4      controlplane/consensus  TestHeartbeatOfALaterTermWaitsForTheMainLoop
 //	epoch          I5      fsm                     TestStories
 //	delivery       I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
 //	cancel         I6      fsm                     TestStateKeepsItsPromises

@@ -22,6 +22,7 @@ type Disk struct {
 	Snapshots raft.SnapshotStore
 	Mark      MarkFile
 	whole     *raft.SnapshotMeta // the newest that is; set by guard, nil when there is none
+	votes     *voteStore         // what Stable is; set by guard
 	close     []func() error
 	bolts     []*raftboltdb.BoltStore
 }
@@ -175,6 +176,7 @@ func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 	g := &Disk{
 		Log:       newGuardedLog(d.Log, mark, w, appended),
 		Stable:    stable,
+		votes:     stable,
 		Snapshots: d.Snapshots,
 		Mark:      d.Mark,
 		whole:     whole,

@@ -26,12 +26,6 @@ func NewVoteStoreForTest(inner raft.StableStore) raft.StableStore {
 	return newVoteStore(inner, newWatch(0, func(error) {}))
 }
 
-// NewFatalVoteStoreForTest is the same, and tells why it has given the node up.
-func NewFatalVoteStoreForTest(inner raft.StableStore, fatal func(error)) (s raft.StableStore, release func()) {
-	w := newWatch(0, fatal)
-	return newVoteStore(inner, w), w.release
-}
-
 func (o Options) raftConfigForTest() *raft.Config {
 	o.Logger = hclog.NewNullLogger()
 	return o.raftConfig(make(chan bool, 1))

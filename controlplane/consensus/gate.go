@@ -22,18 +22,20 @@ type gate struct {
 	preVote  raft.WithPreVote
 	willing  func() bool
 	installs *installs
+	votes    *voteStore
 
 	out    chan raft.RPC // to raft
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newGate(t raft.Transport, willing func() bool, in *installs) *gate {
+func newGate(t raft.Transport, willing func() bool, in *installs, votes *voteStore) *gate {
 	return &gate{
 		Transport: t,
 		preVote:   t.(raft.WithPreVote),
 		willing:   willing,
 		installs:  in,
+		votes:     votes,
 		out:       make(chan raft.RPC),
 		closed:    make(chan struct{}),
 	}
@@ -41,6 +43,16 @@ func newGate(t raft.Transport, willing func() bool, in *installs) *gate {
 
 // Consumer is where raft takes requests from.
 func (g *gate) Consumer() <-chan raft.RPC { return g.out }
+
+// SetHeartbeatHandler lets heartbeats that change nothing be answered at once, as raft
+// asks for, so that they do not wait for its disk. The others go the way of all requests.
+func (g *gate) SetHeartbeatHandler(answer func(raft.RPC)) {
+	g.Transport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); !ok || !g.votes.beat(req.Term, func() { answer(rpc) }) {
+			g.pass(rpc)
+		}
+	})
+}
 
 // forward moves requests in their order until the gate closes.
 func (g *gate) forward() {

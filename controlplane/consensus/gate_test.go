@@ -20,7 +20,7 @@ func (i inbox) Consumer() <-chan raft.RPC { return i.rpcs }
 // that has outlived its term.
 func TestEntriesOfALaterTermThanTheirSenderAreRefused(t *testing.T) {
 	in := inbox{rpcs: make(chan raft.RPC)}
-	g := newGate(in, func() bool { return true }, &installs{})
+	g := newGate(in, func() bool { return true }, &installs{}, newVoteStore(nil, nil))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

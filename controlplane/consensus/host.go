@@ -100,7 +100,7 @@ func Open(opts Options) (_ *Host, err error) {
 		return nil, fmt.Errorf("open raft: %w", err)
 	}
 	in := newInstalls(guarded, cache, h.fatal, &h.compaction)
-	h.gate = newGate(opts.Transport, h.will.mayCampaign, in)
+	h.gate = newGate(opts.Transport, h.will.mayCampaign, in, guarded.votes)
 	h.raft, err = raft.NewRaft(opts.raftConfig(h.notify), opts.Machine, cache, guarded.Stable, in, h.gate)
 	if err != nil {
 		return nil, fmt.Errorf("open raft: %w", err)

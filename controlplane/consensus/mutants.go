@@ -35,8 +35,8 @@ var boundsQueue = !mutates("queue")
 // The mutant: the term of a vote is written before its candidate.
 var votesAtOnce = !mutates("tornvote")
 
-// The mutant: a heartbeat that comes in the middle of an election takes the term back.
-var keepsTerm = !mutates("termback")
+// The mutant: a heartbeat changes the term while the main loop relies on it.
+var keepsTerm = !mutates("termchange")
 
 // The mutant: confirmation puts hashicorp/raft's own check in place of the read round: replies that
 // waited in a socket while the process was stopped count for it.

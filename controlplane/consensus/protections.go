@@ -19,7 +19,7 @@ const boundsQueue = true
 // votesAtOnce says that term and candidate of a vote are written together (I4).
 const votesAtOnce = true
 
-// keepsTerm says that the current term never goes back (I4).
+// keepsTerm says that no heartbeat changes the term beside raft's main loop (I4).
 const keepsTerm = true
 
 // confirmation is how this node makes sure that it still leads before it answers a

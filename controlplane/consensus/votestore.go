@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 )
@@ -32,15 +33,16 @@ var errKeyNotFound = errors.New("not found")
 // bbolt keeps none: with a term or a vote of its own under a key of its own, one
 // flipped bit makes the node forget a vote, and it votes twice in that term.
 //
-// The current term never goes back. raft answers heartbeats outside its main loop: one of
-// the old leader that arrives while the main loop writes the term in which the node stands
-// for election is seen as one of the present term, and its term is written afterwards
-// (raft.go, appendEntries). If the votes come in meanwhile, the node leads in the new term
-// and writes entries in the old one, as the old leader does at the same indexes. Whoever
-// may be right, the node is given up before: it begins anew with what is on its disk.
+// It also knows the current term, and keeps it from changing below raft's main loop
+// ([voteStore.beat]).
 type voteStore struct {
 	inner raft.StableStore
 	watch *watch
+
+	// current is the current term as the disk has it. It is changed by who holds the
+	// token in terms: not a mutex, for the same reason as below.
+	current atomic.Uint64
+	terms   chan struct{}
 
 	// change holds one token while the value is read and written: not a mutex, since
 	// the write may wait.
@@ -63,7 +65,7 @@ type ballot struct {
 const ballotBytes = 4 + 8 + 8
 
 func newVoteStore(inner raft.StableStore, w *watch) *voteStore {
-	return &voteStore{inner: inner, watch: w, change: make(chan struct{}, 1)}
+	return &voteStore{inner: inner, watch: w, change: make(chan struct{}, 1), terms: make(chan struct{}, 1)}
 }
 
 func (s *voteStore) Set(key, val []byte) error {
@@ -77,10 +79,7 @@ func (s *voteStore) Set(key, val []byte) error {
 	if term == nil {
 		return errors.New("write vote: the candidate came without a term")
 	}
-	return s.rewrite("write vote", func(b *ballot) error {
-		b.term, b.candidate = *term, val
-		return nil
-	})
+	return s.rewrite("write vote", func(b *ballot) { b.term, b.candidate = *term, val })
 }
 
 func (s *voteStore) SetUint64(key []byte, val uint64) error {
@@ -90,40 +89,64 @@ func (s *voteStore) SetUint64(key []byte, val uint64) error {
 		s.pending = &val
 		s.mu.Unlock()
 		if !votesAtOnce {
-			return s.rewrite("write the term of a vote", func(b *ballot) error {
-				b.term = val
-				return nil
-			})
+			return s.rewrite("write the term of a vote", func(b *ballot) { b.term = val })
 		}
 		return nil
 	case string(keyCurrentTerm):
+		if val == s.current.Load() {
+			return nil
+		}
+		if keepsTerm {
+			s.terms <- struct{}{}
+			defer func() { <-s.terms }()
+		}
 		// An error means that the node has been given up and is closing. raft panics
 		// when its term cannot be kept, which would take the process's last words;
 		// votes and entries of that term fail above and below.
-		_ = s.rewrite("write term", func(b *ballot) error {
-			if keepsTerm && val < b.current {
-				return fmt.Errorf("term %d would follow term %d", val, b.current)
-			}
-			b.current = val
-			return nil
-		})
+		if err := s.rewrite("write term", func(b *ballot) { b.current = val }); err == nil {
+			s.current.Store(val)
+		}
 		return nil
 	default:
 		return s.watch.write("write stable number", func() error { return s.inner.SetUint64(key, val) })
 	}
 }
 
-// rewrite has the value changed. When change refuses, the node is given up.
-func (s *voteStore) rewrite(what string, change func(*ballot) error) error {
+// beat calls answer, with which raft answers a heartbeat of the given term outside its
+// main loop, unless that is not the current term: then the heartbeat belongs into the
+// main loop.
+//
+// A heartbeat of another term changes the current one, and beside the main loop that is
+// never safe (raft#695, open in v1.7.3). One of a later term makes a leader write entries
+// in a term that it was not elected for. One of the old leader that arrives while the main
+// loop writes the term in which the node stands for election passes raft's check, and
+// takes the term back afterwards: if the votes come in meanwhile, the node leads in the
+// term of the old leader, beside it. So the term stands still while a heartbeat is
+// answered, and a heartbeat that would move it waits for its turn behind the disk.
+func (s *voteStore) beat(term uint64, answer func()) bool {
+	if keepsTerm {
+		select {
+		case s.terms <- struct{}{}:
+		default:
+			return false // the term is being changed
+		}
+		defer func() { <-s.terms }()
+		if term != s.current.Load() {
+			return false
+		}
+	}
+	answer()
+	return true
+}
+
+func (s *voteStore) rewrite(what string, change func(*ballot)) error {
 	s.change <- struct{}{}
 	defer func() { <-s.change }()
 	b, err := s.ballot()
 	if err != nil && !errors.Is(err, errKeyNotFound) {
 		return err
 	}
-	if err := change(&b); err != nil {
-		return s.watch.write(what, func() error { return err })
-	}
+	change(&b)
 	v := make([]byte, 4, ballotBytes+len(b.candidate))
 	v = binary.BigEndian.AppendUint64(v, b.current)
 	v = binary.BigEndian.AppendUint64(v, b.term)
@@ -154,6 +177,9 @@ func (s *voteStore) GetUint64(key []byte) (val uint64, err error) {
 		return b.term, err
 	case string(keyCurrentTerm):
 		b, err := s.ballot()
+		if err == nil {
+			s.current.Store(b.current)
+		}
 		return b.current, err
 	}
 	err = s.watch.read("read stable number", func() error { val, err = s.inner.GetUint64(key); return err })
