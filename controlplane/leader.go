@@ -63,7 +63,7 @@ func (m *member) newMonitor() (*health.Monitor, error) {
 func (m *member) newEngine() (*rollout.Engine, error) {
 	c := m.n.o.Config
 	return rollout.New(rollout.Options{
-		Machine: m.state, Proposer: m.host, LostAfter: c.Commands.LostAfter, Retain: c.Commands.Retain,
+		Machine: m.state, Proposer: m.host, MaxMutations: c.Batch.MaxMutations, LostAfter: c.Commands.LostAfter, Retain: c.Commands.Retain,
 		RetainCount: c.Commands.RetainCount, RetainTokens: c.Tokens.Retain, RetainTokenCount: c.Tokens.RetainCount, Logger: m.logger.Named("rollout"),
 	})
 }

@@ -17,20 +17,21 @@ import (
 // benchAgents is the fleet of the benchmarks: large enough for deep trees.
 const benchAgents = 1000
 
-func fleet(b *testing.B, agents int) *Machine {
-	b.Helper()
-	m := founded(b, Options{})
+// fleet is a cluster with so many agents, each with a session.
+func fleet(t testing.TB, agents int) *Machine {
+	t.Helper()
+	m := founded(t, Options{})
 	for i := range agents {
 		if i%MaxTokenUses == 0 {
-			apply(b, m, token(fmt.Sprint("tok", i), raftlogv1.TokenKind_TOKEN_KIND_AGENT, MaxTokenUses))
+			apply(t, m, token(fmt.Sprint("tok", i), raftlogv1.TokenKind_TOKEN_KIND_AGENT, MaxTokenUses))
 		}
 		id := fmt.Sprintf("agent-%05d", i)
-		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: id, Name: id, PublicKey: keyOf(id), TokenId: tokenID(fmt.Sprint("tok", i/MaxTokenUses*MaxTokenUses))}}})
-		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_OpenSession{OpenSession: &raftlogv1.OpenSession{
+		apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: id, Name: id, PublicKey: keyOf(id), TokenId: tokenID(fmt.Sprint("tok", i/MaxTokenUses*MaxTokenUses))}}})
+		apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_OpenSession{OpenSession: &raftlogv1.OpenSession{
 			AgentId: id, NodeId: "a", StreamId: []byte("s"), StartId: []byte("p"), Journal: &raftlogv1.Journal{Id: journalOf(id)}, Slots: 1 << 30,
 		}}})
 		s, _ := m.View().Session(id)
-		apply(b, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
+		apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: id, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
 	}
 	return m
 }

@@ -255,8 +255,8 @@ func (tx *tx) purgeCommands(m *raftlogv1.PurgeCommands) *raftlogv1.Outcome {
 	return o
 }
 
-// editCommand returns a copy of the command's row that this mutation may write; it
-// is put when the mutation ends, however many invocations moved.
+// editCommand returns a copy of the command's row that this mutation may write; flush
+// puts it, when the mutation ends or before, however many invocations moved.
 func (tx *tx) editCommand(id string) *raftlogv1.Command {
 	for _, c := range slices.Backward(tx.edited[len(tx.editedBefore):]) {
 		if c.GetId() == id {

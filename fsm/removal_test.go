@@ -38,3 +38,24 @@ func TestRemovalsAreBounded(t *testing.T) {
 		t.Errorf("the first removal again: %v, a later one: %v; want it forgotten and remembered", o[0], o[1])
 	}
 }
+
+// A removal ends what many commands had for the agent, and each of them once.
+func TestRemovalEndsManyCommands(t *testing.T) {
+	m := fleet(t, 2)
+	const commands = 3 * maxLookedThrough
+	for n := range commands {
+		apply(t, m, submitTo(commandID(storyBegin, fmt.Sprint(n)), 1, 2))
+	}
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: "agent-00000"}}})
+	if err := check(m); err != nil {
+		t.Error(err)
+	}
+	if n := m.View().CommandCount(); n != commands {
+		t.Errorf("%d commands are kept, want %d", n, commands)
+	}
+	for c := range m.View().CommandsNewestFirst(0) {
+		if n := c.GetCounts(); done(c) || len(n) != 2 || n[0].GetCount() != 1 || n[1].GetCount() != 1 {
+			t.Errorf("command %s has %v after one of its two agents was removed", c.GetId(), n)
+		}
+	}
+}

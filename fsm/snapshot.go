@@ -268,6 +268,7 @@ func readTables(r io.Reader) (*tables, error) {
 		return nil, fmt.Errorf("its feature level is %d, this build knows %d: upgrade this node", header.GetFeatureLevel(), FeatureLevel)
 	}
 	t, h := newTables(), newRecordHash()
+	t.invocations.moved = nil // until all are there
 	var last place
 	for {
 		typ, b, err := in.Next()
@@ -286,6 +287,7 @@ func readTables(r io.Reader) (*tables, error) {
 			if header.GetFormat() == 1 {
 				t.fromFormat1()
 			}
+			t.followInvocations()
 			return t, nil
 		case typ != frameRecord:
 			return nil, fmt.Errorf("record %d has type %q", h.n, typ)

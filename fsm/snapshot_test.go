@@ -254,6 +254,22 @@ func TestReadSnapshotRefusesWhatDoesNotFit(t *testing.T) {
 	}
 	same := func(*raftlogv1.SnapshotHeader) {}
 	orphan := &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Invocation{Invocation: &raftlogv1.Invocation{Id: "zz.1", CommandId: "zz", AgentOrdinal: 1}}}
+	// An open invocation again, with another place among its agent's work; and one in a
+	// state from the gap between two.
+	var moved, between *raftlogv1.SnapshotRecord
+	for _, r := range all {
+		if i := r.GetInvocation(); i != nil && open(i) {
+			moved, between = proto.CloneOf(r), proto.CloneOf(r)
+			moved.GetInvocation().GetTransitions()[0].Index++
+			between.GetInvocation().State = raftlogv1.AttemptState_ATTEMPT_STATE_PENDING + 1
+		}
+	}
+	if moved == nil {
+		t.Fatal("the state has no open invocation")
+	}
+	at := slices.IndexFunc(all, func(r *raftlogv1.SnapshotRecord) bool {
+		return r.GetInvocation().GetId() == moved.GetInvocation().GetId()
+	})
 	strange := proto.CloneOf(all[1])
 	strange.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 999, protowire.VarintType), 1))
 	if _, err := ReadSnapshot(bytes.NewReader(forge(t, header(same), all, nil))); err != nil {
@@ -276,6 +292,8 @@ func TestReadSnapshotRefusesWhatDoesNotFit(t *testing.T) {
 		"no cluster":          {forge(t, header(same), all[1:], nil), "its first record is not the cluster's"},
 		"records in disorder": {forge(t, header(same), append(slices.Clone(all[:len(all)-2]), all[len(all)-1], all[len(all)-2]), nil), "is out of order"},
 		"a record twice":      {forge(t, header(same), append(slices.Clone(all), all[len(all)-1]), nil), "is out of order"},
+		"an open one twice":   {forge(t, header(same), slices.Insert(slices.Clone(all), at+1, moved), nil), "is out of order"},
+		"a state between":     {forge(t, header(same), slices.Replace(slices.Clone(all), at, at+1, between), nil), "is in state 11, which this build does not know"},
 		"an orphan":           {forge(t, header(same), append(slices.Clone(all), orphan), nil), "belongs to no command"},
 		"an empty record":     {forge(t, header(same), append(slices.Clone(all), &raftlogv1.SnapshotRecord{}), nil), "of a table that this build does not know: upgrade this node"},
 		"an unknown field":    {forge(t, header(same), []*raftlogv1.SnapshotRecord{all[0], strange}, nil), "an unknown field of raftlog.v1.SnapshotRecord: upgrade this node"},

@@ -128,10 +128,15 @@ func newTables() *tables {
 				return userKey(u.GetTokenId(), u.GetPublicKey(), u.GetIdentity()), true
 			},
 		),
-		work: newWork(),
 	}
-	t.invocations.moved = t.work.moved
+	t.followInvocations()
 	return t
+}
+
+// followInvocations has the work of agents follow the table of invocations from now on.
+func (t *tables) followInvocations() {
+	t.work = collectWork(t.invocations.all())
+	t.invocations.moved = t.work.moved
 }
 
 // published is the state as readers get it.

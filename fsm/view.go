@@ -158,6 +158,9 @@ func (v *View) FinishedCommands() iter.Seq[*raftlogv1.Command] {
 	return v.t.commands.by(commandsFinished, "")
 }
 
+// FinishedCount is the number of commands that are done.
+func (v *View) FinishedCount() int { return v.t.commands.indexes[commandsFinished].rows.Len() }
+
 // CommandCount is the number of commands that are kept.
 func (v *View) CommandCount() int { return v.t.commands.len() }
 

@@ -33,6 +33,35 @@ type agentWork [len(openStates)]queue
 
 func newWork() *work { return &work{agents: newTree[uint32, *agentWork]()} }
 
+// collectWork is the work that the open ones of the invocations make, as moved would have
+// it after any order of changes.
+func collectWork(invocations iter.Seq[*raftlogv1.Invocation]) *work {
+	lists := make(map[uint32]*[len(openStates)][]*raftlogv1.Invocation)
+	for i := range invocations {
+		if !open(i) {
+			continue
+		}
+		if lists[i.GetAgentOrdinal()] == nil {
+			lists[i.GetAgentOrdinal()] = new([len(openStates)][]*raftlogv1.Invocation)
+		}
+		of := &lists[i.GetAgentOrdinal()][slot(i.GetState())]
+		*of = append(*of, i)
+	}
+	w := newWork()
+	for ordinal, of := range lists { // in any order: a tree has its own
+		var a agentWork
+		for n, rows := range of {
+			slices.SortFunc(rows, inOrder)
+			a[n] = queueOf(rows)
+		}
+		w.agents.Set(ordinal, &a)
+	}
+	return w
+}
+
+// slot is where in an agentWork the open state is.
+func slot(s raftlogv1.AttemptState) int { return slices.Index(openStates[:], s) }
+
 // published is what readers get, as with a table.
 func (w *work) published() *work {
 	if w.frozen == nil {
@@ -53,16 +82,11 @@ func (w *work) moved(old, row *raftlogv1.Invocation) {
 	if have, found := w.agents.Get(ordinal); found {
 		next = *have
 	}
-	switch {
-	case wasOpen && isOpen && old.GetState() == row.GetState():
-		at(&next, row).replace(row)
-	default:
-		if wasOpen {
-			at(&next, old).remove(old)
-		}
-		if isOpen {
-			at(&next, row).add(row)
-		}
+	if wasOpen && (!isOpen || old.GetState() != row.GetState()) {
+		next[slot(old.GetState())].remove(old)
+	}
+	if isOpen {
+		next[slot(row.GetState())].put(row)
 	}
 	w.frozen = nil
 	if next.len() == 0 {
@@ -70,10 +94,6 @@ func (w *work) moved(old, row *raftlogv1.Invocation) {
 		return
 	}
 	w.agents.Set(ordinal, &next)
-}
-
-func at(w *agentWork, i *raftlogv1.Invocation) *queue {
-	return &w[slices.Index(openStates[:], i.GetState())]
 }
 
 // count is how many open invocations the agent has.
@@ -87,7 +107,7 @@ func (w *agentWork) len() (n int) {
 		return 0
 	}
 	for i := range w {
-		n += len(w[i].rows)
+		n += w[i].len()
 	}
 	return n
 }
@@ -100,63 +120,95 @@ func (w *work) in(ordinal uint32, states ...raftlogv1.AttemptState) iter.Seq[*ra
 			return
 		}
 		for _, s := range states {
-			n := slices.Index(openStates[:], s)
-			if n < 0 {
-				continue
-			}
-			for _, i := range have[n].rows {
-				if !yield(i) {
-					return
-				}
+			if n := slot(s); n >= 0 && !have[n].each(yield) {
+				return
 			}
 		}
 	}
 }
 
-// queue holds rows in order of submission. Older views share its memory: a place in it
-// is written once, when a row is added at the end. Rows mostly leave where they came
-// first, which takes no copy either.
+// shortQueue is up to how many rows a queue is a list, of which every change makes a new
+// one. Most agents never have more to do.
+const shortQueue = 64
+
+// queue holds rows in order of submission. Like the rows, what it points to is not
+// written into: older views share it.
 type queue struct {
 	rows []*raftlogv1.Invocation
-	gone int // places before rows, whose rows they keep alive
+	long *btree.BTreeG[*raftlogv1.Invocation] // instead of rows
 }
 
 func inOrder(a, b *raftlogv1.Invocation) int {
 	return cmp.Or(cmp.Compare(submittedIndex(a), submittedIndex(b)), cmp.Compare(a.GetCommandId(), b.GetCommandId()))
 }
 
-func (q *queue) add(i *raftlogv1.Invocation) {
-	n := len(q.rows)
-	if n > 0 && inOrder(q.rows[n-1], i) > 0 { // a further attempt of an old command
-		n, _ = slices.BinarySearchFunc(q.rows, i, inOrder)
-		q.rows, q.gone = slices.Insert(slices.Clip(q.rows), n, i), 0
+// queueOf is the queue of rows that are in order.
+func queueOf(rows []*raftlogv1.Invocation) queue {
+	if len(rows) <= shortQueue {
+		return queue{rows: rows}
+	}
+	before := func(a, b *raftlogv1.Invocation) bool { return inOrder(a, b) < 0 }
+	q := queue{long: btree.NewBTreeGOptions(before, btree.Options{NoLocks: true, Degree: degree})}
+	for _, i := range rows {
+		q.long.Load(i)
+	}
+	return q
+}
+
+func (q *queue) len() int {
+	if q.long != nil {
+		return q.long.Len()
+	}
+	return len(q.rows)
+}
+
+func (q *queue) each(yield func(*raftlogv1.Invocation) bool) (all bool) {
+	if q.long != nil {
+		all = true
+		q.long.Scan(func(i *raftlogv1.Invocation) bool {
+			all = yield(i)
+			return all
+		})
+		return all
+	}
+	for _, i := range q.rows {
+		if !yield(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// put adds the row, or puts it in the place of the one it follows.
+func (q *queue) put(i *raftlogv1.Invocation) {
+	if q.long != nil {
+		q.long = q.long.Copy()
+		q.long.Set(i)
 		return
 	}
-	if n == cap(q.rows) {
-		q.gone = 0 // append moves to new memory
+	n, found := slices.BinarySearchFunc(q.rows, i, inOrder)
+	rest := q.rows[n:]
+	if found {
+		rest = rest[1:]
 	}
-	q.rows = append(q.rows, i)
+	*q = queueOf(slices.Concat(q.rows[:n], []*raftlogv1.Invocation{i}, rest))
 }
 
+// remove takes the row out, which must be there.
 func (q *queue) remove(i *raftlogv1.Invocation) {
-	n, found := slices.BinarySearchFunc(q.rows, i, inOrder)
-	switch {
-	case !found:
-		panic("fsm: the work of an agent lacks its invocation " + i.GetId())
-	case len(q.rows) == 1:
-		*q = queue{}
-	case n > 0 || q.gone >= len(q.rows):
-		q.rows, q.gone = slices.Concat(q.rows[:n], q.rows[n+1:]), 0
-	default:
-		q.rows, q.gone = q.rows[1:], q.gone+1
+	if q.long == nil {
+		n, found := slices.BinarySearchFunc(q.rows, i, inOrder)
+		if !found {
+			panic("fsm: the work of an agent lacks its invocation " + i.GetId())
+		}
+		q.rows = slices.Concat(q.rows[:n], q.rows[n+1:])
+		return
 	}
-}
-
-func (q *queue) replace(i *raftlogv1.Invocation) {
-	n, found := slices.BinarySearchFunc(q.rows, i, inOrder)
-	if !found {
+	q.long = q.long.Copy()
+	if _, found := q.long.Delete(i); !found {
 		panic("fsm: the work of an agent lacks its invocation " + i.GetId())
 	}
-	q.rows, q.gone = slices.Clone(q.rows), 0
-	q.rows[n] = i
+	if q.long.Len() <= shortQueue/2 {
+		*q = queueOf(q.long.Items())
+	}
 }

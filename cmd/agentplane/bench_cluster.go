@@ -67,6 +67,7 @@ func openBenchCluster(ctx context.Context, o benchOptions, dir string, bin lab.B
 	if err != nil {
 		return nil, err
 	}
+	l.NodeEnv = shareOfMemory(benchNodes)
 	c := &benchCluster{o: o, l: l, newest: make([]string, o.maxClients())}
 	defer func() { //nolint:contextcheck // nothing is left behind, whatever has ended
 		if err != nil {

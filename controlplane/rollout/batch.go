@@ -13,14 +13,21 @@ type batch struct {
 	// settle takes the outcome of the mutation at the same place.
 	settle []func(o *raftlogv1.Outcome, now time.Time)
 
-	items  []*item // that were taken out of the queue for it
-	expire []*item // those of them whose commands expire, all by one mutation
-	rows   uint32  // that the expiring commands cost
+	room int    // how many mutations may still be added
+	rows uint32 // how many rows those may still cost
+
+	items      []*item // that were taken out of the queue for it
+	expire     []*item // those of them whose commands expire, all by one mutation
+	expireRows uint32  // that it moves
 }
 
 func (b *batch) add(mut *raftlogv1.Mutation, settle func(o *raftlogv1.Outcome, now time.Time)) {
 	b.mutations, b.settle = append(b.mutations, mut), append(b.settle, settle)
+	b.room--
 }
+
+// spend notes that what was added costs so many rows.
+func (b *batch) spend(rows uint32) { b.rows -= min(rows, b.rows) }
 
 // putBack has everything looked at again, since the entry did not come about or nobody
 // knows whether it did.
@@ -32,42 +39,54 @@ func (b *batch) putBack(l *term, now time.Time) {
 }
 
 // gather looks at what is due and puts the decisions into one batch, and what is to be
-// purged with them.
+// purged with them. Both take the first place in turn, so that neither keeps the other
+// from its share of the entries, however small an entry must be.
 func (l *term) gather(view *fsm.View, now time.Time) *batch {
-	b := new(batch)
-	budget := uint32(l.o.ReleaseMax)
-	for len(b.mutations) < maxBatch && len(b.expire) < expireMax && budget > 0 {
+	b := &batch{room: l.o.MaxMutations, rows: uint32(l.o.ReleaseMax)}
+	if l.purgesFirst = !l.purgesFirst; l.purgesFirst {
+		l.addPurges(b, view, now)
+		l.addDue(b, view, now)
+	} else {
+		l.addDue(b, view, now)
+		l.addPurges(b, view, now)
+	}
+	return b
+}
+
+func (l *term) addDue(b *batch, view *fsm.View, now time.Time) {
+	for len(b.expire) < expireMax && b.rows > 0 && b.room > 0 {
 		i := l.books.queue.due(now)
 		if i == nil {
 			break
 		}
-		budget -= min(l.decide(b, view, i, now, budget), budget)
+		l.decide(b, view, i, now)
 	}
-	l.addExpiry(b)
-	l.addPurge(b, view, now)
-	l.addTokenPurge(b, view, now)
-	return b
-}
-
-func (l *term) addExpiry(b *batch) {
 	if len(b.expire) == 0 {
 		return
 	}
-	m := &raftlogv1.ExpireCommands{Max: b.rows}
+	b.room++ // that was kept for it
+	m := &raftlogv1.ExpireCommands{Max: b.expireRows}
 	for _, i := range b.expire {
 		m.CommandIds = append(m.CommandIds, i.command)
 	}
-	b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommands{ExpireCommands: m}}, func(_ *raftlogv1.Outcome, now time.Time) {
+	b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireCommands{ExpireCommands: m}}, func(o *raftlogv1.Outcome, now time.Time) {
 		view := l.o.Machine.View()
 		for _, i := range b.expire {
-			c, _ := view.Command(i.command)
-			if view.Now() < c.GetNotAfter() {
-				l.books.queue.put(i, now.Add(lookAgain)) // the state's time goes more slowly than it is estimated
-			} else {
-				l.books.queue.put(i, now) // the feed takes away what is done
+			at := now // the feed takes away what is done
+			if c, _ := view.Command(i.command); o.GetCount() == 0 || view.Now() < c.GetNotAfter() {
+				at = now.Add(lookAgain) // the state's time goes more slowly than it is estimated
 			}
+			l.books.queue.put(i, at)
 		}
 	})
+}
+
+// addExpiry adds a command to those that expire, of which so many rows are to be moved.
+func (b *batch) addExpiry(i *item, rows uint32) {
+	if len(b.expire) == 0 {
+		b.room-- // for the mutation of all of them
+	}
+	b.items, b.expire, b.expireRows = append(b.items, i), append(b.expire, i), b.expireRows+rows
 }
 
 // again is how soon to look at something that was decided and answered. What the
@@ -85,18 +104,29 @@ func again(mut *raftlogv1.Mutation, o *raftlogv1.Outcome) time.Duration {
 	}
 }
 
-// addPurge adds the removal of some old commands, once a tick, and at once while there
-// are more.
-func (l *term) addPurge(b *batch, view *fsm.View, now time.Time) {
+// addPurges adds what is to be purged, unless too little of the entry is left: then it
+// is the first in the next.
+func (l *term) addPurges(b *batch, view *fsm.View, now time.Time) {
+	for _, add := range []func(*batch, *fsm.View, time.Time){l.addCommandPurge, l.addTokenPurge} {
+		if b.room == 0 || b.rows < uint32(l.o.ReleaseMax)/2 {
+			return
+		}
+		add(b, view, now)
+	}
+}
+
+// addCommandPurge adds the removal of some old commands, once a tick, and at once while
+// there are more.
+func (l *term) addCommandPurge(b *batch, view *fsm.View, now time.Time) {
 	if now.Before(l.purgeAt) {
 		return
 	}
 	l.purgeAt = now.Add(tick)
-	excess := view.CommandCount() - len(l.books.commands) - l.o.RetainCount
-	ids := Purge(view.FinishedCommands(), l.clock.cluster(), l.o.Retain, excess)
+	ids, rows := Purge(view.FinishedCommands(), l.clock.cluster(), l.o.Retain, view.FinishedCount()-l.o.RetainCount, b.rows)
 	if len(ids) == 0 {
 		return
 	}
+	b.spend(rows)
 	b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeCommands{PurgeCommands: &raftlogv1.PurgeCommands{CommandIds: ids}}}, func(o *raftlogv1.Outcome, now time.Time) {
 		if o.GetCount() == 0 {
 			l.purgeAt = now.Add(time.Minute) // none of them may go yet
@@ -114,10 +144,11 @@ func (l *term) addTokenPurge(b *batch, view *fsm.View, now time.Time) {
 		return
 	}
 	l.tokensAt = now.Add(time.Minute)
-	ids := PurgeTokens(view.TokensByEnd(), l.clock.cluster(), l.o.RetainTokens, l.o.RetainTokenCount)
+	ids, rows := PurgeTokens(view.TokensByEnd(), l.clock.cluster(), l.o.RetainTokens, l.o.RetainTokenCount, b.rows)
 	if len(ids) == 0 {
 		return
 	}
+	b.spend(rows)
 	b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeTokens{PurgeTokens: &raftlogv1.PurgeTokens{TokenIds: ids}}}, func(o *raftlogv1.Outcome, now time.Time) {
 		if o.GetCount() == 0 {
 			return

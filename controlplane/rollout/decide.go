@@ -18,43 +18,43 @@ const (
 	lookedAtPerMoved = 16
 )
 
-// decide puts into the batch what an item needs now, and answers how many rows that
-// costs, which is more than it moves; it moves at most budget. An item that needs nothing
-// is put back for when it may need something.
-func (l *term) decide(b *batch, v *fsm.View, i *item, now time.Time, budget uint32) uint32 {
+// decide puts into the batch what an item needs now, of which it moves as many rows as
+// the batch has left. An item that needs nothing is put back for when it may need
+// something.
+func (l *term) decide(b *batch, v *fsm.View, i *item, now time.Time) {
 	var mut *raftlogv1.Mutation
-	var wait time.Duration
-	rows := uint32(1)
+	wait := forever
 	if i.attempt != nil {
 		mut, wait = l.decideAttempt(v, i.attempt, now)
+		if mut != nil {
+			b.spend(1)
+		}
 	} else {
 		c, _ := v.Command(i.command)
-		s := NextStep(c, l.clock.cluster())
 		// The state looks at all rows of the command to find those that it moves; looking
 		// is cheap beside moving, and yet it is work for every node.
-		rows = c.GetTargets() / lookedAtPerMoved
-		switch {
+		looks := c.GetTargets() / lookedAtPerMoved
+		switch s := NextStep(c, l.clock.cluster()); {
 		case expires && s.Expire > 0:
-			n := min(s.Expire, budget)
-			b.items, b.expire, b.rows = append(b.items, i), append(b.expire, i), b.rows+n
-			return rows + n
+			n := min(s.Expire, b.rows)
+			b.spend(n + looks)
+			b.addExpiry(i, n)
+			return
 		case s.Release > 0:
-			n := min(s.Release, budget)
-			rows += n
+			n := min(s.Release, b.rows)
+			b.spend(n + looks)
 			mut = &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
 				CommandId: c.GetId(), ExpectedReleased: c.GetReleased(), Max: n, Wave: s.Wave,
 			}}}
 		case s.Wait > 0:
 			wait = s.Wait
-		default:
-			wait = forever
 		}
 	}
 	if mut == nil {
 		if wait != forever {
 			l.books.queue.put(i, now.Add(bounded(wait)))
 		}
-		return rows
+		return
 	}
 	b.items = append(b.items, i)
 	b.add(mut, func(o *raftlogv1.Outcome, now time.Time) {
@@ -63,7 +63,6 @@ func (l *term) decide(b *batch, v *fsm.View, i *item, now time.Time, budget uint
 			l.o.Logger.Info("attempt is given up", "invocation_id", lost.GetKey().GetInvocationId(), "attempt", lost.GetKey().GetAttempt(), "reason", lost.GetReason())
 		}
 	})
-	return rows
 }
 
 // bounded is after how long to look again at what asks for wait.

@@ -20,10 +20,10 @@
 // command and each claimed attempt one item lies in a queue, ordered by when to look
 // at it next; a change moves the item to now. Looking reads the current state and
 // calls a pure function ([NextStep], [Patience.Judge]): it answers a mutation, or when
-// to look again. Up to 128 mutations that together touch at most ReleaseMax rows go
-// into one proposal, and one of them expires up to 1000 commands: small commands may come
-// by the thousand a second, and what ends them must not fall behind. So a tick costs what
-// is due, never what exists; memory is bounded by open commands and claimed attempts.
+// to look again. Up to 128 mutations that together touch about ReleaseMax rows go into
+// one proposal, and one of them expires up to 1000 commands: small commands may come by
+// the thousand a second, and what ends them must not fall behind. So a tick costs what is
+// due, never what exists; memory is bounded by open commands and claimed attempts.
 //
 // Everything due at once is released as one wave. [Next] is where waves and budgets
 // will decide: it sees a command's row with its counts, and nothing else.
@@ -31,9 +31,10 @@
 // # Purging
 //
 // Finished commands are purged when older than Retain, and the oldest of them when
-// more than RetainCount are finished. One entry, the same that expires others, takes at
-// most 1000 commands and about 10 000 invocations: removing a hundred times more rows in
-// one entry would stop the state for everybody and flush the change feed.
+// more than RetainCount are finished: at most 1000 by the entry that also expires others,
+// and no more rows than that has left. Purging and the rest take the first place in an
+// entry in turn. Removing a hundred times more rows at once would stop the state for
+// everybody and flush the change feed.
 //
 // Tokens are purged in the same way, once a minute: those that expired, were used up or
 // revoked longer than RetainTokens ago, and the oldest of them above RetainTokenCount.

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// maxBatch bounds the mutations of one proposal.
+	// maxBatch bounds the mutations of one proposal. With all that one may hold it has
+	// about 150 KB, which the smallest bound of an entry allows.
 	maxBatch = 128
 	// expireMax bounds the commands that one entry expires. With one target each they
 	// keep an entry as small as a release of ten times more.
@@ -72,6 +73,8 @@ type term struct {
 	books    *books
 	purgeAt  time.Time
 	tokensAt time.Time // when to look for tokens to purge
+
+	purgesFirst bool // in the batch that was gathered last
 
 	backoff time.Duration
 	retryAt time.Time

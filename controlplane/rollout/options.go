@@ -35,6 +35,9 @@ type Options struct {
 	RetainTokenCount int
 	// ReleaseMax bounds the invocations that one entry moves; 0 means 10 000.
 	ReleaseMax int
+	// MaxMutations is how many mutations the proposer takes at once; 0 means 128, above
+	// which it does not matter.
+	MaxMutations int
 	// Logger may be nil.
 	Logger hclog.Logger
 }
@@ -43,7 +46,7 @@ func (o *Options) complete() error {
 	if o.Machine == nil || o.Proposer == nil {
 		return errors.New("rollout: machine and proposer are needed")
 	}
-	if o.LostAfter < 0 || o.Retain < 0 || o.RetainCount < 0 || o.RetainTokens < 0 || o.RetainTokenCount < 0 || o.ReleaseMax < 0 {
+	if o.LostAfter < 0 || o.Retain < 0 || o.RetainCount < 0 || o.RetainTokens < 0 || o.RetainTokenCount < 0 || o.ReleaseMax < 0 || o.MaxMutations < 0 {
 		return errors.New("rollout: times and counts must not be below zero")
 	}
 	if o.LostAfter == 0 {
@@ -63,6 +66,9 @@ func (o *Options) complete() error {
 	}
 	if o.ReleaseMax == 0 {
 		o.ReleaseMax = 10_000
+	}
+	if o.MaxMutations == 0 || o.MaxMutations > maxBatch {
+		o.MaxMutations = maxBatch
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()

@@ -11,17 +11,18 @@ import (
 )
 
 const (
-	// purgeMax bounds the commands, or the tokens, that one entry purges, purgeRows
-	// their invocations or uses; one with more is purged alone.
-	purgeMax  = 1000
-	purgeRows = 10_000
+	// purgeMax bounds the commands, or the tokens, that one entry purges.
+	purgeMax = 1000
+	// rowsOfCommand are those of a command beside its invocations: its own and its
+	// envelope.
+	rowsOfCommand = 2
 )
 
 // Purge answers the finished commands to purge next: those that finished before now
-// (Unix ns) by more than retain, and of the others the oldest excess. finished yields
-// commands in the order in which they finished.
-func Purge(finished iter.Seq[*raftlogv1.Command], now int64, retain time.Duration, excess int) (ids []string) {
-	rows := 0
+// (Unix ns) by more than retain, and of the others the oldest excess, and how many rows
+// that costs: at most most, but for the first command, which is taken in any case.
+// finished yields commands in the order in which they finished.
+func Purge(finished iter.Seq[*raftlogv1.Command], now int64, retain time.Duration, excess int, most uint32) (ids []string, rows uint32) {
 	for c := range finished {
 		if now-c.GetFinishedAt() <= int64(retain) && excess <= 0 {
 			break
@@ -30,20 +31,23 @@ func Purge(finished iter.Seq[*raftlogv1.Command], now int64, retain time.Duratio
 		if ahead(c.GetId(), now) {
 			continue // the state keeps it until then
 		}
-		if rows += int(c.GetTargets()); len(ids) > 0 && rows > purgeRows {
+		n := c.GetTargets() + rowsOfCommand
+		if len(ids) > 0 && rows+n > most {
 			break
 		}
+		rows += n
 		if ids = append(ids, c.GetId()); len(ids) == purgeMax {
 			break
 		}
 	}
-	return ids
+	return ids, rows
 }
 
 // PurgeTokens answers the tokens to purge next: those that were over before now (Unix
-// ns) by more than retain, and of the others that are over the oldest above keep. ended
-// yields tokens in the order in which they end.
-func PurgeTokens(ended iter.Seq[*raftlogv1.Token], now int64, retain time.Duration, keep int) (ids []string) {
+// ns) by more than retain, and of the others that are over the oldest above keep, and
+// how many rows that costs, as Purge does. ended yields tokens in the order in which they
+// end.
+func PurgeTokens(ended iter.Seq[*raftlogv1.Token], now int64, retain time.Duration, keep int, most uint32) (ids []string, rows uint32) {
 	var over []*raftlogv1.Token
 	for t := range ended {
 		if now < fsm.TokenEnd(t) {
@@ -51,7 +55,6 @@ func PurgeTokens(ended iter.Seq[*raftlogv1.Token], now int64, retain time.Durati
 		}
 		over = append(over, t)
 	}
-	uses := 0
 	for n, t := range over {
 		if now-fsm.TokenEnd(t) <= int64(retain) && len(over)-n <= keep {
 			break
@@ -59,14 +62,16 @@ func PurgeTokens(ended iter.Seq[*raftlogv1.Token], now int64, retain time.Durati
 		if ahead(t.GetId(), now) {
 			continue
 		}
-		if uses += int(t.GetUsed()); len(ids) > 0 && uses > purgeRows {
+		cost := t.GetUsed() + 1
+		if len(ids) > 0 && rows+cost > most {
 			break
 		}
+		rows += cost
 		if ids = append(ids, t.GetId()); len(ids) == purgeMax {
 			break
 		}
 	}
-	return ids
+	return ids, rows
 }
 
 // ahead says that the id was made by a clock ahead of the cluster's time.

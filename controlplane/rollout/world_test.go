@@ -32,7 +32,8 @@ type world struct {
 	term    uint64
 	skew    time.Duration  // of the cluster's time
 	broken  error          // what Propose answers
-	largest map[string]int // by kind of mutation: rows or commands that one of the engine's moved at most
+	largest map[string]int // by kind of mutation: rows or commands that an entry of the engine moved at most; "" = by all
+	most    int            // mutations that Propose takes at once; 0 = maxBatch
 	kinds   map[string]int // mutations proposed by the engine; "" = all
 	ids     uint16
 }
@@ -75,8 +76,8 @@ func (w *world) Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) (
 	if err := ctx.Err(); err != nil || broken != nil {
 		return nil, cmp.Or(err, broken)
 	}
-	if len(mutations) > maxBatch {
-		w.t.Errorf("%d mutations were proposed at once", len(mutations))
+	if most := cmp.Or(w.most, maxBatch); len(mutations) > most {
+		return nil, fmt.Errorf("%d mutations were proposed at once, at most %d are allowed", len(mutations), most)
 	}
 	outcomes := w.apply(mutations...)
 	w.mu.Lock()
@@ -87,6 +88,7 @@ func (w *world) Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) (
 		w.kinds[kind]++
 		w.kinds[""]++
 		moved[kind] += int(o.GetCount())
+		moved[""] += int(o.GetCount())
 	}
 	for kind, rows := range moved {
 		w.largest[kind] = max(w.largest[kind], rows)
@@ -100,7 +102,8 @@ func (w *world) proposed(kind string) int {
 	return w.kinds[kind]
 }
 
-// largestEntry is how much the mutations of a kind moved at most in one entry.
+// largestEntry is how much the mutations of a kind moved at most in one entry; "" means
+// all kinds.
 func (w *world) largestEntry(kind string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
 // Lab is a set of processes in one directory.
@@ -22,6 +20,8 @@ type Lab struct {
 	Dir  string
 	Bin  Binaries
 	User string // the directory that stands for an operator's home
+	// NodeEnv is added to the environment of nodes.
+	NodeEnv []string
 
 	mu     sync.Mutex // guards what follows
 	nodes  []*Node
@@ -62,25 +62,12 @@ func environ(extra ...string) []string {
 	return append(env, extra...)
 }
 
-// sharing is how many nodes may share the memory of this machine, more or less.
-const sharing = 4
-
-// shareOfMemory keeps a node from taking for its own what others on this machine need
-// too, unless whoever runs the lab says how much it may have.
-func shareOfMemory() []string {
-	total, err := memlimit.FromSystem()
-	if _, given := os.LookupEnv("GOMEMLIMIT"); given || err != nil {
-		return nil
-	}
-	return []string{fmt.Sprintf("GOMEMLIMIT=%d", total/sharing)}
-}
-
 // Node adds a node with a name; it is not started. It listens on free ports of
 // loopback and keeps them over its starts.
 func (l *Lab) Node(name string, args ...string) *Node {
 	n := &Node{DataDir: filepath.Join(l.Dir, name)}
 	n.Process = Process{
-		Name: name, Log: filepath.Join(l.Dir, "logs", name+".log"), path: l.Bin.Agentplane, env: environ(shareOfMemory()...),
+		Name: name, Log: filepath.Join(l.Dir, "logs", name+".log"), path: l.Bin.Agentplane, env: environ(l.NodeEnv...),
 		args: append([]string{
 			"run", "--data-dir", n.DataDir, "--name", name, "--listen", "127.0.0.1:0", "--advertise", "127.0.0.1",
 			"--gossip-listen", "127.0.0.1:0", "--gossip-advertise", "127.0.0.1",
