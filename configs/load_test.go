@@ -174,7 +174,8 @@ func TestProblemsNameFileLineKeyValueAndBound(t *testing.T) {
 		{"label with a blank", ProgramAgent, "labels: {'a b': c}", `line 1: labels: "a b" is no name of a label: it has letters, digits, _, -, . and / only, and ends with a letter, a digit or _`},
 		{"server without a port", ProgramAgent, "servers: [foo]", `line 1: servers: "foo" is not the address of a node: write HOST:PORT`},
 		{"secret twice", ProgramAgent, "token: x\ntoken_file: y", "line 1: token: and token_file are both set: keep one"},
-		{"retry without token", ProgramNode, "retry_join: {addresses: [a]}", "line 1: retry_join.addresses: needs retry_join.token_file, with which to join"},
+		{"retry without token", ProgramNode, "retry_join: {addresses: ['a:7460']}", "line 1: retry_join.addresses: needs retry_join.token_file, with which to join"},
+		{"retry without port", ProgramNode, "retry_join: {addresses: [a], token_file: t}", `line 1: retry_join.addresses: "a" is not the address of a node: write HOST:PORT`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := writeFile(t, tc.yaml)

@@ -27,7 +27,7 @@ var nodeOptions = []Option{
 		Doc: "The address at which other nodes reach gossip. Empty means the host of advertise.",
 	},
 	{
-		Key: "retry_join.addresses", Readers: ProgramNode, Kind: KindList, Max: "64", check: checkAddress,
+		Key: "retry_join.addresses", Readers: ProgramNode, Kind: KindList, Max: "64", check: checkNode,
 		Doc: "Nodes of the cluster to join when this node belongs to none yet, tried again until one takes it.",
 	},
 	{
