@@ -73,6 +73,12 @@
 // And a sender may outlive its term: it then carries entries of the next term in a
 // request of the last one, which followers refuse (gate.go).
 //
+// # Heartbeats
+//
+// raft answers heartbeats outside its main loop, so that they do not wait for the disk,
+// and lets them change the term there, on which the main loop relies (raft#695). Here only
+// those of the current term are answered so; see voteStore.beat.
+//
 // # Dead leaders
 //
 // See failover.go: a majority that has seen the leader's connections break lets one
@@ -87,12 +93,13 @@
 // the checksum of every entry read, and the log mark; term and vote are one value with
 // a checksum under one key, and a bbolt file with a damaged meta page is refused, since
 // bbolt would go on with what was before its last commit. What each is for stands at
-// its type. A term that is behind the log refuses the start, as a lost vote would. A mark that the log does not reach
-// refuses the start: raft-wal drops the end of its log silently when a frame header
-// is damaged, and a node that forgot acknowledged entries can elect a stale leader.
-// Such a node must rejoin empty. A snapshot carries a seal over what raft believes of it
-// without a checksum (sealed.go): index, term and configuration. Configuration entries and raft's no-ops carry no
-// checksum of ours; the mark and the decoder are what guards them.
+// its type. A term that is behind the log refuses the start, as a lost vote would. A mark
+// that the log does not reach refuses the start: raft-wal drops the end of its log
+// silently when a frame header is damaged, and a node that forgot acknowledged entries can
+// elect a stale leader. Such a node must rejoin empty. A snapshot carries a seal over what
+// raft believes of it without a checksum (sealed.go): index, term and configuration.
+// Configuration entries and raft's no-ops carry no checksum of ours; the mark and the
+// decoder are what guards them.
 //
 // The log is bounded by bytes (compaction.go), because raft counts entries; it may grow
 // with the state, of which every snapshot writes all. In memory
