@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ type benchOptions struct {
 	rounds   int
 	agents   int
 	through  string
-	bare     bool
+	steps    []string
 	json     bool
 }
 
@@ -42,7 +43,7 @@ const (
 
 func benchCommand() *cobra.Command {
 	o := benchOptions{}
-	clients := ""
+	clients, steps := "", ""
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure submissions and reads of a cluster on this machine, beside a bare raft program",
@@ -62,7 +63,7 @@ call when the last one was answered. Ctrl-C ends it and leaves nothing behind.
           message size, and mutual TLS 1.3. Its clients go to its leader: it forwards
           nothing, authorizes nobody, and its state counts bytes
 
-Every round does, for each number of clients, the four one after the other, so that
+Every round does, for each number of clients, these steps one after the other, so that
 what else the machine does meets all of them. Connections are shared by up to 64
 clients. Every step warms up first. A latency is that of a call begun after the
 warm-up; throughput counts successes that ended within the duration.
@@ -71,11 +72,15 @@ The table has medians over the rounds, with the least and the most of the throug
 the ratio is the median of those of the rounds. All programs share this machine, so
 figures compare with each other and not with those of another one.`,
 		Example: `  agentplane bench --clients 64,256 --duration 5s --rounds 3
-  agentplane bench --through leader --json > figures.json`,
+  agentplane bench --through leader --json > figures.json
+  agentplane bench --steps batch --clients 256 --duration 300s --rounds 1`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.clients, err = parseClients(clients); err != nil {
+				return usageError{err}
+			}
+			if o.steps, err = parseSteps(steps); err != nil {
 				return usageError{err}
 			}
 			if err := o.check(); err != nil {
@@ -86,12 +91,12 @@ figures compare with each other and not with those of another one.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&clients, "clients", "1,64,256,1024", "numbers of clients, one step for each")
+	f.StringVar(&steps, "steps", strings.Join(benchSteps, ","), "which steps a round has")
 	f.DurationVar(&o.duration, "duration", 20*time.Second, "how long each measurement takes")
 	f.DurationVar(&o.warmUp, "warm-up", 2*time.Second, "how long the clients work before each measurement")
 	f.IntVar(&o.rounds, "rounds", 5, "how often everything is measured")
 	f.IntVar(&o.agents, "agents", 1000, "how many offline agents are registered")
 	f.StringVar(&o.through, "through", throughAll, "where submissions go: all nodes in turn, or the leader")
-	f.BoolVar(&o.bare, "bare", true, "measure the bare program too")
 	f.BoolVar(&o.json, "json", false, "print every measurement and the medians as JSON")
 	return cmd
 }
@@ -106,6 +111,21 @@ func parseClients(list string) ([]int, error) {
 		all = append(all, n)
 	}
 	return all, nil
+}
+
+// parseSteps answers the steps in the order in which a round does them.
+func parseSteps(list string) ([]string, error) {
+	given := strings.Split(strings.ReplaceAll(list, " ", ""), ",")
+	for _, s := range given {
+		if !slices.Contains(benchSteps, s) {
+			return nil, fmt.Errorf("--steps %q: %q is none of %s", list, s, strings.Join(benchSteps, ", "))
+		}
+	}
+	steps := slices.DeleteFunc(slices.Clone(benchSteps), func(s string) bool { return !slices.Contains(given, s) })
+	if slices.Contains(steps, benchRead) && !slices.Contains(steps, benchSubmit) && !slices.Contains(steps, benchBatch) {
+		return nil, fmt.Errorf("--steps %q: what %s reads is what %s or %s has submitted: add one of them", list, benchRead, benchSubmit, benchBatch)
+	}
+	return steps, nil
 }
 
 func (o benchOptions) check() error {
@@ -162,7 +182,7 @@ func bench(ctx context.Context, o benchOptions, stdout, stderr io.Writer) (err e
 	}
 	defer c.Close() //nolint:contextcheck // nothing is left behind, whatever has ended
 	var bare *bareCluster
-	if o.bare {
+	if slices.Contains(o.steps, benchBare) {
 		if bare, err = openBareCluster(ctx, dir, bin, len(c.all), c.envelopeBytes); err != nil {
 			return err
 		}
@@ -194,11 +214,8 @@ func (o benchOptions) maxClients() int {
 func (r *benchReport) measure(ctx context.Context, o benchOptions, c *benchCluster, bare *bareCluster, say func(string, ...any)) error {
 	for round := range o.rounds {
 		for _, clients := range o.clients {
-			targets := c.targets()
-			if bare != nil {
-				targets = append(targets, bare)
-			}
-			for _, t := range targets {
+			for _, step := range o.steps {
+				t := map[string]benchTarget{benchSubmit: benchSubmitter{c}, benchBatch: benchBatcher{c}, benchRead: benchReader{c}, benchBare: bare}[step]
 				m, err := measureStep(ctx, t, clients, o.warmUp, o.duration)
 				if err != nil {
 					return err

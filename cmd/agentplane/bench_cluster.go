@@ -229,11 +229,6 @@ func (c *benchCluster) command() (id string, envelope []byte, err error) {
 	return u.String(), envelope, err
 }
 
-// targets are what is measured of the product.
-func (c *benchCluster) targets() []benchTarget {
-	return []benchTarget{benchSubmitter{c}, benchBatcher{c}, benchReader{c}}
-}
-
 // Term asks a node; a linearizable answer is that of the leader's term. Submissions
 // through the leader go to the one that leads now.
 func (c *benchCluster) Term(ctx context.Context) (uint64, error) {

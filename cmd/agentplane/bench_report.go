@@ -16,6 +16,9 @@ const (
 	benchBare   = "bare"
 )
 
+// benchSteps is what a round does, in this order.
+var benchSteps = []string{benchSubmit, benchBatch, benchRead, benchBare}
+
 // benchReport is what a run prints; its JSON is stable.
 type benchReport struct {
 	Nodes         int            `json:"nodes"`

@@ -136,6 +136,8 @@ func TestBenchRefusesWhatItCannotMeasure(t *testing.T) {
 		{"--duration", "1ms", "--duration 1ms is not from"},
 		{"--warm-up", "-1s", "--warm-up -1s is not from"},
 		{"--through", "some", `--through "some" is neither`},
+		{"--steps", "submit,write", `--steps "submit,write": "write" is none of submit, batch, read, bare`},
+		{"--steps", "bare, read", `what read reads is what submit or batch has submitted: add one of them`},
 	} {
 		t.Run(test.name+" "+test.value, func(t *testing.T) {
 			problem, _ := fails(t, exitUsage, nil, "bench", test.name, test.value)
@@ -143,6 +145,13 @@ func TestBenchRefusesWhatItCannotMeasure(t *testing.T) {
 				t.Errorf("the error is %q, want %q in it", problem, test.want)
 			}
 		})
+	}
+}
+
+func TestParseSteps(t *testing.T) {
+	got, err := parseSteps("bare, batch,bare")
+	if diff := cmp.Diff([]string{benchBatch, benchBare}, got); err != nil || diff != "" {
+		t.Errorf("parseSteps: %v (-want +got):\n%s", err, diff)
 	}
 }
 
