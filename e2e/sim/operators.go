@@ -86,21 +86,48 @@ func (o *operators) connect(first int) (*client.Client, error) {
 	})
 }
 
-// perClient is how many things one client does before another one takes over, which
+// perTurn is how many things one client does before another one takes over, which
 // begins with another node: clients stay where they are served, and after a few faults
 // all of them would be at one node.
-const perClient = 16
+const perTurn = 16
 
-// with has a new client do some things.
-func (o *operators) with(ctx context.Context, rng *rand.Rand, do func(*client.Client)) {
-	c, err := o.connect(rng.IntN(len(o.w.nodes)))
-	if err != nil {
-		o.w.fault("make a client: %v", err)
-		return
+// desk is one operator with a client for each node. It is used by one goroutine.
+type desk struct {
+	o       *operators
+	rng     *rand.Rand
+	clients map[int]*client.Client // by the node with which they begin
+}
+
+func (o *operators) desk(salt uint64) *desk {
+	return &desk{o: o, rng: rand.New(rand.NewPCG(o.w.seed, salt)), clients: make(map[int]*client.Client)}
+}
+
+// turn has the client of some node do some things. One that another node serves by
+// then is not used again: handshakes are what a simulated client costs most.
+func (d *desk) turn(ctx context.Context, do func(*client.Client)) {
+	first := d.rng.IntN(len(d.o.w.nodes))
+	c := d.clients[first]
+	if c == nil {
+		var err error
+		if c, err = d.o.connect(first); err != nil {
+			d.o.w.fault("make a client: %v", err)
+			return
+		}
+		d.clients[first] = c
 	}
-	defer c.Close()
-	for i := 0; i < perClient && ctx.Err() == nil; i++ {
+	begins := c.Address()
+	for i := 0; i < perTurn && ctx.Err() == nil; i++ {
 		do(c)
+	}
+	if c.Address() != begins {
+		_ = c.Close()
+		delete(d.clients, first)
+	}
+}
+
+func (d *desk) close() {
+	for _, c := range d.clients {
+		_ = c.Close()
 	}
 }
 
@@ -111,18 +138,19 @@ func (o *operators) close() {
 	o.place.Detach()
 }
 
-// work has every client do one thing after the other until ctx ends.
+// work has every operator do one thing after the other until ctx ends.
 func (o *operators) work(ctx context.Context) {
 	var wg sync.WaitGroup
 	for i := range o.clients {
-		rng := rand.New(rand.NewPCG(o.w.seed, 0x6f70+uint64(i)))
+		d := o.desk(0x6f70 + uint64(i))
 		wg.Go(func() {
+			defer d.close()
 			for ctx.Err() == nil {
-				o.with(ctx, rng, func(c *client.Client) {
-					time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
-					one, cancel := context.WithTimeout(ctx, time.Duration(500+rng.IntN(6000))*time.Millisecond)
+				d.turn(ctx, func(c *client.Client) {
+					time.Sleep(time.Duration(d.rng.IntN(400)) * time.Millisecond)
+					one, cancel := context.WithTimeout(ctx, time.Duration(500+d.rng.IntN(6000))*time.Millisecond)
 					defer cancel()
-					o.act(one, c, rng)
+					o.act(one, c, d.rng)
 				})
 			}
 		})
@@ -134,10 +162,11 @@ func (o *operators) work(ctx context.Context) {
 // follow reads what was acknowledged last, again and again, through one node after the
 // other: a read that is stale is so for moments only.
 func (o *operators) follow(ctx context.Context) {
-	rng := rand.New(rand.NewPCG(o.w.seed, 0x666f6c))
+	d := o.desk(0x666f6c)
+	defer d.close()
 	for ctx.Err() == nil {
-		o.with(ctx, rng, func(c *client.Client) {
-			time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond)
+		d.turn(ctx, func(c *client.Client) {
+			time.Sleep(time.Duration(d.rng.IntN(150)) * time.Millisecond)
 			o.mu.Lock()
 			last := o.last
 			o.mu.Unlock()
