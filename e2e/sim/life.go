@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// breaking is how long things break.
-	breaking = 25 * time.Second
+	// Things break for as long as the seed says: many faults in a short time come over
+	// each other, and few in a long one meet a world that has settled.
+	minBreaking, maxBreaking = 10 * time.Second, 25 * time.Second
 	// healing bounds how long the healed world may take until everything is live.
 	healing = 6 * time.Minute
 	// lingering bounds what outlives its owner's Close: probes of gossip, calls.
@@ -37,10 +38,12 @@ type Outcome struct {
 // Live lives one life in the directory, in a bubble. nil faults are those of the seed.
 func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
 	rng := rand.New(rand.NewPCG(seed, 0x776f726c64))
+	breaking := minBreaking + time.Duration(rng.Int64N(int64(maxBreaking-minBreaking)))
 	if drawn := plan(rng, breaking); faults == nil {
 		faults = drawn
 	}
 	w := newWorld(seed, dir, rng)
+	w.breaking = breaking
 	out = &Outcome{Seed: seed, Faults: faults, Trace: w.trace, Effects: w.effects, Ends: w.accepted}
 	began := time.Now()
 	if err := w.live(faults, out); err != nil {
@@ -77,7 +80,7 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		return fmt.Errorf("form the cluster: %w", err)
 	}
 	w.trace.Note("world", "%d nodes and %d agents are there; profile %s", len(w.nodes), len(w.agents), w.profile)
-	working, stop := context.WithTimeout(context.Background(), breaking)
+	working, stop := context.WithTimeout(context.Background(), w.breaking)
 	defer stop()
 	suffered := make(chan struct{})
 	w.lives.Go(func() {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +17,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // a sixth of the time for a few hundred MB
+	goleak.VerifyTestMain(m)
+}
 
 // shrinkFor bounds in real time how long the faults of a red life are shrunk.
 const shrinkFor = time.Minute

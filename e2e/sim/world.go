@@ -48,6 +48,7 @@ type World struct {
 	agents    []*agentHost
 	operators *operators
 	profile   string
+	breaking  time.Duration
 	slow      int // number of the node with slow timers, if there is one
 	compact   bool
 	token     string // of agents
@@ -85,7 +86,7 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: rng.IntN(8),
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
-	for i := range 3 + 2*(rng.IntN(6)/5) {
+	for i := range 3 + 2*(rng.IntN(8)/7) {
 		n := &node{
 			w: w, name: fmt.Sprintf("node-%d", i+1), ip: fmt.Sprintf("10.0.1.%d", i+1),
 			disk: consensustest.NewMemDisk(seed<<8 | uint64(i)),
@@ -95,18 +96,22 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 		n.skew.Store(int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond))
 		w.nodes = append(w.nodes, n)
 	}
-	for i := range 3 + rng.IntN(3) {
+	for i := range 2 + rng.IntN(3) {
 		name := fmt.Sprintf("agent-%d", i+1)
 		w.agents = append(w.agents, &agentHost{Host: newHost(name, w.trace), w: w, ip: fmt.Sprintf("10.0.2.%d", i+1), dir: filepath.Join(dir, name+".0")})
 	}
 	return w
 }
 
-// timers are raft's on the node; zero ones are those of the profile. Those of a slow
+// timers are raft's on the node; zero ones are those of the profile. Those of lan are
+// twice as long as they are, which halves the heartbeats that a life costs. Those of a slow
 // node stand for a clock that stands still: cut off, it believes for seconds that it
 // leads.
 func (w *World) timers(n *node) consensus.Profile {
 	if w.slow >= len(w.nodes) || n != w.nodes[w.slow] {
+		if w.profile == "lan" {
+			return consensus.Profile{Heartbeat: 500 * time.Millisecond, Election: 500 * time.Millisecond, Lease: 250 * time.Millisecond, Commit: 5 * time.Millisecond}
+		}
 		return consensus.Profile{}
 	}
 	return consensus.Profile{Heartbeat: 3 * time.Second, Election: 3 * time.Second, Lease: 3 * time.Second, Commit: 5 * time.Millisecond}
