@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/agentplane/agentplane/e2e/record"
 )
 
 func TestMain(m *testing.M) {
@@ -51,6 +53,9 @@ func TestLives(t *testing.T) {
 	t.Logf("%d lives in %v: %s", lives, time.Since(began).Round(time.Second), &all)
 	if all.good == 0 || all.void > all.good/2+1 {
 		t.Errorf("%d lives are void and %d good: nothing is proved", all.void, all.good)
+	}
+	if err := record.Append(all.line(first, time.Since(began))); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -136,6 +141,18 @@ func (a *tally) add(o *Outcome) {
 	}
 	a.writes, a.reads, a.starts = a.writes+o.Writes, a.reads+o.Reads, a.starts+o.Starts
 	a.virtual, a.healed, a.slowest = a.virtual+o.Virtual, a.healed+o.Healed, max(a.slowest, o.Healed)
+}
+
+// line is what the record keeps.
+func (a *tally) line(first uint64, took time.Duration) record.Line {
+	l := record.Line{Means: "lives", What: "-", Seed: first, Runs: a.good + a.void + a.red, Good: a.good, Void: a.void, Failed: a.red, Took: took}
+	for _, n := range []struct {
+		name  string
+		count int
+	}{{"faults", a.faults}, {"writes", a.writes}, {"reads", a.reads}, {"starts", a.starts}} {
+		l.Notes = append(l.Notes, fmt.Sprintf("%s=%.1f", n.name, float64(n.count)/float64(max(l.Runs, 1))))
+	}
+	return l
 }
 
 func (a *tally) String() string {
