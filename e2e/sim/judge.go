@@ -53,7 +53,8 @@ func (w *World) heals(ctx context.Context) error {
 	}
 }
 
-// agree waits until all nodes have applied the same and compares their states.
+// agree waits until all nodes have applied the same, compares their states, and has the
+// whole log audited.
 func (w *World) agree(ctx context.Context) error {
 	for {
 		views := make([]*fsm.View, len(w.nodes))
@@ -68,9 +69,10 @@ func (w *World) agree(ctx context.Context) error {
 		}
 		if same {
 			for i, v := range views {
-				if v.Hash() != views[0].Hash() {
-					return fmt.Errorf("%s and %s differ at index %d", w.nodes[0].name, w.nodes[i].name, v.Index())
-				}
+				w.book.sample(w.nodes[i].name, v)
+			}
+			for _, wrong := range w.book.audit(views[0].Index()) {
+				w.fault("%s", wrong)
 			}
 			return nil
 		}
@@ -115,20 +117,30 @@ func (w *World) judge() {
 // judgeCommand answers whether the command is there.
 func (w *World) judgeCommand(v *fsm.View, c *command, starts map[execute.Attempt][]Start) int {
 	row, there := v.Command(c.id)
-	switch f := c.submit; {
-	case f.acked > 0 && !there:
-		w.fault("I1: %s was acknowledged and is not there", c.id)
-	case f.acked == 0 && f.unknown == 0 && there:
-		w.fault("I8: %s is there, and the operator was told that nothing happened", c.id)
+	one := c // whose content stands
+	if env, _ := v.Envelope(c.id); c.rival != nil && (!there || c.rival.digestHolds(env)) {
+		one = c.rival
+	}
+	for _, other := range []*command{c, c.rival} {
+		switch {
+		case other == nil:
+		case other.submit.acked > 0 && !there:
+			w.fault("I1: %s was acknowledged and is not there", c.id)
+		case other.submit.acked > 0 && other != one:
+			w.fault("I8: two contents of %s were acknowledged, or the one that was not has become it", c.id)
+		}
 	}
 	if !there {
 		return 0
 	}
-	if env, _ := v.Envelope(c.id); env != nil && !c.digestHolds(env) {
+	if one.submit.acked == 0 && one.submit.unknown == 0 {
+		w.fault("I8: %s is there, and the operator was told that nothing happened", c.id)
+	}
+	if env, _ := v.Envelope(c.id); env != nil && !one.digestHolds(env) {
 		w.fault("I1: %s has another content", c.id)
 	}
-	if c.submit.index != 0 && row.GetSubmittedIndex() != c.submit.index {
-		w.fault("I8: %s was acknowledged at %d and stands at %d", c.id, c.submit.index, row.GetSubmittedIndex())
+	if one.submit.index != 0 && row.GetSubmittedIndex() != one.submit.index {
+		w.fault("I8: %s was acknowledged at %d and stands at %d", c.id, one.submit.index, row.GetSubmittedIndex())
 	}
 	switch f := c.cancel; {
 	case c.canceled && row.GetCancelIndex() == 0:

@@ -87,6 +87,7 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		defer close(suffered)
 		w.suffer(faults)
 	})
+	w.lives.Go(func() { w.sample(working) })
 	w.operators.work(working)
 	<-suffered
 

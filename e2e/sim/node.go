@@ -59,6 +59,8 @@ func (n *node) start() error {
 	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{}), began: time.Now()}, n.dir, n.disk
 	n.life = life
 	w.mu.Unlock()
+	stores := disk.Disk()
+	stores.Log = written{stores.Log, w.book}
 	config, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: w.nodeFlags(n, dir)})
 	if err != nil {
 		return err
@@ -73,7 +75,7 @@ func (n *node) start() error {
 				life.gossip.Store(t)
 				return t
 			},
-			Disk: disk.Disk(), Profile: w.timers(n), Machine: life.machine,
+			Disk: stores, Profile: w.timers(n), Machine: life.machine,
 			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
 			WallClock: func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
 		},

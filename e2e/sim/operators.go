@@ -35,6 +35,9 @@ type command struct {
 	takes    time.Duration
 	timeout  time.Duration
 	code     int
+	// rival is another content that was submitted under the same id at the same time,
+	// if one was; only its envelope and submit are used.
+	rival *command
 
 	// What follows is guarded by operators.mu.
 	submit   fate
@@ -106,24 +109,30 @@ func (o *operators) desk(salt uint64) *desk {
 // then is not used again: handshakes are what a simulated client costs most.
 func (d *desk) turn(ctx context.Context, do func(*client.Client)) {
 	first := d.rng.IntN(len(d.o.w.nodes))
-	c := d.clients[first]
-	if c == nil {
-		var err error
-		if c, err = d.o.connect(first); err != nil {
-			d.o.w.fault("make a client: %v", err)
-			return
-		}
-		d.clients[first] = c
-	}
-	begins := c.Address()
+	c := d.client(first)
 	for i := 0; i < perTurn && ctx.Err() == nil; i++ {
 		do(c)
 	}
-	if c.Address() != begins {
+	if c.Address() != d.o.w.nodes[first].address() {
 		_ = c.Close()
 		delete(d.clients, first)
 	}
 }
+
+// client is that which begins with the node.
+func (d *desk) client(first int) *client.Client {
+	c := d.clients[first]
+	if c == nil {
+		var err error
+		if c, err = d.o.connect(first); err != nil {
+			panic(err) // only what it was given can be wrong
+		}
+		d.clients[first] = c
+	}
+	return c
+}
+
+func (d *desk) any() *client.Client { return d.client(d.rng.IntN(len(d.o.w.nodes))) }
 
 func (d *desk) close() {
 	for _, c := range d.clients {
@@ -150,7 +159,7 @@ func (o *operators) work(ctx context.Context) {
 					time.Sleep(time.Duration(d.rng.IntN(400)) * time.Millisecond)
 					one, cancel := context.WithTimeout(ctx, time.Duration(500+d.rng.IntN(6000))*time.Millisecond)
 					defer cancel()
-					o.act(one, c, d.rng)
+					o.act(one, c, d.any(), d.rng)
 				})
 			}
 		})
@@ -179,7 +188,7 @@ func (o *operators) follow(ctx context.Context) {
 	}
 }
 
-func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
+func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.Rand) {
 	old := o.any(rng)
 	switch n := rng.IntN(20); {
 	case n < 11 || old == nil:
@@ -190,6 +199,8 @@ func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
 		o.cancelOne(ctx, c, old)
 	case n < 17:
 		o.forge(ctx, c, old)
+	case n < 18:
+		o.rivals(ctx, c, other, o.compose(rng))
 	default:
 		o.read(ctx, c, old)
 	}
@@ -270,15 +281,32 @@ func (o *operators) forge(ctx context.Context, c *client.Client, cmd *command) {
 	if !acked {
 		return
 	}
+	if _, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.forged()}); err == nil {
+		o.w.fault("I8: %s was submitted with another content, and accepted", cmd.id)
+	}
+}
+
+// rivals submits two contents under one id through two nodes at once, of which neither
+// may know of the other: only the log tells which of them is the command.
+func (o *operators) rivals(ctx context.Context, a, b *client.Client, cmd *command) {
+	o.mu.Lock()
+	cmd.rival = &command{id: cmd.id, envelope: cmd.forged(), agents: cmd.agents}
+	o.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { o.submit(ctx, a, cmd) })
+	wg.Go(func() { o.submit(ctx, b, cmd.rival) })
+	wg.Wait()
+}
+
+// forged is another content for the same id.
+func (c *command) forged() []byte {
 	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
-	_ = proto.Unmarshal(cmd.envelope, env)
+	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
 	spec.Argv = []string{"work", "1ms", "7"}
 	env.Spec, _ = proto.Marshal(spec)
-	b, _ := proto.Marshal(env)
-	if _, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: b}); err == nil {
-		o.w.fault("I8: %s was submitted with another content, and accepted", cmd.id)
-	}
+	forged, _ := proto.Marshal(env)
+	return forged
 }
 
 func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *command) {
@@ -305,7 +333,7 @@ func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err e
 		f.acked++
 		o.writes++
 		if verb == "submit" {
-			o.last = cmd
+			o.last = cmd // of two rivals either: the id is the same
 			if f.index != 0 && f.index != index {
 				o.w.fault("%s was acknowledged at index %d and then at %d", cmd.id, f.index, index)
 			}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -42,6 +43,9 @@ func TestLives(t *testing.T) {
 		for seed := first; seed < first+lives; seed++ {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
+				if failFast() && all.failed() { // a parallel test has begun before it runs
+					t.Skip("another life is red")
+				}
 				out := live(t, seed, nil)
 				all.add(out)
 				if len(out.Red) > 0 {
@@ -50,13 +54,18 @@ func TestLives(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d lives in %v: %s", lives, time.Since(began).Round(time.Second), &all)
+	t.Logf("%d lives in %v: %s", all.good+all.void+all.red, time.Since(began).Round(time.Second), &all)
 	if all.good == 0 || all.void > all.good/2+1 {
 		t.Errorf("%d lives are void and %d good: nothing is proved", all.void, all.good)
 	}
 	if err := record.Append(all.line(first, time.Since(began))); err != nil {
 		t.Error(err)
 	}
+}
+
+func failFast() bool {
+	f := flag.Lookup("test.failfast")
+	return f != nil && f.Value.String() == "true"
 }
 
 // live lives one life in a bubble of its own.
@@ -116,6 +125,13 @@ type tally struct {
 	virtual, healed       time.Duration
 	slowest               time.Duration // to heal
 	effects, ends         map[string]int
+}
+
+// failed says whether a life was red.
+func (a *tally) failed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.red > 0
 }
 
 func (a *tally) add(o *Outcome) {

@@ -44,6 +44,7 @@ type World struct {
 	net       *Network
 	gossip    *gossiptest.Network
 	trace     *Trace
+	book      *book
 	nodes     []*node
 	agents    []*agentHost
 	operators *operators
@@ -81,7 +82,7 @@ type session struct {
 // newWorld makes the parts; nothing runs yet.
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
-		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()},
+		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(),
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: rng.IntN(8),
 	}
@@ -204,6 +205,22 @@ func (w *World) newest() *fsm.View {
 		best = fsm.New(fsm.Options{}).View()
 	}
 	return best
+}
+
+// sample looks at the state of some node again and again until ctx ends.
+func (w *World) sample(ctx context.Context) {
+	rng := rand.New(rand.NewPCG(w.seed, 0x68617368))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(1000+rng.IntN(3000)) * time.Millisecond):
+		}
+		n := w.nodes[rng.IntN(len(w.nodes))]
+		if m := n.machine(); m != nil {
+			w.book.sample(n.name, m.View())
+		}
+	}
 }
 
 // leader is the node that took office last.
