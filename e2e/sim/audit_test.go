@@ -102,6 +102,7 @@ func TestBookKnowsWhatCommitted(t *testing.T) {
 	office := func(node string, term uint64) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_TakeOffice{TakeOffice: &raftlogv1.TakeOffice{NodeId: node, Term: term}}}
 	}
+	nothing := func(*fsm.View) []string { return nil }
 	older, newer := entry(2, office("a", 2)), entry(3, office("b", 3))
 	for _, order := range [][]*raft.Log{{older, newer}, {newer, older}} {
 		b, m := newBook(), fsm.Raft{Machine: fsm.New(fsm.Options{})}
@@ -110,16 +111,16 @@ func TestBookKnowsWhatCommitted(t *testing.T) {
 		}
 		m.Apply(newer)
 		b.sample("n", m.View())
-		if wrong := b.audit(1); len(wrong) > 0 {
+		if wrong := b.audit(1, nothing); len(wrong) > 0 {
 			t.Errorf("the audit says %q of what is right", wrong)
 		}
-		if wrong := b.audit(2); len(wrong) != 1 || !strings.HasPrefix(wrong[0], "I1:") {
+		if wrong := b.audit(2, nothing); len(wrong) != 1 || !strings.HasPrefix(wrong[0], "I1:") {
 			t.Errorf("the audit says %q when an entry is missing", wrong)
 		}
 		other := fsm.Raft{Machine: fsm.New(fsm.Options{})}
 		other.Apply(older)
 		b.sample("o", other.View())
-		if wrong := b.audit(1); len(wrong) != 2 || !strings.HasPrefix(wrong[0], "I9:") {
+		if wrong := b.audit(1, nothing); len(wrong) != 2 || !strings.HasPrefix(wrong[0], "I9:") {
 			t.Errorf("the audit says %q when a node has another state", wrong)
 		}
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -53,35 +54,46 @@ func (w *World) heals(ctx context.Context) error {
 	}
 }
 
-// agree waits until all nodes have applied the same, compares their states, and has the
-// whole log audited.
+// agree waits until all nodes have applied the same and the watch of agents has shown
+// it, compares the states, and has the whole log audited.
 func (w *World) agree(ctx context.Context) error {
 	for {
-		views := make([]*fsm.View, len(w.nodes))
-		same := true
-		for i, n := range w.nodes {
-			m := n.machine()
-			if m == nil {
-				return fmt.Errorf("%s does not run", n.name)
+		v, why := w.common()
+		if why == "" {
+			for _, wrong := range w.book.audit(v.Index(), w.watches.judge) {
+				w.fault("%s", wrong)
 			}
-			views[i] = m.View()
-			same = same && views[i].Index() == views[0].Index()
-		}
-		if same {
-			for i, v := range views {
-				w.book.sample(w.nodes[i].name, v)
-			}
-			for _, wrong := range w.book.audit(views[0].Index()) {
+			for _, wrong := range w.watches.wrong {
 				w.fault("%s", wrong)
 			}
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the nodes do not come to the same index")
+			return errors.New(why)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// common is the view that all nodes have, or why there is none yet.
+func (w *World) common() (*fsm.View, string) {
+	var first *fsm.View
+	for _, n := range w.nodes {
+		m := n.machine()
+		if m == nil {
+			return nil, n.name + " does not run"
+		}
+		v := m.View()
+		if first == nil {
+			first = v
+		}
+		if v.Index() != first.Index() {
+			return nil, fmt.Sprintf("%s is at index %d and %s at %d", w.nodes[0].name, first.Index(), n.name, v.Index())
+		}
+		w.book.sample(n.name, v)
+	}
+	return first, w.watches.missing(first)
 }
 
 // judge compares what operators were told and what the hosts saw with the state.

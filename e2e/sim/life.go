@@ -27,6 +27,7 @@ type Outcome struct {
 	Void   string   // why the life proves nothing
 	Writes int      // acknowledged
 	Reads  int
+	Shown  int // messages of watches
 	Starts int
 	// Effects are the faults that took effect, Ends what is worth counting.
 	Effects, Ends map[string]int
@@ -55,7 +56,7 @@ func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
 	out.Virtual = time.Since(began) - lingering
 	out.Red = w.red
 	if o := w.operators; o != nil {
-		out.Writes, out.Reads = o.writes, o.reads
+		out.Writes, out.Reads, out.Shown = o.writes, o.reads, w.watches.messages
 	}
 	for _, a := range w.agents {
 		out.Starts += len(a.Starts())
@@ -88,6 +89,8 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		w.suffer(faults)
 	})
 	w.lives.Go(func() { w.sample(working) })
+	w.lives.Go(func() { w.operators.watchAgents(w.ctx) }) //nolint:contextcheck // until all is over
+	w.lives.Go(func() { w.operators.watchCommands(working) })
 	w.operators.work(working)
 	<-suffered
 
@@ -104,7 +107,7 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 	}
 	out.Healed = time.Since(healed)
 	if err := w.agree(ctx); err != nil {
-		return fmt.Errorf("I9: %w", err)
+		return fmt.Errorf("the healed world does not agree: %w", err)
 	}
 	w.judge()
 	return nil

@@ -122,6 +122,7 @@ type tally struct {
 	good, void, red       int
 	faults                int
 	writes, reads, starts int
+	shown                 int // by watches
 	virtual, healed       time.Duration
 	slowest               time.Duration // to heal
 	effects, ends         map[string]int
@@ -155,7 +156,7 @@ func (a *tally) add(o *Outcome) {
 	for k, n := range o.Ends {
 		a.ends[k] += n
 	}
-	a.writes, a.reads, a.starts = a.writes+o.Writes, a.reads+o.Reads, a.starts+o.Starts
+	a.writes, a.reads, a.starts, a.shown = a.writes+o.Writes, a.reads+o.Reads, a.starts+o.Starts, a.shown+o.Shown
 	a.virtual, a.healed, a.slowest = a.virtual+o.Virtual, a.healed+o.Healed, max(a.slowest, o.Healed)
 }
 
@@ -165,7 +166,7 @@ func (a *tally) line(first uint64, took time.Duration) record.Line {
 	for _, n := range []struct {
 		name  string
 		count int
-	}{{"faults", a.faults}, {"writes", a.writes}, {"reads", a.reads}, {"starts", a.starts}} {
+	}{{"faults", a.faults}, {"writes", a.writes}, {"reads", a.reads}, {"shown", a.shown}, {"starts", a.starts}} {
 		l.Notes = append(l.Notes, fmt.Sprintf("%s=%.1f", n.name, float64(n.count)/float64(max(l.Runs, 1))))
 	}
 	return l
@@ -173,9 +174,9 @@ func (a *tally) line(first uint64, took time.Duration) record.Line {
 
 func (a *tally) String() string {
 	n := max(a.good+a.void+a.red, 1)
-	return fmt.Sprintf("%d good, %d void, %d red; in the mean %d faults that took effect, %d acknowledged writes, %d reads, %d starts, "+
+	return fmt.Sprintf("%d good, %d void, %d red; in the mean %d faults that took effect, %d acknowledged writes, %d reads, %d messages of watches, %d starts, "+
 		"%v of virtual time, live again after %v (at most %v)\nfaults: %s\nends: %s",
-		a.good, a.void, a.red, a.faults/n, a.writes/n, a.reads/n, a.starts/n,
+		a.good, a.void, a.red, a.faults/n, a.writes/n, a.reads/n, a.shown/n, a.starts/n,
 		(a.virtual / time.Duration(n)).Round(time.Second), (a.healed / time.Duration(n)).Round(100*time.Millisecond), a.slowest.Round(100*time.Millisecond),
 		counts(a.effects), counts(a.ends))
 }

@@ -45,6 +45,7 @@ type World struct {
 	gossip    *gossiptest.Network
 	trace     *Trace
 	book      *book
+	watches   *watches
 	nodes     []*node
 	agents    []*agentHost
 	operators *operators
@@ -82,7 +83,7 @@ type session struct {
 // newWorld makes the parts; nothing runs yet.
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
-		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(),
+		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), watches: newWatches(),
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: rng.IntN(8),
 	}
