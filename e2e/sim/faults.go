@@ -138,6 +138,17 @@ var kinds = []struct {
 		a, n := w.agentOf(f.Who), w.nodeOf(f.To)
 		return w.cutAll([]link{{a.ip, n.ip}, {n.ip, a.ip}})
 	}},
+	{"flapping link of an agent", false, (*World).flap},
+	{"broken connections of node", true, func(w *World, f Fault) (bool, func()) {
+		n, broken := w.nodeOf(f.Who), w.net.Reset(w.nodeOf(f.Who).ip, operatorsIP)
+		for _, a := range w.agents {
+			broken += w.net.Reset(n.ip, a.ip)
+		}
+		for _, other := range w.nodes {
+			broken += w.net.Reset(n.ip, other.ip)
+		}
+		return broken > 0, nil
+	}},
 	{"isolate an agent", false, func(w *World, f Fault) (bool, func()) {
 		a := w.agentOf(f.Who)
 		var links []link
@@ -243,6 +254,27 @@ func (w *World) breakDisk(n *node, do func(*consensustest.MemDisk)) (bool, func(
 func (w *World) pauseHost(ip string) (bool, func()) {
 	w.pause(ip, true)
 	return true, func() { w.pause(ip, false) }
+}
+
+// flap leaves an agent one node, whose connections break again and again: it comes back
+// to the same node while that still proposes what its last session had to say.
+func (w *World) flap(f Fault) (bool, func()) {
+	a, n := w.agentOf(f.Who), w.nodeOf(f.To)
+	for _, other := range w.nodes {
+		if other != n {
+			w.net.Refuse(a.ip, other.ip, true)
+			w.net.Reset(a.ip, other.ip)
+		}
+	}
+	rng := rand.New(rand.NewPCG(w.seed, uint64(f.At)))
+	for end := time.Now().Add(f.For); time.Now().Before(end); {
+		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
+		w.net.Reset(a.ip, n.ip)
+	}
+	for _, other := range w.nodes {
+		w.net.Refuse(a.ip, other.ip, false)
+	}
+	return true, nil
 }
 
 // partition puts each node on one of two sides by the bits of To.
