@@ -131,6 +131,14 @@ var kinds = []struct {
 		ended := a.Host.kill(1<<30, "reboot")
 		return killed || ended > 0, func() { w.must(a.start()) }
 	}},
+	{"removal of an agent", false, func(w *World, f Fault) (bool, func()) {
+		a := w.agentOf(f.Who)
+		ctx, cancel := context.WithTimeout(w.ctx, 3*time.Second)
+		defer cancel()
+		_, err := agentplanev1.NewFleetServiceClient(w.operators.clients[0]).RemoveAgent(ctx, &agentplanev1.RemoveAgentRequest{Agent: a.name})
+		w.trace.Note(a.name, "is removed: %v", err)
+		return err == nil, func() { w.enrolAgain(a, 3*time.Second) }
+	}},
 	{"kill a supervisor", false, func(w *World, f Fault) (bool, func()) {
 		return w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0, nil
 	}},
@@ -201,6 +209,31 @@ func (w *World) suffer(faults []Fault) {
 		})
 	}
 	wg.Wait()
+}
+
+// enrolAgain gives an agent that the state does not have an empty disk and a new token,
+// unless that was done a moment ago.
+func (w *World) enrolAgain(a *agentHost, within time.Duration) {
+	w.mu.Lock()
+	young := a.lives == 0 || !a.wiped.IsZero() && time.Since(a.wiped) < 20*time.Second
+	w.mu.Unlock()
+	if young {
+		return
+	}
+	for there := range w.newest().Agents() {
+		if there.GetName() == a.name {
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, within)
+	defer cancel()
+	token, err := w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, 1)
+	if err != nil {
+		w.trace.Note(a.name, "is not enrolled again: %v", err)
+		return
+	}
+	a.wipe(token)
+	w.must(a.start())
 }
 
 // note counts a fault that took effect.

@@ -46,20 +46,24 @@ func (w *World) form(ctx context.Context) error {
 	if err := joins.Wait(); err != nil {
 		return err
 	}
-	if w.token, err = w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, len(w.agents)); err != nil {
+	token, err := w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, len(w.agents))
+	if err != nil {
 		return err
 	}
 	for _, a := range w.agents {
+		a.token = token
 		if err := a.start(); err != nil { //nolint:contextcheck // likewise
 			return err
 		}
 	}
-	return w.awaitOnline(ctx)
+	return w.awaitOnline(ctx, func() {})
 }
 
-// awaitOnline waits until every agent has a live session that every node knows.
-func (w *World) awaitOnline(ctx context.Context) error {
+// awaitOnline waits until every agent has a live session that every node knows, and does
+// meanwhile what may be needed for that.
+func (w *World) awaitOnline(ctx context.Context, do func()) error {
 	for {
+		do()
 		missing := w.missing()
 		if missing == "" {
 			return nil

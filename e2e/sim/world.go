@@ -53,7 +53,6 @@ type World struct {
 	breaking  time.Duration
 	slow      int // number of the node with slow timers, if there is one
 	compact   bool
-	token     string // of agents
 
 	ctx  context.Context // of the watchers
 	stop context.CancelFunc
@@ -133,9 +132,9 @@ func (w *World) nodeFlags(n *node, dir string) map[string][]string {
 	return flags
 }
 
-func (w *World) agentFlags(a *agentHost, dir string) map[string][]string {
+func (w *World) agentFlags(a *agentHost, dir, token string) map[string][]string {
 	return map[string][]string{
-		"data_dir": {dir}, "name": {a.name}, "servers": w.addresses(), "token": {w.token}, "run.kill_grace": {killGrace.String()},
+		"data_dir": {dir}, "name": {a.name}, "servers": w.addresses(), "token": {token}, "run.kill_grace": {killGrace.String()},
 	}
 }
 
