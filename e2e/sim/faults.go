@@ -52,11 +52,7 @@ var kinds = []struct {
 	{"pause node", true, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.nodeOf(f.Who).ip) }},
 	{"partition", true, (*World).partition},
 	{"isolate node", true, func(w *World, f Fault) (bool, func()) {
-		var links []link
-		for _, n := range w.nodes {
-			links = append(links, link{w.nodeOf(f.Who).ip, n.ip}, link{n.ip, w.nodeOf(f.Who).ip})
-		}
-		return w.cutAll(links)
+		return w.isolate(w.nodeOf(f.Who))
 	}},
 	{"one-way cut", true, func(w *World, f Fault) (bool, func()) {
 		a, b := w.nodeOf(f.Who), w.nodeOf(f.To)
@@ -81,12 +77,9 @@ var kinds = []struct {
 		old := n.skew.Swap(int64(by))
 		return old != int64(by), func() { n.skew.Store(old) }
 	}},
+	{"slow leader cut off", false, (*World).cutOffSlowLeader},
 	{"transfer of leadership", false, func(w *World, _ Fault) (bool, func()) {
-		w.lives.Go(func() {
-			ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
-			defer cancel()
-			_, _ = agentplanev1.NewClusterServiceClient(w.operators.clients[0]).TransferLeadership(ctx, &agentplanev1.TransferLeadershipRequest{})
-		})
+		w.lives.Go(func() { _ = w.transfer("", 5*time.Second) })
 		return true, nil
 	}},
 	{"slow disk of node", true, func(w *World, f Fault) (bool, func()) {
@@ -287,6 +280,42 @@ func (w *World) breakDisk(n *node, do func(*consensustest.MemDisk)) (bool, func(
 func (w *World) pauseHost(ip string) (bool, func()) {
 	w.pause(ip, true)
 	return true, func() { w.pause(ip, false) }
+}
+
+// transfer hands leadership to a node, or to any.
+func (w *World) transfer(to string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(w.ctx, within)
+	defer cancel()
+	_, err := agentplanev1.NewClusterServiceClient(w.operators.clients[0]).TransferLeadership(ctx, &agentplanev1.TransferLeadershipRequest{To: to})
+	return err
+}
+
+// cutOffSlowLeader has the node with slow timers lead, and cuts it off from the others
+// for long enough that they elect another one while it believes that it leads.
+func (w *World) cutOffSlowLeader(Fault) (bool, func()) {
+	if w.slow == none {
+		return false, nil
+	}
+	n := w.nodes[w.slow]
+	if w.leader() != n && w.transfer(n.name, 2*time.Second) != nil {
+		return false, nil
+	}
+	time.Sleep(200 * time.Millisecond) // it takes office
+	if w.leader() != n {
+		return false, nil
+	}
+	_, end := w.isolate(n)
+	time.Sleep(2500 * time.Millisecond)
+	return true, end
+}
+
+// isolate cuts a node off from the others.
+func (w *World) isolate(n *node) (bool, func()) {
+	var links []link
+	for _, other := range w.nodes {
+		links = append(links, link{n.ip, other.ip}, link{other.ip, n.ip})
+	}
+	return w.cutAll(links)
 }
 
 // flap leaves an agent one node, whose connections break again and again: it comes back

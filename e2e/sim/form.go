@@ -56,7 +56,10 @@ func (w *World) form(ctx context.Context) error {
 			return err
 		}
 	}
-	return w.awaitOnline(ctx, func() {})
+	if err := w.awaitOnline(ctx, func() {}); err != nil {
+		return err
+	}
+	return w.operators.meet(ctx)
 }
 
 // awaitOnline waits until every agent has a live session that every node knows, and does
@@ -98,6 +101,19 @@ func (w *World) missing() string {
 		}
 	}
 	return ""
+}
+
+// meet has the operators learn of the nodes that have joined: they trust no other.
+func (o *operators) meet(ctx context.Context) error {
+	for _, c := range o.clients {
+		if _, err := agentplanev1.NewClusterServiceClient(c).Info(ctx, &agentplanev1.InfoRequest{}); err != nil {
+			return fmt.Errorf("learn of the nodes: %w", err)
+		}
+	}
+	if n := len(o.trusted().GetNodes()); n != len(o.w.nodes) {
+		return fmt.Errorf("operators trust %d nodes of %d", n, len(o.w.nodes))
+	}
+	return nil
 }
 
 // token makes one and answers what people would be told.

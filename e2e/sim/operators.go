@@ -55,6 +55,7 @@ type operators struct {
 	clients []*client.Client
 
 	mu       sync.Mutex // guards what follows; never held while waiting
+	bundle   *agentplanev1.Bundle
 	commands []*command
 	last     *command // that was acknowledged
 	serial   uint32
@@ -66,7 +67,7 @@ type operators struct {
 const clients = 3
 
 func newOperators(w *World, context *client.Context) (*operators, error) {
-	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context}
+	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context, bundle: context.Bundle}
 	for i := range clients {
 		c, err := o.connect(i)
 		if err != nil {
@@ -86,8 +87,25 @@ func (o *operators) connect(first int) (*client.Client, error) {
 	all := o.w.addresses()
 	first %= len(all)
 	return client.New(client.Options{
-		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.context.Bundle, Certificate: client.Static(cert), Dial: o.place.Dial,
+		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.trusted(), Certificate: client.Static(cert), Dial: o.place.Dial,
+		// That of init knows one node only.
+		OnBundle: o.learn,
 	})
+}
+
+func (o *operators) trusted() *agentplanev1.Bundle {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bundle
+}
+
+// learn keeps the newest bundle for the next client.
+func (o *operators) learn(b *agentplanev1.Bundle) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if b.GetIndex() > o.bundle.GetIndex() {
+		o.bundle = b
+	}
 }
 
 // perTurn is how many things one client does before another one takes over, which
@@ -108,10 +126,10 @@ func (o *operators) desk(salt uint64) *desk {
 
 // turn has the client of some node do some things. One that another node serves by
 // then is not used again: handshakes are what a simulated client costs most.
-func (d *desk) turn(ctx context.Context, do func(*client.Client)) {
+func (d *desk) turn(ctx context.Context, times int, do func(*client.Client)) {
 	first := d.rng.IntN(len(d.o.w.nodes))
 	c := d.client(first)
-	for i := 0; i < perTurn && ctx.Err() == nil; i++ {
+	for i := 0; i < times && ctx.Err() == nil; i++ {
 		do(c)
 	}
 	if c.Address() != d.o.w.nodes[first].address() {
@@ -156,7 +174,7 @@ func (o *operators) work(ctx context.Context) {
 		wg.Go(func() {
 			defer d.close()
 			for ctx.Err() == nil {
-				d.turn(ctx, func(c *client.Client) {
+				d.turn(ctx, perTurn, func(c *client.Client) {
 					time.Sleep(time.Duration(d.rng.IntN(400)) * time.Millisecond)
 					one, cancel := context.WithTimeout(ctx, time.Duration(500+d.rng.IntN(6000))*time.Millisecond)
 					defer cancel()
@@ -169,23 +187,23 @@ func (o *operators) work(ctx context.Context) {
 	wg.Wait()
 }
 
-// follow reads what was acknowledged last, again and again, through one node after the
-// other: a read that is stale is so for moments only.
+// follow reads what was acknowledged last, again and again, each time through another
+// node: a read that is stale is so for moments only, and through one node.
 func (o *operators) follow(ctx context.Context) {
 	d := o.desk(0x666f6c)
 	defer d.close()
 	for ctx.Err() == nil {
-		d.turn(ctx, func(c *client.Client) {
-			time.Sleep(time.Duration(d.rng.IntN(240)) * time.Millisecond)
-			o.mu.Lock()
-			last := o.last
-			o.mu.Unlock()
-			if last != nil {
+		time.Sleep(time.Duration(d.rng.IntN(240)) * time.Millisecond)
+		o.mu.Lock()
+		last := o.last
+		o.mu.Unlock()
+		if last != nil {
+			d.turn(ctx, 1, func(c *client.Client) {
 				one, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
 				o.read(one, c, last)
-			}
-		})
+			})
+		}
 	}
 }
 
