@@ -9,8 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // Fault is one thing that breaks, and for how long.
@@ -204,7 +207,7 @@ func (w *World) suffer(faults []Fault) {
 	wg.Wait()
 }
 
-// enrolAgain gives an agent that the state does not have an empty disk and a new token,
+// enrolAgain gives an agent that the cluster does not have an empty disk and a new token,
 // unless that was done a moment ago.
 func (w *World) enrolAgain(a *agentHost, within time.Duration) {
 	w.mu.Lock()
@@ -213,13 +216,12 @@ func (w *World) enrolAgain(a *agentHost, within time.Duration) {
 	if young {
 		return
 	}
-	for there := range w.newest().Agents() {
-		if there.GetName() == a.name {
-			return
-		}
-	}
 	ctx, cancel := context.WithTimeout(w.ctx, within)
 	defer cancel()
+	_, err := agentplanev1.NewFleetServiceClient(w.operators.clients[0]).GetAgent(ctx, &agentplanev1.GetAgentRequest{Agent: a.name})
+	if e := client.AsError(err); e == nil || e.Code != codes.NotFound {
+		return
+	}
 	token, err := w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, 1)
 	if err != nil {
 		w.trace.Note(a.name, "is not enrolled again: %v", err)
