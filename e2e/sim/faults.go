@@ -52,6 +52,7 @@ var kinds = []struct {
 			}
 		}
 	}},
+	{"replacement of node", true, (*World).removeNode},
 	{"pause node", true, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.nodeOf(f.Who).ip) }},
 	{"partition", true, (*World).partition},
 	{"isolate node", true, func(w *World, f Fault) (bool, func()) {

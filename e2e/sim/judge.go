@@ -30,8 +30,11 @@ func (w *World) heals(ctx context.Context) error {
 		if time.Since(asked) < time.Second {
 			return
 		}
+		for _, n := range w.unsettled() {
+			w.joinAgain(n, 20*time.Second) //nolint:contextcheck // it has a time of its own
+		}
 		for _, a := range w.agents {
-			w.enrolAgain(a, 10*time.Second) //nolint:contextcheck // it has a time of its own
+			w.enrolAgain(a, 10*time.Second) //nolint:contextcheck // likewise
 		}
 		asked = time.Now()
 	})

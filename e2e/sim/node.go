@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -31,6 +32,9 @@ type node struct {
 	disk  *consensustest.MemDisk
 	life  *nodeLife // nil while dead
 	lives int
+	// leaving says that its removal was asked for, joining that it has begun anew with an
+	// empty disk and is not known to be a voter yet.
+	leaving, joining bool
 }
 
 // nodeLife is one process of a node.
@@ -101,7 +105,12 @@ func (n *node) start() error {
 func (n *node) run(ctx context.Context, life *nodeLife) {
 	err := life.node.Run(ctx)
 	if !life.dead.Load() {
-		n.w.fault("%s has ended by itself: %v", n.name, err)
+		n.w.mu.Lock()
+		removed := n.leaving && errors.Is(err, controlplane.ErrRemoved)
+		n.w.mu.Unlock()
+		if !removed {
+			n.w.fault("%s has ended by itself: %v", n.name, err)
+		}
 		n.end(life, false)
 	}
 	if err := life.node.Close(); err != nil {

@@ -3,8 +3,10 @@ package sim
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -51,11 +53,12 @@ type command struct {
 type operators struct {
 	w       *World
 	place   *Place
-	context *client.Context
+	context *client.Context // its certificate is guarded by mu
 	clients []*client.Client
 
 	mu       sync.Mutex // guards what follows; never held while waiting
 	bundle   *agentplanev1.Bundle
+	open     map[*client.Client]bool
 	commands []*command
 	last     *command // that was acknowledged
 	serial   uint32
@@ -67,7 +70,7 @@ type operators struct {
 const clients = 3
 
 func newOperators(w *World, context *client.Context) (*operators, error) {
-	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context, bundle: context.Bundle}
+	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context, bundle: context.Bundle, open: make(map[*client.Client]bool)}
 	for i := range clients {
 		c, err := o.connect(i)
 		if err != nil {
@@ -80,17 +83,61 @@ func newOperators(w *World, context *client.Context) (*operators, error) {
 
 // connect makes a client that begins with one of the nodes.
 func (o *operators) connect(first int) (*client.Client, error) {
-	cert, err := o.context.TLSCertificate()
-	if err != nil {
-		return nil, err
-	}
 	all := o.w.addresses()
 	first %= len(all)
-	return client.New(client.Options{
-		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.trusted(), Certificate: client.Static(cert), Dial: o.place.Dial,
+	c, err := client.New(client.Options{
+		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.trusted(), Dial: o.place.Dial,
+		Certificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return o.context.TLSCertificate()
+		},
 		// That of init knows one node only.
 		OnBundle: o.learn,
 	})
+	if err == nil {
+		o.mu.Lock()
+		o.open[c] = true
+		o.mu.Unlock()
+	}
+	return c, err
+}
+
+func (o *operators) disconnect(c *client.Client) {
+	o.mu.Lock()
+	delete(o.open, c)
+	o.mu.Unlock()
+	_ = c.Close()
+}
+
+// keep does until ctx ends what agentctl does beside what it is asked for: it learns of
+// new nodes, and has the certificate renewed when its issuer has left.
+func (o *operators) keep(ctx context.Context) {
+	for ctx.Err() == nil {
+		time.Sleep(time.Second)
+		one, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := agentplanev1.NewClusterServiceClient(o.clients[0]).Info(one, &agentplanev1.InfoRequest{})
+		if err != nil && client.AsError(err).Reason == "certificate_expired" {
+			o.renew(one)
+		}
+		cancel()
+	}
+}
+
+func (o *operators) renew(ctx context.Context) {
+	fresh, err := o.clients[0].Renew(ctx, o.context.Key, o.context.ID())
+	o.w.trace.Note("operator", "certificate renewed: %v", err)
+	if err != nil {
+		return
+	}
+	o.learn(fresh.Bundle)
+	o.mu.Lock()
+	o.context.Certificate = fresh.Certificate
+	open := slices.Collect(maps.Keys(o.open))
+	o.mu.Unlock()
+	for _, c := range open {
+		c.Reconnect()
+	}
 }
 
 func (o *operators) trusted() *agentplanev1.Bundle {
@@ -133,7 +180,7 @@ func (d *desk) turn(ctx context.Context, times int, do func(*client.Client)) {
 		do(c)
 	}
 	if c.Address() != d.o.w.nodes[first].address() {
-		_ = c.Close()
+		d.o.disconnect(c)
 		delete(d.clients, first)
 	}
 }
@@ -155,7 +202,7 @@ func (d *desk) any() *client.Client { return d.client(d.rng.IntN(len(d.o.w.nodes
 
 func (d *desk) close() {
 	for _, c := range d.clients {
-		_ = c.Close()
+		d.o.disconnect(c)
 	}
 }
 

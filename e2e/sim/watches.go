@@ -156,7 +156,7 @@ func (o *operators) watchAgents(ctx context.Context) {
 			before = r.GetIndex()
 			return nil
 		})
-		_ = c.Close()
+		o.disconnect(c)
 		time.Sleep(100 * time.Millisecond)
 	}
 }
