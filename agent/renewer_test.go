@@ -23,7 +23,7 @@ func TestDistrustWaitsForNoRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.close()
+	defer func() { _ = dir.close() }()
 	who, err := loadRecord(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -394,7 +394,7 @@ func (m *member) run(stop, life context.Context) error {
 	g.Go(func() error {
 		select {
 		case <-stop.Done():
-			m.stop()
+			m.stop() //nolint:contextcheck // its steps have bounds of their own
 			end()
 		case <-life.Done():
 		}

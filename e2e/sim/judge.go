@@ -26,15 +26,16 @@ var lostWords = map[string][]string{
 // command runs on all of them, and every command has ended.
 func (w *World) heals(ctx context.Context) error {
 	asked := time.Time{}
-	err := w.awaitOnline(ctx, func() { // a removal whose outcome was unknown may come late
+	// A removal whose outcome was unknown may come late.
+	err := w.awaitOnline(ctx, func() { //nolint:contextcheck // a process has a life of its own
 		if time.Since(asked) < time.Second {
 			return
 		}
 		for _, n := range w.unsettled() {
-			w.joinAgain(n, 20*time.Second) //nolint:contextcheck // it has a time of its own
+			w.joinAgain(n, 20*time.Second)
 		}
 		for _, a := range w.agents {
-			w.enrolAgain(a, 10*time.Second) //nolint:contextcheck // likewise
+			w.enrolAgain(a, 10*time.Second)
 		}
 		asked = time.Now()
 	})

@@ -89,8 +89,8 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		w.suffer(faults)
 	})
 	w.lives.Go(func() { w.sample(working) })
-	w.lives.Go(func() { w.operators.keep(w.ctx) })        //nolint:contextcheck // until all is over
-	w.lives.Go(func() { w.operators.watchAgents(w.ctx) }) //nolint:contextcheck // until all is over
+	w.lives.Go(func() { w.operators.keep(w.ctx) })
+	w.lives.Go(func() { w.operators.watchAgents(w.ctx) })
 	w.lives.Go(func() { w.operators.watchCommands(working) })
 	w.operators.work(working)
 	<-suffered
