@@ -321,8 +321,9 @@ func (w *World) isolate(n *node) (bool, func()) {
 	return w.cutAll(links)
 }
 
-// flap leaves an agent one node, whose connections break again and again: it comes back
-// to the same node while that still proposes what its last session had to say.
+// flap leaves an agent one node, whose connections break again and again, mostly while
+// that node reaches no other: it comes back to the same node, where the opening of the
+// new session and what the last one had to say wait for a leader together.
 func (w *World) flap(f Fault) (bool, func()) {
 	a, n := w.agentOf(f.Who), w.nodeOf(f.To)
 	for _, other := range w.nodes {
@@ -332,9 +333,17 @@ func (w *World) flap(f Fault) (bool, func()) {
 		}
 	}
 	rng := rand.New(rand.NewPCG(w.seed, uint64(f.At)))
+	nap := func(most int) { time.Sleep(time.Duration(rng.IntN(most)) * time.Millisecond) }
 	for end := time.Now().Add(f.For); time.Now().Before(end); {
-		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
+		mend := func() {}
+		if rng.IntN(4) > 0 {
+			_, mend = w.isolate(n)
+		}
+		nap(300)
 		w.net.Reset(a.ip, n.ip)
+		nap(500)
+		mend()
+		nap(500)
 	}
 	for _, other := range w.nodes {
 		w.net.Refuse(a.ip, other.ip, false)
