@@ -81,7 +81,10 @@ var kinds = []struct {
 		old := n.skew.Swap(int64(by))
 		return old != int64(by), func() { n.skew.Store(old) }
 	}},
-	{"slow leader cut off", false, (*World).cutOffSlowLeader},
+	{"slow leader cut off", false, func(w *World, _ Fault) (bool, func()) { return w.deposeSlowLeader(w.isolate) }},
+	{"slow leader paused", false, func(w *World, _ Fault) (bool, func()) {
+		return w.deposeSlowLeader(func(n *node) (bool, func()) { return w.pauseHost(n.ip) })
+	}},
 	{"transfer of leadership", false, func(w *World, _ Fault) (bool, func()) {
 		w.lives.Go(func() { _ = w.transfer("", 5*time.Second) })
 		return true, nil
@@ -293,9 +296,10 @@ func (w *World) transfer(to string, within time.Duration) error {
 	return err
 }
 
-// cutOffSlowLeader has the node with slow timers lead, and cuts it off from the others
-// for long enough that they elect another one while it believes that it leads.
-func (w *World) cutOffSlowLeader(Fault) (bool, func()) {
+// deposeSlowLeader has the node with slow timers lead, and takes it from the others for
+// long enough that they elect another one while it believes that it leads. In the end,
+// when the news of that and answers from before come together, it is asked.
+func (w *World) deposeSlowLeader(take func(*node) (bool, func())) (bool, func()) {
 	if w.slow == none {
 		return false, nil
 	}
@@ -307,9 +311,15 @@ func (w *World) cutOffSlowLeader(Fault) (bool, func()) {
 	if w.leader() != n {
 		return false, nil
 	}
-	_, end := w.isolate(n)
-	time.Sleep(2500 * time.Millisecond)
-	return true, end
+	readers := w.operators.readersAt(w.slow)
+	_, end := take(n)
+	time.Sleep(1500 * time.Millisecond) // and For
+	return true, func() {
+		read := readers()
+		time.Sleep(10 * time.Millisecond) // their questions are on the way
+		end()
+		read()
+	}
 }
 
 // isolate cuts a node off from the others.

@@ -254,6 +254,48 @@ func (o *operators) follow(ctx context.Context) {
 	}
 }
 
+// readersAt connects some clients to a node. ask has each read what was acknowledged last;
+// wait waits for their answers.
+func (o *operators) readersAt(node int) (ask func() (wait func())) {
+	const readers = 4
+	ctx, cancel := context.WithTimeout(o.w.ctx, 20*time.Second)
+	var all []*client.Client
+	each := func() *sync.WaitGroup {
+		var wg sync.WaitGroup
+		o.mu.Lock()
+		last := o.last
+		o.mu.Unlock()
+		for _, c := range all {
+			if last != nil {
+				wg.Go(func() {
+					one, cancel := context.WithTimeout(ctx, 3*time.Second)
+					defer cancel()
+					o.read(one, c, last)
+				})
+			}
+		}
+		return &wg
+	}
+	for range readers {
+		c, err := o.connect(node)
+		if err != nil {
+			panic(err) // only what it was given can be wrong
+		}
+		all = append(all, c)
+	}
+	each().Wait()
+	return func() func() {
+		asked := each()
+		return func() {
+			asked.Wait()
+			cancel()
+			for _, c := range all {
+				o.disconnect(c)
+			}
+		}
+	}
+}
+
 func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.Rand) {
 	old := o.any(rng)
 	switch n := rng.IntN(20); {

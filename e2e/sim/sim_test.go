@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 // shrinkFor bounds in real time how long the faults of a red life are shrunk.
 const shrinkFor = time.Minute
 
+// hangs is how long in real time no life takes.
+const hangs = 5 * time.Minute
+
 // TestLives runs lives of whole clusters: see the package comment. AGENTPLANE_SIM_LIVES
 // says how many, AGENTPLANE_SIM_SEED with which seed to begin, AGENTPLANE_SIM_LOG=info
 // prints what nodes and agents log; a failure names its seed, and the faults without
@@ -80,6 +83,13 @@ func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
 			out.Red = append(out.Red, fmt.Sprintf("I14: %v\n%s", p, leftovers()))
 		}
 	}()
+	// A goroutine that waits for a mutex keeps the bubble's clock from moving, if whoever
+	// holds it waits for time.
+	hung := time.AfterFunc(hangs, func() {
+		debug.SetTraceback("all")
+		panic(fmt.Sprintf("seed %d hangs: see who waits for a mutex", seed))
+	})
+	defer hung.Stop()
 	synctest.Test(t, func(*testing.T) { out = Live(seed, dir, faults) })
 	return out
 }
