@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -55,6 +56,7 @@ type operators struct {
 	place   *Place
 	context *client.Context // its certificate is guarded by mu
 	clients []*client.Client
+	expired atomic.Bool // a node wants another certificate
 
 	mu       sync.Mutex // guards what follows; never held while waiting
 	bundle   *agentplanev1.Bundle
@@ -117,10 +119,19 @@ func (o *operators) keep(ctx context.Context) {
 		time.Sleep(time.Second)
 		one, cancel := context.WithTimeout(ctx, 5*time.Second)
 		_, err := agentplanev1.NewClusterServiceClient(o.clients[0]).Info(one, &agentplanev1.InfoRequest{})
-		if err != nil && client.AsError(err).Reason == "certificate_expired" {
+		o.heed(err)
+		if o.expired.Load() {
 			o.renew(one)
 		}
 		cancel()
+	}
+}
+
+// heed notes that a node wants another certificate. Connections that stand go on with the
+// old one, so that each client has to look for itself.
+func (o *operators) heed(err error) {
+	if err != nil && client.AsError(err).Reason == "certificate_expired" {
+		o.expired.Store(true)
 	}
 }
 
@@ -130,6 +141,7 @@ func (o *operators) renew(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	o.expired.Store(false)
 	o.learn(fresh.Bundle)
 	o.mu.Lock()
 	o.context.Certificate = fresh.Certificate
@@ -433,6 +445,7 @@ func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *comman
 
 // note adds an answer to what is known of a write.
 func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err error) {
+	o.heed(err)
 	e := client.AsError(err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -464,6 +477,7 @@ func (o *operators) read(ctx context.Context, c *client.Client, cmd *command) {
 	o.mu.Unlock()
 	r, err := agentplanev1.NewCommandServiceClient(c).GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: cmd.id})
 	e := client.AsError(err)
+	o.heed(err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {

@@ -147,7 +147,7 @@ func (o *operators) watchAgents(ctx context.Context) {
 			panic(err) // only what it was given can be wrong
 		}
 		before := uint64(0)
-		_ = c.WatchAgents(ctx, &agentplanev1.WatchAgentsRequest{}, func(r *agentplanev1.WatchAgentsResponse) error {
+		err = c.WatchAgents(ctx, &agentplanev1.WatchAgentsRequest{}, func(r *agentplanev1.WatchAgentsResponse) error {
 			p := picture{agents: make(map[string]agentPicture)}
 			for _, a := range r.GetAgents() {
 				p.agents[a.GetId()] = agentPicture{a.GetSessionEpoch(), a.GetNode()}
@@ -156,6 +156,7 @@ func (o *operators) watchAgents(ctx context.Context) {
 			before = r.GetIndex()
 			return nil
 		})
+		o.heed(err)
 		o.disconnect(c)
 		time.Sleep(100 * time.Millisecond)
 	}
