@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync/atomic"
-	"testing/synctest"
 	"time"
 
 	"github.com/agentplane/agentplane/agent"
@@ -76,7 +75,7 @@ func (a *agentHost) start() error {
 
 // kill ends agentd as SIGKILL does; its programs go on. It answers whether it ran.
 func (a *agentHost) kill() bool {
-	synctest.Wait()
+	a.w.quiesce()
 	a.w.mu.Lock()
 	life := a.life
 	a.w.mu.Unlock()

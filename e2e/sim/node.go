@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"testing/synctest"
 	"time"
 
 	"github.com/agentplane/agentplane/configs"
@@ -130,7 +129,7 @@ func (n *node) fatal(life *nodeLife, err error) {
 
 // kill ends a node as SIGKILL does, or as a loss of power. It answers whether it ran.
 func (n *node) kill(power bool) bool {
-	synctest.Wait() // the files and the log are of one moment
+	n.w.quiesce() // the files and the log are of one moment
 	n.w.mu.Lock()
 	life := n.life
 	n.w.mu.Unlock()

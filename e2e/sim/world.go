@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -61,6 +62,7 @@ type World struct {
 	stop context.CancelFunc
 
 	lives sync.WaitGroup // everything that belongs to a life of a process
+	quiet chan struct{}  // holds a value while somebody waits until no goroutine runs
 
 	mu       sync.Mutex     // guards what follows and the lives; never held while waiting
 	closed   bool           // nothing starts any more
@@ -85,7 +87,7 @@ type session struct {
 // newWorld makes the parts; nothing runs yet.
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
-		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), watches: newWatches(),
+		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}
@@ -171,6 +173,13 @@ func (w *World) redLocked(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
 	w.red = append(w.red, s)
 	w.trace.Note("RED", "%s", s)
+}
+
+// quiesce returns when no goroutine runs. Only one may wait for that at a time.
+func (w *World) quiesce() {
+	w.quiet <- struct{}{}
+	synctest.Wait()
+	<-w.quiet
 }
 
 // gaveUp judges why a node has given itself up.
