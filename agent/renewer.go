@@ -16,9 +16,11 @@ const (
 	renewRetry   = 10 * time.Second
 	renewRetries = 10 * time.Minute // the longest wait between two failures
 	renewTimeout = 30 * time.Second
-	// renewForced is how old a certificate must be to be renewed because a node did not
-	// like it.
-	renewForced = time.Minute
+	// A certificate that a node does not like is renewed when it is older than the
+	// patience, which doubles from renewForced to maxForced with each renewal for that
+	// reason: nodes may be replaced one after the other, each with the issuer of what the
+	// last one gave; and one that hands out old certificates is not asked in a loop.
+	renewForced, maxForced = 2 * time.Second, time.Minute
 )
 
 // renewer keeps the certificate fresh: at half its life, and whenever a node does not
@@ -30,12 +32,15 @@ type renewer struct {
 	log        hclog.Logger
 	kick       chan struct{} // holds one: look now
 
-	mu   sync.Mutex // one renewal at a time
-	last time.Time
+	turn chan struct{} // holds one during a renewal, which may take as long as renewTimeout
+
+	mu       sync.Mutex    // guards what follows; never held while waiting
+	last     time.Time     // of the last renewal that succeeded
+	patience time.Duration // until the next forced one
 }
 
 func newRenewer(c *credential, t *trust, dial client.Dial, log hclog.Logger) *renewer {
-	return &renewer{credential: c, trust: t, dial: dial, log: log, kick: make(chan struct{}, 1)}
+	return &renewer{credential: c, trust: t, dial: dial, log: log, kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // Run renews until ctx ends, and returns nil.
@@ -56,8 +61,7 @@ func (r *renewer) Run(ctx context.Context) error {
 				wait = pause/2 + rand.N(pause/2+1)
 				pause = min(2*pause, renewRetries)
 			} else {
-				// A node that hands out old certificates is not asked in a loop.
-				pause, wait, forced = renewRetry, max(r.credential.due(time.Now()), renewForced), false
+				pause, wait, forced = renewRetry, max(r.credential.due(time.Now()), maxForced), false
 			}
 		}
 		t := time.NewTimer(min(wait, renewLook))
@@ -73,18 +77,36 @@ func (r *renewer) Run(ctx context.Context) error {
 	}
 }
 
-// distrusted takes note that a node did not accept the certificate.
+// distrusted takes note that a node did not accept the certificate. It waits for no
+// renewal that is under way: another node may accept the certificate as it is.
 func (r *renewer) distrusted() {
 	r.mu.Lock()
-	fresh := time.Since(r.last) < renewForced
+	again := time.Since(r.last) >= r.patience
 	r.mu.Unlock()
-	if fresh {
+	if !again {
 		return
 	}
 	select {
 	case r.kick <- struct{}{}:
 	default: // told already
 	}
+}
+
+// renewed notes that the certificate is a new one.
+func (r *renewer) renewed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.patience = nextPatience(r.patience, time.Since(r.last))
+	r.last = time.Now()
+}
+
+// nextPatience is how long a certificate must be liked that follows one which was
+// renewed after so long. It is pure, so a table tests it.
+func nextPatience(patience, after time.Duration) time.Duration {
+	if after >= maxForced {
+		return renewForced
+	}
+	return min(max(2*patience, renewForced), maxForced)
 }
 
 // ready renews an expired certificate, which is good for nothing else.
@@ -95,10 +117,22 @@ func (r *renewer) ready(ctx context.Context) error {
 	return r.renew(ctx)
 }
 
-func (r *renewer) renew(ctx context.Context) error {
+// since is how long ago the certificate was renewed.
+func (r *renewer) since() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.last) < time.Second && !r.credential.expired(time.Now()) {
+	return time.Since(r.last)
+}
+
+// renew renews once, one caller at a time.
+func (r *renewer) renew(ctx context.Context) error {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.since() < time.Second && !r.credential.expired(time.Now()) {
 		return nil // somebody else has just done it
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
@@ -117,7 +151,7 @@ func (r *renewer) renew(ctx context.Context) error {
 	if err := r.credential.replace(fresh.Certificate); err != nil {
 		return err
 	}
-	r.last = time.Now()
+	r.renewed()
 	r.log.Info("certificate renewed", "expires", r.credential.leaf().NotAfter.UTC().Format(time.RFC3339))
 	return r.trust.Learn(fresh.Bundle)
 }

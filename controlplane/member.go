@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,7 +63,8 @@ type member struct {
 	removalNews  chan struct{} // has a value when learnRemoval should look
 	strangers    chan struct{} // has a value when a key was not known
 	draining     atomic.Bool
-	stopping     sync.Once
+	stopping     atomic.Bool
+	stopped      chan struct{} // closed when stop has done all
 }
 
 // openMember opens everything that a member is made of, in the order in which one
@@ -78,7 +78,7 @@ func openMember(n *Node) (_ *member, err error) {
 	}
 	m := &member{
 		n: n, logger: logger, state: n.o.Surroundings.Machine,
-		trustChanged: make(chan struct{}, 1), removalNews: make(chan struct{}, 1), strangers: make(chan struct{}, 1),
+		trustChanged: make(chan struct{}, 1), removalNews: make(chan struct{}, 1), strangers: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	if m.state == nil {
 		m.state = fsm.New(fsm.Options{FeedChanges: n.o.Config.Feed.MaxChanges, FeedBytes: int(n.o.Config.Feed.MaxBytes)})
@@ -394,7 +394,7 @@ func (m *member) run(stop, life context.Context) error {
 	g.Go(func() error {
 		select {
 		case <-stop.Done():
-			m.stop()
+			m.stop() //nolint:contextcheck // its steps have bounds of their own
 			end()
 		case <-life.Done():
 		}
@@ -406,7 +406,14 @@ func (m *member) run(stop, life context.Context) error {
 
 // stop is the written order of a planned stop. Each step has a bound and its failure
 // does not keep the next from being tried. Whoever calls it again waits for the first.
-func (m *member) stop() { m.stopping.Do(m.stopOnce) }
+func (m *member) stop() {
+	if m.stopping.Swap(true) {
+		<-m.stopped
+		return
+	}
+	defer close(m.stopped)
+	m.stopOnce()
+}
 
 func (m *member) stopOnce() {
 	m.logger.Info("stopping: no longer ready")

@@ -83,7 +83,7 @@ func (m *member) learnRemoval(ctx context.Context) error {
 	}
 	m.logger.Error(err.Error()+"; it ends. To have it back, start it with an empty data directory and run \"agentctl cluster join ADDR --token T --data-dir DIR\" there",
 		"node_id", m.n.ID(), "data_dir", m.n.o.Config.DataDir)
-	m.stop()
+	m.stop() //nolint:contextcheck // its steps have bounds of their own
 	return err
 }
 

@@ -194,10 +194,15 @@ func headerOf(c *raftlogv1.Cluster, format uint32) *raftlogv1.SnapshotHeader {
 	}
 }
 
+// snapshotWindow is how far back the compressor looks for what it has seen: rows are
+// like those just before them. A larger one makes no snapshot smaller, and each
+// snapshot takes twice as much memory.
+const snapshotWindow = 512 << 10
+
 // WriteSnapshot streams the view to w: a header, one record for each row, and a
 // trailer with count and hash, compressed. It holds one row at a time.
 func (v *View) WriteSnapshot(w io.Writer) error {
-	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(snapshotWindow))
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}

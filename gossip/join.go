@@ -111,8 +111,8 @@ const maxGoodbyes = 5
 // heard it. The pool answers until Close but joins nobody any more; to come back
 // is to open a new one. Leaving again is harmless.
 func (p *Pool) Leave(ctx context.Context) error {
-	p.ownMu.Lock()
-	defer p.ownMu.Unlock()
+	p.own <- struct{}{}
+	defer func() { <-p.own }()
 	if p.life.Err() != nil {
 		return fmt.Errorf("leave gossip pool: %w", ErrClosed)
 	}

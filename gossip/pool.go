@@ -48,8 +48,8 @@ type Pool struct {
 	lookMu   sync.Mutex // one look at a time, so that the table never goes back
 	observer *observer
 
-	ownMu sync.Mutex // one change of this node's own state (metadata, leave, shutdown) at a time
-	left  atomic.Bool
+	own  chan struct{} // holds a value during a change of this node's own state (metadata, leave, shutdown)
+	left atomic.Bool
 
 	wrongKeys atomic.Uint64
 
@@ -98,7 +98,7 @@ func open(o Options) (*Pool, error) {
 	}
 	p := &Pool{
 		opts: o, timing: timing, logger: o.Logger, bridge: newLogBridge(o.Logger.Named("memberlist")), keys: keys,
-		delegate: newDelegate(meta, 2*gossipToTheDead), table: newTable(o.Logger),
+		delegate: newDelegate(meta, 2*gossipToTheDead), table: newTable(o.Logger), own: make(chan struct{}, 1),
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	if err := p.start(); err != nil {
@@ -304,8 +304,11 @@ func (p *Pool) SetMeta(m Meta) error {
 	if err != nil {
 		return err
 	}
-	p.ownMu.Lock()
-	defer p.ownMu.Unlock()
+	if p.left.Load() { // it may go on leaving for seconds
+		return fmt.Errorf("set gossip metadata: %w", ErrClosed)
+	}
+	p.own <- struct{}{}
+	defer func() { <-p.own }()
 	if p.life.Err() != nil || p.left.Load() {
 		return fmt.Errorf("set gossip metadata: %w", ErrClosed)
 	}
@@ -346,8 +349,8 @@ func (p *Pool) Close() error {
 	p.runMu.Lock()
 	p.end()
 	p.runMu.Unlock()
-	p.ownMu.Lock()
-	defer p.ownMu.Unlock()
+	p.own <- struct{}{}
+	defer func() { <-p.own }()
 	err := p.list.Shutdown()
 	p.runs.Wait()
 	p.lookMu.Lock()

@@ -127,6 +127,29 @@ func TestLeaveIsBoundedWhenNobodyHears(t *testing.T) {
 	})
 }
 
+func TestNothingWaitsForALeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4)
+		nodes := c.startN(3)
+		c.net.Partition([]string{nodeAddr(3)}, []string{nodeAddr(1), nodeAddr(2)})
+		left := make(chan struct{})
+		go func() {
+			defer close(left)
+			_ = nodes[2].Leave(t.Context())
+		}()
+		synctest.Wait()
+		begin := time.Now()
+		if err := nodes[2].SetMeta(Meta{}); !errors.Is(err, ErrClosed) {
+			t.Errorf("SetMeta() of a pool that leaves = %v, want ErrClosed", err)
+		}
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("SetMeta waited %v for the leave", took)
+		}
+		<-left
+		nodes[2].stop()
+	})
+}
+
 func TestPartitionHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 5)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
+	"github.com/agentplane/agentplane/e2e/record"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -33,19 +34,43 @@ func TestLives(t *testing.T) {
 		lives = min(lives, 5)
 	}
 	var all tally
+	line := record.Line{Means: "consensus", What: "-", Seed: first}
+	began := time.Now()
 	for seed := first; seed < first+lives; seed++ {
+		var one tally
 		ok := t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { live(t, seed, &all) })
+			synctest.Test(t, func(t *testing.T) { live(t, seed, &one) })
 		})
-		if !ok {
-			t.Fatalf("run again with AGENTPLANE_SIM_SEED=%d AGENTPLANE_SIM_LIVES=1", seed)
+		line.Runs++
+		switch {
+		case !ok:
+			line.Failed++
+			t.Logf("run again with AGENTPLANE_SIM_SEED=%d AGENTPLANE_SIM_LIVES=1", seed)
+		case one.Faults < minFaults || one.Acked < minWrites:
+			line.Void++
+		default:
+			line.Good++
 		}
+		all.add(one)
 	}
-	t.Logf("%d lives: %+v", lives, all)
-	if all.Acked == 0 || all.Reads == 0 || all.Kills == 0 {
-		t.Errorf("the lives tested nothing: %+v", all)
+	t.Logf("%d lives, %d good, %d void, %d red: %+v", lives, line.Good, line.Void, line.Failed, all)
+	if all.Acked == 0 || all.Reads == 0 || all.Kills == 0 || line.Void > line.Good {
+		t.Errorf("the lives tested nothing: %d good, %d void, %+v", line.Good, line.Void, all)
+	}
+	line.Took = time.Since(began)
+	for _, n := range []struct {
+		name  string
+		count int
+	}{{"faults", all.Faults}, {"kills", all.Kills}, {"writes", all.Acked}, {"reads", all.Reads}, {"unknown", all.Unknown}} {
+		line.Notes = append(line.Notes, fmt.Sprintf("%s=%.1f", n.name, float64(n.count)/float64(max(line.Runs, 1))))
+	}
+	if err := record.Append(line); err != nil {
+		t.Error(err)
 	}
 }
+
+// A life with fewer faults, or fewer acknowledged writes, is void.
+const minFaults, minWrites = 3, 50
 
 func envNumber(t *testing.T, name string, def uint64) uint64 {
 	t.Helper()
@@ -64,7 +89,14 @@ func envNumber(t *testing.T, name string, def uint64) uint64 {
 type tally struct {
 	Acked, NotApplied, Nothing, Unknown, UnknownKept int
 	Reads, FailedReads                               int
-	Kills, Fatals                                    int
+	Faults, Kills, Fatals                            int
+}
+
+func (a *tally) add(b tally) {
+	a.Acked, a.NotApplied, a.Nothing = a.Acked+b.Acked, a.NotApplied+b.NotApplied, a.Nothing+b.Nothing
+	a.Unknown, a.UnknownKept = a.Unknown+b.Unknown, a.UnknownKept+b.UnknownKept
+	a.Reads, a.FailedReads = a.Reads+b.Reads, a.FailedReads+b.FailedReads
+	a.Faults, a.Kills, a.Fatals = a.Faults+b.Faults, a.Kills+b.Kills, a.Fatals+b.Fatals
 }
 
 // fate is what a client was told of a proposal.
@@ -129,7 +161,7 @@ func live(t *testing.T, seed uint64, all *tally) {
 		wg.Go(func() { h.client(ctx, t, c, client, r, all) })
 	}
 	wg.Go(func() {
-		all.Kills += chaos(c, rng, 6*time.Second)
+		all.Faults, all.Kills = chaos(c, rng, 6*time.Second)
 		stop()
 	})
 	wg.Wait()
@@ -159,8 +191,9 @@ func live(t *testing.T, seed uint64, all *tally) {
 	h.judge(t, c, all)
 }
 
-// chaos breaks things for d and answers how often it killed a node.
-func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (kills int) {
+// chaos breaks things for d and answers how often it did, and how often it killed a
+// node.
+func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (faults, kills int) {
 	end := time.Now().Add(d)
 	for time.Now().Before(end) {
 		time.Sleep(time.Duration(20+rng.IntN(700)) * time.Millisecond)
@@ -168,7 +201,11 @@ func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (kills int
 		if l := c.Leader(); l >= 0 && rng.IntN(2) == 0 {
 			i = l
 		}
-		switch rng.IntN(11) {
+		what := rng.IntN(11)
+		if alive := c.Host(i) != nil; what == 6 || what == 8 || alive && what != 5 && what != 10 {
+			faults++
+		}
+		switch what {
 		case 0, 1:
 			c.Kill(i)
 			kills++
@@ -209,7 +246,7 @@ func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (kills int
 			}
 		}
 	}
-	return kills
+	return faults, kills
 }
 
 func (h *history) client(ctx context.Context, t *testing.T, c *consensustest.Cluster, client int, rng *rand.Rand, all *tally) {

@@ -111,10 +111,12 @@ func recalled(peers map[string]PeerMemory, b *identity.Bundle) map[string]PeerMe
 	return kept
 }
 
+var errNoBundle = errors.New("it has no bundle")
+
 // Validate says what is wrong with the state.
 func (s *BootState) Validate() error {
 	if s.Bundle == nil {
-		return errors.New("it has no bundle")
+		return errNoBundle
 	}
 	if err := s.Bundle.Validate(); err != nil {
 		return fmt.Errorf("bundle: %w", err)
@@ -161,10 +163,13 @@ func (s *BootState) Marshal() ([]byte, error) {
 // Share returns what other nodes may have of the state: all but Peers. It holds
 // the gossip keys: it goes to nodes of the cluster and to nobody else.
 func (s *BootState) Share() ([]byte, error) {
-	if err := s.Validate(); err != nil {
+	if s.Bundle == nil {
+		return nil, fmt.Errorf("marshal boot state: %w", errNoBundle)
+	}
+	if err := s.validateRest(); err != nil {
 		return nil, fmt.Errorf("marshal boot state: %w", err)
 	}
-	bundle, err := s.Bundle.Marshal()
+	bundle, err := s.Bundle.Marshal() // which validates it: signatures are dear
 	if err != nil {
 		return nil, fmt.Errorf("marshal boot state: %w", err)
 	}

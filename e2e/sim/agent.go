@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync/atomic"
-	"testing/synctest"
 	"time"
 
 	"github.com/agentplane/agentplane/agent"
@@ -21,6 +20,8 @@ type agentHost struct {
 
 	// What follows is guarded by World.mu.
 	dir   string
+	token string     // with which it enrols
+	wiped time.Time  // when the disk was last made empty
 	life  *agentLife // nil while dead
 	lives int
 	since time.Time // the start of the life
@@ -41,10 +42,10 @@ func (a *agentHost) start() error {
 		return nil
 	}
 	a.lives++
-	life, dir := &agentLife{place: w.net.Attach(a.ip)}, a.dir
+	life, dir, token := &agentLife{place: w.net.Attach(a.ip)}, a.dir, a.token
 	a.life, a.since = life, time.Now()
 	w.mu.Unlock()
-	config, err := configs.Load(configs.Sources{Program: configs.ProgramAgent, Flags: w.agentFlags(a, dir)})
+	config, err := configs.Load(configs.Sources{Program: configs.ProgramAgent, Flags: w.agentFlags(a, dir, token)})
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (a *agentHost) start() error {
 
 // kill ends agentd as SIGKILL does; its programs go on. It answers whether it ran.
 func (a *agentHost) kill() bool {
-	synctest.Wait()
+	a.w.quiesce()
 	a.w.mu.Lock()
 	life := a.life
 	a.w.mu.Unlock()
@@ -98,6 +99,16 @@ func (a *agentHost) end(life *agentLife) bool {
 	w.mu.Unlock()
 	life.stop()
 	return true
+}
+
+// wipe gives the host an empty disk: what agentd knew is gone, programs go on.
+func (a *agentHost) wipe(token string) {
+	a.kill()
+	a.forget()
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	a.dir, a.token = filepath.Join(a.w.dir, fmt.Sprintf("%s.%d.wiped", a.name, a.lives)), token
+	a.wiped = time.Now()
 }
 
 // crashAtNextStart kills agentd when it starts its next program, at the n-th of the

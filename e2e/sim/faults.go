@@ -9,8 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // Fault is one thing that breaks, and for how long.
@@ -49,14 +52,11 @@ var kinds = []struct {
 			}
 		}
 	}},
+	{"replacement of node", true, (*World).removeNode},
 	{"pause node", true, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.nodeOf(f.Who).ip) }},
 	{"partition", true, (*World).partition},
 	{"isolate node", true, func(w *World, f Fault) (bool, func()) {
-		var links []link
-		for _, n := range w.nodes {
-			links = append(links, link{w.nodeOf(f.Who).ip, n.ip}, link{n.ip, w.nodeOf(f.Who).ip})
-		}
-		return w.cutAll(links)
+		return w.isolate(w.nodeOf(f.Who))
 	}},
 	{"one-way cut", true, func(w *World, f Fault) (bool, func()) {
 		a, b := w.nodeOf(f.Who), w.nodeOf(f.To)
@@ -81,12 +81,12 @@ var kinds = []struct {
 		old := n.skew.Swap(int64(by))
 		return old != int64(by), func() { n.skew.Store(old) }
 	}},
+	{"slow leader cut off", false, func(w *World, _ Fault) (bool, func()) { return w.deposeSlowLeader(w.isolate) }},
+	{"slow leader paused", false, func(w *World, _ Fault) (bool, func()) {
+		return w.deposeSlowLeader(func(n *node) (bool, func()) { return w.pauseHost(n.ip) })
+	}},
 	{"transfer of leadership", false, func(w *World, _ Fault) (bool, func()) {
-		w.lives.Go(func() {
-			ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
-			defer cancel()
-			_, _ = agentplanev1.NewClusterServiceClient(w.operators.clients[0]).TransferLeadership(ctx, &agentplanev1.TransferLeadershipRequest{})
-		})
+		w.lives.Go(func() { _ = w.transfer("", 5*time.Second) })
 		return true, nil
 	}},
 	{"slow disk of node", true, func(w *World, f Fault) (bool, func()) {
@@ -131,12 +131,31 @@ var kinds = []struct {
 		ended := a.Host.kill(1<<30, "reboot")
 		return killed || ended > 0, func() { w.must(a.start()) }
 	}},
+	{"removal of an agent", false, func(w *World, f Fault) (bool, func()) {
+		a := w.agentOf(f.Who)
+		ctx, cancel := context.WithTimeout(w.ctx, 3*time.Second)
+		defer cancel()
+		_, err := agentplanev1.NewFleetServiceClient(w.operators.clients[0]).RemoveAgent(ctx, &agentplanev1.RemoveAgentRequest{Agent: a.name})
+		w.trace.Note(a.name, "is removed: %v", err)
+		return err == nil, func() { w.enrolAgain(a, 3*time.Second) }
+	}},
 	{"kill a supervisor", false, func(w *World, f Fault) (bool, func()) {
 		return w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0, nil
 	}},
 	{"cut an agent from a node", false, func(w *World, f Fault) (bool, func()) {
 		a, n := w.agentOf(f.Who), w.nodeOf(f.To)
 		return w.cutAll([]link{{a.ip, n.ip}, {n.ip, a.ip}})
+	}},
+	{"flapping link of an agent", false, (*World).flap},
+	{"broken connections of node", true, func(w *World, f Fault) (bool, func()) {
+		n, broken := w.nodeOf(f.Who), w.net.Reset(w.nodeOf(f.Who).ip, operatorsIP)
+		for _, a := range w.agents {
+			broken += w.net.Reset(n.ip, a.ip)
+		}
+		for _, other := range w.nodes {
+			broken += w.net.Reset(n.ip, other.ip)
+		}
+		return broken > 0, nil
 	}},
 	{"isolate an agent", false, func(w *World, f Fault) (bool, func()) {
 		a := w.agentOf(f.Who)
@@ -192,6 +211,30 @@ func (w *World) suffer(faults []Fault) {
 	wg.Wait()
 }
 
+// enrolAgain gives an agent that the cluster does not have an empty disk and a new token,
+// unless that was done a moment ago.
+func (w *World) enrolAgain(a *agentHost, within time.Duration) {
+	w.mu.Lock()
+	young := a.lives == 0 || !a.wiped.IsZero() && time.Since(a.wiped) < 20*time.Second
+	w.mu.Unlock()
+	if young {
+		return
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, within)
+	defer cancel()
+	_, err := agentplanev1.NewFleetServiceClient(w.operators.clients[0]).GetAgent(ctx, &agentplanev1.GetAgentRequest{Agent: a.name})
+	if e := client.AsError(err); e == nil || e.Code != codes.NotFound {
+		return
+	}
+	token, err := w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, 1)
+	if err != nil {
+		w.trace.Note(a.name, "is not enrolled again: %v", err)
+		return
+	}
+	a.wipe(token)
+	w.must(a.start())
+}
+
 // note counts a fault that took effect.
 func (w *World) note(kind string) {
 	w.mu.Lock()
@@ -243,6 +286,79 @@ func (w *World) breakDisk(n *node, do func(*consensustest.MemDisk)) (bool, func(
 func (w *World) pauseHost(ip string) (bool, func()) {
 	w.pause(ip, true)
 	return true, func() { w.pause(ip, false) }
+}
+
+// transfer hands leadership to a node, or to any.
+func (w *World) transfer(to string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(w.ctx, within)
+	defer cancel()
+	_, err := agentplanev1.NewClusterServiceClient(w.operators.clients[0]).TransferLeadership(ctx, &agentplanev1.TransferLeadershipRequest{To: to})
+	return err
+}
+
+// deposeSlowLeader has the node with slow timers lead, and takes it from the others for
+// long enough that they elect another one while it believes that it leads. In the end,
+// when the news of that and answers from before come together, it is asked.
+func (w *World) deposeSlowLeader(take func(*node) (bool, func())) (bool, func()) {
+	if w.slow == none {
+		return false, nil
+	}
+	n := w.nodes[w.slow]
+	if w.leader() != n && w.transfer(n.name, 2*time.Second) != nil {
+		return false, nil
+	}
+	time.Sleep(200 * time.Millisecond) // it takes office
+	if w.leader() != n {
+		return false, nil
+	}
+	readers := w.operators.readersAt(w.slow)
+	_, end := take(n)
+	time.Sleep(1500 * time.Millisecond) // and For
+	return true, func() {
+		read := readers()
+		time.Sleep(10 * time.Millisecond) // their questions are on the way
+		end()
+		read()
+	}
+}
+
+// isolate cuts a node off from the others.
+func (w *World) isolate(n *node) (bool, func()) {
+	var links []link
+	for _, other := range w.nodes {
+		links = append(links, link{n.ip, other.ip}, link{other.ip, n.ip})
+	}
+	return w.cutAll(links)
+}
+
+// flap leaves an agent one node, whose connections break again and again, mostly while
+// that node reaches no other: it comes back to the same node, where the opening of the
+// new session and what the last one had to say wait for a leader together.
+func (w *World) flap(f Fault) (bool, func()) {
+	a, n := w.agentOf(f.Who), w.nodeOf(f.To)
+	for _, other := range w.nodes {
+		if other != n {
+			w.net.Refuse(a.ip, other.ip, true)
+			w.net.Reset(a.ip, other.ip)
+		}
+	}
+	rng := rand.New(rand.NewPCG(w.seed, uint64(f.At)))
+	nap := func(most int) { time.Sleep(time.Duration(rng.IntN(most)) * time.Millisecond) }
+	for end := time.Now().Add(f.For); time.Now().Before(end); {
+		mend := func() {}
+		if rng.IntN(4) > 0 {
+			_, mend = w.isolate(n)
+		}
+		nap(300)
+		w.net.Reset(a.ip, n.ip)
+		nap(500)
+		mend()
+		nap(500)
+	}
+	for _, other := range w.nodes {
+		w.net.Refuse(a.ip, other.ip, false)
+	}
+	return true, nil
 }
 
 // partition puts each node on one of two sides by the bits of To.

@@ -46,20 +46,27 @@ func (w *World) form(ctx context.Context) error {
 	if err := joins.Wait(); err != nil {
 		return err
 	}
-	if w.token, err = w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, len(w.agents)); err != nil {
+	token, err := w.operators.token(ctx, agentplanev1.TokenKind_TOKEN_KIND_AGENT, len(w.agents))
+	if err != nil {
 		return err
 	}
 	for _, a := range w.agents {
+		a.token = token
 		if err := a.start(); err != nil { //nolint:contextcheck // likewise
 			return err
 		}
 	}
-	return w.awaitOnline(ctx)
+	if err := w.awaitOnline(ctx, func() {}); err != nil {
+		return err
+	}
+	return w.operators.meet(ctx)
 }
 
-// awaitOnline waits until every agent has a live session that every node knows.
-func (w *World) awaitOnline(ctx context.Context) error {
+// awaitOnline waits until every agent has a live session that every node knows, and does
+// meanwhile what may be needed for that.
+func (w *World) awaitOnline(ctx context.Context, do func()) error {
 	for {
+		do()
 		missing := w.missing()
 		if missing == "" {
 			return nil
@@ -94,6 +101,19 @@ func (w *World) missing() string {
 		}
 	}
 	return ""
+}
+
+// meet has the operators learn of the nodes that have joined: they trust no other.
+func (o *operators) meet(ctx context.Context) error {
+	for _, c := range o.clients {
+		if _, err := agentplanev1.NewClusterServiceClient(c).Info(ctx, &agentplanev1.InfoRequest{}); err != nil {
+			return fmt.Errorf("learn of the nodes: %w", err)
+		}
+	}
+	if n := len(o.trusted().GetNodes()); n != len(o.w.nodes) {
+		return fmt.Errorf("operators trust %d nodes of %d", n, len(o.w.nodes))
+	}
+	return nil
 }
 
 // token makes one and answers what people would be told.

@@ -284,6 +284,13 @@ func (h *Host) kill(n int, why string) int {
 	return killed
 }
 
+// forget loses the directories of all attempts. Their supervisors go on.
+func (h *Host) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.attempts)
+}
+
 // arm makes the agent crash at the next start of a program.
 func (h *Host) arm(crash func(point string) bool) {
 	h.mu.Lock()

@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// breaking is how long things break.
-	breaking = 25 * time.Second
+	// Things break for as long as the seed says: many faults in a short time come over
+	// each other, and few in a long one meet a world that has settled.
+	minBreaking, maxBreaking = 10 * time.Second, 25 * time.Second
 	// healing bounds how long the healed world may take until everything is live.
 	healing = 6 * time.Minute
 	// lingering bounds what outlives its owner's Close: probes of gossip, calls.
@@ -26,6 +27,7 @@ type Outcome struct {
 	Void   string   // why the life proves nothing
 	Writes int      // acknowledged
 	Reads  int
+	Shown  int // messages of watches
 	Starts int
 	// Effects are the faults that took effect, Ends what is worth counting.
 	Effects, Ends map[string]int
@@ -37,10 +39,12 @@ type Outcome struct {
 // Live lives one life in the directory, in a bubble. nil faults are those of the seed.
 func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
 	rng := rand.New(rand.NewPCG(seed, 0x776f726c64))
+	breaking := minBreaking + time.Duration(rng.Int64N(int64(maxBreaking-minBreaking)))
 	if drawn := plan(rng, breaking); faults == nil {
 		faults = drawn
 	}
 	w := newWorld(seed, dir, rng)
+	w.breaking = breaking
 	out = &Outcome{Seed: seed, Faults: faults, Trace: w.trace, Effects: w.effects, Ends: w.accepted}
 	began := time.Now()
 	if err := w.live(faults, out); err != nil {
@@ -52,7 +56,7 @@ func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
 	out.Virtual = time.Since(began) - lingering
 	out.Red = w.red
 	if o := w.operators; o != nil {
-		out.Writes, out.Reads = o.writes, o.reads
+		out.Writes, out.Reads, out.Shown = o.writes, o.reads, w.watches.messages
 	}
 	for _, a := range w.agents {
 		out.Starts += len(a.Starts())
@@ -77,13 +81,17 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		return fmt.Errorf("form the cluster: %w", err)
 	}
 	w.trace.Note("world", "%d nodes and %d agents are there; profile %s", len(w.nodes), len(w.agents), w.profile)
-	working, stop := context.WithTimeout(context.Background(), breaking)
+	working, stop := context.WithTimeout(context.Background(), w.breaking)
 	defer stop()
 	suffered := make(chan struct{})
 	w.lives.Go(func() {
 		defer close(suffered)
 		w.suffer(faults)
 	})
+	w.lives.Go(func() { w.sample(working) })
+	w.lives.Go(func() { w.operators.keep(w.ctx) })
+	w.lives.Go(func() { w.operators.watchAgents(w.ctx) })
+	w.lives.Go(func() { w.operators.watchCommands(working) })
 	w.operators.work(working)
 	<-suffered
 
@@ -100,7 +108,7 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 	}
 	out.Healed = time.Since(healed)
 	if err := w.agree(ctx); err != nil {
-		return fmt.Errorf("I9: %w", err)
+		return fmt.Errorf("the healed world does not agree: %w", err)
 	}
 	w.judge()
 	return nil

@@ -2,4 +2,4 @@
 
 package sim
 
-const defaultLives = 16
+const defaultLives = 200

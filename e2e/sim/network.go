@@ -30,6 +30,7 @@ type Network struct {
 	maxDelay time.Duration
 	loss     float64
 	cut      map[link]bool
+	refused  map[link]bool // no connection is made
 	paused   map[string]bool
 	places   map[string]*Place
 	stalled  uint64 // segments that a cut or a pause has held up
@@ -44,7 +45,7 @@ func NewNetwork(seed uint64) *Network {
 	return &Network{
 		rng:      rand.New(rand.NewPCG(seed, 0x746370)),
 		minDelay: 100 * time.Microsecond, maxDelay: time.Millisecond,
-		cut: make(map[link]bool), paused: make(map[string]bool), places: make(map[string]*Place),
+		cut: make(map[link]bool), refused: make(map[link]bool), paused: make(map[string]bool), places: make(map[string]*Place),
 	}
 }
 
@@ -115,6 +116,38 @@ func (n *Network) Cut(from, to string, cut bool) {
 	n.kickLocked()
 }
 
+// Refuse answers connections from one host to another with a reset, as a firewall that
+// rejects does, or no longer does.
+func (n *Network) Refuse(from, to string, refuse bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if refuse {
+		n.refused[link{from, to}] = true
+	} else {
+		delete(n.refused, link{from, to})
+	}
+}
+
+// Reset breaks every connection between two hosts at both ends at once, as something
+// between them does that has forgotten about them. What is on its way is lost. It
+// answers how many there were.
+func (n *Network) Reset(a, b string) (broken int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.places[a]
+	if p == nil {
+		return 0
+	}
+	for c := range p.conns {
+		if c.peer.place.ip == b {
+			c.endLocked(syscall.ECONNRESET)
+			c.peer.endLocked(syscall.ECONNRESET)
+			broken++
+		}
+	}
+	return broken
+}
+
 // Pause stops a process, as SIGSTOP does, as far as others can see: what it sends
 // and is sent stands still until it goes on.
 func (n *Network) Pause(ip string, paused bool) {
@@ -133,6 +166,7 @@ func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
+	clear(n.refused)
 	clear(n.paused)
 	n.loss, n.minDelay, n.maxDelay = 0, 100*time.Microsecond, time.Millisecond
 	n.kickLocked()
@@ -236,7 +270,7 @@ func (p *Place) knock(at netip.AddrPort) (*conn, time.Duration, error) {
 	case n.cut[link{p.ip, to}] || n.cut[link{to, p.ip}] || n.paused[p.ip]:
 		n.stalled++
 		return nil, knock, nil
-	case target == nil:
+	case target == nil || n.refused[link{p.ip, to}]:
 		return nil, 0, syscall.ECONNREFUSED
 	default:
 		l := target.listeners[at.String()]

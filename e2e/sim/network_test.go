@@ -125,3 +125,30 @@ func TestPausedProcessIsSilent(t *testing.T) {
 		}
 	})
 }
+
+func TestResetLosesWhatIsOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork(1)
+		a, _, near, far := pair(t, n)
+		write(t, near, "lost")
+		if broken := n.Reset("10.0.0.1", "10.0.0.3"); broken != 0 {
+			t.Errorf("%d connections to another host were broken", broken)
+		}
+		if broken := n.Reset("10.0.0.1", "10.0.0.2"); broken != 1 {
+			t.Errorf("%d connections were broken, want 1", broken)
+		}
+		for name, c := range map[string]net.Conn{"near": near, "far": far} {
+			if got, err := read(t, c, time.Minute); got != "" || !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the %s end read %q, %v", name, got, err)
+			}
+		}
+		n.Refuse("10.0.0.1", "10.0.0.2", true)
+		if _, err := a.Dial(t.Context(), "tcp", "10.0.0.2:1"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("a refused connection: %v", err)
+		}
+		n.Refuse("10.0.0.1", "10.0.0.2", false)
+		if _, err := a.Dial(t.Context(), "tcp", "10.0.0.2:1"); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -2,12 +2,12 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"testing/synctest"
 	"time"
 
 	"github.com/agentplane/agentplane/configs"
@@ -31,6 +31,9 @@ type node struct {
 	disk  *consensustest.MemDisk
 	life  *nodeLife // nil while dead
 	lives int
+	// leaving says that its removal was asked for, joining that it has begun anew with an
+	// empty disk and is not known to be a voter yet.
+	leaving, joining bool
 }
 
 // nodeLife is one process of a node.
@@ -59,6 +62,8 @@ func (n *node) start() error {
 	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{}), began: time.Now()}, n.dir, n.disk
 	n.life = life
 	w.mu.Unlock()
+	stores := disk.Disk()
+	stores.Log = written{stores.Log, w.book}
 	config, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: w.nodeFlags(n, dir)})
 	if err != nil {
 		return err
@@ -73,7 +78,7 @@ func (n *node) start() error {
 				life.gossip.Store(t)
 				return t
 			},
-			Disk: disk.Disk(), Profile: w.timers(n), Machine: life.machine,
+			Disk: stores, Profile: w.timers(n), Machine: life.machine,
 			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
 			WallClock: func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
 		},
@@ -99,7 +104,12 @@ func (n *node) start() error {
 func (n *node) run(ctx context.Context, life *nodeLife) {
 	err := life.node.Run(ctx)
 	if !life.dead.Load() {
-		n.w.fault("%s has ended by itself: %v", n.name, err)
+		n.w.mu.Lock()
+		removed := n.leaving && errors.Is(err, controlplane.ErrRemoved)
+		n.w.mu.Unlock()
+		if !removed {
+			n.w.fault("%s has ended by itself: %v", n.name, err)
+		}
 		n.end(life, false)
 	}
 	if err := life.node.Close(); err != nil {
@@ -119,7 +129,7 @@ func (n *node) fatal(life *nodeLife, err error) {
 
 // kill ends a node as SIGKILL does, or as a loss of power. It answers whether it ran.
 func (n *node) kill(power bool) bool {
-	synctest.Wait() // the files and the log are of one moment
+	n.w.quiesce() // the files and the log are of one moment
 	n.w.mu.Lock()
 	life := n.life
 	n.w.mu.Unlock()

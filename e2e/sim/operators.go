@@ -3,11 +3,14 @@ package sim
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,10 +34,14 @@ type fate struct {
 type command struct {
 	id       string
 	envelope []byte
-	agents   []string
+	agents   []string // at most, when it is for all: some may be removed
+	all      bool
 	takes    time.Duration
 	timeout  time.Duration
 	code     int
+	// rival is another content that was submitted under the same id at the same time,
+	// if one was; only its envelope and submit are used.
+	rival *command
 
 	// What follows is guarded by operators.mu.
 	submit   fate
@@ -47,10 +54,13 @@ type command struct {
 type operators struct {
 	w       *World
 	place   *Place
-	context *client.Context
+	context *client.Context // its certificate is guarded by mu
 	clients []*client.Client
+	expired atomic.Bool // a node wants another certificate
 
 	mu       sync.Mutex // guards what follows; never held while waiting
+	bundle   *agentplanev1.Bundle
+	open     map[*client.Client]bool
 	commands []*command
 	last     *command // that was acknowledged
 	serial   uint32
@@ -62,7 +72,7 @@ type operators struct {
 const clients = 3
 
 func newOperators(w *World, context *client.Context) (*operators, error) {
-	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context}
+	o := &operators{w: w, place: w.net.Attach(operatorsIP), context: context, bundle: context.Bundle, open: make(map[*client.Client]bool)}
 	for i := range clients {
 		c, err := o.connect(i)
 		if err != nil {
@@ -75,32 +85,136 @@ func newOperators(w *World, context *client.Context) (*operators, error) {
 
 // connect makes a client that begins with one of the nodes.
 func (o *operators) connect(first int) (*client.Client, error) {
-	cert, err := o.context.TLSCertificate()
-	if err != nil {
-		return nil, err
-	}
 	all := o.w.addresses()
 	first %= len(all)
-	return client.New(client.Options{
-		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.context.Bundle, Certificate: client.Static(cert), Dial: o.place.Dial,
+	c, err := client.New(client.Options{
+		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.trusted(), Dial: o.place.Dial,
+		Certificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return o.context.TLSCertificate()
+		},
+		// That of init knows one node only.
+		OnBundle: o.learn,
 	})
+	if err == nil {
+		o.mu.Lock()
+		o.open[c] = true
+		o.mu.Unlock()
+	}
+	return c, err
 }
 
-// perClient is how many things one client does before another one takes over, which
-// begins with another node: clients stay where they are served, and after a few faults
-// all of them would be at one node.
-const perClient = 16
+func (o *operators) disconnect(c *client.Client) {
+	o.mu.Lock()
+	delete(o.open, c)
+	o.mu.Unlock()
+	_ = c.Close()
+}
 
-// with has a new client do some things.
-func (o *operators) with(ctx context.Context, rng *rand.Rand, do func(*client.Client)) {
-	c, err := o.connect(rng.IntN(len(o.w.nodes)))
+// keep does until ctx ends what agentctl does beside what it is asked for: it learns of
+// new nodes, and has the certificate renewed when its issuer has left.
+func (o *operators) keep(ctx context.Context) {
+	for ctx.Err() == nil {
+		time.Sleep(time.Second)
+		one, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := agentplanev1.NewClusterServiceClient(o.clients[0]).Info(one, &agentplanev1.InfoRequest{})
+		o.heed(err)
+		if o.expired.Load() {
+			o.renew(one)
+		}
+		cancel()
+	}
+}
+
+// heed notes that a node wants another certificate. Connections that stand go on with the
+// old one, so that each client has to look for itself.
+func (o *operators) heed(err error) {
+	if err != nil && client.AsError(err).Reason == "certificate_expired" {
+		o.expired.Store(true)
+	}
+}
+
+func (o *operators) renew(ctx context.Context) {
+	fresh, err := o.clients[0].Renew(ctx, o.context.Key, o.context.ID())
+	o.w.trace.Note("operator", "certificate renewed: %v", err)
 	if err != nil {
-		o.w.fault("make a client: %v", err)
 		return
 	}
-	defer c.Close()
-	for i := 0; i < perClient && ctx.Err() == nil; i++ {
+	o.expired.Store(false)
+	o.learn(fresh.Bundle)
+	o.mu.Lock()
+	o.context.Certificate = fresh.Certificate
+	open := slices.Collect(maps.Keys(o.open))
+	o.mu.Unlock()
+	for _, c := range open {
+		c.Reconnect()
+	}
+}
+
+func (o *operators) trusted() *agentplanev1.Bundle {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bundle
+}
+
+// learn keeps the newest bundle for the next client.
+func (o *operators) learn(b *agentplanev1.Bundle) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if b.GetIndex() > o.bundle.GetIndex() {
+		o.bundle = b
+	}
+}
+
+// perTurn is how many things one client does before another one takes over, which
+// begins with another node: clients stay where they are served, and after a few faults
+// all of them would be at one node.
+const perTurn = 16
+
+// desk is one operator with a client for each node. It is used by one goroutine.
+type desk struct {
+	o       *operators
+	rng     *rand.Rand
+	clients map[int]*client.Client // by the node with which they begin
+}
+
+func (o *operators) desk(salt uint64) *desk {
+	return &desk{o: o, rng: rand.New(rand.NewPCG(o.w.seed, salt)), clients: make(map[int]*client.Client)}
+}
+
+// turn has the client of some node do some things. One that another node serves by
+// then is not used again: handshakes are what a simulated client costs most.
+func (d *desk) turn(ctx context.Context, times int, do func(*client.Client)) {
+	first := d.rng.IntN(len(d.o.w.nodes))
+	c := d.client(first)
+	for i := 0; i < times && ctx.Err() == nil; i++ {
 		do(c)
+	}
+	if c.Address() != d.o.w.nodes[first].address() {
+		d.o.disconnect(c)
+		delete(d.clients, first)
+	}
+}
+
+// client is that which begins with the node.
+func (d *desk) client(first int) *client.Client {
+	c := d.clients[first]
+	if c == nil {
+		var err error
+		if c, err = d.o.connect(first); err != nil {
+			panic(err) // only what it was given can be wrong
+		}
+		d.clients[first] = c
+	}
+	return c
+}
+
+func (d *desk) any() *client.Client { return d.client(d.rng.IntN(len(d.o.w.nodes))) }
+
+func (d *desk) close() {
+	for _, c := range d.clients {
+		d.o.disconnect(c)
 	}
 }
 
@@ -111,18 +225,19 @@ func (o *operators) close() {
 	o.place.Detach()
 }
 
-// work has every client do one thing after the other until ctx ends.
+// work has every operator do one thing after the other until ctx ends.
 func (o *operators) work(ctx context.Context) {
 	var wg sync.WaitGroup
 	for i := range o.clients {
-		rng := rand.New(rand.NewPCG(o.w.seed, 0x6f70+uint64(i)))
+		d := o.desk(0x6f70 + uint64(i))
 		wg.Go(func() {
+			defer d.close()
 			for ctx.Err() == nil {
-				o.with(ctx, rng, func(c *client.Client) {
-					time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
-					one, cancel := context.WithTimeout(ctx, time.Duration(500+rng.IntN(6000))*time.Millisecond)
+				d.turn(ctx, perTurn, func(c *client.Client) {
+					time.Sleep(time.Duration(d.rng.IntN(400)) * time.Millisecond)
+					one, cancel := context.WithTimeout(ctx, time.Duration(500+d.rng.IntN(6000))*time.Millisecond)
 					defer cancel()
-					o.act(one, c, rng)
+					o.act(one, c, d.any(), d.rng)
 				})
 			}
 		})
@@ -131,26 +246,69 @@ func (o *operators) work(ctx context.Context) {
 	wg.Wait()
 }
 
-// follow reads what was acknowledged last, again and again, through one node after the
-// other: a read that is stale is so for moments only.
+// follow reads what was acknowledged last, again and again, each time through another
+// node: a read that is stale is so for moments only, and through one node.
 func (o *operators) follow(ctx context.Context) {
-	rng := rand.New(rand.NewPCG(o.w.seed, 0x666f6c))
+	d := o.desk(0x666f6c)
+	defer d.close()
 	for ctx.Err() == nil {
-		o.with(ctx, rng, func(c *client.Client) {
-			time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond)
-			o.mu.Lock()
-			last := o.last
-			o.mu.Unlock()
-			if last != nil {
+		time.Sleep(time.Duration(d.rng.IntN(240)) * time.Millisecond)
+		o.mu.Lock()
+		last := o.last
+		o.mu.Unlock()
+		if last != nil {
+			d.turn(ctx, 1, func(c *client.Client) {
 				one, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
 				o.read(one, c, last)
-			}
-		})
+			})
+		}
 	}
 }
 
-func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
+// readersAt connects some clients to a node. ask has each read what was acknowledged last;
+// wait waits for their answers.
+func (o *operators) readersAt(node int) (ask func() (wait func())) {
+	const readers = 4
+	ctx, cancel := context.WithTimeout(o.w.ctx, 20*time.Second)
+	var all []*client.Client
+	each := func() *sync.WaitGroup {
+		var wg sync.WaitGroup
+		o.mu.Lock()
+		last := o.last
+		o.mu.Unlock()
+		for _, c := range all {
+			if last != nil {
+				wg.Go(func() {
+					one, cancel := context.WithTimeout(ctx, 3*time.Second)
+					defer cancel()
+					o.read(one, c, last)
+				})
+			}
+		}
+		return &wg
+	}
+	for range readers {
+		c, err := o.connect(node)
+		if err != nil {
+			panic(err) // only what it was given can be wrong
+		}
+		all = append(all, c)
+	}
+	each().Wait()
+	return func() func() {
+		asked := each()
+		return func() {
+			asked.Wait()
+			cancel()
+			for _, c := range all {
+				o.disconnect(c)
+			}
+		}
+	}
+}
+
+func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.Rand) {
 	old := o.any(rng)
 	switch n := rng.IntN(20); {
 	case n < 11 || old == nil:
@@ -161,6 +319,8 @@ func (o *operators) act(ctx context.Context, c *client.Client, rng *rand.Rand) {
 		o.cancelOne(ctx, c, old)
 	case n < 17:
 		o.forge(ctx, c, old)
+	case n < 18:
+		o.rivals(ctx, c, other, o.compose(rng))
 	default:
 		o.read(ctx, c, old)
 	}
@@ -176,7 +336,7 @@ func (o *operators) any(rng *rand.Rand) *command {
 	return o.commands[max(0, n-1-rng.IntN(min(n, 12)))] // mostly young ones
 }
 
-// compose makes a command for one to three agents, or for all.
+// compose makes a command for one agent, for some or for all.
 func (o *operators) compose(rng *rand.Rand) *command {
 	v := o.w.newest()
 	c := &command{takes: time.Duration(rng.IntN(1500)) * time.Millisecond, timeout: time.Duration(1+rng.IntN(8)) * time.Second}
@@ -192,11 +352,15 @@ func (o *operators) compose(rng *rand.Rand) *command {
 		RunTimeout:  int64(c.timeout), KillGrace: int64(killGrace), NotAfter: v.Now() + int64(2*time.Second) + rng.Int64N(int64(15*time.Second)),
 		QueueOffline: rng.IntN(2) == 0, Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
 	}
-	for _, i := range rng.Perm(len(o.w.agents))[:1+rng.IntN(len(o.w.agents))] {
+	wide := 1 // most are for one agent: what a life costs is mostly its invocations
+	if rng.IntN(3) == 0 {
+		wide += rng.IntN(len(o.w.agents))
+	}
+	for _, i := range rng.Perm(len(o.w.agents))[:wide] {
 		c.agents = append(c.agents, o.w.agents[i].name)
 	}
 	if len(c.agents) == len(o.w.agents) {
-		spec.Selector = "all"
+		spec.Selector, c.all = "all", true
 	} else {
 		spec.Agents = c.agents
 	}
@@ -224,8 +388,8 @@ func madeID(now int64, serial uint32) string {
 func (o *operators) submit(ctx context.Context, c *client.Client, cmd *command) {
 	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.envelope})
 	o.note(&cmd.submit, r.GetCommand().GetSubmittedIndex(), "submit", cmd, err)
-	if err == nil && (r.GetCommand().GetId() != cmd.id || int(r.GetCommand().GetTargets()) != len(cmd.agents)) {
-		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), r.GetCommand().GetId(), r.GetCommand().GetTargets())
+	if n := int(r.GetCommand().GetTargets()); err == nil && (r.GetCommand().GetId() != cmd.id || n != len(cmd.agents) && (!cmd.all || n > len(cmd.agents))) {
+		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), r.GetCommand().GetId(), n)
 	}
 }
 
@@ -237,15 +401,32 @@ func (o *operators) forge(ctx context.Context, c *client.Client, cmd *command) {
 	if !acked {
 		return
 	}
+	if _, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.forged()}); err == nil {
+		o.w.fault("I8: %s was submitted with another content, and accepted", cmd.id)
+	}
+}
+
+// rivals submits two contents under one id through two nodes at once, of which neither
+// may know of the other: only the log tells which of them is the command.
+func (o *operators) rivals(ctx context.Context, a, b *client.Client, cmd *command) {
+	o.mu.Lock()
+	cmd.rival = &command{id: cmd.id, envelope: cmd.forged(), agents: cmd.agents, all: cmd.all}
+	o.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { o.submit(ctx, a, cmd) })
+	wg.Go(func() { o.submit(ctx, b, cmd.rival) })
+	wg.Wait()
+}
+
+// forged is another content for the same id.
+func (c *command) forged() []byte {
 	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
-	_ = proto.Unmarshal(cmd.envelope, env)
+	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
 	spec.Argv = []string{"work", "1ms", "7"}
 	env.Spec, _ = proto.Marshal(spec)
-	b, _ := proto.Marshal(env)
-	if _, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: b}); err == nil {
-		o.w.fault("I8: %s was submitted with another content, and accepted", cmd.id)
-	}
+	forged, _ := proto.Marshal(env)
+	return forged
 }
 
 func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *command) {
@@ -264,6 +445,7 @@ func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *comman
 
 // note adds an answer to what is known of a write.
 func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err error) {
+	o.heed(err)
 	e := client.AsError(err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -272,7 +454,7 @@ func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err e
 		f.acked++
 		o.writes++
 		if verb == "submit" {
-			o.last = cmd
+			o.last = cmd // of two rivals either: the id is the same
 			if f.index != 0 && f.index != index {
 				o.w.fault("%s was acknowledged at index %d and then at %d", cmd.id, f.index, index)
 			}
@@ -295,6 +477,7 @@ func (o *operators) read(ctx context.Context, c *client.Client, cmd *command) {
 	o.mu.Unlock()
 	r, err := agentplanev1.NewCommandServiceClient(c).GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: cmd.id})
 	e := client.AsError(err)
+	o.heed(err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
@@ -328,7 +511,7 @@ func (w *World) proof(ctx context.Context) error {
 	env.Spec, _ = proto.Marshal(spec)
 	o.mu.Lock()
 	c.envelope, _ = proto.Marshal(env)
-	c.agents = nil
+	c.agents, c.all = nil, true
 	for _, a := range w.agents {
 		c.agents = append(c.agents, a.name)
 	}

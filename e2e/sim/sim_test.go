@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,12 +16,20 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/agentplane/agentplane/e2e/record"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // a sixth of the time for a few hundred MB
+	goleak.VerifyTestMain(m)
+}
 
 // shrinkFor bounds in real time how long the faults of a red life are shrunk.
 const shrinkFor = time.Minute
+
+// hangs is how long in real time no life takes.
+const hangs = 5 * time.Minute
 
 // TestLives runs lives of whole clusters: see the package comment. AGENTPLANE_SIM_LIVES
 // says how many, AGENTPLANE_SIM_SEED with which seed to begin, AGENTPLANE_SIM_LOG=info
@@ -36,6 +46,9 @@ func TestLives(t *testing.T) {
 		for seed := first; seed < first+lives; seed++ {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
+				if failFast() && all.failed() { // a parallel test has begun before it runs
+					t.Skip("another life is red")
+				}
 				out := live(t, seed, nil)
 				all.add(out)
 				if len(out.Red) > 0 {
@@ -44,10 +57,18 @@ func TestLives(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d lives in %v: %s", lives, time.Since(began).Round(time.Second), &all)
+	t.Logf("%d lives in %v: %s", all.good+all.void+all.red, time.Since(began).Round(time.Second), &all)
 	if all.good == 0 || all.void > all.good/2+1 {
 		t.Errorf("%d lives are void and %d good: nothing is proved", all.void, all.good)
 	}
+	if err := record.Append(all.line(first, time.Since(began))); err != nil {
+		t.Error(err)
+	}
+}
+
+func failFast() bool {
+	f := flag.Lookup("test.failfast")
+	return f != nil && f.Value.String() == "true"
 }
 
 // live lives one life in a bubble of its own.
@@ -62,6 +83,13 @@ func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
 			out.Red = append(out.Red, fmt.Sprintf("I14: %v\n%s", p, leftovers()))
 		}
 	}()
+	// A goroutine that waits for a mutex keeps the bubble's clock from moving, if whoever
+	// holds it waits for time.
+	hung := time.AfterFunc(hangs, func() {
+		debug.SetTraceback("all")
+		panic(fmt.Sprintf("seed %d hangs: see who waits for a mutex", seed))
+	})
+	defer hung.Stop()
 	synctest.Test(t, func(*testing.T) { out = Live(seed, dir, faults) })
 	return out
 }
@@ -104,9 +132,17 @@ type tally struct {
 	good, void, red       int
 	faults                int
 	writes, reads, starts int
+	shown                 int // by watches
 	virtual, healed       time.Duration
 	slowest               time.Duration // to heal
 	effects, ends         map[string]int
+}
+
+// failed says whether a life was red.
+func (a *tally) failed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.red > 0
 }
 
 func (a *tally) add(o *Outcome) {
@@ -130,15 +166,27 @@ func (a *tally) add(o *Outcome) {
 	for k, n := range o.Ends {
 		a.ends[k] += n
 	}
-	a.writes, a.reads, a.starts = a.writes+o.Writes, a.reads+o.Reads, a.starts+o.Starts
+	a.writes, a.reads, a.starts, a.shown = a.writes+o.Writes, a.reads+o.Reads, a.starts+o.Starts, a.shown+o.Shown
 	a.virtual, a.healed, a.slowest = a.virtual+o.Virtual, a.healed+o.Healed, max(a.slowest, o.Healed)
+}
+
+// line is what the record keeps.
+func (a *tally) line(first uint64, took time.Duration) record.Line {
+	l := record.Line{Means: "lives", What: "-", Seed: first, Runs: a.good + a.void + a.red, Good: a.good, Void: a.void, Failed: a.red, Took: took}
+	for _, n := range []struct {
+		name  string
+		count int
+	}{{"faults", a.faults}, {"writes", a.writes}, {"reads", a.reads}, {"shown", a.shown}, {"starts", a.starts}} {
+		l.Notes = append(l.Notes, fmt.Sprintf("%s=%.1f", n.name, float64(n.count)/float64(max(l.Runs, 1))))
+	}
+	return l
 }
 
 func (a *tally) String() string {
 	n := max(a.good+a.void+a.red, 1)
-	return fmt.Sprintf("%d good, %d void, %d red; in the mean %d faults that took effect, %d acknowledged writes, %d reads, %d starts, "+
+	return fmt.Sprintf("%d good, %d void, %d red; in the mean %d faults that took effect, %d acknowledged writes, %d reads, %d messages of watches, %d starts, "+
 		"%v of virtual time, live again after %v (at most %v)\nfaults: %s\nends: %s",
-		a.good, a.void, a.red, a.faults/n, a.writes/n, a.reads/n, a.starts/n,
+		a.good, a.void, a.red, a.faults/n, a.writes/n, a.reads/n, a.shown/n, a.starts/n,
 		(a.virtual / time.Duration(n)).Round(time.Second), (a.healed / time.Duration(n)).Round(100*time.Millisecond), a.slowest.Round(100*time.Millisecond),
 		counts(a.effects), counts(a.ends))
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -36,6 +37,9 @@ const (
 	settled = time.Minute
 )
 
+// none is the number of no node.
+const none = -1
+
 // World is one cluster with its agents and operators. Its methods are safe for
 // concurrent use within the bubble.
 type World struct {
@@ -44,18 +48,21 @@ type World struct {
 	net       *Network
 	gossip    *gossiptest.Network
 	trace     *Trace
+	book      *book
+	watches   *watches
 	nodes     []*node
 	agents    []*agentHost
 	operators *operators
 	profile   string
-	slow      int // number of the node with slow timers, if there is one
+	breaking  time.Duration
+	slow      int // number of the node with slow timers, or none
 	compact   bool
-	token     string // of agents
 
 	ctx  context.Context // of the watchers
 	stop context.CancelFunc
 
 	lives sync.WaitGroup // everything that belongs to a life of a process
+	quiet chan struct{}  // holds a value while somebody waits until no goroutine runs
 
 	mu       sync.Mutex     // guards what follows and the lives; never held while waiting
 	closed   bool           // nothing starts any more
@@ -80,12 +87,12 @@ type session struct {
 // newWorld makes the parts; nothing runs yet.
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
-		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()},
+		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
-		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: rng.IntN(8),
+		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
-	for i := range 3 + 2*(rng.IntN(6)/5) {
+	for i := range 3 + 2*(rng.IntN(8)/7) {
 		n := &node{
 			w: w, name: fmt.Sprintf("node-%d", i+1), ip: fmt.Sprintf("10.0.1.%d", i+1),
 			disk: consensustest.NewMemDisk(seed<<8 | uint64(i)),
@@ -95,18 +102,22 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 		n.skew.Store(int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond))
 		w.nodes = append(w.nodes, n)
 	}
-	for i := range 3 + rng.IntN(3) {
+	for i := range 2 + rng.IntN(3) {
 		name := fmt.Sprintf("agent-%d", i+1)
 		w.agents = append(w.agents, &agentHost{Host: newHost(name, w.trace), w: w, ip: fmt.Sprintf("10.0.2.%d", i+1), dir: filepath.Join(dir, name+".0")})
 	}
 	return w
 }
 
-// timers are raft's on the node; zero ones are those of the profile. Those of a slow
+// timers are raft's on the node; zero ones are those of the profile. Those of lan are
+// twice as long as they are, which halves the heartbeats that a life costs. Those of a slow
 // node stand for a clock that stands still: cut off, it believes for seconds that it
 // leads.
 func (w *World) timers(n *node) consensus.Profile {
-	if w.slow >= len(w.nodes) || n != w.nodes[w.slow] {
+	if w.slow == none || n != w.nodes[w.slow] {
+		if w.profile == "lan" {
+			return consensus.Profile{Heartbeat: 500 * time.Millisecond, Election: 500 * time.Millisecond, Lease: 250 * time.Millisecond, Commit: 5 * time.Millisecond}
+		}
 		return consensus.Profile{}
 	}
 	return consensus.Profile{Heartbeat: 3 * time.Second, Election: 3 * time.Second, Lease: 3 * time.Second, Commit: 5 * time.Millisecond}
@@ -126,9 +137,9 @@ func (w *World) nodeFlags(n *node, dir string) map[string][]string {
 	return flags
 }
 
-func (w *World) agentFlags(a *agentHost, dir string) map[string][]string {
+func (w *World) agentFlags(a *agentHost, dir, token string) map[string][]string {
 	return map[string][]string{
-		"data_dir": {dir}, "name": {a.name}, "servers": w.addresses(), "token": {w.token}, "run.kill_grace": {killGrace.String()},
+		"data_dir": {dir}, "name": {a.name}, "servers": w.addresses(), "token": {token}, "run.kill_grace": {killGrace.String()},
 	}
 }
 
@@ -162,6 +173,13 @@ func (w *World) redLocked(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
 	w.red = append(w.red, s)
 	w.trace.Note("RED", "%s", s)
+}
+
+// quiesce returns when no goroutine runs. Only one may wait for that at a time.
+func (w *World) quiesce() {
+	w.quiet <- struct{}{}
+	synctest.Wait()
+	<-w.quiet
 }
 
 // gaveUp judges why a node has given itself up.
@@ -199,6 +217,22 @@ func (w *World) newest() *fsm.View {
 		best = fsm.New(fsm.Options{}).View()
 	}
 	return best
+}
+
+// sample looks at the state of some node again and again until ctx ends.
+func (w *World) sample(ctx context.Context) {
+	rng := rand.New(rand.NewPCG(w.seed, 0x68617368))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(1000+rng.IntN(3000)) * time.Millisecond):
+		}
+		n := w.nodes[rng.IntN(len(w.nodes))]
+		if m := n.machine(); m != nil {
+			w.book.sample(n.name, m.View())
+		}
+	}
 }
 
 // leader is the node that took office last.
