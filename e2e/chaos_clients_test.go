@@ -56,15 +56,17 @@ func newStream(t *testing.T, f *fleet) *stream {
 
 // client makes a client that begins with one of the nodes.
 func (s *stream) client(first int) (*client.Client, error) {
+	first %= len(s.f.addresses)
+	return s.clientOf(slices.Concat(s.f.addresses[first:], s.f.addresses[:first])...)
+}
+
+// clientOf makes a client of these nodes alone.
+func (s *stream) clientOf(addresses ...string) (*client.Client, error) {
 	cert, err := s.ctx.TLSCertificate()
 	if err != nil {
 		return nil, err
 	}
-	first %= len(s.f.addresses)
-	return client.New(client.Options{
-		Addresses: slices.Concat(s.f.addresses[first:], s.f.addresses[:first]),
-		Bundle:    s.ctx.Bundle, Certificate: client.Static(cert),
-	})
+	return client.New(client.Options{Addresses: addresses, Bundle: s.ctx.Bundle, Certificate: client.Static(cert)})
 }
 
 // begin starts the clients: some in this process, one that is agentctl, and one

@@ -270,6 +270,11 @@ func (b *breaker) whole(ctx context.Context) error {
 			}
 		}
 	}
+	return b.voting(ctx)
+}
+
+// voting says whether one node leads and all are voters and alive to the others.
+func (b *breaker) voting(ctx context.Context) error {
 	r, err := agentplanev1.NewClusterServiceClient(b.client).ListMembers(ctx, &agentplanev1.ListMembersRequest{})
 	if err != nil {
 		return err
