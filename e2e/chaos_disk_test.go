@@ -70,7 +70,7 @@ func (w *world) diskOf(p *lab.Process, why string) *disk {
 // fillDisk leaves no space on the disk of a node. Its effect is that nothing more can be
 // written there, and that the node notices: it does not want to lead, or has ended.
 func fillDisk(ctx context.Context, w *world) (*strike, error) {
-	ps := []chooser{leading, anyNode}[w.rng.IntN(2)](ctx, w)
+	ps := leadingOrNot(ctx, w)
 	if ps == nil {
 		return nil, nil
 	}
@@ -144,7 +144,7 @@ const freezeFor = 20 * time.Second
 // freezeDisk hangs every write to the disk of a node. Its effect is that a thread of the
 // node waits in the kernel, or that the node has ended.
 func freezeDisk(ctx context.Context, w *world) (*strike, error) {
-	ps := []chooser{leading, anyNode}[w.rng.IntN(2)](ctx, w)
+	ps := leadingOrNot(ctx, w)
 	if ps == nil {
 		return nil, nil
 	}
@@ -191,7 +191,7 @@ func inject(calls, what, mark string) func(context.Context, *world) (*strike, er
 }
 
 func (w *world) inject(ctx context.Context, calls, what, mark string) (*strike, error) {
-	ps := []chooser{leading, anyNode}[w.rng.IntN(2)](ctx, w)
+	ps := leadingOrNot(ctx, w)
 	if ps == nil {
 		return nil, nil
 	}

@@ -61,7 +61,9 @@ func (h *netHost) under() []string { return []string{"nsenter", "--net=/run/netn
 func (n *network) close() error {
 	var err error
 	for name := range n.hosts {
-		err = errors.Join(err, ip("netns", "del", name))
+		// A namespace that goes takes its links along, but not at once, and the next
+		// network has the same names.
+		err = errors.Join(err, ip("link", "del", name), ip("netns", "del", name))
 	}
 	return errors.Join(err, ip("link", "del", bridge))
 }
@@ -209,7 +211,7 @@ func cutAgents(d direction) func(context.Context, *world) (*strike, error) {
 
 // lossy has a node lose packets from and to everybody, at random.
 func lossy(ctx context.Context, w *world) (*strike, error) {
-	ps := []chooser{leading, anyNode}[w.rng.IntN(2)](ctx, w)
+	ps := leadingOrNot(ctx, w)
 	if ps == nil {
 		return nil, nil
 	}
@@ -228,7 +230,7 @@ func lossy(ctx context.Context, w *world) (*strike, error) {
 // slowLink bounds what a node sends and gets by a token bucket. Its effect is that the
 // kernel counts packets that had to wait.
 func slowLink(ctx context.Context, w *world) (*strike, error) {
-	ps := []chooser{leading, anyNode}[w.rng.IntN(2)](ctx, w)
+	ps := leadingOrNot(ctx, w)
 	if ps == nil {
 		return nil, nil
 	}

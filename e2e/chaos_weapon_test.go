@@ -84,7 +84,7 @@ type chooser func(context.Context, *world) []*lab.Process
 
 func leading(ctx context.Context, w *world) []*lab.Process {
 	var leader *lab.Node
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := lab.Await(ctx, func() (err error) {
 		if leader, err = w.b.leader(ctx); err == nil && w.meant[leader.Name] {
@@ -107,6 +107,16 @@ func following(ctx context.Context, w *world) []*lab.Process {
 
 func anyNode(_ context.Context, w *world) []*lab.Process {
 	return w.choose(func(*lab.Node) bool { return true })
+}
+
+// leadingOrNot is the leader half of the time, and any node else.
+func leadingOrNot(ctx context.Context, w *world) []*lab.Process {
+	if w.rng.IntN(2) == 0 {
+		if ps := leading(ctx, w); ps != nil {
+			return ps
+		}
+	}
+	return anyNode(ctx, w)
 }
 
 func everyNode(_ context.Context, w *world) []*lab.Process {
@@ -327,8 +337,7 @@ func removeQuotas() {
 // starve leaves a node some hundredths of a processor. Its effect is that the kernel
 // counts periods in which the node was held back.
 func starve(ctx context.Context, w *world) (*strike, error) {
-	who := []chooser{leading, anyNode}[w.rng.IntN(2)]
-	ps := who(ctx, w)
+	ps := leadingOrNot(ctx, w)
 	if ps == nil {
 		return nil, nil
 	}

@@ -46,6 +46,7 @@ type world struct {
 	seen   map[string]int  // and of which the effect was seen, by fault
 	meant  map[string]bool // nodes and agents that a fault of this round has for target
 	deaths []agentDeath
+	slow   time.Duration // the longest that it took to be whole again
 }
 
 // newWorld starts everything, and has it end and removed with the test.
@@ -279,6 +280,7 @@ func (w *world) gate(t *testing.T, when string) {
 	if err != nil {
 		t.Fatalf("the cluster is not whole %s: %v", when, err)
 	}
+	w.slow = max(w.slow, time.Since(began))
 	t.Logf("%s whole %s, after %.1fs", time.Now().Format("15:04:05.0"), when, time.Since(began).Seconds())
 }
 
