@@ -89,7 +89,7 @@ const (
 	// process that made them.
 	insideVar = "AGENTPLANE_CHAOS_INSIDE"
 	// programsVar names the directory of the programs, which are built outside: there
-	// is no network inside.
+	// is no network inside. Who sets it keeps them for the next series of the same commit.
 	programsVar = "AGENTPLANE_CHAOS_PROGRAMS"
 )
 
@@ -138,12 +138,12 @@ func chaosPrograms(t *testing.T) programs {
 	if dir == "" {
 		dir = t.TempDir()
 		t.Setenv(programsVar, dir)
-		buildPrograms(t, dir)
 	}
 	var b programs
 	var there bool
 	if b.now, there = lab.Find(filepath.Join(dir, "now")); !there {
-		t.Fatalf("the programs are not in %s", dir)
+		buildPrograms(t, dir)
+		b.now, _ = lab.Find(filepath.Join(dir, "now"))
 	}
 	b.old, _ = lab.Find(filepath.Join(dir, "old"))
 	if clock := filepath.Join(dir, "clock", "agentplane"); canRun(clock) {
@@ -161,7 +161,7 @@ func canRun(program string) bool {
 func buildPrograms(t *testing.T, dir string) {
 	t.Helper()
 	for _, d := range []string{"now", "old", "clock", "source"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
