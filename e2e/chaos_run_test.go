@@ -89,7 +89,7 @@ type deck struct {
 
 // deal answers one fault, or most often two that can be done together.
 func (d *deck) deal() []*weapon {
-	if d.rng.IntN(5) == 0 || len(d.cards) == 1 {
+	if d.rng.IntN(10) == 0 || len(d.cards) == 1 {
 		return []*weapon{d.take(nil)}
 	}
 	first := d.take(nil)
