@@ -28,6 +28,7 @@ const (
 	needFreezer    = "fsfreeze"
 	needQuota      = "cgroup"
 	needClock      = "clock"
+	needProxy      = "proxy" // is always there
 )
 
 // missingMeans says of each that is not there why.

@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 	"github.com/agentplane/agentplane/e2e/record"
@@ -134,4 +138,74 @@ func cardNamed(t *testing.T, name string) *weapon {
 	}
 	t.Fatalf("there is no fault %s", name)
 	return nil
+}
+
+// TestProxyKeepsWhatGoesThrough talks through a proxy to a target that answers each byte.
+func TestProxyKeepsWhatGoesThrough(t *testing.T) {
+	target, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "addresses.json"), fmt.Appendf(nil, `{"listen": %q}`, target.Addr()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x, err := newProxy(nil, "127.0.0.1:0", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	c, err := net.Dial("tcp", x.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far, err := target.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoed := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(far, far)
+		echoed <- err
+	}()
+	ask := func(patience time.Duration) (time.Duration, error) {
+		began := time.Now()
+		if err := c.SetDeadline(began.Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte{1}); err != nil {
+			return 0, err
+		}
+		_, err := io.ReadFull(c, make([]byte, 1))
+		return time.Since(began), err
+	}
+	if _, err := ask(10 * time.Second); err != nil || x.kept.Load() != 0 {
+		t.Errorf("%v, %d pieces were kept, want none", err, x.kept.Load())
+	}
+	x.delay.Store(int64(50 * time.Millisecond))
+	if took, err := ask(10 * time.Second); err != nil || took < 100*time.Millisecond || x.kept.Load() != 2 {
+		t.Errorf("answered after %v (%v), %d pieces were kept; want 100ms for both ways", took, err, x.kept.Load())
+	}
+	x.delay.Store(0)
+	x.held.Store(true)
+	if _, err := ask(200 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) || x.kept.Load() != 3 {
+		t.Errorf("%v, %d pieces were kept, want no answer while nothing goes through", err, x.kept.Load())
+	}
+	x.held.Store(false)
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Errorf("what was kept did not come: %v", err)
+	}
+	// A target that dies is noticed.
+	far.Close()
+	target.Close()
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the end of the target is not seen: %v", err)
+	}
+	if err := <-echoed; err == nil {
+		t.Error("the target ended in order, and was meant to be cut off")
+	}
 }

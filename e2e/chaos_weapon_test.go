@@ -68,6 +68,8 @@ var arsenal = []*weapon{
 	{name: "mute-agents", needs: []string{needFilter}, begin: cutAgents(outwards)},
 	{name: "loss", needs: []string{needFilter}, begin: lossy},
 	{name: "slow-link", needs: []string{needShaper}, begin: slowLink},
+	{name: "delay", needs: []string{needProxy}, begin: delayed},
+	{name: "stall", needs: []string{needProxy}, begin: stalled},
 	{name: "disk-full", needs: []string{needDisk}, disk: true, begin: fillDisk},
 	{name: "disk-hang", needs: []string{needDisk, needFreezer}, disk: true, begin: freezeDisk},
 	{name: "disk-eio", needs: []string{needTracer}, disk: true, begin: inject("fsync,fdatasync", "error=EIO", "(INJECTED)")},

@@ -31,15 +31,16 @@ const (
 // world is a cluster with its fleet that one run breaks.
 type world struct {
 	*fleet
-	shape  shape
-	rng    *rand.Rand
-	net    *network         // nil without namespaces
-	disks  map[string]*disk // by node
-	clocks map[string]string
-	s      *stream
-	b      *breaker
-	each   []*client.Client // that asks this node only
-	keeper *keeper
+	shape   shape
+	rng     *rand.Rand
+	net     *network         // nil without namespaces
+	disks   map[string]*disk // by node
+	clocks  map[string]string
+	proxies map[string]*proxy
+	s       *stream
+	b       *breaker
+	each    []*client.Client // that asks this node only
+	keeper  *keeper
 
 	undo   []func() error  // of what is broken now
 	struck int             // faults that were done
@@ -54,7 +55,7 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	t.Helper()
 	w := &world{
 		shape: s, rng: rand.New(rand.NewPCG(s.seed, 3)), seen: make(map[string]int),
-		disks: make(map[string]*disk), clocks: make(map[string]string), meant: make(map[string]bool),
+		disks: make(map[string]*disk), clocks: make(map[string]string), proxies: make(map[string]*proxy), meant: make(map[string]bool),
 		fleet: &fleet{Lab: newLab(t)},
 	}
 	w.Bin = b.now
@@ -134,13 +135,26 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 	}
 	args := []string{"--name", name}
 	var under []string
+	var h *netHost
 	if w.net != nil {
-		h, err := w.net.host(name, fmt.Sprintf("10.99.0.%d", 11+i))
-		if err != nil {
+		var err error
+		if h, err = w.net.host(name, fmt.Sprintf("10.99.0.%d", 11+i)); err != nil {
 			t.Fatal(err)
 		}
 		under = h.under()
 		args = append(args, "--listen", h.address+":7460", "--advertise", h.address, "--gossip-listen", h.address+":7461", "--gossip-advertise", h.address)
+	}
+	if w.shape.needs(needProxy) {
+		at := "127.0.0.1:0"
+		if h != nil {
+			at = h.address + ":7462"
+		}
+		x, err := newProxy(h, at, filepath.Join(w.Dir, dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.proxies[name] = x
+		args = append(args, "--advertise", x.listener.Addr().String())
 	}
 	n := w.Lab.Node(dir, args...)
 	n.Name, n.Log = name, filepath.Join(w.Dir, "logs", name+".log")
@@ -187,6 +201,9 @@ func (w *world) close(t *testing.T) {
 		}
 	}
 	w.Lab.Close()
+	for _, x := range w.proxies {
+		x.close()
+	}
 	for _, d := range w.disks {
 		if err := d.close(); err != nil {
 			t.Errorf("remove a disk: %v", err)
