@@ -135,12 +135,10 @@ func dealer(t *testing.T, seed uint64, missing map[string]string) func() []*weap
 			}
 			set = append(set, arsenal[i])
 		}
-		for _, w := range set {
-			for _, m := range w.needs {
-				if why := missing[m]; why != "" {
-					t.Logf("SKIPPED: fault %s: %s", w.name, why)
-					set = nil
-				}
+		for _, w := range slices.Clone(set) {
+			if why := w.missing(missing); why != "" {
+				t.Logf("SKIPPED: fault %s: %s", w.name, why)
+				set = nil
 			}
 		}
 		if len(set) > 1 { // this pair, and no other
@@ -223,6 +221,11 @@ func TestChaos(t *testing.T) {
 		}
 	}
 	t.Logf("runs of each fault, alone or in a pair:\n%s", tallies(total))
+	for _, w := range arsenal {
+		if why := w.missing(missing); why != "" {
+			t.Logf("SKIPPED: fault %s cannot be done here: %s", w.name, why)
+		}
+	}
 }
 
 // tally counts runs.

@@ -40,6 +40,16 @@ func (w *weapon) goesWith(o *weapon) bool {
 	return w != o && !(w.reach == all && (o.reach == all || o.disk)) && !(o.reach == all && w.disk)
 }
 
+// missing says which of its means this machine lacks, and why.
+func (w *weapon) missing(means map[string]string) string {
+	for _, need := range w.needs {
+		if why := means[need]; why != "" {
+			return need + ": " + why
+		}
+	}
+	return ""
+}
+
 // strike is one fault that was begun.
 type strike struct {
 	target string
