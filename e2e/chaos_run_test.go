@@ -276,6 +276,9 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		}
 		t.Error(what)
 	}
+	if w.s.watched.Load() == 0 {
+		void = append(void, "no watch told of the health of agents")
+	}
 	told := make(map[outcome]int)
 	for _, sub := range h.submissions {
 		told[sub.outcome]++
@@ -285,7 +288,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		fmt.Sprintf("faults=%d", w.struck), fmt.Sprintf("seen=%d", seen),
 		fmt.Sprintf("acks=%d", told[acknowledged]), fmt.Sprintf("unknown=%d", told[unknown]), fmt.Sprintf("refused=%d", told[refused]),
 		fmt.Sprintf("starts=%d", len(h.starts)), fmt.Sprintf("slowest=%.1fs", slowestAck(h).Seconds()),
-		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()),
+		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()), fmt.Sprintf("watched=%d", w.s.watched.Load()),
 	}
 	if w.exits() > 0 {
 		notes = append(notes, fmt.Sprintf("exits=%d", w.exits()))
