@@ -281,7 +281,9 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	}
 	told := make(map[outcome]int)
 	for _, sub := range h.submissions {
-		told[sub.outcome]++
+		if told[sub.outcome]++; sub.outcome != acknowledged && told[sub.outcome] <= 3 {
+			t.Logf("%s, a submission for example: %s", []string{refused: "not done", unknown: "unknown"}[sub.outcome], strings.TrimSpace(sub.problem))
+		}
 	}
 	notes = []string{
 		fmt.Sprintf("load=%ds", int(load.Seconds())),
