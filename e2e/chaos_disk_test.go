@@ -104,7 +104,7 @@ func fillDisk(ctx context.Context, w *world) (*strike, error) {
 		seen: func() error {
 			canary := filepath.Join(d.at, "canary")
 			if err := os.WriteFile(canary, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
-				return fmt.Errorf("a file of 1 MiB can be written at %s (%w)", d.at, err)
+				return fmt.Errorf("a file of 1 MiB can be written at %s (%v)", d.at, err)
 			}
 			if now := said.since(p.Log); !strings.Contains(now, "bytes free, below the floor") && !strings.Contains(now, "no space left") && w.endedOf(p) == ended {
 				return fmt.Errorf("%s has not noticed", p.Name)
@@ -164,17 +164,10 @@ func freezeDisk(ctx context.Context, w *world) (*strike, error) {
 			if w.endedOf(p) > ended {
 				return nil
 			}
-			threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", p.PID()))
-			if err != nil {
-				return err
+			if !waits(p) {
+				return fmt.Errorf("no thread of %s waits", p.Name)
 			}
-			for _, thread := range threads {
-				b, err := os.ReadFile(filepath.Join(thread, "stat"))
-				if err == nil && bytes.Contains(b, []byte(") D ")) {
-					return nil
-				}
-			}
-			return fmt.Errorf("none of %d threads of %s waits", len(threads), p.Name)
+			return nil
 		},
 		mend: func() error {
 			timer.Stop()

@@ -26,7 +26,8 @@ const (
 	needTracer     = "strace"
 	needDisk       = "loop disk"
 	needFreezer    = "fsfreeze"
-	needQuota      = "cgroup"
+	needQuota      = "cgroup cpu"
+	needThrottle   = "cgroup blkio"
 	needClock      = "clock"
 	needProxy      = "proxy" // is always there
 )
@@ -55,9 +56,14 @@ func missingMeans() map[string]string {
 	lacks(needShaper, "tc")
 	lacks(needDisk, "mkfs.ext4", "mount", "losetup")
 	lacks(needFreezer, "fsfreeze")
-	lacks(needQuota)
-	if _, err := os.Stat(filepath.Join(quotaRoot, "cpu.cfs_quota_us")); err != nil && missing[needQuota] == "" {
-		missing[needQuota] = "the cpu controller of cgroup v1 is not mounted at " + quotaRoot
+	for need, file := range map[string]string{
+		needQuota:    filepath.Join(quotaRoot, "cpu.cfs_quota_us"),
+		needThrottle: filepath.Join(throttleRoot, "blkio.throttle.write_iops_device"),
+	} {
+		lacks(need)
+		if _, err := os.Stat(file); err != nil && missing[need] == "" {
+			missing[need] = "the controller of cgroup v1 is not mounted: there is no " + file
+		}
 	}
 	if _, err := exec.LookPath("strace"); err != nil {
 		missing[needTracer] = "there is no program strace"
@@ -112,12 +118,12 @@ func enterNamespaces(t *testing.T, seed uint64) {
 		self, "-test.run=^TestChaos$", "-test.timeout=0", "-test.v")
 	cmd := exec.Command("unshare", args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"="+quotaOwner(), fmt.Sprintf("%s=%d", chaosSeedVar, seed))
+	cmd.Env = append(os.Environ(), insideVar+"="+groupOwner(), fmt.Sprintf("%s=%d", chaosSeedVar, seed))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		t.Errorf("the runs inside namespaces: %v", err)
 	}
-	removeQuotas()
+	removeGroups()
 }
 
 // programs are what the processes of a run are started from.

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -85,6 +83,7 @@ var arsenal = []*weapon{
 	{name: "disk-eio", needs: []string{needTracer}, disk: true, begin: inject("fsync,fdatasync", "error=EIO", "(INJECTED)")},
 	{name: "disk-enospc", needs: []string{needTracer}, disk: true, begin: inject("pwrite64", "error=ENOSPC", "(INJECTED)")},
 	{name: "disk-slow", needs: []string{needTracer}, disk: true, begin: slowDisk},
+	{name: "disk-throttle", needs: []string{needDisk, needThrottle}, disk: true, begin: throttleDisk},
 	{name: "power-cut", needs: []string{needDisk}, disk: true, begin: powerCut(anyNode)},
 	{name: "power-cut-all", needs: []string{needDisk}, disk: true, reach: all, begin: powerCut(everyNode)},
 	{name: clockJump, needs: []string{needClock}, begin: jumpClock},
@@ -254,7 +253,7 @@ func stopping(who chooser) func(context.Context, *world) (*strike, error) {
 			seen: func() error {
 				for _, p := range ps {
 					if state, err := processState(p.PID()); err != nil || state != "T" {
-						return fmt.Errorf("%s is %s, not stopped (%w)", p.Name, state, err)
+						return errors.Join(fmt.Errorf("%s is %q, not stopped", p.Name, state), err)
 					}
 				}
 				return nil
@@ -323,76 +322,6 @@ func countInLog(log string, what *regexp.Regexp) int {
 		return 0
 	}
 	return len(what.FindAllIndex(b, -1))
-}
-
-// quotaRoot is where the cpu controller of cgroup v1 is mounted.
-const quotaRoot = "/sys/fs/cgroup/cpu"
-
-func quotaOwner() string {
-	if owner := os.Getenv(insideVar); owner != "" {
-		return owner
-	}
-	return strconv.Itoa(os.Getpid())
-}
-
-// removeQuotas removes the cgroups that runs of this process made and did not remove.
-func removeQuotas() {
-	left, err := filepath.Glob(filepath.Join(quotaRoot, "agentplane-chaos-"+quotaOwner()+"-*"))
-	if err != nil {
-		return
-	}
-	for _, dir := range left {
-		_ = os.Remove(dir) // the kernel says no while a process is in it
-	}
-}
-
-// starve leaves a node some hundredths of a processor. Its effect is that the kernel
-// counts periods in which the node was held back.
-func starve(ctx context.Context, w *world) (*strike, error) {
-	ps := leadingOrNot(ctx, w)
-	if ps == nil {
-		return nil, nil
-	}
-	dir := filepath.Join(quotaRoot, "agentplane-chaos-"+quotaOwner()+"-"+ps[0].Name)
-	const period = 100_000
-	percent := 1 + w.rng.IntN(8)
-	put := func(file string, value int) error {
-		return os.WriteFile(file, []byte(strconv.Itoa(value)), 0)
-	}
-	move := func(to string) error {
-		pid := ps[0].PID()
-		if pid == 0 {
-			return nil // it was killed meanwhile
-		}
-		if err := put(filepath.Join(to, "cgroup.procs"), pid); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return err
-		}
-		return nil
-	}
-	if err := errors.Join(os.Mkdir(dir, 0o755), put(filepath.Join(dir, "cpu.cfs_period_us"), period),
-		put(filepath.Join(dir, "cpu.cfs_quota_us"), period*percent/100), move(dir)); err != nil {
-		return nil, errors.Join(err, os.Remove(dir))
-	}
-	return &strike{
-		target: fmt.Sprintf("%s to %d %%", ps[0].Name, percent),
-		seen: func() error {
-			b, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
-			if err != nil {
-				return err
-			}
-			m := regexp.MustCompile(`nr_throttled (\d+)`).FindSubmatch(b)
-			if m == nil {
-				return fmt.Errorf("cpu.stat says %q", b)
-			}
-			if n, err := strconv.Atoi(string(m[1])); err != nil || n < 10 {
-				return fmt.Errorf("held back %s times (%w)", m[1], err)
-			}
-			return nil
-		},
-		mend: func() error {
-			return errors.Join(move(quotaRoot), patiently(func() error { return os.Remove(dir) }))
-		},
-	}, nil
 }
 
 // patiently tries for as long as the kernel may need to let go of something.
