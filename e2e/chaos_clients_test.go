@@ -159,7 +159,7 @@ func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
 	case kind < 13:
 		spec.NotAfter, sub.plain = sub.began.Add(time.Duration(rng.IntN(200))*time.Millisecond).UnixNano(), false
 	case kind < 14:
-		spec.Agents, spec.Selector = nil, "all"
+		spec.Agents, spec.Selector = nil, s.f.everyone()
 	}
 	envelope, err := envelopeOf(spec)
 	if err != nil {
@@ -268,7 +268,7 @@ func (s *stream) watchHealth() {
 			for s.pause(200 * time.Millisecond) {
 				// The end of a watch has no meaning here: nodes die, that is what the test does.
 				_ = s.watchAgents(ctx, c, func(a *agentplanev1.Agent) {
-					if (a.Health == "DOWN" || a.Health == "LEFT") && !said[a.Name] {
+					if (a.Health == "DOWN" || a.Health == "LEFT") && a.Name != s.f.ghost && !said[a.Name] {
 						said[a.Name] = true
 						s.oddity("agent %s was called %s (%s), seen at %s at %s", a.Name, a.Health, a.HealthReason, address, time.Now().Format(time.StampMilli))
 					}

@@ -249,6 +249,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	w := newWorld(t, s, b, missing)
 	w.gate(t, "before the first fault")
 	w.s.begin(s.seed, chaosRunClients)
+	r := w.record()
 	stop := func() { w.s.finish() }
 	defer func() { stop() }()
 	began := time.Now()
@@ -267,8 +268,14 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		h.faults = append(h.faults, fault{kind: f.name, live: w.seen[f.name] > 0})
 		seen += w.seen[f.name]
 	}
+	if what := w.linear(t, r); what != "" {
+		void = append(void, what)
+	}
 	readHistory(t, w.s, &h)
 	w.agree(t)
+	for id := range r.content {
+		delete(h.listed, id) // they were judged by themselves
+	}
 	for _, what := range judge(h) {
 		if strings.HasPrefix(what, "void: ") {
 			void = append(void, strings.TrimPrefix(what, "void: "))
@@ -291,6 +298,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		fmt.Sprintf("acks=%d", told[acknowledged]), fmt.Sprintf("unknown=%d", told[unknown]), fmt.Sprintf("refused=%d", told[refused]),
 		fmt.Sprintf("starts=%d", len(h.starts)), fmt.Sprintf("slowest=%.1fs", slowestAck(h).Seconds()),
 		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()), fmt.Sprintf("watched=%d", w.s.watched.Load()),
+		fmt.Sprintf("linear=%d", len(r.ops)),
 	}
 	if w.exits() > 0 {
 		notes = append(notes, fmt.Sprintf("exits=%d", w.exits()))

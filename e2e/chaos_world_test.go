@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anishathalye/porcupine"
 	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -22,6 +24,9 @@ import (
 
 const (
 	chaosRunClients = 3
+	chaosRecorders  = 3
+	// recordedLeast is how many of their operations are answered, at least.
+	recordedLeast = 50
 	// gateBound is within what a cluster must be whole again when nothing is broken.
 	gateBound = time.Minute
 	// seenBound is how long a fault has to show its effect.
@@ -88,12 +93,12 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 		}
 		w.addresses = append(w.addresses, address)
 	}
-	token, err := w.Token(within(t, 20*time.Second), "agent", "--uses", fmt.Sprint(s.agents))
+	token, err := w.Token(within(t, 20*time.Second), "agent", "--uses", fmt.Sprint(s.agents+1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range s.agents {
-		w.agents = append(w.agents, w.agent(t, i, token, b))
+		w.agents = append(w.agents, w.agent(t, i, fmt.Sprintf("a%d", i+1), token, b))
 	}
 	w.s = newStream(t, w.fleet)
 	c, err := w.s.client(1)
@@ -108,8 +113,22 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 		}
 		w.each = append(w.each, c)
 	}
+	w.haunt(t, w.agent(t, s.agents, "ghost", token, b))
 	w.keeper.working.Go(w.keep)
 	return w
+}
+
+// haunt ends an agent for good when the cluster knows it. What is queued for it moves by
+// what clients do alone, so that porcupine can judge it.
+func (w *world) haunt(t *testing.T, a *lab.Agent) {
+	t.Helper()
+	fleet := agentplanev1.NewFleetServiceClient(w.b.client)
+	await(t, time.Minute, "the ghost is known", func() error {
+		_, err := fleet.GetAgent(t.Context(), &agentplanev1.GetAgentRequest{Agent: a.Name})
+		return err
+	})
+	a.Kill()
+	w.ghost = a.Name
 }
 
 // node adds one of the nodes, each with its own address and, if the faults ask for it,
@@ -171,13 +190,13 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 
 // agent adds one of the agents and starts it. Every other one is old where versions are
 // mixed.
-func (w *world) agent(t *testing.T, i int, token string, b programs) *lab.Agent {
+func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.Agent {
 	t.Helper()
 	w.Bin.Agentd = b.now.Agentd
 	if w.shape.old && i%2 == 1 {
 		w.Bin.Agentd = b.old.Agentd
 	}
-	a := w.Lab.Agent(fmt.Sprintf("a%d", i+1), strings.Join(w.addresses, ","), token)
+	a := w.Lab.Agent(name, strings.Join(w.addresses, ","), token)
 	if w.net != nil {
 		h, err := w.net.host(a.Name, fmt.Sprintf("10.99.1.%d", 1+i))
 		if err != nil {
@@ -309,7 +328,7 @@ func (w *world) command(ctx context.Context) error {
 	}
 	sub := submission{id: id.String(), plain: true, began: time.Now()}
 	envelope, err := envelopeOf(&agentplanev1.CommandSpec{
-		ClusterId: w.s.info.ClusterId, Incarnation: w.s.info.Incarnation, CommandId: sub.id, Selector: "all", Argv: w.argv(),
+		ClusterId: w.s.info.ClusterId, Incarnation: w.s.info.Incarnation, CommandId: sub.id, Selector: w.everyone(), Argv: w.argv(),
 		RunTimeout: int64(time.Minute), KillGrace: int64(time.Second),
 		NotAfter: sub.began.Add(5 * time.Minute).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
 	})
@@ -380,6 +399,47 @@ func (w *world) agree(t *testing.T) {
 			}
 		}
 	}
+}
+
+// record has clients work on commands for the ghost until the stream ends.
+func (w *world) record() *recorder {
+	r := &recorder{
+		s: w.s, agent: w.ghost, began: time.Now(), pace: 5, clocks: w.shape.needs(needClock), content: make(map[string]string),
+	}
+	r.renew()
+	for n := range chaosRecorders {
+		rng := rand.New(rand.NewPCG(w.shape.seed, uint64(n)+100))
+		w.s.working.Go(func() { r.work(n, rng) })
+	}
+	return r
+}
+
+// linear judges what the recorder wrote down, and has the ghost's commands end.
+func (w *world) linear(t *testing.T, r *recorder) (void string) {
+	t.Helper()
+	commands := agentplanev1.NewCommandServiceClient(w.b.client)
+	for id := range r.content {
+		await(t, gateBound, "the commands of the ghost are canceled", func() error {
+			_, err := commands.CancelCommand(within(t, 20*time.Second), &agentplanev1.CancelCommandRequest{Id: id})
+			if err != nil && client.AsError(err).Code != codes.NotFound {
+				return err
+			}
+			return nil
+		})
+	}
+	page := filepath.Join(w.Dir, "history.html")
+	switch result, err := judgeLinear(r.ops, page); {
+	case err != nil:
+		t.Fatal(err)
+	case result == porcupine.Unknown:
+		return fmt.Sprintf("porcupine did not come to an end within %v", checkBound)
+	case result == porcupine.Illegal:
+		t.Errorf("the history is not linearizable; it is drawn in %s", page)
+	}
+	if n := r.acknowledged(); n < recordedLeast {
+		return fmt.Sprintf("%d operations of the judged history were answered, at least %d are needed", n, recordedLeast)
+	}
+	return ""
 }
 
 // keeper does what a supervisor of the host would: it starts again what has ended by
