@@ -50,6 +50,16 @@ func (s shape) String() string {
 	return text
 }
 
+// again is what to type to have the run once more.
+func (s shape) again() string {
+	old := 0
+	if s.old {
+		old = 1
+	}
+	return fmt.Sprintf("make chaos RUNS=1 SEED=%d FAULT=%s NODES=%d AGENTS=%d OLD=%d",
+		s.seed, strings.Join(weaponNames(s.faults), "+"), s.nodes, s.agents, old)
+}
+
 // needs says whether one of its faults needs the means.
 func (s shape) needs(m string) bool {
 	return slices.ContainsFunc(s.faults, func(w *weapon) bool { return slices.Contains(w.needs, m) })
@@ -245,7 +255,7 @@ func tallies(of map[string]*tally) string {
 
 // chaosRun is one run. It answers what makes it void, and figures worth keeping.
 func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (void, notes []string) {
-	t.Logf("make chaos RUNS=1 SEED=%d FAULT=%s NODES=%d AGENTS=%d OLD=%t", s.seed, strings.Join(weaponNames(s.faults), "+"), s.nodes, s.agents, s.old)
+	t.Log(s.again())
 	w := newWorld(t, s, b, missing)
 	w.gate(t, "before the first fault")
 	w.s.begin(s.seed, chaosRunClients)
@@ -348,6 +358,19 @@ func TestShapeFollowsFromTheSeed(t *testing.T) {
 		a, b := shapeOf(t, seed, arsenal[:2]), shapeOf(t, seed, arsenal[:2])
 		if a.String() != b.String() {
 			t.Errorf("seed %d is %v and %v", seed, a, b)
+		}
+		// What a run says to type is the same run.
+		for word := range strings.FieldsSeq(a.again()) {
+			name, value, _ := strings.Cut(word, "=")
+			if name == "NODES" || name == "AGENTS" || name == "OLD" {
+				t.Setenv("AGENTPLANE_CHAOS_"+name, value)
+			}
+		}
+		if c := shapeOf(t, seed, arsenal[:2]); c.String() != a.String() {
+			t.Errorf("seed %d is %v, and %v when it is typed again", seed, a, c)
+		}
+		for _, variable := range []string{chaosNodesVar, chaosAgentsVar, chaosOldVar} {
+			t.Setenv(variable, "")
 		}
 	}
 }
