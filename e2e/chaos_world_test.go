@@ -286,7 +286,18 @@ func (w *world) gate(t *testing.T, when string) {
 	t.Helper()
 	began := time.Now()
 	ctx := within(t, gateBound)
-	err := lab.Await(ctx, func() error {
+	// The last try ends with the time: what the one before it lacked tells more.
+	var lacked error
+	try := func(condition func() error) error {
+		return lab.Await(ctx, func() error {
+			err := condition()
+			if ctx.Err() == nil {
+				lacked = err
+			}
+			return err
+		})
+	}
+	err := try(func() error {
 		for _, n := range w.nodes {
 			if !n.Running() {
 				return fmt.Errorf("node %s does not run", n.Name)
@@ -311,10 +322,11 @@ func (w *world) gate(t *testing.T, when string) {
 		return w.b.online(ctx)
 	})
 	if err == nil {
-		err = lab.Await(ctx, func() error { return w.command(ctx) })
+		err = try(func() error { return w.command(ctx) })
 	}
 	if err != nil {
-		t.Fatalf("the cluster is not whole %s: %v", when, err)
+		busy, _ := os.ReadFile("/proc/loadavg") // where there is none it says nothing
+		t.Fatalf("the cluster is not whole %s: %v; before that: %v; the load of the machine is %s", when, err, lacked, busy)
 	}
 	w.slow = max(w.slow, time.Since(began))
 	t.Logf("%s whole %s, after %.1fs", time.Now().Format("15:04:05.0"), when, time.Since(began).Seconds())
