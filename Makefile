@@ -27,6 +27,13 @@ BENCH ?= .
 COUNT ?= 1
 # Which mutant is tried: make teeth M=preface
 M ?=
+# What make chaos does, and how long
+RUNS ?=
+HOURS ?=
+FAULT ?=
+NODES ?=
+AGENTS ?=
+OLD ?=
 # Where what was tried is written down: make sim N=1000 RECORD=e2e/results.tsv
 RECORD ?=
 export AGENTPLANE_RECORD := $(if $(RECORD),$(abspath $(RECORD)))
@@ -95,6 +102,16 @@ teeth: ## take out each protection in turn: the test that guards it must fail (M
 .PHONY: sim
 sim: ## clusters in virtual time: N= lives, beginning with SEED=
 	AGENTPLANE_SIM_LIVES=$(N) AGENTPLANE_SIM_SEED=$(SEED) go test -count=1 -timeout 10h -v -run '^TestLives$$' ./e2e/sim ./controlplane/consensus
+
+# Runs of a minute and more: as many as RUNS= says, or for HOURS=. SEED= repeats a series,
+# or the run that names it; FAULT=kill-leader,loss narrows the faults, FAULT=kill-leader+loss
+# is this pair; NODES=, AGENTS= and OLD=0 or 1 fix what else the seed chooses. As root each
+# process is in a network namespace of its own; without, what needs that is left out.
+.PHONY: chaos
+chaos: ## processes under random faults: RUNS= of them or for HOURS=, FAULT= narrows
+	AGENTPLANE_CHAOS_RUNS=$(if $(HOURS),$(RUNS),$(or $(RUNS),10)) AGENTPLANE_CHAOS_HOURS=$(HOURS) AGENTPLANE_CHAOS_FAULT=$(FAULT) \
+	AGENTPLANE_CHAOS_SEED=$(if $(filter-out file,$(origin SEED)),$(SEED)) AGENTPLANE_CHAOS_NODES=$(NODES) \
+	AGENTPLANE_CHAOS_AGENTS=$(AGENTS) AGENTPLANE_CHAOS_OLD=$(OLD) go test -count=1 -timeout 0 -v -run '^TestChaos$$' ./e2e
 
 .PHONY: bench
 bench: ## benchmarks with allocations

@@ -29,6 +29,7 @@ type stream struct {
 	stop    chan struct{} // closed by finish
 	working sync.WaitGroup
 	acks    atomic.Int64
+	watched atomic.Int64 // messages about the health of agents
 
 	mu          sync.Mutex // guards what follows
 	submissions []submission
@@ -56,15 +57,17 @@ func newStream(t *testing.T, f *fleet) *stream {
 
 // client makes a client that begins with one of the nodes.
 func (s *stream) client(first int) (*client.Client, error) {
+	first %= len(s.f.addresses)
+	return s.clientOf(slices.Concat(s.f.addresses[first:], s.f.addresses[:first])...)
+}
+
+// clientOf makes a client of these nodes alone.
+func (s *stream) clientOf(addresses ...string) (*client.Client, error) {
 	cert, err := s.ctx.TLSCertificate()
 	if err != nil {
 		return nil, err
 	}
-	first %= len(s.f.addresses)
-	return client.New(client.Options{
-		Addresses: slices.Concat(s.f.addresses[first:], s.f.addresses[:first]),
-		Bundle:    s.ctx.Bundle, Certificate: client.Static(cert),
-	})
+	return client.New(client.Options{Addresses: addresses, Bundle: s.ctx.Bundle, Certificate: client.Static(cert)})
 }
 
 // begin starts the clients: some in this process, one that is agentctl, and one
@@ -156,7 +159,7 @@ func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
 	case kind < 13:
 		spec.NotAfter, sub.plain = sub.began.Add(time.Duration(rng.IntN(200))*time.Millisecond).UnixNano(), false
 	case kind < 14:
-		spec.Agents, spec.Selector = nil, "all"
+		spec.Agents, spec.Selector = nil, s.f.everyone()
 	}
 	envelope, err := envelopeOf(spec)
 	if err != nil {
@@ -247,26 +250,51 @@ func (s *stream) agentctl(rng *rand.Rand) {
 	}
 }
 
-// watchHealth looks for agents that are called DOWN: all are away for moments only,
-// far less than their grace.
+// watchHealth looks, through each node, for agents that are called DOWN: all are away for
+// moments only, far less than their grace. It watches, because one that is DOWN for an
+// instant is not met by asking now and then.
 func (s *stream) watchHealth() {
-	c, err := s.client(0)
-	if err != nil {
-		s.oddity("make a client: %v", err)
-		return
-	}
-	defer c.Close()
-	said := map[string]bool{}
-	for s.pause(500 * time.Millisecond) {
-		r, err := agentplanev1.NewFleetServiceClient(c).ListAgents(context.Background(), &agentplanev1.ListAgentsRequest{Stale: true})
+	ctx, cancel := context.WithCancel(context.Background())
+	var watching sync.WaitGroup
+	for _, address := range s.f.addresses {
+		c, err := s.clientOf(address)
 		if err != nil {
-			continue // there is nobody to ask: that is what the test does
+			s.oddity("make a client: %v", err)
+			continue
 		}
-		for _, a := range r.Agents {
-			if (a.Health == "DOWN" || a.Health == "LEFT") && !said[a.Name] {
-				said[a.Name] = true
-				s.oddity("agent %s was called %s (%s) at %s", a.Name, a.Health, a.HealthReason, time.Now().Format(time.StampMilli))
+		watching.Go(func() {
+			defer c.Close()
+			said := map[string]bool{}
+			for s.pause(200 * time.Millisecond) {
+				// The end of a watch has no meaning here: nodes die, that is what the test does.
+				_ = s.watchAgents(ctx, c, func(a *agentplanev1.Agent) {
+					if (a.Health == "DOWN" || a.Health == "LEFT") && a.Name != s.f.ghost && !said[a.Name] {
+						said[a.Name] = true
+						s.oddity("agent %s was called %s (%s), seen at %s at %s", a.Name, a.Health, a.HealthReason, address, time.Now().Format(time.StampMilli))
+					}
+				})
 			}
+		})
+	}
+	<-s.stop
+	cancel()
+	watching.Wait()
+}
+
+// watchAgents hands over each agent as it stands and as it changes, until the watch ends.
+func (s *stream) watchAgents(ctx context.Context, c *client.Client, each func(*agentplanev1.Agent)) error {
+	watch, err := agentplanev1.NewFleetServiceClient(c).WatchAgents(ctx, &agentplanev1.WatchAgentsRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		r, err := watch.Recv()
+		if err != nil {
+			return err
+		}
+		s.watched.Add(1)
+		for _, a := range r.Agents {
+			each(a)
 		}
 	}
 }

@@ -16,6 +16,13 @@
 // in the environment, which make e2e sets, the tests run for as long and kill as
 // often as the promises ask.
 //
+// TestChaos, which make chaos runs, is asked for by itself: each run breaks a cluster of
+// its own for a minute, with faults that README.md lists. As root it starts itself again in
+// namespaces of network, mounts and processes, so that interfaces, mounts and processes end
+// with it; it needs the programs ip, unshare and nsenter, and for some faults nft, tc, strace,
+// mkfs.ext4, fsfreeze or the cpu controller of cgroup v1. A fault whose means are missing is
+// left out, with a line that says so.
+//
 // # Who judges
 //
 // Nothing is judged by what the product says of itself alone. Programs that agents run

@@ -24,6 +24,15 @@ type fleet struct {
 	addresses []string // of the nodes
 	witnesses string   // a directory
 	self      string   // the program that agents run
+	ghost     string   // an agent that is gone for good, and is not missed; may be empty
+}
+
+// everyone is the selector of all agents that are there.
+func (f *fleet) everyone() string {
+	if f.ghost == "" {
+		return "all"
+	}
+	return fmt.Sprintf("name != %q", f.ghost)
 }
 
 // newFleet returns when all nodes vote and all agents, named a1, a2 and so on, are

@@ -155,32 +155,39 @@ func (l *Lab) CtlAs(ctx context.Context, contexts string, args ...string) Output
 func (l *Lab) Cluster(ctx context.Context, names []string, args ...string) ([]*Node, error) {
 	var nodes []*Node
 	for _, name := range names {
-		n := l.Node(name, args...)
+		nodes = append(nodes, l.Node(name, args...))
+	}
+	return nodes, l.Found(ctx, nodes)
+}
+
+// Found starts nodes that were added, makes the first a cluster and lets the others
+// join.
+func (l *Lab) Found(ctx context.Context, nodes []*Node) error {
+	for _, n := range nodes {
 		if err := n.Start(); err != nil {
-			return nil, err
+			return err
 		}
-		nodes = append(nodes, n)
 	}
 	first, err := nodes[0].Address(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if o := l.Ctl(ctx, "cluster", "init", "--data-dir", nodes[0].DataDir); o.Err() != nil {
-		return nil, o.Err()
+		return o.Err()
 	}
 	for _, n := range nodes[1:] {
 		if _, err := n.Address(ctx); err != nil {
-			return nil, err
+			return err
 		}
 		token, err := l.Token(ctx, "node")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if o := l.Ctl(ctx, "cluster", "join", first, "--token", token, "--data-dir", n.DataDir); o.Err() != nil {
-			return nil, o.Err()
+			return o.Err()
 		}
 	}
-	return nodes, nil
+	return nil
 }
 
 // Token makes a join token.

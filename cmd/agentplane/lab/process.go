@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +18,10 @@ type Process struct {
 	Name string
 	// Log is the file that gets what it prints, over all of its starts.
 	Log string
+	// Under is put before the program at its next start: the words of a command that
+	// becomes what follows it, like nsenter or env, so that the process stays the one
+	// that was started.
+	Under []string
 
 	path string
 	args []string
@@ -43,7 +48,8 @@ func (p *Process) Start() error {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(p.path, p.args...)
+	argv := slices.Concat(p.Under, []string{p.path}, p.args)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, p.env
 	// A group of its own: Ctrl-C at the terminal is for whoever runs the lab.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
