@@ -31,6 +31,9 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%s(%d, %d) at %v for %v", f.Kind, f.Who, f.To, f.At, f.For)
 }
 
+// agentRemoval names the fault that explains what became of its agent's work.
+const agentRemoval = "removal of an agent"
+
 // kinds are all faults, and what each does; it answers whether it took effect, and how
 // it ends (nil: by itself).
 var kinds = []struct {
@@ -131,13 +134,13 @@ var kinds = []struct {
 		ended := a.Host.kill(1<<30, "reboot")
 		return killed || ended > 0, func() { w.must(a.start()) }
 	}},
-	{"removal of an agent", false, func(w *World, f Fault) (bool, func()) {
+	{agentRemoval, false, func(w *World, f Fault) (bool, func()) {
 		a := w.agentOf(f.Who)
 		ctx, cancel := context.WithTimeout(w.ctx, 3*time.Second)
 		defer cancel()
 		_, err := agentplanev1.NewFleetServiceClient(w.operators.clients[0]).RemoveAgent(ctx, &agentplanev1.RemoveAgentRequest{Agent: a.name})
 		w.trace.Note(a.name, "is removed: %v", err)
-		return err == nil, func() { w.enrolAgain(a, 3*time.Second) }
+		return false, func() { w.enrolAgain(a, 3*time.Second) } // counted when it has gone, whatever was answered
 	}},
 	{"kill a supervisor", false, func(w *World, f Fault) (bool, func()) {
 		return w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0, nil
@@ -231,6 +234,7 @@ func (w *World) enrolAgain(a *agentHost, within time.Duration) {
 		w.trace.Note(a.name, "is not enrolled again: %v", err)
 		return
 	}
+	w.note(agentRemoval)
 	a.wipe(token)
 	w.must(a.start())
 }

@@ -17,7 +17,7 @@ var lostWords = map[string][]string{
 	"reboot":          {"reboot of an agent's host"},
 	"supervisor_gone": {"kill a supervisor"},
 	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host"},
-	"agent_removed":   {"removal of an agent"},
+	"agent_removed":   {agentRemoval},
 	"no_contact":      {"*"},
 	"no_answer":       {"*"},
 }
