@@ -94,7 +94,9 @@ func (n *node) start() error {
 	life.stop = stop
 	w.lives.Go(func() { n.run(ctx, life) })
 	w.lives.Go(func() { w.watch(ctx, n, life) })
+	w.mu.Lock()
 	n.id = life.node.ID()
+	w.mu.Unlock()
 	w.trace.Note(n.name, "starts")
 	return nil
 }

@@ -238,6 +238,8 @@ func (w *World) sample(ctx context.Context) {
 // leader is the node that took office last.
 func (w *World) leader() *node {
 	id := w.newest().Cluster().GetOffice().GetNodeId()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	i := slices.IndexFunc(w.nodes, func(n *node) bool { return n.id == id })
 	return w.nodes[max(i, 0)]
 }
