@@ -249,6 +249,12 @@ func (m *member) gossipPeers() []string {
 	return addrs
 }
 
+// streamWorkers is how many goroutines answer calls one after the other; more calls at
+// once get one of their own each, as without them, and so do calls beside sessions that
+// hold a worker. A goroutine's stack must grow for each call that it answers first: a
+// tenth of what a submission by a call of its own cost the leader.
+const streamWorkers = 256
+
 // openServices puts the API on the port.
 func (m *member) openServices(prefaces peer.Prefaces) error {
 	c := m.n.o.Config
@@ -268,6 +274,7 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.MaxRecvMsgSize(int(c.Limits.MessageBytes)),
 		grpc.MaxConcurrentStreams(1024),
+		grpc.NumStreamWorkers(streamWorkers),
 	)
 	var err error
 	m.dispatch, err = dispatch.New(dispatch.Options{
