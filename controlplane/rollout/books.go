@@ -14,6 +14,7 @@ type books struct {
 	commands map[string]*item
 	attempts map[string]*attempt // by invocation
 	agents   map[string]*agent   // those with claimed attempts
+	lists    uint64              // how often everything was listed
 }
 
 // attempt is one that is CLAIMED or RUNNING.
@@ -45,24 +46,27 @@ func (b *books) list(v *fsm.View, now time.Time, awake time.Duration, cluster in
 	for id := range b.agents {
 		b.session(id, v, now, awake)
 	}
-	seen := make(map[string]bool)
+	b.lists++
 	for c := range v.OpenCommands() {
-		seen[c.GetId()] = true
 		b.command(c.GetId(), c, now, cluster)
+		b.commands[c.GetId()].list = b.lists
 		for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING} {
+			if inState(c, state) == 0 {
+				continue
+			}
 			for i := range v.OpenInvocations(c.GetId(), state) {
-				seen[i.GetId()] = true
 				b.invocation(i.GetId(), i, v, now, awake)
+				b.attempts[i.GetId()].item.list = b.lists
 			}
 		}
 	}
-	for id := range b.commands {
-		if !seen[id] {
+	for id, i := range b.commands {
+		if i.list != b.lists {
 			b.command(id, nil, now, cluster)
 		}
 	}
-	for id := range b.attempts {
-		if !seen[id] {
+	for id, a := range b.attempts {
+		if a.item.list != b.lists {
 			b.forget(id)
 		}
 	}

@@ -11,22 +11,32 @@ type clock struct {
 
 	looked time.Time
 	awake  time.Duration
+	waited time.Duration // of it, for the entry that is waited for now
 }
 
 const (
 	// tick is how often the clock is looked at, at the least.
 	tick = time.Second
-	// maxStep is how much time awake one look counts at most.
+	// maxStep is how much time awake one look counts at most, and one entry that is
+	// waited for.
 	maxStep = 3 * tick
 )
 
-// look moves both times on to at, where the state has the cluster's time now.
-func (c *clock) look(now int64, at time.Time) {
+// look moves both times on to at, where the state has the cluster's time now. waits says
+// that an entry is waited for.
+func (c *clock) look(now int64, at time.Time, waits bool) {
 	if now > c.now || c.at.IsZero() {
 		c.now, c.at = now, at
 	}
 	if !c.looked.IsZero() {
-		c.awake += min(max(at.Sub(c.looked), 0), maxStep)
+		step := min(max(at.Sub(c.looked), 0), maxStep)
+		if waits {
+			step = min(step, maxStep-c.waited)
+			c.waited += step
+		} else {
+			c.waited = 0
+		}
+		c.awake += step
 	}
 	c.looked = at
 }

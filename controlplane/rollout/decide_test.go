@@ -167,14 +167,20 @@ func TestClock(t *testing.T) {
 		now            int64
 		at             time.Duration
 		cluster, awake time.Duration
+		waits          bool
 	}{
-		{1000, 0, 1000, 0},
-		{1000, time.Second, 1000 + time.Second, time.Second},
-		{1000 + int64(time.Second)/2, 2 * time.Second, 1000 + time.Second/2, 2 * time.Second}, // it went more slowly
-		{0, 3 * time.Second, 1000 + 3*time.Second/2, 3 * time.Second},                         // never back
-		{0, time.Hour, 1000 + time.Hour - 3*time.Second/2, 3*time.Second + maxStep},           // asleep
+		{1000, 0, 1000, 0, false},
+		{1000, time.Second, 1000 + time.Second, time.Second, false},
+		{1000 + int64(time.Second)/2, 2 * time.Second, 1000 + time.Second/2, 2 * time.Second, false},    // it went more slowly
+		{0, 3 * time.Second, 1000 + 3*time.Second/2, 3 * time.Second, false},                            // never back
+		{0, time.Hour, 1000 + time.Hour - 3*time.Second/2, 3*time.Second + maxStep, false},              // asleep
+		{0, time.Hour + 2*time.Second, 1000 + time.Hour + time.Second/2, 5*time.Second + maxStep, true}, // waiting for an entry
+		{0, time.Hour + 4*time.Second, 1000 + time.Hour + 5*time.Second/2, 3*time.Second + 2*maxStep, true},
+		{0, time.Hour + 9*time.Second, 1000 + time.Hour + 15*time.Second/2, 3*time.Second + 2*maxStep, true}, // it counts no more
+		{0, time.Hour + 10*time.Second, 1000 + time.Hour + 17*time.Second/2, 4*time.Second + 2*maxStep, false},
+		{0, time.Hour + 11*time.Second, 1000 + time.Hour + 19*time.Second/2, 5*time.Second + 2*maxStep, true}, // for the next one
 	} {
-		c.look(step.now, t0.Add(step.at))
+		c.look(step.now, t0.Add(step.at), step.waits)
 		if c.cluster() != int64(step.cluster) || c.awake != step.awake {
 			t.Errorf("step %d: cluster %v awake %v, want %v %v", i, time.Duration(c.cluster()), c.awake, step.cluster, step.awake)
 		}

@@ -41,7 +41,9 @@
 //
 // # Goroutines
 //
-// Run owns one, which reads the feed and has ended when Run returns.
+// Run owns one that reads the feed and one for each proposal, of which there is one at a
+// time. They have ended when Run returns. While a proposal waits for its answer, the feed
+// is read.
 //
 // # Tried and dropped
 //

@@ -38,17 +38,26 @@ func New(o Options) (*Engine, error) {
 // Run is the life of one term: it returns nil when ctx, the term, has ended, and
 // never because a proposal failed.
 func (e *Engine) Run(ctx context.Context) error {
+	e.begin().run(ctx)
+	return nil
+}
+
+// begin begins a term.
+func (e *Engine) begin() *term {
+	return &term{Engine: e, books: newBooks(), patience: Patience{e.o.LostAfter}, answers: make(chan answer)}
+}
+
+func (l *term) run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	view, cursor := e.o.Machine.ViewAndWatch()
-	l := &term{Engine: e, books: newBooks(), patience: Patience{e.o.LostAfter}}
+	view, cursor := l.o.Machine.ViewAndWatch()
 	l.take(fsm.News{List: view})
 	feed := make(chan fsm.News)
 	running.Go(func() {
-		e.o.Machine.Follow(ctx, cursor, feed, fsm.TableSessions, fsm.TableCommands, fsm.TableInvocations)
+		l.o.Machine.Follow(ctx, cursor, feed, fsm.TableSessions, fsm.TableCommands, fsm.TableInvocations)
 	})
 
 	timer := time.NewTimer(0)
@@ -57,11 +66,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case n := <-feed:
 			l.take(n)
+		case a := <-l.answers:
+			l.settle(ctx, a)
 		case <-timer.C:
 		case <-ctx.Done():
-			return nil
+			return
 		}
-		timer.Reset(l.work(ctx))
+		timer.Reset(l.work(ctx, &running))
 	}
 }
 
@@ -78,12 +89,21 @@ type term struct {
 
 	backoff time.Duration
 	retryAt time.Time
+
+	proposed *batch // that has no answer yet; there is one at a time
+	answers  chan answer
+}
+
+// answer is what became of the batch that was proposed.
+type answer struct {
+	outcomes []*raftlogv1.Outcome
+	err      error
 }
 
 // look returns the state and the time, which belong together.
 func (l *term) look() (*fsm.View, time.Time) {
 	view, now := l.o.Machine.View(), time.Now()
-	l.clock.look(view.Now(), now)
+	l.clock.look(view.Now(), now, l.proposed != nil)
 	return view, now
 }
 
@@ -110,33 +130,51 @@ func (l *term) take(n fsm.News) {
 	}
 }
 
-// work proposes what is due, and answers after how long to work again.
-func (l *term) work(ctx context.Context) time.Duration {
+// work proposes what is due, unless an earlier proposal has no answer yet, and answers
+// after how long to work again. The feed is read meanwhile: whoever waits for answers
+// instead falls behind it when there is much to do, and must list everything anew.
+func (l *term) work(ctx context.Context, running *sync.WaitGroup) time.Duration {
 	view, now := l.look()
-	if now.Before(l.retryAt) {
+	switch {
+	case l.proposed != nil:
+		return tick
+	case now.Before(l.retryAt):
 		return min(l.retryAt.Sub(now), tick)
 	}
 	b := l.gather(view, now)
 	if len(b.mutations) == 0 {
 		return l.books.queue.wait(now, tick)
 	}
-	outcomes, err := l.propose(ctx, b.mutations)
-	_, now = l.look()
-	if err != nil {
-		b.putBack(l, now)
-		if ctx.Err() != nil {
-			return tick
+	l.proposed = b
+	running.Go(func() {
+		outcomes, err := l.propose(ctx, b.mutations)
+		select {
+		case l.answers <- answer{outcomes, err}:
+		case <-ctx.Done():
 		}
+	})
+	return tick
+}
+
+// settle takes the answer to what was proposed.
+func (l *term) settle(ctx context.Context, a answer) {
+	b := l.proposed
+	l.proposed = nil
+	_, now := l.look()
+	switch {
+	case a.err == nil:
+		l.backoff = 0
+		for n, settle := range b.settle {
+			settle(a.outcomes[n], now)
+		}
+	case ctx.Err() != nil:
+		b.putBack(l, now)
+	default:
+		b.putBack(l, now)
 		l.backoff = min(max(2*l.backoff, 100*time.Millisecond), 5*time.Second)
 		l.retryAt = now.Add(l.backoff)
-		l.o.Logger.Warn("proposal failed, looking again", "after", l.backoff, "err", err)
-		return min(l.backoff, tick)
+		l.o.Logger.Warn("proposal failed, looking again", "after", l.backoff, "err", a.err)
 	}
-	l.backoff = 0
-	for n, settle := range b.settle {
-		settle(outcomes[n], now)
-	}
-	return 0
 }
 
 var errDeposed = errors.New("the entry came from a deposed leader and changed nothing")

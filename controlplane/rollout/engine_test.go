@@ -1,8 +1,10 @@
 package rollout
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -394,7 +396,7 @@ func TestPurgeCountsWhatIsFinished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := &term{Engine: e, books: newBooks(), patience: Patience{e.o.LostAfter}}
+		l := e.begin()
 		for range 30 {
 			w.submit(targets, nil)
 		}
@@ -542,4 +544,51 @@ func BenchmarkChange(b *testing.B) {
 		books.invocation(row.GetId(), row, v, now, 0)
 		i++
 	}
+}
+
+// hanging answers nothing while it is held.
+type hanging struct {
+	Proposer
+	held chan struct{}
+}
+
+func (h *hanging) Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error) {
+	select {
+	case <-h.held:
+		return h.Proposer.Propose(ctx, mutations...)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Whoever waits for an answer reads on: a leader that falls behind the feed must list
+// everything anew, falls behind meanwhile, and does nothing else any more.
+func TestReadsTheFeedWhileAProposalHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{FeedChanges: 100})
+		targets := w.enrol(10)
+		h := &hanging{w, make(chan struct{})}
+		e, err := New(Options{Machine: w.m, Proposer: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := e.begin()
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { l.run(ctx) })
+		first := w.submit(targets[:1], nil)
+		synctest.Wait()
+		for range 500 { // they need nothing yet
+			w.submit(targets, func(m *raftlogv1.SubmitCommand) { m.Release = uint32(len(targets)) })
+			synctest.Wait()
+		}
+		close(h.held)
+		synctest.Wait()
+		w.want(first, Counts{released: 1})
+		cancel()
+		running.Wait()
+		if l.books.lists != 1 {
+			t.Errorf("everything was listed %d times, want once", l.books.lists)
+		}
+	})
 }

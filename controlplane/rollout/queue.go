@@ -10,7 +10,8 @@ type item struct {
 	command string
 	attempt *attempt // nil: the command itself
 	at      time.Time
-	place   int // in the queue; -1 = not there
+	place   int    // in the queue; -1 = not there
+	list    uint64 // the number of the last list that had it
 }
 
 // queue orders items by when to look at them.
