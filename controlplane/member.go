@@ -472,14 +472,15 @@ func (m *member) voters() []string {
 	return ids
 }
 
-// serveGRPC serves until ctx ends. Where the server waits for handlers, none is left
+// serveGRPC serves until ctx ends, or until the node's stop has stopped the server, which
+// may come before the server was begun. Where the server waits for handlers, none is left
 // then.
 func serveGRPC(ctx context.Context, s *grpc.Server, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	err := s.Serve(ln)
 	s.Stop() // Serve returns while an earlier Stop still waits
-	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve gRPC: %w", err)
 	}
 	return nil

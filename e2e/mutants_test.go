@@ -58,6 +58,7 @@ var catches = []catch{
 	{mutant: "digest", promises: "I8", pkg: "fsm", test: "TestStories", says: "testdata/commands.txt tells another story"},
 	{mutant: "clock", promises: "I9", pkg: "fsm", test: "TestTwoReplicasAgree", args: noFailFile},
 	{mutant: "snapshot", promises: "I9", pkg: "fsm", test: "TestSnapshotAndRestIsTheWholeLog", args: noFailFile},
+	{mutant: "termchange", promises: "I4", pkg: "controlplane/consensus", test: "TestHeartbeatOfALaterTermWaitsForTheMainLoop"},
 	{mutant: "lonelyread", promises: "I7 I10", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
 	{mutant: "starvation", promises: "I11", pkg: "controlplane/consensus", test: "TestFollowerWhoseAppendFailedIsNotStarved"},
 	{mutant: "falsedeath", promises: "I11", pkg: "controlplane/health", test: "TestDeadNodeBeginsGraceAndThenDown"},
