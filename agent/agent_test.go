@@ -3,6 +3,7 @@ package agent
 import (
 	"crypto/x509"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,8 +133,22 @@ func TestEnrolmentWaitsForANode(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	// Whoever listens there meanwhile sees that it tries, and answers nothing.
+	ln, err := net.Listen("tcp", c.Addresses()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ln.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	h.start()
-	time.Sleep(200 * time.Millisecond) // it tries in vain
+	tried, err := ln.Accept()
+	if err != nil {
+		t.Fatalf("it does not try: %v", err)
+	}
+	if err := errors.Join(tried.Close(), ln.Close()); err != nil {
+		t.Fatal(err)
+	}
 	c.Nodes[0].Restart()
 	c.WaitReady(0)
 }

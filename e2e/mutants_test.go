@@ -94,7 +94,7 @@ func (c catch) command() (env, args []string) {
 // so that `make teeth` alone asks for it.
 func TestMutants(t *testing.T) {
 	if os.Getenv("AGENTPLANE_TEETH") == "" {
-		t.Skip("taking out each protection in turn takes long: make teeth")
+		t.Skip("SKIPPED: taking out each protection in turn takes long; asked for by make teeth")
 	}
 	// With nothing taken out each test passes in the same build: it is the mutant that
 	// makes it fail. Those that start processes are part of every run without the tag.

@@ -4,14 +4,14 @@ import "time"
 
 // clock knows two times. The cluster's moves on with entries only: between them it is
 // estimated by the monotonic clock. The time awake is that during which this process
-// ran and did not wait for an entry; only while it does can agents be heard.
+// ran and did not wait long for an entry; only while it does can agents be heard.
 type clock struct {
 	now int64     // the cluster's time, as the state last had it
 	at  time.Time // when that was seen
 
 	looked time.Time
 	awake  time.Duration
-	waited time.Duration // of it, for the entry that is waited for now
+	waited time.Duration // the part of awake that went by since the last proposal
 }
 
 const (

@@ -47,7 +47,7 @@ func TestLives(t *testing.T) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				if failFast() && all.failed() { // a parallel test has begun before it runs
-					t.Skip("another life is red")
+					t.Skip("SKIPPED: another life is red, and -failfast was asked for")
 				}
 				out := live(t, seed, nil)
 				all.add(out)
