@@ -65,7 +65,7 @@ func New(o Options) (*Dispatcher, error) {
 		leader:  true,
 	}
 	d.leaving, d.letGo = context.WithCancel(context.Background())
-	d.control, d.claims, d.reports = newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count)
+	d.control, d.claims, d.reports = newLane(o.Proposer, &d.count, o.MaxMutations), newLane(o.Proposer, &d.count, o.MaxMutations), newLane(o.Proposer, &d.count, o.MaxMutations)
 	d.sweeper = newSweeper(d)
 	return d, nil
 }

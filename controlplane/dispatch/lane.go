@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	laneBatch        = 128
 	laneBatchBytes   = 256 << 10 // half of what one entry takes
 	laneQueue        = 1 << 16
 	laneQueueBytes   = 64 << 20
@@ -45,6 +44,7 @@ type task struct {
 type lane struct {
 	proposer Proposer
 	count    *counters
+	batch    int           // the most mutations of one call
 	wake     chan struct{} // has a value when the queue may hold something
 
 	mu    sync.Mutex // guards what follows
@@ -53,8 +53,8 @@ type lane struct {
 	bytes int
 }
 
-func newLane(p Proposer, c *counters) *lane {
-	return &lane{proposer: p, count: c, wake: make(chan struct{}, 1)}
+func newLane(p Proposer, c *counters, batch int) *lane {
+	return &lane{proposer: p, count: c, batch: batch, wake: make(chan struct{}, 1)}
 }
 
 // offer queues the task, or answers errBacklog; it never waits. After an error done is
@@ -134,7 +134,7 @@ func (l *lane) take() (batch, dropped []task) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	bytes := 0
-	for l.head < len(l.queue) && len(batch) < laneBatch {
+	for l.head < len(l.queue) && len(batch) < l.batch {
 		t := l.queue[l.head]
 		wanted := t.gone == nil || !t.gone()
 		if wanted && len(batch) > 0 && bytes+t.bytes > laneBatchBytes {

@@ -27,7 +27,7 @@ const bufferBytes = 4 << 10
 func (o opener) Open(ctx context.Context, n session.Node) (session.Stream, func(), error) {
 	cc, err := grpc.NewClient("passthrough:///"+n.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(o.trust.judge.ClientConfig(identity.ProtocolGRPC, n.ID, client.Static(o.cert)))),
-		grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes),
 		grpc.WithDisableServiceConfig(), grpc.WithIdleTimeout(0),
 	)
 	if err != nil {
