@@ -316,7 +316,7 @@ func TestClaimsOfManySessionsShareEntries(t *testing.T) {
 		if c.GetState() != raftlogv1.CommandState_COMMAND_STATE_DONE || len(c.GetCounts()) != 1 || c.GetCounts()[0].GetState() != succeeded {
 			t.Fatalf("command = %v", c)
 		}
-		if _, calls := l.size(); calls > 60 || l.largest > raftlogv1.MaxMutations {
+		if _, calls := l.size(); calls > 20 || l.largest > raftlogv1.MaxMutations {
 			t.Errorf("200 claims and 400 reports took %d calls, the largest of %d", calls, l.largest)
 		}
 	})
