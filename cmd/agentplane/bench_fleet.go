@@ -56,11 +56,14 @@ that such rounds end by cancel.`,
   agentplane bench fleet --agents 1000 --sizes 1000 --rounds 3 --slow 2s --fail 0.1 --json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if o.sizes, err = parseNumbers("--sizes", sizes, o.agents); err != nil {
+			if err := o.check(); err != nil {
 				return usageError{err}
 			}
-			if err := o.check(); err != nil {
+			if sizes == "" {
+				sizes = fmt.Sprintf("%d,%d", max(1, o.agents/10), o.agents)
+			}
+			var err error
+			if o.sizes, err = parseNumbers("--sizes", sizes, o.agents); err != nil {
 				return usageError{err}
 			}
 			return inBenchLab(cmd.Context(), cmd.ErrOrStderr(), func(dir string, bin lab.Binaries, say func(string, ...any)) error {
@@ -70,7 +73,7 @@ that such rounds end by cancel.`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.agents, "agents", 1000, "how many agents are simulated")
-	f.StringVar(&sizes, "sizes", "100,1000", "how many of them a command is for, one step for each")
+	f.StringVar(&sizes, "sizes", "", "how many of them a command is for, one step for each; a tenth and all when nothing is said")
 	f.IntVar(&o.rounds, "rounds", 5, "how often everything is measured")
 	f.IntVar(&o.alone, "alone", 100, "how many commands a round gives to the real agent; 0 = none")
 	f.Float64Var(&o.program.Fail, "fail", 0, "the share of programs that fail, from 0 to 1")
