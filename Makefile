@@ -117,6 +117,10 @@ chaos: ## processes under random faults: RUNS= of them or for HOURS=, FAULT= nar
 bench: ## benchmarks with allocations
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
 
+.PHONY: bench-fleet
+bench-fleet: build ## commands on a thousand simulated agents, and a real one beside os/exec
+	$(BIN)/agentplane bench fleet
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
 	.ci/fuzz $(FUZZTIME)

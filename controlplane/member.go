@@ -287,7 +287,7 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 		LeaderSeen:        m.leaderSeen,
 		HeartbeatInterval: c.Agent.HeartbeatInterval, HeartbeatMisses: c.Agent.HeartbeatMisses,
 		NodeDeathGrace: c.Agent.NodeDeathGrace, RebootGrace: c.Agent.RebootGrace,
-		SessionsPerSecond: c.Admission.SessionsPerSecond, NoLeaderAfter: c.Agent.LeaderlessAfter, Logger: m.logger.Named("dispatch"),
+		SessionsPerSecond: c.Admission.SessionsPerSecond, NoLeaderAfter: c.Agent.LeaderlessAfter, MaxMutations: c.Batch.MaxMutations, Logger: m.logger.Named("dispatch"),
 	})
 	if err != nil {
 		return err

@@ -8,11 +8,12 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 )
 
 // benchOptions are the flags of bench.
@@ -77,7 +78,7 @@ figures compare with each other and not with those of another one.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if o.clients, err = parseClients(clients); err != nil {
+			if o.clients, err = parseNumbers("--clients", clients, benchMaxClients); err != nil {
 				return usageError{err}
 			}
 			if o.steps, err = parseSteps(steps); err != nil {
@@ -98,19 +99,8 @@ figures compare with each other and not with those of another one.`,
 	f.IntVar(&o.agents, "agents", 1000, "how many offline agents are registered")
 	f.StringVar(&o.through, "through", throughAll, "where submissions go: all nodes in turn, or the leader")
 	f.BoolVar(&o.json, "json", false, "print every measurement and the medians as JSON")
+	cmd.AddCommand(benchFleetCommand())
 	return cmd
-}
-
-func parseClients(list string) ([]int, error) {
-	var all []int
-	for text := range strings.SplitSeq(list, ",") {
-		n, err := strconv.Atoi(strings.TrimSpace(text))
-		if err != nil || n < 1 || n > benchMaxClients {
-			return nil, fmt.Errorf("--clients %q: %q is not a number from 1 to %d", list, text, benchMaxClients)
-		}
-		all = append(all, n)
-	}
-	return all, nil
 }
 
 // parseSteps answers the steps in the order in which a round does them.
@@ -149,7 +139,14 @@ func (o benchOptions) check() error {
 }
 
 // bench is one run: set up, measure, report, and leave nothing behind.
-func bench(ctx context.Context, o benchOptions, stdout, stderr io.Writer) (err error) {
+func bench(ctx context.Context, o benchOptions, stdout, stderr io.Writer) error {
+	return inBenchLab(ctx, stderr, func(dir string, bin lab.Binaries, say func(string, ...any)) error {
+		return o.run(ctx, dir, bin, stdout, say)
+	})
+}
+
+// inBenchLab runs a bench in a directory of its own, which is kept when it fails.
+func inBenchLab(ctx context.Context, stderr io.Writer, do func(dir string, bin lab.Binaries, say func(string, ...any)) error) (err error) {
 	// What loads the programs must cost little itself: its heap is small, so that
 	// collecting it is most of what it allocates for.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
@@ -176,11 +173,18 @@ func bench(ctx context.Context, o benchOptions, stdout, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
+	return do(dir, bin, say)
+}
+
+func (o benchOptions) run(ctx context.Context, dir string, bin lab.Binaries, stdout io.Writer, say func(string, ...any)) error {
 	c, err := openBenchCluster(ctx, o, dir, bin, say)
 	if err != nil {
 		return err
 	}
 	defer c.Close() //nolint:contextcheck // nothing is left behind, whatever has ended
+	if err := c.fill(ctx, say); err != nil {
+		return err
+	}
 	var bare *bareCluster
 	if slices.Contains(o.steps, benchBare) {
 		if bare, err = openBareCluster(ctx, dir, bin, len(c.all), c.envelopeBytes); err != nil {

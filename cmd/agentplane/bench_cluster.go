@@ -94,11 +94,18 @@ func openBenchCluster(ctx context.Context, o benchOptions, dir string, bin lab.B
 	if c.leaderAt == "" {
 		return nil, errors.New("no member leads")
 	}
-	say("three voters; enrolling %s that will never connect", number(o.agents, "agent"))
+	return c, nil
+}
+
+// fill enrols the agents for which commands wait.
+func (c *benchCluster) fill(ctx context.Context, say func(string, ...any)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, benchSetUpTimeout, fmt.Errorf("the agents were not enrolled within %v", benchSetUpTimeout))
+	defer cancel()
+	say("three voters; enrolling %s that will never connect", number(c.o.agents, "agent"))
 	if err := c.enrol(ctx); err != nil {
-		return nil, fmt.Errorf("enrol agents: %w", err)
+		return fmt.Errorf("enrol agents: %w", err)
 	}
-	return c, c.pad()
+	return c.pad()
 }
 
 // Close ends the connections and the processes.

@@ -24,7 +24,8 @@ type Dispatcher struct {
 	count   counters
 	control *lane // sessions open, get ready and end
 	claims  *lane // has one worker, so that claims keep their order
-	reports *lane // also facts
+	reports *lane // also facts; gathers
+	gather  gathering
 	admit   *rate.Limiter
 	clock   clusterClock
 	sweeper *sweeper
@@ -65,7 +66,8 @@ func New(o Options) (*Dispatcher, error) {
 		leader:  true,
 	}
 	d.leaving, d.letGo = context.WithCancel(context.Background())
-	d.control, d.claims, d.reports = newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count), newLane(o.Proposer, &d.count)
+	d.control, d.claims, d.reports = newLane(o.Proposer, &d.count, o.MaxMutations), newLane(o.Proposer, &d.count, o.MaxMutations), newLane(o.Proposer, &d.count, o.MaxMutations)
+	d.reports.gather = &d.gather
 	d.sweeper = newSweeper(d)
 	return d, nil
 }

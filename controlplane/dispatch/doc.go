@@ -42,6 +42,18 @@
 // times looks once), five workers that coalesce proposals of all sessions, the
 // sweeper, and the watch on leader and trust bundle.
 //
+// # Company
+//
+// A command for a thousand agents is a thousand claims and two thousand reports, and what
+// they cost is entries: each is a call, an fsync on every node and a transaction. Claims
+// come together, since one change wakes all sessions; a lane lets those that are awake
+// offer theirs before it takes a batch. Reports come one by one over the time in which
+// programs end, so that they are gathered (gather.go): while many reports come of a crowd
+// of open attempts, batches that are not full go once in 100 ms. A report waits for nobody
+// when no other end is awaited (a lone command, the last of a thousand), or when few
+// attempts were open of late, or few reports came. RUNNING that has not gone yet when the
+// end comes is not proposed: the end goes in its place.
+//
 // # When a step dies
 //
 //   - A stream breaks, at any step: the sweeper finds a live session of this process
@@ -63,6 +75,9 @@
 //     with the state anyway after a compaction. Looking again is one path for all.
 //   - A goroutine for each claim: the batcher of consensus coalesces calls, but ten
 //     thousand waiting goroutines after an election help nobody.
+//   - A window for every batch of reports: a lone command would pay it twice.
+//   - A window that follows from how many attempts are open now: it shrinks while a crowd
+//     ends, and the last tenth of a thousand cost more entries than all others.
 //   - Confirming from outcomes alone: an agent that comes back with results that the
 //     state already holds would put them all through the log once more.
 //   - CatchUp after "superseded": waiting until this node has applied the very entry

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 )
 
 const (
-	laneBatch        = 128
 	laneBatchBytes   = 256 << 10 // half of what one entry takes
 	laneQueue        = 1 << 16
 	laneQueueBytes   = 64 << 20
@@ -40,12 +40,15 @@ type task struct {
 }
 
 // A lane coalesces the proposals of all sessions: what queues while a worker waits for
-// the log goes in one call. Tasks start in the order in which they were offered; with
-// one worker they also take effect in it.
+// the log goes in one call, and more where it gathers. Tasks start in the order in which
+// they were offered; with one worker they also take effect in it.
 type lane struct {
 	proposer Proposer
 	count    *counters
+	batch    int           // the most mutations of one call
 	wake     chan struct{} // has a value when the queue may hold something
+	turn     chan struct{} // held by the worker that takes the next batch
+	gather   *gathering    // nil: nothing waits for company
 
 	mu    sync.Mutex // guards what follows
 	queue []task
@@ -53,8 +56,8 @@ type lane struct {
 	bytes int
 }
 
-func newLane(p Proposer, c *counters) *lane {
-	return &lane{proposer: p, count: c, wake: make(chan struct{}, 1)}
+func newLane(p Proposer, c *counters, batch int) *lane {
+	return &lane{proposer: p, count: c, batch: batch, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // offer queues the task, or answers errBacklog; it never waits. After an error done is
@@ -72,6 +75,9 @@ func (l *lane) offer(t task) error {
 	}
 	l.queue = append(l.queue, t)
 	l.bytes += t.bytes
+	if l.gather != nil {
+		l.gather.arrived(time.Now())
+	}
 	l.wakeOne()
 	return nil
 }
@@ -110,13 +116,43 @@ func (l *lane) do(ctx context.Context, m *raftlogv1.Mutation) (*raftlogv1.Outcom
 // owners end with the same context.
 func (l *lane) work(ctx context.Context) error {
 	for {
+		select {
+		case l.turn <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		batch, err := l.next(ctx)
+		<-l.turn
+		if err != nil {
+			return err
+		}
+		l.propose(ctx, batch)
+	}
+}
+
+// next waits for a batch. Whoever calls it has the turn.
+func (l *lane) next(ctx context.Context) ([]task, error) {
+	for {
+		if hold := l.hold(); hold > 0 {
+			t := time.NewTimer(hold)
+			select {
+			case <-l.wake: // it may be full now
+			case <-t.C:
+			case <-ctx.Done():
+			}
+			t.Stop()
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			continue
+		}
+		l.company()
 		batch, dropped := l.take()
 		for _, t := range dropped {
 			t.done(nil, errGone)
 		}
 		if len(batch) > 0 {
-			l.propose(ctx, batch)
-			continue
+			return batch, nil
 		}
 		if len(dropped) > 0 {
 			continue
@@ -124,9 +160,37 @@ func (l *lane) work(ctx context.Context) error {
 		select {
 		case <-l.wake:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
+}
+
+// hold answers how long what is queued shall wait for more.
+func (l *lane) hold() time.Duration {
+	if l.gather == nil {
+		return 0
+	}
+	if queued := l.length(); queued > 0 && queued < l.batch {
+		return l.gather.hold(time.Now())
+	}
+	return 0
+}
+
+// company lets sessions that are about to offer something do so: the first of a thousand
+// that one change woke shall not go alone. It takes no time when there are none.
+func (l *lane) company() {
+	for queued := 0; ; runtime.Gosched() {
+		was := queued
+		if queued = l.length(); queued <= was || queued >= l.batch {
+			return
+		}
+	}
+}
+
+func (l *lane) length() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue) - l.head
 }
 
 // take removes the next batch from the queue, and what nobody wants any more.
@@ -134,7 +198,7 @@ func (l *lane) take() (batch, dropped []task) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	bytes := 0
-	for l.head < len(l.queue) && len(batch) < laneBatch {
+	for l.head < len(l.queue) && len(batch) < l.batch {
 		t := l.queue[l.head]
 		wanted := t.gone == nil || !t.gone()
 		if wanted && len(batch) > 0 && bytes+t.bytes > laneBatchBytes {
@@ -149,6 +213,9 @@ func (l *lane) take() (batch, dropped []task) {
 		} else {
 			dropped = append(dropped, t)
 		}
+	}
+	if l.gather != nil && len(batch) > 0 {
+		l.gather.went(time.Now())
 	}
 	switch {
 	case l.head == len(l.queue):

@@ -62,6 +62,9 @@ type Options struct {
 	// DrainOver is the time over which Drain spreads its messages; 0 means 30 s. A
 	// nearer deadline of Drain shortens it.
 	DrainOver time.Duration
+	// MaxMutations bounds what one proposal may hold: what the leader's entries take; 0
+	// means 256.
+	MaxMutations int
 	// Logger may be nil.
 	Logger hclog.Logger
 }
@@ -73,7 +76,7 @@ func (o Options) withDefaults() (Options, error) {
 	case o.Machine == nil, o.Proposer == nil, o.CatchUp == nil, o.Caller == nil, o.Bundle == nil:
 		return o, errors.New("dispatch: Machine, Proposer, CatchUp, Caller and Bundle are needed")
 	case o.HeartbeatInterval < 0, o.HeartbeatMisses < 0, o.NodeDeathGrace < 0, o.RebootGrace < 0, o.SessionsPerSecond < 0,
-		o.MaxStreams < 0, o.NoLeaderAfter < 0, o.HandshakeTimeout < 0, o.AskMargin < 0, o.DrainOver < 0:
+		o.MaxStreams < 0, o.MaxMutations < 0, o.NoLeaderAfter < 0, o.HandshakeTimeout < 0, o.AskMargin < 0, o.DrainOver < 0:
 		return o, errors.New("dispatch: durations and numbers must not be negative")
 	}
 	if o.LeaderSeen == nil {
@@ -91,6 +94,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.NoLeaderAfter = cmp.Or(o.NoLeaderAfter, 10*time.Second)
 	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, 30*time.Second)
 	o.AskMargin = cmp.Or(o.AskMargin, time.Minute)
+	o.MaxMutations = cmp.Or(o.MaxMutations, raftlogv1.MaxMutations)
 	o.DrainOver = cmp.Or(o.DrainOver, 30*time.Second)
 	return o, nil
 }

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -19,7 +20,16 @@ type report struct {
 	mutation *raftlogv1.ReportAttempt
 	next     *raftlogv1.ReportAttempt // came while the first was on its way
 	tries    int
+	phase    *atomic.Int32 // of the first's task
 }
+
+// Phases of a report's task. It is overtaken when the journal's newer word came before a
+// worker took it: that one goes in its place, and says all that the first would have.
+const (
+	phaseQueued int32 = iota
+	phaseTaken
+	phaseOvertaken
+)
 
 func size(m *raftlogv1.ReportAttempt) int {
 	if m == nil {
@@ -56,7 +66,11 @@ func (s *session) report(r *agentplanev1.Report) error {
 		return nil
 	}
 	if i.GetAttempt() == key.attempt && i.GetFence() == m.GetFence() && m.GetFence() != 0 {
-		s.talk(key, m.GetFence(), time.Now()).answered = true
+		t := s.talk(key, m.GetFence(), time.Now())
+		t.answered = true
+		if m.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
+			s.end(t)
+		}
 	}
 	if settled(v, i, m) {
 		s.confirm(m)
@@ -90,9 +104,13 @@ func (s *session) queue(key attemptKey, m *raftlogv1.ReportAttempt) error {
 		return &endError{code: codes.ResourceExhausted, reason: "backlog", text: "too many reports wait for the log", retry: 10 * time.Second}
 	}
 	s.bytes += size(m) - replaced
-	if have != nil {
+	if have != nil && !overtakes(have, m) {
 		have.next = m // the newest word of the journal
 		return nil
+	}
+	if have != nil {
+		s.bytes -= size(have.mutation)
+		s.d.count.reportsOvertaken.Add(1)
 	}
 	have = &report{mutation: m}
 	s.reports[key] = have
@@ -100,12 +118,25 @@ func (s *session) queue(key attemptKey, m *raftlogv1.ReportAttempt) error {
 	return nil
 }
 
+// overtakes says that m goes in the place of RUNNING, which no worker has taken and none
+// will take then.
+func overtakes(have *report, m *raftlogv1.ReportAttempt) bool {
+	return have.mutation.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && have.mutation.GetFence() == m.GetFence() &&
+		m.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && have.phase.CompareAndSwap(phaseQueued, phaseOvertaken)
+}
+
 func (s *session) proposeReport(key attemptKey, r *report) {
-	m := r.mutation
-	s.propose(s.d.reports, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}, func(o *raftlogv1.Outcome, err error) {
+	m, phase := r.mutation, &atomic.Int32{}
+	r.phase = phase
+	gone := func() bool { return !phase.CompareAndSwap(phaseQueued, phaseTaken) && phase.Load() == phaseOvertaken }
+	s.proposeUnless(gone, s.d.reports, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}, func(o *raftlogv1.Outcome, err error) {
+		if phase.Load() == phaseOvertaken {
+			return
+		}
 		if err != nil {
 			pause := backoff(r.tries)
 			r.tries++
+			phase.Store(phaseTaken) // also when the lane had no room: it comes again, with what follows behind it
 			s.after(pause, func() { s.proposeReport(key, r) })
 			return
 		}

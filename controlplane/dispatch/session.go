@@ -104,6 +104,11 @@ func (s *session) receive(ctx context.Context, stream receiver) {
 func (s *session) run(ctx context.Context) error {
 	log := s.d.o.Logger.With("agent_id", s.agentID)
 	defer s.over.Store(true)
+	defer func() {
+		for key := range s.talks {
+			s.hush(key)
+		}
+	}()
 	err := s.handshake(ctx)
 	if s.streamID != nil {
 		defer func() { s.d.unregister(s, s.ending(err)) }()
@@ -278,12 +283,18 @@ func backoff(n int) time.Duration {
 
 // propose puts a mutation into the lane; then runs in this goroutine.
 func (s *session) propose(l *lane, m *raftlogv1.Mutation, then func(*raftlogv1.Outcome, error)) {
+	// What the journal says is worth having also when the stream has ended; claims
+	// that nobody waits for are not.
+	s.proposeUnless(func() bool { return m.GetClaimAttempt() != nil && s.over.Load() }, l, m, then)
+}
+
+// proposeUnless is propose, unless gone says so when a worker gets to it: once, for what is
+// to be taken.
+func (s *session) proposeUnless(gone func() bool, l *lane, m *raftlogv1.Mutation, then func(*raftlogv1.Outcome, error)) {
 	err := l.offer(task{
 		mutation: m,
-		// What the journal says is worth having also when the stream has ended; claims
-		// that nobody waits for are not.
-		gone: func() bool { return m.GetClaimAttempt() != nil && s.over.Load() },
-		done: func(o *raftlogv1.Outcome, err error) { s.mail.post(func() { then(o, err) }) },
+		gone:     gone,
+		done:     func(o *raftlogv1.Outcome, err error) { s.mail.post(func() { then(o, err) }) },
 	})
 	if err != nil {
 		s.mail.post(func() { then(nil, err) })

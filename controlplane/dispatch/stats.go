@@ -20,6 +20,7 @@ type Stats struct {
 	Reports          uint64 // received
 	ReportsDropped   uint64 // malformed, above a bound, or of an attempt with another fence
 	ReportsCut       uint64 // output or words above their bounds
+	ReportsOvertaken uint64 // of RUNNING, in whose place the end went
 	Confirms         uint64
 	FactsDropped     uint64
 	ProposalsFailed  uint64 // without an outcome
@@ -32,6 +33,7 @@ type counters struct {
 	claims, deliveries, cancels, asks                           atomic.Uint64
 	reports, reportsDropped, reportsCut, confirms, factsDropped atomic.Uint64
 	proposalsFailed, proposalsBacklog, compactions              atomic.Uint64
+	reportsOvertaken                                            atomic.Uint64
 }
 
 // Stats answers the counters. May be called at any time.
@@ -41,7 +43,7 @@ func (d *Dispatcher) Stats() Stats {
 		Opened: c.opened.Load(), Refused: c.refused.Load(), Superseded: c.superseded.Load(), Silent: c.silent.Load(),
 		Slow: c.slow.Load(), Flooded: c.flooded.Load(), Claims: c.claims.Load(), Deliveries: c.deliveries.Load(),
 		Cancels: c.cancels.Load(), Asks: c.asks.Load(), Reports: c.reports.Load(), ReportsDropped: c.reportsDropped.Load(),
-		ReportsCut: c.reportsCut.Load(), Confirms: c.confirms.Load(), FactsDropped: c.factsDropped.Load(),
+		ReportsCut: c.reportsCut.Load(), ReportsOvertaken: c.reportsOvertaken.Load(), Confirms: c.confirms.Load(), FactsDropped: c.factsDropped.Load(),
 		ProposalsFailed: c.proposalsFailed.Load(), ProposalsBacklog: c.proposalsBacklog.Load(), Compactions: c.compactions.Load(),
 	}
 	d.mu.Lock()

@@ -19,6 +19,7 @@ type talk struct {
 	since     time.Time // when it came up here
 	delivered bool
 	answered  bool          // the agent has reported it with this fence
+	ended     bool          // and its end
 	canceled  time.Duration // the back-off of the next cancel; 0 = not told yet
 	cancelAt  time.Time
 	asked     bool
@@ -58,7 +59,7 @@ func (s *session) act(v *fsm.View) error {
 	}
 	for key := range s.talks {
 		if !open[key] {
-			delete(s.talks, key)
+			s.hush(key)
 		}
 	}
 	if !quiet && !s.away {
@@ -70,10 +71,28 @@ func (s *session) act(v *fsm.View) error {
 func (s *session) talk(key attemptKey, fence uint64, now time.Time) *talk {
 	t := s.talks[key]
 	if t == nil || t.fence != fence {
+		s.hush(key)
 		t = &talk{fence: fence, since: now}
 		s.talks[key] = t
+		s.d.gather.awaited.Add(1)
 	}
 	return t
+}
+
+// end notes that the end of an attempt was reported.
+func (s *session) end(t *talk) {
+	if !t.ended {
+		t.ended = true
+		s.d.gather.awaited.Add(-1)
+	}
+}
+
+// hush ends the talk about an attempt, if there is one.
+func (s *session) hush(key attemptKey) {
+	if t := s.talks[key]; t != nil {
+		s.end(t)
+		delete(s.talks, key)
+	}
 }
 
 // talkAbout says about one attempt what is to be said now.

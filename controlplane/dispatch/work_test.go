@@ -316,8 +316,30 @@ func TestClaimsOfManySessionsShareEntries(t *testing.T) {
 		if c.GetState() != raftlogv1.CommandState_COMMAND_STATE_DONE || len(c.GetCounts()) != 1 || c.GetCounts()[0].GetState() != succeeded {
 			t.Fatalf("command = %v", c)
 		}
-		if _, calls := l.size(); calls > 60 || l.largest > laneBatch {
+		if _, calls := l.size(); calls > 20 || l.largest > raftlogv1.MaxMutations {
 			t.Errorf("200 claims and 400 reports took %d calls, the largest of %d", calls, l.largest)
+		}
+	})
+}
+
+func TestProposalsKeepWithinWhatAnEntryTakes(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		const agents = 100
+		l.enroll(agents)
+		n := l.node(0, func(o *Options) { o.MaxMutations = 7 })
+		var meant []int
+		for i := range agents {
+			a := newAgent(t, i)
+			a.run = true
+			a.live(n.Dispatcher)
+			meant = append(meant, i)
+		}
+		l.submit(nil, meant...)
+		settle(time.Second)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.largest != 7 {
+			t.Errorf("the largest proposal has %d mutations, want 7", l.largest)
 		}
 	})
 }
