@@ -92,10 +92,10 @@ func TestProofNamesWhoDecided(t *testing.T) {
 	for agent, want := range map[string][]string{
 		"a1": {
 			"submitted PENDING by operator alice", "released RELEASED by cluster", "claimed CLAIMED by node n1",
-			"started RUNNING by agent a1", "cancel_asked RUNNING by operator bob", "ended CANCELED by agent a1",
+			"started RUNNING by agent a1", "cancel_asked RUNNING by operator bob", "result CANCELED by agent a1",
 		},
-		"a3": {"submitted PENDING by operator alice", "released RELEASED by cluster", "ended CANCELED by operator bob"},
-		"a2": {"submitted PENDING by operator alice", "ended SKIPPED by cluster"},
+		"a3": {"submitted PENDING by operator alice", "released RELEASED by cluster", "result CANCELED by operator bob"},
+		"a2": {"submitted PENDING by operator alice", "result SKIPPED by cluster"},
 	} {
 		if d := cmp.Diff(want, steps(agent)); d != "" {
 			t.Errorf("%s: %s", agent, d)

@@ -24,7 +24,7 @@ const (
 	whatClaimed     = "claimed"
 	whatStarted     = "started"
 	whatCancelAsked = "cancel_asked"
-	whatEnded       = "ended"
+	whatResult      = "result"
 )
 
 // byCluster is who decided what no single operator, node or agent did: the leader by the
@@ -150,11 +150,11 @@ func step(c *raftlogv1.Command, i *raftlogv1.Invocation, t *raftlogv1.Transition
 	case s == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:
 		r.What, r.By = whatStarted, "agent "+i.GetAgentId()
 	case t.GetNodeId() != "": // through this node its agent reported it
-		r.What, r.By = whatEnded, "agent "+i.GetAgentId()
+		r.What, r.By = whatResult, "agent "+i.GetAgentId()
 	case s == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED:
-		r.What, r.By = whatEnded, operatorWord(c.GetCanceledBy())
+		r.What, r.By = whatResult, operatorWord(c.GetCanceledBy())
 	default:
-		r.What = whatEnded
+		r.What = whatResult
 	}
 	return r
 }

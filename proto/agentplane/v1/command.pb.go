@@ -1864,7 +1864,7 @@ type Transition struct {
 	NodeId       string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	SessionEpoch uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	Reason       string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	// submitted, released, claimed, started, cancel_asked, ended.
+	// submitted, released, claimed, started, cancel_asked, result.
 	What string `protobuf:"bytes,60,opt,name=what,proto3" json:"what,omitempty"`
 	// Who decided it: "operator NAME", "node ID", "agent ID", or "cluster": the leader or the
 	// state machine by what stood in the state.
