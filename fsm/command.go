@@ -49,7 +49,7 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
-		Summary: m.GetSummary(), Selector: m.GetSelector(),
+		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	release := m.GetRelease()
@@ -188,7 +188,7 @@ func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 	}
 	e := tx.editCommand(c.GetId())
 	e.State = raftlogv1.CommandState_COMMAND_STATE_CANCELING
-	e.CancelIndex, e.CanceledBy = tx.index, m.GetCanceledBy()
+	e.CancelIndex, e.CanceledAt, e.CanceledBy = tx.index, tx.now(), m.GetCanceledBy()
 	o := granted(tx.index)
 	for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
 		if cancelMeansNever && i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
@@ -119,9 +120,7 @@ func (f *tokenFlags) request() (*agentplanev1.CreateTokenRequest, error) {
 	return req, nil
 }
 
-// createToken makes the secret here and registers what is derived from it. The secret is
-// derived from the operator's key and the token's id, so that a repetition with the same
-// id prints the same token: one whose answer was lost is not lost.
+// createToken makes a token; a repetition with the same id shows the same one.
 func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequest, show func(identity.Token, string, *agentplanev1.Token) error) error {
 	return a.with(ctx, func(s *session) error {
 		info, err := s.info(ctx)
@@ -132,17 +131,11 @@ func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequ
 		if err != nil {
 			return err
 		}
-		t, err := identity.DeriveToken(s.context.Key, s.context.ClusterID, id)
-		if err != nil {
-			return err
-		}
-		record := t.Record()
-		req.Id, req.ProofKey, req.AuthenticatorHash = record.ID, record.ProofKey.Reveal(), record.AuthenticatorHash
-		r, err := agentplanev1.NewTokenServiceClient(s).CreateToken(ctx, req)
+		t, made, err := s.CreateToken(ctx, s.context.Key, id, req)
 		if err != nil {
 			return hinted(err, tokenHint(err, id))
 		}
-		return show(t, s.Address(), r.Token)
+		return show(t, s.Address(), made)
 	})
 }
 
@@ -171,11 +164,11 @@ func (a *app) printToken(t identity.Token, address string, made *agentplanev1.To
 
 func (a *app) tokensList(cmd *cobra.Command, _ []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewTokenServiceClient(s).ListTokens(cmd.Context(), &agentplanev1.ListTokensRequest{Stale: a.flags.stale})
+		tokens, err := s.Tokens(cmd.Context(), client.Stale(a.flags.stale))
 		if err != nil {
 			return err
 		}
-		return printList(a, r.Tokens, []column[*agentplanev1.Token]{
+		return printList(a, tokens, []column[*agentplanev1.Token]{
 			{"ID", false, (*agentplanev1.Token).GetId},
 			{"KIND", false, func(t *agentplanev1.Token) string { return strings.ToLower(stateName(t.Kind)) }},
 			{"STATE", false, (*agentplanev1.Token).GetState},
@@ -215,7 +208,7 @@ func tokenUses(t *agentplanev1.Token) string {
 
 func (a *app) tokensRevoke(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		if _, err := agentplanev1.NewTokenServiceClient(s).RevokeToken(cmd.Context(), &agentplanev1.RevokeTokenRequest{Id: args[0]}); err != nil {
+		if err := s.RevokeToken(cmd.Context(), args[0]); err != nil {
 			return hintUnknown(err, "agentctl tokens list")
 		}
 		return a.done(object{{"revoked", args[0]}}, "token %s is revoked", args[0])

@@ -9,9 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 func (a *app) agentsCmd() *cobra.Command {
@@ -80,13 +80,10 @@ func (a *app) agentsList() *cobra.Command {
 				return err
 			}
 			return a.with(cmd.Context(), func(s *session) error {
-				r, err := agentplanev1.NewFleetServiceClient(s).ListAgents(cmd.Context(), &agentplanev1.ListAgentsRequest{
-					Selector: expr, Stale: a.flags.stale, WithFacts: a.flags.output != "table",
-				})
+				agents, err := client.Collect(s.Agents(cmd.Context(), expr, a.flags.output != "table", client.Stale(a.flags.stale)))
 				if err != nil {
 					return err
 				}
-				agents := slices.SortedFunc(slices.Values(r.Agents), byName)
 				return printList(a, agents, a.agentColumns())
 			})
 		},
@@ -97,11 +94,11 @@ func (a *app) agentsList() *cobra.Command {
 
 func (a *app) agentsGet(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewFleetServiceClient(s).GetAgent(cmd.Context(), &agentplanev1.GetAgentRequest{Agent: args[0], Stale: a.flags.stale})
+		g, err := s.Agent(cmd.Context(), args[0], client.Stale(a.flags.stale))
 		if err != nil {
 			return err
 		}
-		return a.printAgent(r.Agent)
+		return a.printAgent(g)
 	})
 }
 
@@ -222,17 +219,17 @@ func (a *app) agentsLabel() *cobra.Command {
 		Use: "label AGENT NAME=VALUE… NAME-…", Short: "set labels, and remove those with a trailing -",
 		Args: args(2, -1, "an agent, and labels like env=prod or env-"), ValidArgsFunction: a.completeAgents,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := labelRequest(args)
+			change, err := labelChange(args)
 			if err != nil {
 				return err
 			}
-			req.ExpectedVersion = expected
+			change.ExpectedVersion = expected
 			return a.with(cmd.Context(), func(s *session) error {
-				r, err := agentplanev1.NewFleetServiceClient(s).SetLabels(cmd.Context(), req)
+				g, err := s.SetLabels(cmd.Context(), args[0], change)
 				if err != nil {
 					return hintUnknown(err, "agentctl agents get "+args[0])
 				}
-				return a.done(toObject(r.Agent), "agent %s has labels %s", r.Agent.GetName(), labels(r.Agent.GetLabels()))
+				return a.done(toObject(g), "agent %s has labels %s", g.GetName(), labels(g.GetLabels()))
 			})
 		},
 	}
@@ -240,40 +237,40 @@ func (a *app) agentsLabel() *cobra.Command {
 	return c
 }
 
-func labelRequest(args []string) (*agentplanev1.SetLabelsRequest, error) {
-	req := &agentplanev1.SetLabelsRequest{Agent: args[0], Set: map[string]string{}}
+func labelChange(args []string) (client.LabelChange, error) {
+	change := client.LabelChange{Set: map[string]string{}}
 	for _, arg := range args[1:] {
 		if name, value, ok := strings.Cut(arg, "="); ok && name != "" {
-			if _, twice := req.Set[name]; twice {
-				return nil, usagef("label %q is set twice", name)
+			if _, twice := change.Set[name]; twice {
+				return change, usagef("label %q is set twice", name)
 			}
-			req.Set[name] = value
+			change.Set[name] = value
 		} else if name, ok := strings.CutSuffix(arg, "-"); ok && name != "" {
-			req.Remove = append(req.Remove, name)
+			change.Remove = append(change.Remove, name)
 		} else {
-			return nil, usagef("%q is neither NAME=VALUE nor NAME-", arg)
+			return change, usagef("%q is neither NAME=VALUE nor NAME-", arg)
 		}
 	}
-	for _, name := range req.Remove {
-		if _, both := req.Set[name]; both {
-			return nil, usagef("label %q is both set and removed", name)
+	for _, name := range change.Remove {
+		if _, both := change.Set[name]; both {
+			return change, usagef("label %q is both set and removed", name)
 		}
 	}
-	return req, nil
+	return change, nil
 }
 
 func (a *app) agentsRemove(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		fleet, who := agentplanev1.NewFleetServiceClient(s), args[0]
+		who := args[0]
 		// A name may be another agent's by the time a lost answer is asked for again.
-		r, err := fleet.GetAgent(cmd.Context(), &agentplanev1.GetAgentRequest{Agent: who})
+		g, err := s.Agent(cmd.Context(), who)
 		switch {
 		case err == nil:
-			who = r.GetAgent().GetId()
-		case status.Code(err) != codes.NotFound: // removed before, perhaps: that is answered too
+			who = g.GetId()
+		case client.AsError(err).Code != codes.NotFound: // removed before, perhaps: that is answered too
 			return err
 		}
-		if _, err := fleet.RemoveAgent(cmd.Context(), &agentplanev1.RemoveAgentRequest{Agent: who}); err != nil {
+		if err := s.RemoveAgent(cmd.Context(), who); err != nil {
 			return hintUnknown(err, "agentctl agents list")
 		}
 		return a.done(object{{"removed", args[0]}}, "agent %s is removed", args[0])
@@ -297,15 +294,14 @@ func readmitted(name string, before, after *agentplanev1.Agent) string {
 
 func (a *app) agentsReadmit(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		fleet := agentplanev1.NewFleetServiceClient(s)
-		before, err := fleet.GetAgent(cmd.Context(), &agentplanev1.GetAgentRequest{Agent: args[0]})
+		before, err := s.Agent(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		r, err := fleet.ReadmitAgent(cmd.Context(), &agentplanev1.ReadmitAgentRequest{Agent: args[0]})
+		after, err := s.ReadmitAgent(cmd.Context(), args[0])
 		if err != nil {
 			return hintUnknown(err, "agentctl agents get "+args[0])
 		}
-		return a.done(toObject(r.Agent), "%s", readmitted(args[0], before.Agent, r.Agent))
+		return a.done(toObject(after), "%s", readmitted(args[0], before, after))
 	})
 }

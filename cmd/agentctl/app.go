@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/term"
-	"google.golang.org/grpc"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -91,8 +90,7 @@ type session struct {
 	cert     atomic.Pointer[tls.Certificate]
 	switched atomic.Bool // a node was left
 
-	renewing sync.Mutex // one renewal at a time; held while a node is asked
-	given    []string   // by --addr
+	given []string // by --addr
 
 	mu   sync.Mutex        // guards left
 	left map[string]string // why a node was left, by its address
@@ -126,6 +124,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 		Certificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
 		OnBundle:    s.learn,
 		OnFailover:  s.leave,
+		OnExpired:   s.fetch,
 		Clock:       a.now,
 		CallTimeout: a.flags.requestTimeout,
 	})
@@ -188,28 +187,6 @@ func (s *session) renew(ctx context.Context) error {
 	return nil // when it failed the next run tries again; this one is still good
 }
 
-// Invoke makes a call, and makes it again with a fresh certificate when the node
-// refuses the one in use: its issuer may have left the cluster. The refused call did
-// nothing.
-func (s *session) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	used := s.cert.Load()
-	err := s.Client.Invoke(ctx, method, args, reply, opts...)
-	if err == nil || client.AsError(err).Reason != "certificate_expired" || s.replace(ctx, used) != nil {
-		return err
-	}
-	return s.Client.Invoke(ctx, method, args, reply, opts...)
-}
-
-// replace fetches a fresh certificate unless another call has replaced this one.
-func (s *session) replace(ctx context.Context, used *tls.Certificate) error {
-	s.renewing.Lock()
-	defer s.renewing.Unlock()
-	if s.cert.Load() != used {
-		return nil
-	}
-	return s.fetch(ctx)
-}
-
 // fetch gets a fresh certificate, uses it, and keeps it.
 func (s *session) fetch(ctx context.Context) error {
 	fresh, err := s.Renew(ctx, s.context.Key, s.context.ID())
@@ -240,15 +217,11 @@ func (s *session) fetch(ctx context.Context) error {
 // info asks for what a client needs before it makes anything. The answer's
 // bundle is learnt on the way.
 func (s *session) info(ctx context.Context) (*agentplanev1.InfoResponse, error) {
-	info, err := agentplanev1.NewClusterServiceClient(s).Info(ctx, &agentplanev1.InfoRequest{})
-	if err != nil {
-		return nil, err
+	info, err := s.Info(ctx)
+	if errors.Is(err, identity.ErrWrongCluster) {
+		return nil, fmt.Errorf("context %q: %w", s.context.Name, err)
 	}
-	if info.ClusterId != s.context.ClusterID {
-		return nil, fmt.Errorf("context %q is of cluster %s, and node %s of cluster %s: %w",
-			s.context.Name, s.context.ClusterID, s.Address(), info.ClusterId, identity.ErrWrongCluster)
-	}
-	return info, nil
+	return info, err
 }
 
 // learnPatience bounds the wait, after the work is done, for the list of nodes.
@@ -267,7 +240,7 @@ func (a *app) with(ctx context.Context, f func(*session) error) error {
 	go func() {
 		defer close(learnt)
 		// What fails here has no meaning: the list in use works, or f says why not.
-		_, _ = agentplanev1.NewClusterServiceClient(s).Info(aside, &agentplanev1.InfoRequest{Stale: true})
+		_, _ = s.Info(aside, client.Stale(true))
 	}()
 	defer func() {
 		cancel()

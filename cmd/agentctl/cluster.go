@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -53,11 +51,11 @@ var memberColumns = []column[*agentplanev1.Member]{
 
 func (a *app) clusterMembers(cmd *cobra.Command, _ []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewClusterServiceClient(s).ListMembers(cmd.Context(), &agentplanev1.ListMembersRequest{Stale: a.flags.stale})
+		members, err := s.Members(cmd.Context(), client.Stale(a.flags.stale))
 		if err != nil {
 			return err
 		}
-		return printList(a, r.Members, memberColumns)
+		return printList(a, members, memberColumns)
 	})
 }
 
@@ -76,7 +74,7 @@ asked over its own socket, which needs no context and no other node.`,
 		if !c.Flags().Changed("data-dir") {
 			return a.with(cmd.Context(), func(s *session) error {
 				return a.status(cmd.Context(), why, func(ctx context.Context, stale bool) (*agentplanev1.StatusResponse, source, error) {
-					r, err := agentplanev1.NewClusterServiceClient(s).Status(ctx, &agentplanev1.StatusRequest{Stale: stale})
+					r, err := s.Status(ctx, client.Stale(stale))
 					return r, source{s.Address(), age(s.LeaderAge())}, err
 				})
 			})
@@ -84,18 +82,17 @@ asked over its own socket, which needs no context and no other node.`,
 		if a.flags.addr != "" {
 			return usagef("--data-dir asks the node on this machine, --addr others: give one of them")
 		}
-		return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
+		return a.onNode(cmd.Context(), dir, func(ctx context.Context, node *client.Local) error {
 			return a.status(ctx, why, func(ctx context.Context, stale bool) (*agentplanev1.StatusResponse, source, error) {
 				ctx, cancel := context.WithTimeout(ctx, a.flags.requestTimeout)
 				defer cancel()
-				var trailer metadata.MD
-				r, err := agentplanev1.NewClusterServiceClient(cc).Status(ctx, &agentplanev1.StatusRequest{Stale: stale}, grpc.Trailer(&trailer))
+				r, old, known, err := node.Status(ctx, client.Stale(stale))
 				if err != nil {
 					err = localError(dir, err, false)
 				} else if stale && a.flags.stale {
-					a.talk("note: stale: the node of %q answered from its own state, at index %d, %s", dir, r.AppliedIndex, age(client.LeaderAgeOf(trailer)))
+					a.talk("note: stale: the node of %q answered from its own state, at index %d, %s", dir, r.AppliedIndex, age(old, known))
 				}
-				return r, source{"the node of " + dir, age(client.LeaderAgeOf(trailer))}, err
+				return r, source{"the node of " + dir, age(old, known)}, err
 			})
 		})
 	}
@@ -194,7 +191,7 @@ func writeProblems(w io.Writer, problems []*agentplanev1.Problem) {
 
 func (a *app) clusterRemove(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		if _, err := agentplanev1.NewClusterServiceClient(s).RemoveMember(cmd.Context(), &agentplanev1.RemoveMemberRequest{Member: args[0]}); err != nil {
+		if err := s.RemoveMember(cmd.Context(), args[0]); err != nil {
 			return hintUnknown(err, `agentctl cluster members`)
 		}
 		s.refresh(cmd.Context())
@@ -203,16 +200,16 @@ func (a *app) clusterRemove(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) clusterTransfer(cmd *cobra.Command, args []string) error {
-	req := &agentplanev1.TransferLeadershipRequest{}
+	to := ""
 	if len(args) == 1 {
-		req.To = args[0]
+		to = args[0]
 	}
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewClusterServiceClient(s).TransferLeadership(cmd.Context(), req)
+		leader, err := s.Transfer(cmd.Context(), to)
 		if err != nil {
 			return hintUnknown(err, `agentctl cluster status`)
 		}
-		return a.done(toObject(r), "node %s leads", r.LeaderId)
+		return a.done(object{{"leaderId", leader}}, "node %s leads", leader)
 	})
 }
 

@@ -10,13 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 func (a *app) commandsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "commands", Short: "look after the commands"}
 	one := args(1, 1, "the id of a command")
 	c.AddCommand(
-		a.commandsList(), a.commandsOutput(),
+		a.commandsList(), a.commandsOutput(), a.commandsWatch(),
 		&cobra.Command{
 			Use: "get COMMAND", Short: "show one command and its invocations", Args: one, Annotations: is(reads),
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsGet,
@@ -25,54 +26,7 @@ func (a *app) commandsCmd() *cobra.Command {
 			Use: "cancel COMMAND", Short: "cancel a command: what has not started never starts", Args: one,
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsCancel,
 		},
-		&cobra.Command{
-			Use: "watch COMMAND", Short: "follow a command to its end, as run does", Args: one,
-			ValidArgsFunction: a.completeCommands,
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return a.with(cmd.Context(), func(s *session) error { return a.follow(cmd.Context(), s, args[0]) })
-			},
-		},
 	)
-	return c
-}
-
-var commandStates = map[string]agentplanev1.CommandState{
-	"":          agentplanev1.CommandState_COMMAND_STATE_UNSPECIFIED,
-	"active":    agentplanev1.CommandState_COMMAND_STATE_ACTIVE,
-	"canceling": agentplanev1.CommandState_COMMAND_STATE_CANCELING,
-	"done":      agentplanev1.CommandState_COMMAND_STATE_DONE,
-}
-
-func (a *app) commandsList() *cobra.Command {
-	var limit uint32
-	var before, state string
-	c := &cobra.Command{
-		Use: "list", Short: "list the commands, newest first", Args: args(0, 0, ""), Annotations: is(reads),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			wanted, ok := commandStates[strings.ToLower(state)]
-			switch {
-			case !ok:
-				return usagef("--state %q is none of active, canceling, done", state)
-			case limit < 1 || limit > 1000:
-				return usagef("--limit %d is not between 1 and 1000", limit)
-			}
-			return a.with(cmd.Context(), func(s *session) error {
-				r, err := agentplanev1.NewCommandServiceClient(s).ListCommands(cmd.Context(), &agentplanev1.ListCommandsRequest{
-					Limit: limit, Before: before, State: wanted, Stale: a.flags.stale,
-				})
-				if err != nil {
-					return err
-				}
-				if r.More && len(r.Commands) > 0 {
-					a.talk("more follow: agentctl commands list --before %s", r.Commands[len(r.Commands)-1].Id)
-				}
-				return printList(a, r.Commands, a.commandColumns())
-			})
-		},
-	}
-	c.Flags().Uint32Var(&limit, "limit", 100, "at most `N`")
-	c.Flags().StringVar(&before, "before", "", "only those older than the command `ID`")
-	c.Flags().StringVar(&state, "state", "", "only those in `STATE`: active, canceling or done")
 	return c
 }
 
@@ -100,21 +54,9 @@ func counts(m map[string]uint32) string {
 	return strings.Join(parts, ",")
 }
 
-// command reads one command with everything.
-func (a *app) readCommand(cmd *cobra.Command, s *session, id string, output bool) (*agentplanev1.Command, error) {
-	r, err := agentplanev1.NewCommandServiceClient(s).GetCommand(cmd.Context(), &agentplanev1.GetCommandRequest{
-		Id: id, WithInvocations: true, WithOutput: output, Stale: a.flags.stale,
-	})
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(r.Command.GetInvocations(), byAgent)
-	return r.Command, nil
-}
-
 func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		c, err := a.readCommand(cmd, s, args[0], a.flags.output != "table" && a.flags.output != "wide")
+		c, err := s.Results(cmd.Context(), args[0], a.flags.output != "table" && a.flags.output != "wide", client.Stale(a.flags.stale))
 		if err != nil {
 			return err
 		}
@@ -124,7 +66,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				[2]string{"selector", c.Selector},
 				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
 				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
-				[2]string{"canceled by", c.CanceledBy}, [2]string{"counts", counts(c.Counts)},
+				[2]string{"canceled", canceledText(c)}, [2]string{"rerun of", c.RerunOf}, [2]string{"counts", counts(c.Counts)},
 			)
 			fmt.Fprintln(w)
 			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns())
@@ -132,25 +74,58 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 	})
 }
 
+func canceledText(c *agentplanev1.Command) string {
+	if c.CanceledIndex == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s by %s, at index %d", clock(c.CanceledAt), c.CanceledBy, c.CanceledIndex)
+}
+
 func (a *app) commandsCancel(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewCommandServiceClient(s).CancelCommand(cmd.Context(), &agentplanev1.CancelCommandRequest{Id: args[0]})
+		c, err := s.Cancel(cmd.Context(), args[0])
 		if err != nil {
 			return hintUnknown(err, "agentctl commands get "+args[0])
 		}
-		return a.done(toObject(r.Command), "command %s is %s: %s", args[0], stateName(r.Command.GetState()), counts(r.Command.GetCounts()))
+		return a.done(toObject(c), "command %s is %s: %s", args[0], stateName(c.GetState()), counts(c.GetCounts()))
 	})
 }
 
+func (a *app) commandsWatch() *cobra.Command {
+	var results resultFlags
+	c := &cobra.Command{
+		Use: "watch COMMAND", Short: "follow a command to its end, as run does", Args: args(1, 1, "the id of a command"),
+		ValidArgsFunction: a.completeCommands,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := results.prepare(false); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(s *session) error { return a.follow(cmd.Context(), s, args[0], &results) })
+		},
+	}
+	results.add(c)
+	return c
+}
+
 func (a *app) commandsOutput() *cobra.Command {
-	return &cobra.Command{
+	var results resultFlags
+	c := &cobra.Command{
 		Use: "output COMMAND [AGENT]", Short: "print what the programs printed: its head and tail, and how much is not shown",
 		Args: args(1, 2, "the id of a command, and at most one agent"), Annotations: is(reads),
 		ValidArgsFunction: a.completeCommandAgent,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 && results.dir != "" {
+				return usagef("--output-dir takes the results of all agents: leave %q away", args[1])
+			}
+			if err := results.prepare(false); err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), func(s *session) error {
-				c, err := a.readCommand(cmd, s, args[0], true)
+				c, err := s.Results(cmd.Context(), args[0], true, client.Stale(a.flags.stale))
 				if err != nil {
+					return err
+				}
+				if err := results.write(a, c); err != nil {
 					return err
 				}
 				if len(args) == 1 {
@@ -168,6 +143,8 @@ func (a *app) commandsOutput() *cobra.Command {
 			})
 		},
 	}
+	results.add(c)
+	return c
 }
 
 func (a *app) printOutputs(all []*agentplanev1.Invocation) error {

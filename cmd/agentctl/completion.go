@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // completeWithin bounds what a press of the tab key may take.
@@ -61,7 +61,7 @@ __agentctl_init_completion()
 `
 
 // filesOf are the flags whose values are files, which the shell completes.
-var filesOf = []string{"script", "data-dir"}
+var filesOf = []string{"script", "data-dir", "output-dir"}
 
 func (a *app) completeFlags(root *cobra.Command) {
 	fixed := func(c *cobra.Command, name string, values ...string) {
@@ -133,9 +133,9 @@ func (a *app) first(list func(context.Context, *session) ([]string, error)) cobr
 }
 
 func agentWords(ctx context.Context, s *session) ([]string, error) {
-	r, err := agentplanev1.NewFleetServiceClient(s).ListAgents(ctx, &agentplanev1.ListAgentsRequest{Stale: true})
+	agents, err := client.Collect(s.Agents(ctx, "", false, client.Stale(true)))
 	var words []string
-	for _, g := range r.GetAgents() {
+	for _, g := range agents {
 		words = append(words, cobra.CompletionWithDesc(g.Id, g.Name+" "+g.Health))
 		if g.Name != "" && g.Name != g.Id {
 			words = append(words, cobra.CompletionWithDesc(g.Name, g.Health))
@@ -145,12 +145,15 @@ func agentWords(ctx context.Context, s *session) ([]string, error) {
 }
 
 func commandWords(ctx context.Context, s *session) ([]string, error) {
-	r, err := agentplanev1.NewCommandServiceClient(s).ListCommands(ctx, &agentplanev1.ListCommandsRequest{Stale: true, Limit: 100})
+	page, err := s.ListCommands(ctx, client.CommandQuery{}, 100, client.Stale(true))
+	if err != nil {
+		return nil, err
+	}
 	var words []string
-	for _, c := range r.GetCommands() {
+	for _, c := range page.Commands {
 		words = append(words, cobra.CompletionWithDesc(c.Id, stateName(c.State)+" "+c.Summary))
 	}
-	return words, err
+	return words, nil
 }
 
 func (a *app) completeAgents(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
@@ -170,9 +173,9 @@ func (a *app) completeCommandAgent(cmd *cobra.Command, args []string, word strin
 
 func (a *app) completeMembers(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	return a.first(func(ctx context.Context, s *session) ([]string, error) {
-		r, err := agentplanev1.NewClusterServiceClient(s).ListMembers(ctx, &agentplanev1.ListMembersRequest{Stale: true})
+		members, err := s.Members(ctx, client.Stale(true))
 		var words []string
-		for _, m := range r.GetMembers() {
+		for _, m := range members {
 			words = append(words, cobra.CompletionWithDesc(m.Name, m.Id+" "+m.Address))
 		}
 		return words, err
@@ -181,9 +184,9 @@ func (a *app) completeMembers(cmd *cobra.Command, args []string, word string) ([
 
 func (a *app) completeTokens(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	return a.first(func(ctx context.Context, s *session) ([]string, error) {
-		r, err := agentplanev1.NewTokenServiceClient(s).ListTokens(ctx, &agentplanev1.ListTokensRequest{Stale: true})
+		tokens, err := s.Tokens(ctx, client.Stale(true))
 		var words []string
-		for _, t := range r.GetTokens() {
+		for _, t := range tokens {
 			words = append(words, cobra.CompletionWithDesc(t.Id, stateName(t.Kind)+" "+t.State))
 		}
 		return words, err
@@ -192,9 +195,9 @@ func (a *app) completeTokens(cmd *cobra.Command, args []string, word string) ([]
 
 func (a *app) completeOperators(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	return a.first(func(ctx context.Context, s *session) ([]string, error) {
-		r, err := agentplanev1.NewOperatorServiceClient(s).ListOperators(ctx, &agentplanev1.ListOperatorsRequest{Stale: true})
+		operators, err := s.Operators(ctx, client.Stale(true))
 		var words []string
-		for _, o := range r.GetOperators() {
+		for _, o := range operators {
 			words = append(words, cobra.CompletionWithDesc(o.Name, o.Role))
 		}
 		return words, err

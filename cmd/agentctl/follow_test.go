@@ -125,7 +125,7 @@ func TestSpecSaysWhatWasAsked(t *testing.T) {
 	if code := run(t.Context(), args, w.getenv, nil, &bytes.Buffer{}, &stderr); code != exitOK {
 		t.Fatalf("exit %d\n%s", code, &stderr)
 	}
-	base, err := idTime(id)
+	base, err := client.IDTime(id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,13 +213,13 @@ func TestProgressIsOneLineOnATerminal(t *testing.T) {
 	stderr := &watched{}
 	a := &app{stderr: stderr, now: time.Now}
 	p := newProgress(a, true)
-	v := newCommandView()
-	v.take(&agentplanev1.WatchCommandResponse{Snapshot: true, Invocations: []*agentplanev1.Invocation{
+	v := &client.Progress{}
+	v.Take(&agentplanev1.WatchCommandResponse{Snapshot: true, Invocations: []*agentplanev1.Invocation{
 		{Id: "1", State: agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING},
 		{Id: "2", State: agentplanev1.AttemptState_ATTEMPT_STATE_PENDING},
 	}})
 	p.show(v)
-	v.take(&agentplanev1.WatchCommandResponse{Invocations: []*agentplanev1.Invocation{
+	v.Take(&agentplanev1.WatchCommandResponse{Invocations: []*agentplanev1.Invocation{
 		{Id: "2", State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED},
 	}})
 	p.show(v)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -23,13 +22,13 @@ func dataDirFlag(c *cobra.Command, dir *string) {
 }
 
 // onNode calls f over the socket of the node that runs on the data directory.
-func (a *app) onNode(ctx context.Context, dir string, f func(context.Context, *grpc.ClientConn) error) error {
-	cc, err := client.DialLocal(ctx, dir)
+func (a *app) onNode(ctx context.Context, dir string, f func(context.Context, *client.Local) error) error {
+	node, err := client.OpenLocal(ctx, dir)
 	if err != nil {
 		return unreachable(dir, err)
 	}
-	defer cc.Close()
-	return f(ctx, cc)
+	defer node.Close()
+	return f(ctx, node)
 }
 
 func (a *app) clusterInit() *cobra.Command {
@@ -38,8 +37,8 @@ func (a *app) clusterInit() *cobra.Command {
 		Use: "init", Short: "make the node on this machine a cluster of one, and yourself its admin",
 		Args: args(0, 0, ""), Annotations: is(offline),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
-				return a.initCluster(ctx, cc, dir, operator)
+			return a.onNode(cmd.Context(), dir, func(ctx context.Context, node *client.Local) error {
+				return a.initCluster(ctx, node, dir, operator)
 			})
 		},
 	}
@@ -48,11 +47,10 @@ func (a *app) clusterInit() *cobra.Command {
 	return c
 }
 
-func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operator string) error {
+func (a *app) initCluster(ctx context.Context, node *client.Local, dir, operator string) error {
 	ctx, cancel := context.WithTimeout(ctx, a.flags.requestTimeout)
 	defer cancel()
-	local := agentplanev1.NewLocalServiceClient(cc)
-	status, err := local.LocalStatus(ctx, &agentplanev1.LocalStatusRequest{})
+	status, err := node.LocalStatus(ctx)
 	if err != nil {
 		return localError(dir, err, false)
 	}
@@ -76,7 +74,7 @@ func (a *app) initCluster(ctx context.Context, cc *grpc.ClientConn, dir, operato
 			return usagef("--operator: %w", err)
 		}
 	}
-	admin, err := client.MakeAdmin(ctx, local, status.ClusterId, operator)
+	admin, err := node.MakeAdmin(ctx, status.ClusterId, operator)
 	if err != nil {
 		return hintNode(localError(dir, err, true), "agentctl cluster init --data-dir "+dir)
 	}
@@ -121,13 +119,13 @@ end; the node goes on all the same. Running it again is harmless.`,
 				return err
 			}
 			req := &agentplanev1.JoinRequest{Addresses: addresses, Token: t.Reveal(), NoWait: noWait}
-			return a.onNode(cmd.Context(), dir, func(ctx context.Context, cc *grpc.ClientConn) error {
+			return a.onNode(cmd.Context(), dir, func(ctx context.Context, node *client.Local) error {
 				ctx, cancel := context.WithCancelCause(ctx)
 				defer cancel(nil)
 				if cmd.Flags().Changed("request-timeout") { // a newcomer may have much to catch up with
 					defer time.AfterFunc(a.flags.requestTimeout, func() { cancel(errJoinGoesOn) }).Stop()
 				}
-				return a.join(ctx, cc, dir, req)
+				return a.join(ctx, node, dir, req)
 			})
 		},
 	}
@@ -167,34 +165,26 @@ func hintNode(err error, again string) error {
 // errJoinGoesOn ends the wait for a join, and not the join.
 var errJoinGoesOn = errors.New("the join is not waited for any longer")
 
-func (a *app) join(ctx context.Context, cc *grpc.ClientConn, dir string, req *agentplanev1.JoinRequest) error {
-	stream, err := agentplanev1.NewLocalServiceClient(cc).Join(ctx, req)
-	if err != nil {
-		return localError(dir, err, true)
-	}
+func (a *app) join(ctx context.Context, node *client.Local, dir string, req *agentplanev1.JoinRequest) error {
 	var last *agentplanev1.JoinResponse
-	for {
-		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil && last != nil && errors.Is(context.Cause(ctx), errJoinGoesOn) {
-			return &failure{
-				code: exitUnavailable, err: fmt.Errorf("the join is not done within %v: %s", shortDuration(a.flags.requestTimeout), last.Text),
-				hint: "the node goes on by itself; run the same command again to see how far it is",
-			}
-		}
-		if err != nil {
-			err = localError(dir, err, true)
-			if code, hint := classify(err); code == exitUnavailable && hint == "" {
-				return hinted(err, "a node of the cluster must listen at the address: agentctl cluster join HOST:PORT; this node must reach it")
-			}
-			return hintNode(err, "the same command")
-		}
+	err := node.Join(ctx, req, func(r *agentplanev1.JoinResponse) {
 		if r.Text != "" && !r.Done {
 			a.talk("%s", r.Text)
 		}
 		last = r
+	})
+	if err != nil && last != nil && errors.Is(context.Cause(ctx), errJoinGoesOn) {
+		return &failure{
+			code: exitUnavailable, err: fmt.Errorf("the join is not done within %v: %s", shortDuration(a.flags.requestTimeout), last.Text),
+			hint: "the node goes on by itself; run the same command again to see how far it is",
+		}
+	}
+	if err != nil {
+		err = localError(dir, err, true)
+		if code, hint := classify(err); code == exitUnavailable && hint == "" {
+			return hinted(err, "a node of the cluster must listen at the address: agentctl cluster join HOST:PORT; this node must reach it")
+		}
+		return hintNode(err, "the same command")
 	}
 	if last == nil || !last.Done {
 		return &failure{code: exitUnknown, err: errors.New("the node ended the join before it was done"), hint: "run the same command again; it goes on where it stopped"}

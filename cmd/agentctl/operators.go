@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
@@ -57,11 +58,11 @@ func (a *app) operatorsCreate() *cobra.Command {
 
 func (a *app) operatorsList(cmd *cobra.Command, _ []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		r, err := agentplanev1.NewOperatorServiceClient(s).ListOperators(cmd.Context(), &agentplanev1.ListOperatorsRequest{Stale: a.flags.stale})
+		operators, err := s.Operators(cmd.Context(), client.Stale(a.flags.stale))
 		if err != nil {
 			return err
 		}
-		return printList(a, r.Operators, []column[*agentplanev1.Operator]{
+		return printList(a, operators, []column[*agentplanev1.Operator]{
 			{"NAME", false, (*agentplanev1.Operator).GetName},
 			{"ROLE", false, (*agentplanev1.Operator).GetRole},
 			{"STATE", false, func(o *agentplanev1.Operator) string {
@@ -78,7 +79,7 @@ func (a *app) operatorsList(cmd *cobra.Command, _ []string) error {
 
 func (a *app) operatorsRevoke(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		if _, err := agentplanev1.NewOperatorServiceClient(s).RevokeOperator(cmd.Context(), &agentplanev1.RevokeOperatorRequest{Name: args[0]}); err != nil {
+		if err := s.RevokeOperator(cmd.Context(), args[0]); err != nil {
 			return hintUnknown(err, "agentctl operators list")
 		}
 		return a.done(object{{"revoked", args[0]}}, "operator %s is revoked", args[0])

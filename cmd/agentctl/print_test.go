@@ -90,10 +90,10 @@ func TestOutputIsStable(t *testing.T) {
 			var out bytes.Buffer
 			a := &app{stdout: &out, stderr: io.Discard, now: func() time.Time { return testTime }}
 			a.flags.output = format
-			view := newCommandView()
 			c := testCommand()
-			view.take(&agentplanev1.WatchCommandResponse{Command: c, Invocations: c.Invocations, Snapshot: true})
-			if err := a.printResults(view); err != nil {
+			var p client.Progress
+			p.Take(&agentplanev1.WatchCommandResponse{Command: c, Invocations: c.Invocations, Snapshot: true})
+			if err := a.printResults(p.Command()); err != nil {
 				t.Fatal(err)
 			}
 			out.WriteString("-----\n")
@@ -142,28 +142,6 @@ func TestCopyInPartsRemovesNobodyWhoComesLater(t *testing.T) {
 	}
 }
 
-func TestIDHoldsTheClustersTime(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		want := time.UnixMilli(rapid.Int64Range(0, 1<<47).Draw(t, "ms"))
-		id, err := newID(want)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := idTime(id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !got.Equal(want) {
-			t.Fatalf("idTime(%s) = %v, want %v", id, got, want)
-		}
-	})
-	for _, bad := range []string{"", "x", "01890000-0000-4000-8000-000000000001", "01890000-0000-7000-8000-00000000000A"} {
-		if _, err := idTime(bad); err == nil {
-			t.Errorf("idTime(%q) is accepted", bad)
-		}
-	}
-}
-
 func TestDurations(t *testing.T) {
 	for text, want := range map[string]time.Duration{"90s": 90 * time.Second, "7d": 7 * 24 * time.Hour, "1.5d": 36 * time.Hour} {
 		if got, err := parseDuration(text); err != nil || got != want {
@@ -199,26 +177,25 @@ func TestPrintableHoldsNoControlCharacter(t *testing.T) {
 
 // The same line with the same id is the same bytes; any other line is others.
 func TestEnvelopeIsOfTheLineAndTheID(t *testing.T) {
-	info := &agentplanev1.InfoResponse{ClusterId: "c", Incarnation: &agentplanev1.Incarnation{Number: 1, Id: []byte("x")}}
-	envelope := func(argv []string, id string, now int64) string {
+	envelope := func(argv []string, id string) string {
 		f := runFlags{sel: selectorFlags{on: "all"}, timeout: time.Minute, ttl: time.Minute, class: "idempotent"}
-		spec, err := f.spec(nil, argv, false, false)
+		c, err := f.command(nil, argv, false, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		info.Now = now
-		b, err := stamp(spec, info, id)
+		c.ID = id
+		b, err := c.Envelope("c", &agentplanev1.Incarnation{Number: 1, Id: []byte("x")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return string(b)
 	}
 	one, two := "01890000-0000-7000-8000-000000000001", "01890000-0000-7000-8000-000000000002"
-	first := envelope([]string{"a", "b"}, one, 1)
-	if again := envelope([]string{"a", "b"}, one, 1e18); again != first {
+	first := envelope([]string{"a", "b"}, one)
+	if again := envelope([]string{"a", "b"}, one); again != first {
 		t.Error("the same line with the same id gave other bytes later")
 	}
-	if envelope([]string{"a b"}, one, 1) == first || envelope([]string{"a", "b"}, two, 1) == first {
+	if envelope([]string{"a b"}, one) == first || envelope([]string{"a", "b"}, two) == first {
 		t.Error("another line or another id gave the same bytes")
 	}
 }

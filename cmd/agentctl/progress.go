@@ -7,6 +7,7 @@ import (
 	"time"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // plainEvery is how often a line of progress goes to what is not a terminal.
@@ -55,7 +56,7 @@ func (p *progress) tick() {
 }
 
 // show tells of the view.
-func (p *progress) show(v *commandView) {
+func (p *progress) show(v *client.Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over {
@@ -94,13 +95,14 @@ func (p *progress) end() {
 	p.done.Wait()
 }
 
-func progressLine(v *commandView) string {
+func progressLine(v *client.Progress) string {
 	var ended, failed, running, waiting int
-	for _, i := range v.invocations {
+	invocations := v.Invocations()
+	for _, i := range invocations {
 		switch {
 		case i.State == agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED:
 			ended++
-		case final(i.State):
+		case client.Final(i.State):
 			ended++
 			failed++
 		case i.State >= agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED:
@@ -109,7 +111,7 @@ func progressLine(v *commandView) string {
 			waiting++
 		}
 	}
-	parts := []string{fmt.Sprintf("%d/%d ended", ended, len(v.invocations))}
+	parts := []string{fmt.Sprintf("%d/%d ended", ended, len(invocations))}
 	for _, p := range []struct {
 		n    int
 		word string

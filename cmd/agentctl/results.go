@@ -8,12 +8,12 @@ import (
 	"strings"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // printResults prints a finished command: the object, or what its programs
 // printed, equal results together.
-func (a *app) printResults(v *commandView) error {
-	whole := v.whole()
+func (a *app) printResults(whole *agentplanev1.Command) error {
 	return printOne(a, toObject(whole), func(w io.Writer) {
 		writeGroups(w, whole.Invocations)
 		if a.flags.output == "wide" {
@@ -41,28 +41,44 @@ func groups(invocations []*agentplanev1.Invocation) []*group {
 			byKey[key] = g
 			all = append(all, g)
 		}
-		g.agents = append(g.agents, agentName(i))
+		g.agents = append(g.agents, client.AgentOf(i))
 	}
 	slices.SortStableFunc(all, func(x, y *group) int { return cmp.Compare(len(y.agents), len(x.agents)) })
 	return all
 }
 
+// writeGroups writes each group of equal results once. What the largest group printed is
+// the measure: of a text that is like it but for some lines only those are shown.
 func writeGroups(w io.Writer, invocations []*agentplanev1.Invocation) {
-	for n, g := range groups(invocations) {
+	all := groups(invocations)
+	for n, g := range all {
 		if n > 0 {
 			fmt.Fprintln(w)
 		}
 		fmt.Fprintf(w, "== %s %s: %s\n", count(len(g.agents), "agent"), printable(ending(g.like)), printable(strings.Join(g.agents, " ")))
-		writeText(w, shownText(g.like.Stdout))
+		usual := &agentplanev1.Invocation{}
+		if n > 0 && len(all[0].agents) > 1 { // one alone is no measure
+			usual = all[0].like
+		}
+		writeText(w, "stdout", shownText(usual.Stdout), shownText(g.like.Stdout))
 		if text := shownText(g.like.Stderr); text != "" {
 			fmt.Fprintln(w, "-- stderr")
-			writeText(w, text)
+			writeText(w, "stderr", shownText(usual.Stderr), text)
 		}
 	}
 }
 
-// writeText ends with a line break, whatever the program did.
-func writeText(w io.Writer, text string) {
+// writeText writes a text, or how it differs from the usual one where that is shorter. It
+// ends with a line break, whatever the program did.
+func writeText(w io.Writer, name, usual, text string) {
+	if usual == text && strings.Count(text, "\n") > 1 {
+		fmt.Fprintf(w, "-- %s as in the largest group\n", name)
+		return
+	}
+	if diff, ok := shorter(usual, text); ok {
+		fmt.Fprintf(w, "-- %s differs from the largest group's\n", name)
+		text = diff
+	}
 	if text == "" {
 		return
 	}
@@ -70,6 +86,15 @@ func writeText(w io.Writer, text string) {
 	if !strings.HasSuffix(text, "\n") {
 		fmt.Fprintln(w)
 	}
+}
+
+// shorter returns how a text differs from the usual one, if that says more in less.
+func shorter(usual, text string) (string, bool) {
+	if usual == "" || text == "" {
+		return "", false
+	}
+	diff, ok := unified(usual, text)
+	return diff, ok && strings.Count(diff, "\n") < len(lines(text))
 }
 
 // ending says how an invocation ended, or how far it is.
@@ -130,7 +155,7 @@ func hiddenBytes(o *agentplanev1.Output) uint64 {
 
 func (a *app) invocationColumns() []column[*agentplanev1.Invocation] {
 	return []column[*agentplanev1.Invocation]{
-		{"AGENT", false, agentName},
+		{"AGENT", false, client.AgentOf},
 		{"STATE", false, func(i *agentplanev1.Invocation) string { return stateName(i.State) }},
 		{"EXIT", false, func(i *agentplanev1.Invocation) string {
 			if code, exited := exitCode(i); exited {

@@ -78,7 +78,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.flags.noColor, "no-color", false, "print no colours")
 	root.AddCommand(
 		a.clusterCmd(), a.agentsCmd(), a.runCmd(), a.commandsCmd(), a.tokensCmd(), a.operatorsCmd(),
-		a.loginCmd(), a.contextCmd(), a.whyCmd(), a.completionCmd(), a.versionCmd(),
+		a.loginCmd(), a.contextCmd(), a.whyCmd(), a.reasonsCmd(), a.completionCmd(), a.versionCmd(),
 	)
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() {
@@ -211,7 +211,7 @@ func (a *app) check(cmd *cobra.Command, _ []string) error {
 		return usagef("--request-timeout %v is not above 0", a.flags.requestTimeout)
 	}
 	if a.flags.id != "" {
-		if _, err := idTime(a.flags.id); err != nil {
+		if _, err := client.IDTime(a.flags.id); err != nil {
 			return usagef("--id %q: %w", a.flags.id, err)
 		}
 	}

@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 const (
 	defaultTimeout   = 10 * time.Minute
 	defaultKillGrace = 10 * time.Second
-	defaultTTL       = 5 * time.Minute
 	// A mutation may have 256 KiB; the rest is for what stands beside a script.
 	maxScriptBytes = 240 << 10
 )
@@ -29,6 +28,8 @@ var classes = map[string]agentplanev1.Delivery{
 // runFlags is what a command is made of.
 type runFlags struct {
 	sel       selectorFlags
+	rerun     rerunFlags
+	results   resultFlags
 	timeout   time.Duration
 	killGrace time.Duration
 	ttl       time.Duration
@@ -42,24 +43,33 @@ func (a *app) runCmd() *cobra.Command {
 	var f runFlags
 	c := &cobra.Command{
 		Use: "run --on SELECTOR [flags] -- ARGV…", Short: "run a program on agents, and follow it to its end",
+		Long: runHelp,
 		Args: cobra.ArbitraryArgs, Annotations: is(creates),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.rerun.given(cmd) {
+				return a.runAgain(cmd, &f, args)
+			}
 			dash := cmd.ArgsLenAtDash()
 			if len(args) > 0 && dash != 0 {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
-			spec, err := f.spec(a, args, cmd.Flags().Changed("ttl"), cmd.Flags().Changed("queue"))
+			command, err := f.command(a, args, cmd.Flags().Changed("ttl"), cmd.Flags().Changed("queue"))
 			if err != nil {
 				return err
 			}
-			return a.with(cmd.Context(), func(s *session) error { return a.submit(cmd.Context(), s, &f, spec) })
+			if err := f.results.prepare(f.detach); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(s *session) error { return a.submit(cmd.Context(), s, &f, command) })
 		},
 	}
 	f.sel.add(c)
+	f.rerun.add(c)
+	f.results.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
-	durationVar(fl, &f.ttl, "ttl", defaultTTL, "how long it may wait to be started")
+	durationVar(fl, &f.ttl, "ttl", client.DefaultTTL, "how long it may wait to be started")
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
@@ -68,25 +78,59 @@ func (a *app) runCmd() *cobra.Command {
 	return c
 }
 
-// spec returns what is asked, but for what only the cluster knows. NotAfter holds
-// a span until stamp makes it a time.
-func (f *runFlags) spec(a *app, argv []string, ttlSet, queueSet bool) (*agentplanev1.CommandSpec, error) {
-	expr, err := f.sel.expression()
+const runHelp = `Run a program on agents, and follow it to its end.
+
+  agentctl run --on 'label.role == "web"' -- uptime
+  agentctl run --on @hosts.failed -- uptime        the agents in a file, one a line
+  agentctl run --rerun failed COMMAND              once more, where it failed
+
+Results that are equal stand together, the largest group first; a text that differs in
+some lines from that group's is shown as what differs. With --output-dir they go to files,
+too: AGENT/stdout, AGENT/stderr, AGENT/exit and AGENT/state, and the lists hosts.succeeded,
+hosts.failed, hosts.lost and so on, which --on @FILE takes.
+
+--rerun makes a new command with a new id, the program and the limits of the old one, on
+those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
+rejected, skipped, or all-not-succeeded; several with commas. --timeout, --kill-grace,
+--ttl and --queue change the limits. What was LOST may have run: it is started once more.`
+
+// command returns what is asked, but for its id.
+func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*client.Command, error) {
+	expr, agents, err := f.sel.meant(a)
 	if err != nil {
 		return nil, err
 	}
 	class, ok := classes[f.class]
 	switch {
-	case expr == "":
+	case expr == "" && len(agents) == 0:
 		return nil, usagef("nobody is meant: say --on SELECTOR (or --on all), or -l LABELS")
 	case !ok:
 		return nil, usagef("--class %q is neither at-most-once nor idempotent", f.class)
-	case ttlSet && queueSet:
-		return nil, usagef("--ttl and --queue are both given: --queue D says how long it may wait, offline agents included")
 	case f.script != "" && len(argv) > 0:
 		return nil, usagef("both --script and a program are given")
 	case f.script == "" && len(argv) == 0:
 		return nil, usagef("no program is given: write it behind --, as in: agentctl run --on all -- uptime")
+	}
+	wait, err := f.wait(ttlSet, queueSet)
+	if err != nil {
+		return nil, err
+	}
+	c := &client.Command{
+		Selector: expr, Agents: agents, Argv: argv, RunTimeout: f.timeout, KillGrace: f.killGrace,
+		TTL: wait, Queue: queueSet, Delivery: class,
+	}
+	if f.script != "" {
+		if c.Script, err = a.readScript(f.script); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// wait returns how long the command may wait to be started, and checks all limits.
+func (f *runFlags) wait(ttlSet, queueSet bool) (time.Duration, error) {
+	if ttlSet && queueSet {
+		return 0, usagef("--ttl and --queue are both given: --queue D says how long it may wait, offline agents included")
 	}
 	wait := f.ttl
 	if queueSet {
@@ -100,19 +144,10 @@ func (f *runFlags) spec(a *app, argv []string, ttlSet, queueSet bool) (*agentpla
 		{"--timeout", f.timeout, time.Nanosecond}, {"--kill-grace", f.killGrace, 0}, {"--ttl or --queue", wait, time.Nanosecond},
 	} {
 		if d.value < d.least {
-			return nil, usagef("%s %v is too short", d.flag, d.value)
+			return 0, usagef("%s %v is too short", d.flag, d.value)
 		}
 	}
-	spec := &agentplanev1.CommandSpec{
-		Selector: expr, Argv: argv, RunTimeout: int64(f.timeout), KillGrace: int64(f.killGrace),
-		NotAfter: int64(wait), Delivery: class, QueueOffline: queueSet,
-	}
-	if f.script != "" {
-		if spec.Script, err = a.readScript(f.script); err != nil {
-			return nil, err
-		}
-	}
-	return spec, nil
+	return wait, nil
 }
 
 func (a *app) readScript(path string) ([]byte, error) {
@@ -137,38 +172,10 @@ func (a *app) readScript(path string) ([]byte, error) {
 	return script, nil
 }
 
-// stamp completes the spec and returns the envelope's exact bytes. Times count
-// from the one within the id, so that the same call with the same --id gives the
-// same bytes and answers what stands.
-func stamp(spec *agentplanev1.CommandSpec, info *agentplanev1.InfoResponse, id string) ([]byte, error) {
-	base, err := idTime(id)
-	if err != nil {
-		return nil, err
-	}
-	spec.ClusterId, spec.Incarnation, spec.CommandId = info.ClusterId, info.Incarnation, id
-	spec.NotAfter += base.UnixNano()
-	exact := proto.MarshalOptions{Deterministic: true}
-	data, err := exact.Marshal(spec)
-	if err != nil {
-		return nil, err
-	}
-	return exact.Marshal(&agentplanev1.Envelope{Spec: data})
-}
-
-func (a *app) submit(ctx context.Context, s *session, f *runFlags, spec *agentplanev1.CommandSpec) error {
-	info, err := s.info(ctx)
-	if err != nil {
-		return err
-	}
-	id, err := a.chosenID(info.Now)
-	if err != nil {
-		return err
-	}
-	envelope, err := stamp(spec, info, id)
-	if err != nil {
-		return err
-	}
-	r, err := agentplanev1.NewCommandServiceClient(s).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *client.Command) error {
+	command.ID = a.flags.id
+	r, err := s.Submit(ctx, command)
+	id := command.ID
 	if err != nil {
 		if code, _ := classify(err); code == exitUnknown {
 			return &failure{code: code, err: fmt.Errorf("command %s: %w", id, err), hint: fmt.Sprintf(
@@ -183,23 +190,21 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, spec *agentpl
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))
-	return a.follow(ctx, s, id)
+	return a.follow(ctx, s, id, &f.results)
 }
 
 // follow watches a command to its end and prints its results.
-func (a *app) follow(ctx context.Context, s *session, id string) error {
+func (a *app) follow(ctx context.Context, s *session, id string, results *resultFlags) error {
 	p := newProgress(a, isTerminal(a.stderr))
 	defer p.end()
-	view := newCommandView()
 	printed := map[string]bool{}
-	err := s.WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: id, WithOutput: true}, func(r *agentplanev1.WatchCommandResponse) error {
-		view.take(r)
-		p.show(view)
+	c, err := s.Await(ctx, id, func(v *client.Progress) error {
+		p.show(v)
 		if a.flags.output != "jsonl" {
 			return nil
 		}
-		for _, i := range view.sorted() {
-			if final(i.State) && !printed[i.Id] {
+		for _, i := range v.Invocations() {
+			if client.Final(i.State) && !printed[i.Id] {
 				printed[i.Id] = true
 				if err := writeJSONLine(a.stdout, toObject(i)); err != nil {
 					return err
@@ -212,12 +217,15 @@ func (a *app) follow(ctx context.Context, s *session, id string) error {
 	if err != nil {
 		return detached(ctx, id, err)
 	}
+	if err := results.write(a, c); err != nil {
+		return err
+	}
 	if a.flags.output != "jsonl" {
-		if err := a.printResults(view); err != nil {
+		if err := a.printResults(c); err != nil {
 			return err
 		}
 	}
-	return view.verdict(id)
+	return verdict(c)
 }
 
 // detached says what goes on without us.
@@ -242,9 +250,9 @@ func count(n int, thing string) string {
 }
 
 // verdict is the error of a command of which some invocations did not succeed.
-func (v *commandView) verdict(id string) error {
+func verdict(c *agentplanev1.Command) error {
 	bad := 0
-	for _, i := range v.invocations {
+	for _, i := range c.Invocations {
 		if i.State != agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED {
 			bad++
 		}
@@ -253,7 +261,7 @@ func (v *commandView) verdict(id string) error {
 		return nil
 	}
 	return &failure{
-		code: exitInvocations, err: fmt.Errorf("%d of %s did not succeed", bad, count(len(v.invocations), "invocation")),
-		hint: fmt.Sprintf("see \"agentctl commands get %s\", or \"agentctl why %s AGENT\"", id, id),
+		code: exitInvocations, err: fmt.Errorf("%d of %s did not succeed", bad, count(len(c.Invocations), "invocation")),
+		hint: fmt.Sprintf("see \"agentctl commands get %s\", or \"agentctl why %s AGENT\"; once more there: agentctl run --rerun all-not-succeeded %s", c.Id, c.Id, c.Id),
 	}
 }

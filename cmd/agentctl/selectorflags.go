@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,14 +19,75 @@ type selectorFlags struct {
 }
 
 func (f *selectorFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.on, "on", "", "`SELECTOR`: all, or an expression over id, name, label.NAME, fact.NAME and health")
+	c.Flags().StringVar(&f.on, "on", "", "`SELECTOR`: all, or an expression over id, name, label.NAME, fact.NAME and health; for run also @FILE, a list of agents")
 	c.Flags().StringVarP(&f.labels, "labels", "l", "", "short form of labels, `env=prod,tier!=db`")
+}
+
+// meant returns the selector, or the agents of the list that --on @FILE names.
+func (f *selectorFlags) meant(a *app) (expr string, agents []string, err error) {
+	path, list := strings.CutPrefix(f.on, "@")
+	switch {
+	case !list:
+		expr, err = f.expression()
+		return expr, nil, err
+	case f.labels != "":
+		return "", nil, usagef("--on %s names agents, and -l labels: one of them", f.on)
+	}
+	agents, err = a.readAgents(path)
+	return "", agents, err
+}
+
+// maxListBytes bounds a list of agents: its command has to fit into an entry of the log.
+const maxListBytes = 176 << 10
+
+// readAgents reads ids or names of agents, one a line; what follows a # is a remark.
+func (a *app) readAgents(path string) ([]string, error) {
+	r := a.stdin
+	if path != "-" {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, usagef("--on: %w", err)
+		}
+		defer file.Close()
+		r = file
+	}
+	text, err := io.ReadAll(io.LimitReader(r, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("read the agents in %q: %w", path, err)
+	}
+	var agents []string
+	known := map[string]bool{}
+	bytes := 0
+	for n, line := range strings.Split(string(text), "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || known[line]:
+			continue
+		case strings.ContainsAny(line, " \t"):
+			return nil, usagef("--on @%s: line %d: %q: one agent a line, by id or name", path, n+1, line)
+		}
+		known[line] = true
+		agents = append(agents, line)
+		bytes += len(line) + 3 // as it lies in the command
+	}
+	switch {
+	case len(agents) == 0:
+		return nil, usagef("--on @%s names no agent", path)
+	case bytes > maxListBytes:
+		return nil, usagef("--on @%s: %d agents with %d bytes of names are more than one command holds (%d bytes): divide the list, or use a selector or --rerun",
+			path, len(agents), bytes, maxListBytes)
+	}
+	return agents, nil
 }
 
 // expression returns the selector in its long form, empty when nothing is said.
 // It is looked at here already, so that a mistake costs no round trip and is
 // shown where it is.
 func (f *selectorFlags) expression() (string, error) {
+	if strings.HasPrefix(f.on, "@") {
+		return "", usagef("--on %s: a file of agents is for \"agentctl run\"; give a selector here", f.on)
+	}
 	var parts []string
 	for _, p := range []struct {
 		flag, text string

@@ -88,7 +88,7 @@ func (o object) with(front ...member) object { return append(slices.Clone(front)
 var times = map[protoreflect.Name]bool{
 	"now": true, "at": true, "since": true, "not_before": true, "not_after": true,
 	"created_at": true, "expires_at": true, "revoked_at": true, "enrolled_at": true,
-	"submitted_at": true, "finished_at": true, "started_at": true, "ended_at": true,
+	"submitted_at": true, "finished_at": true, "started_at": true, "ended_at": true, "canceled_at": true,
 }
 
 // wides are the fields that hold an epoch or a fence.

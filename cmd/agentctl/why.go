@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 func (a *app) whyCmd() *cobra.Command {
@@ -15,7 +17,7 @@ func (a *app) whyCmd() *cobra.Command {
 		Args: args(2, 2, "the id of a command and an agent"), ValidArgsFunction: a.completeCommandAgent,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(s *session) error {
-				r, err := agentplanev1.NewCommandServiceClient(s).Why(cmd.Context(), &agentplanev1.WhyRequest{CommandId: args[0], Agent: args[1]})
+				r, err := s.Why(cmd.Context(), args[0], args[1])
 				if err != nil {
 					return err
 				}
@@ -25,23 +27,24 @@ func (a *app) whyCmd() *cobra.Command {
 	}
 }
 
-// told are the words for a state in a proof.
-var told = map[agentplanev1.AttemptState]string{
-	agentplanev1.AttemptState_ATTEMPT_STATE_PENDING:  "submitted",
-	agentplanev1.AttemptState_ATTEMPT_STATE_RELEASED: "released",
-	agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED:  "claimed",
-	agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING:  "started",
-}
-
 func writeWhy(w io.Writer, r *agentplanev1.WhyResponse) {
 	i := r.GetInvocation()
-	fmt.Fprintf(w, "command %s on agent %s: %s\n", printable(i.GetCommandId()), printable(agentName(i)), printable(ending(i)))
+	fmt.Fprintf(w, "command %s on agent %s: %s\n", printable(i.GetCommandId()), printable(client.AgentOf(i)), printable(ending(i)))
+	signers := strings.Join(r.KeyIds, ", ")
+	if signers == "" {
+		signers = "nobody"
+	}
+	pairs(w,
+		[2]string{"what", r.GetCommand().GetSummary()}, [2]string{"rerun of", r.GetCommand().GetRerunOf()},
+		[2]string{"detail", i.GetDetail()}, [2]string{"envelope", "sha256 " + r.EnvelopeSha256}, [2]string{"signed by", signers},
+	)
+	fmt.Fprintln(w)
 	writeTable(w, false, r.Transitions, []column[*agentplanev1.Transition]{
 		{"WHAT", false, func(t *agentplanev1.Transition) string {
-			if word, ok := told[t.State]; ok {
-				return word
+			if client.Final(t.State) {
+				return t.What + " " + stateName(t.State)
 			}
-			return "result " + stateName(t.State)
+			return t.What
 		}},
 		{"INDEX", false, func(t *agentplanev1.Transition) string { return fmt.Sprint(t.Index) }},
 		{"AT", false, func(t *agentplanev1.Transition) string { return clock(t.At) }},
@@ -49,6 +52,7 @@ func writeWhy(w io.Writer, r *agentplanev1.WhyResponse) {
 		{"FENCE", false, func(t *agentplanev1.Transition) string { return nonZero(t.Fence) }},
 		{"EPOCH", false, func(t *agentplanev1.Transition) string { return nonZero(t.SessionEpoch) }},
 		{"NODE", false, (*agentplanev1.Transition).GetNodeId},
+		{"BY", false, (*agentplanev1.Transition).GetBy},
 		{"REASON", false, (*agentplanev1.Transition).GetReason},
 	})
 }

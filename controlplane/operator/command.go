@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -12,12 +11,8 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-const (
-	defaultListed = 100
-	maxListed     = 1000
-	// maxAnswerBytes bounds an answer that cannot be divided; clients take 64 MiB.
-	maxAnswerBytes = 48 << 20
-)
+// maxAnswerBytes bounds an answer that cannot be divided; clients take 64 MiB.
+const maxAnswerBytes = 48 << 20
 
 // Commands asks work of agents.
 type Commands struct {
@@ -25,8 +20,8 @@ type Commands struct {
 	*service
 }
 
-// GetCommand answers a command, with its invocations by number of the agent where
-// they are asked for.
+// GetCommand answers a command, with its invocations by number of the agent, and with
+// what was asked, where they are asked for.
 func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandRequest) (*agentplanev1.GetCommandResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
@@ -37,6 +32,11 @@ func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandR
 		return nil, err
 	}
 	answer := commandRow(row)
+	if req.GetWithSpec() {
+		if _, answer.Spec, err = c.asked(v, row.GetId()); err != nil {
+			return nil, err
+		}
+	}
 	if !req.GetWithInvocations() {
 		return &agentplanev1.GetCommandResponse{Command: answer}, nil
 	}
@@ -50,49 +50,6 @@ func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandR
 		answer.Invocations = append(answer.Invocations, r)
 	}
 	return &agentplanev1.GetCommandResponse{Command: answer}, nil
-}
-
-// ListCommands answers commands, the newest first.
-func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListCommandsRequest) (*agentplanev1.ListCommandsResponse, error) {
-	v, err := c.read(ctx, req.GetStale())
-	if err != nil {
-		return nil, err
-	}
-	limit := int(req.GetLimit())
-	switch {
-	case limit == 0:
-		limit = defaultListed
-	case limit > maxListed:
-		return nil, c.refuseHint(codes.InvalidArgument, "limit", "ask for less, then for those before the last",
-			"limit %d is above the maximum %d", limit, maxListed)
-	}
-	if s := req.GetState(); agentplanev1.CommandState_name[int32(s)] == "" {
-		return nil, c.refuse(codes.InvalidArgument, "state", "command state %d is none of ACTIVE, CANCELING, DONE", s)
-	}
-	var before uint64
-	var first *raftlogv1.Command // the one that those asked for stand behind
-	if req.GetBefore() != "" {
-		if first, err = c.command(v, req.GetBefore()); err != nil {
-			return nil, err
-		}
-		// Several commands may share an index: begin at it and pass by those up to
-		// the one that was named.
-		before = first.GetSubmittedIndex() + 1
-	}
-	answer := &agentplanev1.ListCommandsResponse{}
-	for row := range v.CommandsNewestFirst(before) {
-		switch {
-		case first != nil && row.GetSubmittedIndex() == first.GetSubmittedIndex() && row.GetId() >= first.GetId():
-			continue
-		case req.GetState() != 0 && agentplanev1.CommandState(row.GetState()) != req.GetState():
-			continue
-		case len(answer.Commands) == limit:
-			answer.More = true
-			return answer, nil
-		}
-		answer.Commands = append(answer.Commands, commandRow(row))
-	}
-	return answer, nil
 }
 
 // CancelCommand makes sure that what has not been claimed never starts, and asks
@@ -109,67 +66,6 @@ func (c *Commands) CancelCommand(ctx context.Context, req *agentplanev1.CancelCo
 		return nil, err
 	}
 	return &agentplanev1.CancelCommandResponse{Command: commandRow(row)}, nil
-}
-
-// Why answers the proof of one invocation. The agent may have been removed since.
-func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agentplanev1.WhyResponse, error) {
-	v, err := c.read(ctx, false)
-	if err != nil {
-		return nil, err
-	}
-	row, err := c.command(v, req.GetCommandId())
-	if err != nil {
-		return nil, err
-	}
-	var meant *raftlogv1.Invocation
-	var ids []string
-	for i := range v.Invocations(row.GetId()) {
-		if i.GetAgentId() == req.GetAgent() {
-			meant, ids = i, []string{i.GetAgentId()}
-			break
-		}
-		if a, _ := v.Agent(i.GetAgentId()); a != nil && a.GetName() == req.GetAgent() {
-			meant = i
-			ids = append(ids, i.GetAgentId())
-		}
-	}
-	switch {
-	case meant == nil:
-		return nil, c.refuseHint(codes.NotFound, "no_invocation",
-			fmt.Sprintf(`see "agentctl commands get %s"; an agent that was removed is named by its id: its name is gone`, row.GetId()),
-			"command %q means no agent %q", row.GetId(), req.GetAgent())
-	case len(ids) > 1:
-		return nil, c.ambiguous(req.GetAgent(), ids)
-	}
-	answer := &agentplanev1.WhyResponse{Command: commandRow(row), Invocation: invocationRow(v, meant, false)}
-	answer.Transitions = proof(meant)
-	return answer, nil
-}
-
-// proof are the steps of an invocation. What was released by its submission has one
-// row for both. Of a program that ends at once the agent's first word may be its
-// result, which then is what proves the start, too.
-func proof(i *raftlogv1.Invocation) []*agentplanev1.Transition {
-	var steps []*agentplanev1.Transition
-	running := uint32(0) // the attempt that was last seen to run
-	for n, t := range i.GetTransitions() {
-		if n == 0 && t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
-			submitted := transitionRow(t)
-			submitted.State = agentplanev1.AttemptState_ATTEMPT_STATE_PENDING
-			steps = append(steps, submitted)
-		}
-		told := t.GetAttempt() == i.GetAttempt() && t.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST
-		switch {
-		case t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:
-			running = t.GetAttempt()
-		case told && running != t.GetAttempt() && i.GetResult().GetStartedAt() != 0:
-			started := transitionRow(t)
-			started.State, started.Reason = agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, "told with the result"
-			steps = append(steps, started)
-		}
-		steps = append(steps, transitionRow(t))
-	}
-	return steps
 }
 
 func (c *Commands) command(v *fsm.View, id string) (*raftlogv1.Command, error) {

@@ -55,6 +55,9 @@ func (s *service) proposeAll(ctx context.Context, mutations ...*raftlogv1.Mutati
 	return outcomes, s.o.Machine.View(), nil
 }
 
+// callerLocal is how rows name whoever calls over the node's own socket.
+const callerLocal = "local"
+
 // callerName is how rows name whoever calls.
 func (s *service) callerName(ctx context.Context) string {
 	name, kind, _, from := s.o.Caller(ctx)
@@ -63,8 +66,8 @@ func (s *service) callerName(ctx context.Context) string {
 		return name
 	case "":
 		return "somebody at " + from
-	case "local":
-		return "local"
+	case callerLocal:
+		return callerLocal
 	default:
 		return kind + " " + name
 	}

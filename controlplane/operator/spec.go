@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -98,11 +99,15 @@ func problemf(reason, format string, args ...any) *problem {
 // the state must decide (the id, the end) it leaves to the state.
 func check(s *agentplanev1.CommandSpec, now int64) *problem {
 	runTimeout, killGrace := time.Duration(s.GetRunTimeout()), time.Duration(s.GetKillGrace())
-	switch {
-	case s.GetSelector() == "" && len(s.GetAgents()) == 0:
-		return problemf("no_target", "the command names neither a selector nor agents")
-	case s.GetSelector() != "" && len(s.GetAgents()) > 0:
-		return problemf("two_targets", "the command names a selector and agents: one of them")
+	switch ways := targetWays(s); {
+	case ways == 0:
+		return problemf("no_target", "the command names neither a selector nor agents, nor a command that it runs again")
+	case ways > 1:
+		return problemf("two_targets", "the command names two of a selector, agents, and a command that it runs again: one of them")
+	case (s.GetRerunOf() == "") != (len(s.GetRerunStates()) == 0):
+		return problemf("rerun", "a command that is run again, and the states in which its targets are, are named together")
+	case len(s.GetRerunStates()) > maxRerunStates || slices.ContainsFunc(s.GetRerunStates(), notFinal):
+		return problemf("rerun", "the states %v in which a command is run again are not all final, each once", s.GetRerunStates())
 	case len(s.GetAgents()) > fsm.MaxTargets:
 		return problemf("too_many", "%d agents are above the maximum %d", len(s.GetAgents()), fsm.MaxTargets)
 	case len(s.GetArgv()) == 0 && len(s.GetScript()) == 0:
@@ -139,6 +144,24 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 		}
 	}
 	return nil
+}
+
+// targetWays is in how many ways a spec says whom it means.
+func targetWays(s *agentplanev1.CommandSpec) (n int) {
+	for _, said := range []bool{s.GetSelector() != "", len(s.GetAgents()) > 0, s.GetRerunOf() != ""} {
+		if said {
+			n++
+		}
+	}
+	return n
+}
+
+// maxRerunStates is how many final states there are.
+const maxRerunStates = 8
+
+// notFinal says of a state that an attempt does not end in it.
+func notFinal(s agentplanev1.AttemptState) bool {
+	return s < agentplanev1.AttemptState_ATTEMPT_STATE_LOST || agentplanev1.AttemptState_name[int32(s)] == ""
 }
 
 // traceparent holds a W3C trace context to the letters that one may have: it becomes

@@ -108,8 +108,11 @@ func incarnationText(i *agentplanev1.Incarnation) string {
 
 // targets answers the ordinals of the agents that the spec means.
 func (c *Commands) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint32, error) {
-	if len(spec.GetAgents()) > 0 {
+	switch {
+	case len(spec.GetAgents()) > 0:
 		return c.named(v, spec.GetAgents())
+	case spec.GetRerunOf() != "":
+		return c.again(v, spec)
 	}
 	sel, err := c.parseSelector(spec.GetSelector(), false)
 	if err != nil {
@@ -138,7 +141,7 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		NotBefore: spec.GetNotBefore(), NotAfter: spec.GetNotAfter(), QueueOffline: spec.GetQueueOffline(),
 		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
-		QueueMax: c.o.QueueMax,
+		RerunOf: spec.GetRerunOf(), QueueMax: c.o.QueueMax,
 		// There is one wave, and everybody belongs to it: what Submit releases itself
 		// needs no second entry before it can be claimed.
 		Release: uint32(len(ordinals)),

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"fmt"
 	"iter"
 	"slices"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 	"github.com/agentplane/agentplane/proto/selector"
 )
@@ -126,6 +128,35 @@ func (s *service) ambiguous(name string, ids []string) error {
 	}
 	return s.refuseHint(codes.InvalidArgument, "ambiguous_name", "name one of them by its id",
 		"several agents are named %q: %s%s", name, strings.Join(ids, ", "), more)
+}
+
+// again answers the ordinals of those targets of an earlier command that ended as the spec
+// says. Of those who have been removed since, the state machine makes SKIPPED.
+func (c *Commands) again(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint32, error) {
+	old, err := c.command(v, spec.GetRerunOf())
+	if err != nil {
+		return nil, err
+	}
+	var ordinals []uint32
+	for i := range v.Invocations(old.GetId()) {
+		if slices.Contains(spec.GetRerunStates(), agentplanev1.AttemptState(i.GetState())) {
+			ordinals = append(ordinals, i.GetAgentOrdinal())
+		}
+	}
+	if len(ordinals) == 0 {
+		return nil, c.refuseHint(codes.NotFound, "no_targets", fmt.Sprintf(`see how it ended with "agentctl commands get %s"`, old.GetId()),
+			"of the %d targets of command %q none is %s: there is nothing to run again", old.GetTargets(), old.GetId(), stateWords(spec.GetRerunStates()))
+	}
+	return ordinals, nil
+}
+
+// stateWords names states, as in "FAILED or LOST".
+func stateWords(states []agentplanev1.AttemptState) string {
+	words := make([]string, len(states))
+	for i, s := range states {
+		words[i] = s.ShortName()
+	}
+	return strings.Join(words, " or ")
 }
 
 // named answers the ordinals of the agents, ascending; naming one twice is harmless.

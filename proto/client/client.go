@@ -27,12 +27,14 @@ type Client struct {
 	// leaderAge is how many milliseconds ago the node that answered last had heard of
 	// a leader; -1 when it never has.
 	leaderAge atomic.Int64
+	fresh     refresher
 
 	mu        sync.Mutex // guards what follows; no call-back runs under it
 	bundle    *agentplanev1.Bundle
 	addresses []string
 	preferred string // asked first
 	conns     map[string]*conn
+	known     whereabouts
 	closed    bool
 }
 
@@ -63,7 +65,7 @@ func New(opts Options) (*Client, error) {
 
 func newClient(opts Options, cfg *tls.Config) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{opts: opts, tls: cfg, ctx: ctx, cancel: cancel, conns: map[string]*conn{}}
+	c := &Client{opts: opts, tls: cfg, ctx: ctx, cancel: cancel, conns: map[string]*conn{}, fresh: newRefresher()}
 	c.leaderAge.Store(-1)
 	return c
 }

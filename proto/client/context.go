@@ -44,6 +44,17 @@ func (c *Context) TLSCertificate() (*tls.Certificate, error) {
 	return cert, nil
 }
 
+// Options returns what a Client of the context begins with. Who runs for long sets
+// OnExpired, too, or makes a new Client from time to time: certificates of operators live
+// 30 days.
+func (c *Context) Options() (Options, error) {
+	cert, err := c.TLSCertificate()
+	if err != nil {
+		return Options{}, err
+	}
+	return Options{Addresses: c.Addresses, Bundle: c.Bundle, Certificate: Static(cert)}, nil
+}
+
 // Learn takes a newer bundle over, and reports whether it was newer. The list of
 // addresses becomes that of the bundle; via, the address that brought it, stays
 // in the list though no node advertises it.

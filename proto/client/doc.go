@@ -1,9 +1,16 @@
 // Package client is how anything reaches a cluster: operators' programs, agents
 // that enrol, nodes that join.
 //
-// A [Client] is a grpc.ClientConnInterface: the generated clients of
-// proto/agentplane/v1 run on it unchanged, and a call goes to whichever node
-// answers.
+// A [Client] has a method for everything that an operator may ask for: [Client.Run] a
+// [Command] and have its results, [Client.Submit] it and [Client.Await] its end, list,
+// cancel, prove. Methods take plain values and return messages of proto/agentplane/v1;
+// every error of a node is an [*Error], with a code, a stable reason, what to do next, and
+// whether the outcome is known. agentctl is built on this package alone.
+//
+// It is a grpc.ClientConnInterface, too: the generated clients of proto/agentplane/v1
+// run on it unchanged, and a call goes to whichever node answers. A new RPC gets a method
+// in the file of its noun (commands.go, fleet.go, members.go, access.go): values in, the
+// answer's one part out, [ReadOption]s where it reads.
 //
 // # Which node
 //
@@ -23,6 +30,9 @@
 // nothing, and a node cut off from the others holds a read for seconds.
 //
 // # Sending again
+//
+// [Client.Submit] chooses the id of a command, by the cluster's time, before it sends
+// anything, and leaves it in the Command: submitting that again has one effect.
 //
 // A call is sent again only after a broken connection or UNAVAILABLE; every
 // write of this API is safe to repeat. What a try that broke has done is not

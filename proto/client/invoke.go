@@ -36,6 +36,15 @@ const maxBackoff = 2 * time.Second
 // Invoke makes a unary call on the first node that answers, as the package says.
 // Every error is an *Error.
 func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	used := c.fresh.count.Load()
+	err := c.invoke(ctx, method, args, reply, opts...)
+	if err == nil || c.opts.OnExpired == nil || AsError(err).Reason != reasonExpired || !c.fresh.refresh(ctx, used, c.opts.OnExpired) {
+		return err
+	}
+	return c.invoke(ctx, method, args, reply, opts...)
+}
+
+func (c *Client) invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.CallTimeout)
 	defer cancel()
 	var (

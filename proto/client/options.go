@@ -54,6 +54,11 @@ type Options struct {
 	// OnFailover is called when a node is left for another one. Neither of the two may
 	// close the client: the call that they run in may be one that Close waits for.
 	OnFailover func(address string, err error)
+	// OnExpired is called when a node refuses the certificate in use: its time is over,
+	// or its issuer has left the cluster. After nil, which says that Certificate answers
+	// a fresh one and Reconnect was called, the refused call, which has done nothing, is
+	// made again. It runs once at a time, and may call Renew.
+	OnExpired func(context.Context) error
 	// Dial is how nodes are reached; nil is a net.Dialer. TLS is done above it.
 	Dial Dial
 	// Clock judges certificates; nil is the wall clock.

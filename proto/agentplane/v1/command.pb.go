@@ -333,7 +333,11 @@ type CommandSpec struct {
 	Delivery     Delivery `protobuf:"varint,13,opt,name=delivery,proto3,enum=agentplane.v1.Delivery" json:"delivery,omitempty"`
 	QueueOffline bool     `protobuf:"varint,14,opt,name=queue_offline,json=queueOffline,proto3" json:"queue_offline,omitempty"`
 	// W3C trace context, given to the program as TRACEPARENT.
-	Traceparent   string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Another command: the targets are those of its targets that are in one of
+	// rerun_states when this one is taken. Exclusive with selector and agents.
+	RerunOf       string         `protobuf:"bytes,60,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	RerunStates   []AttemptState `protobuf:"varint,61,rep,packed,name=rerun_states,json=rerunStates,proto3,enum=agentplane.v1.AttemptState" json:"rerun_states,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -471,6 +475,20 @@ func (x *CommandSpec) GetTraceparent() string {
 		return x.Traceparent
 	}
 	return ""
+}
+
+func (x *CommandSpec) GetRerunOf() string {
+	if x != nil {
+		return x.RerunOf
+	}
+	return ""
+}
+
+func (x *CommandSpec) GetRerunStates() []AttemptState {
+	if x != nil {
+		return x.RerunStates
+	}
+	return nil
 }
 
 type SubmitRequest struct {
@@ -757,7 +775,14 @@ type Command struct {
 	// Invocations by state, short names in lower case.
 	Counts map[string]uint32 `protobuf:"bytes,12,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Only where asked for.
-	Invocations   []*Invocation `protobuf:"bytes,13,rep,name=invocations,proto3" json:"invocations,omitempty"`
+	Invocations []*Invocation `protobuf:"bytes,13,rep,name=invocations,proto3" json:"invocations,omitempty"`
+	// The command of whose targets this one took some.
+	RerunOf string `protobuf:"bytes,60,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	// When and where in the log its cancel was committed; 0 = it was not.
+	CanceledIndex uint64 `protobuf:"varint,61,opt,name=canceled_index,json=canceledIndex,proto3" json:"canceled_index,omitempty"`
+	CanceledAt    int64  `protobuf:"varint,62,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
+	// What was asked; only where asked for.
+	Spec          *CommandSpec `protobuf:"bytes,63,opt,name=spec,proto3" json:"spec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,6 +904,34 @@ func (x *Command) GetCounts() map[string]uint32 {
 func (x *Command) GetInvocations() []*Invocation {
 	if x != nil {
 		return x.Invocations
+	}
+	return nil
+}
+
+func (x *Command) GetRerunOf() string {
+	if x != nil {
+		return x.RerunOf
+	}
+	return ""
+}
+
+func (x *Command) GetCanceledIndex() uint64 {
+	if x != nil {
+		return x.CanceledIndex
+	}
+	return 0
+}
+
+func (x *Command) GetCanceledAt() int64 {
+	if x != nil {
+		return x.CanceledAt
+	}
+	return 0
+}
+
+func (x *Command) GetSpec() *CommandSpec {
+	if x != nil {
+		return x.Spec
 	}
 	return nil
 }
@@ -1145,6 +1198,7 @@ type GetCommandRequest struct {
 	WithInvocations bool                   `protobuf:"varint,2,opt,name=with_invocations,json=withInvocations,proto3" json:"with_invocations,omitempty"`
 	WithOutput      bool                   `protobuf:"varint,3,opt,name=with_output,json=withOutput,proto3" json:"with_output,omitempty"`
 	Stale           bool                   `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`
+	WithSpec        bool                   `protobuf:"varint,60,opt,name=with_spec,json=withSpec,proto3" json:"with_spec,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1207,6 +1261,13 @@ func (x *GetCommandRequest) GetStale() bool {
 	return false
 }
 
+func (x *GetCommandRequest) GetWithSpec() bool {
+	if x != nil {
+		return x.WithSpec
+	}
+	return false
+}
+
 type GetCommandResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
@@ -1259,7 +1320,22 @@ type ListCommandsRequest struct {
 	Before string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
 	Stale  bool   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
 	// Only those in this state.
-	State         CommandState `protobuf:"varint,4,opt,name=state,proto3,enum=agentplane.v1.CommandState" json:"state,omitempty"`
+	State CommandState `protobuf:"varint,4,opt,name=state,proto3,enum=agentplane.v1.CommandState" json:"state,omitempty"`
+	// Only those submitted by this operator.
+	SubmittedBy string `protobuf:"bytes,60,opt,name=submitted_by,json=submittedBy,proto3" json:"submitted_by,omitempty"`
+	// Only those that mean this agent, by id or name.
+	Agent string `protobuf:"bytes,61,opt,name=agent,proto3" json:"agent,omitempty"`
+	// Only those whose summary or selector has this text in it, in any case of letters.
+	Text string `protobuf:"bytes,62,opt,name=text,proto3" json:"text,omitempty"`
+	// Only those submitted at since or later, and before until: cluster time, Unix
+	// nanoseconds, 0 = any.
+	Since int64 `protobuf:"varint,63,opt,name=since,proto3" json:"since,omitempty"`
+	Until int64 `protobuf:"varint,64,opt,name=until,proto3" json:"until,omitempty"`
+	// Only those of which some invocation, that on the agent where one is named, is in one
+	// of these states.
+	Outcomes []AttemptState `protobuf:"varint,65,rep,packed,name=outcomes,proto3,enum=agentplane.v1.AttemptState" json:"outcomes,omitempty"`
+	// Only those that took their targets from this command.
+	RerunOf       string `protobuf:"bytes,66,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,11 +1398,64 @@ func (x *ListCommandsRequest) GetState() CommandState {
 	return CommandState_COMMAND_STATE_UNSPECIFIED
 }
 
+func (x *ListCommandsRequest) GetSubmittedBy() string {
+	if x != nil {
+		return x.SubmittedBy
+	}
+	return ""
+}
+
+func (x *ListCommandsRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *ListCommandsRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ListCommandsRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *ListCommandsRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *ListCommandsRequest) GetOutcomes() []AttemptState {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *ListCommandsRequest) GetRerunOf() string {
+	if x != nil {
+		return x.RerunOf
+	}
+	return ""
+}
+
 type ListCommandsResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Commands []*Command             `protobuf:"bytes,1,rep,name=commands,proto3" json:"commands,omitempty"`
-	// More follow after the last.
-	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// More may follow.
+	More bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// What before is in the call that goes on; empty when there is no more. A call looks at
+	// a bounded number of commands: of a filtered list it may answer fewer than limit, also
+	// none, and more follow all the same.
+	Next          string `protobuf:"bytes,60,opt,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1373,6 +1502,13 @@ func (x *ListCommandsResponse) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *ListCommandsResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type WatchCommandRequest struct {
@@ -1640,10 +1776,15 @@ func (x *WhyRequest) GetAgent() string {
 }
 
 type WhyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
-	Invocation    *Invocation            `protobuf:"bytes,2,opt,name=invocation,proto3" json:"invocation,omitempty"`
-	Transitions   []*Transition          `protobuf:"bytes,3,rep,name=transitions,proto3" json:"transitions,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Command     *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	Invocation  *Invocation            `protobuf:"bytes,2,opt,name=invocation,proto3" json:"invocation,omitempty"`
+	Transitions []*Transition          `protobuf:"bytes,3,rep,name=transitions,proto3" json:"transitions,omitempty"`
+	// SHA-256 of the envelope as it was submitted, in hex: what the signatures and the
+	// agent's journal name.
+	EnvelopeSha256 string `protobuf:"bytes,60,opt,name=envelope_sha256,json=envelopeSha256,proto3" json:"envelope_sha256,omitempty"`
+	// Keys that signed it; none when it is not signed.
+	KeyIds        []string `protobuf:"bytes,61,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1699,16 +1840,35 @@ func (x *WhyResponse) GetTransitions() []*Transition {
 	return nil
 }
 
+func (x *WhyResponse) GetEnvelopeSha256() string {
+	if x != nil {
+		return x.EnvelopeSha256
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetKeyIds() []string {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
 type Transition struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	At            int64                  `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
-	Attempt       uint32                 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Fence         uint64                 `protobuf:"varint,5,opt,name=fence,proto3" json:"fence,omitempty"`
-	NodeId        string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	SessionEpoch  uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
-	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	State        AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	Index        uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	At           int64                  `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Fence        uint64                 `protobuf:"varint,5,opt,name=fence,proto3" json:"fence,omitempty"`
+	NodeId       string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	SessionEpoch uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	Reason       string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// submitted, released, claimed, started, cancel_asked, result.
+	What string `protobuf:"bytes,60,opt,name=what,proto3" json:"what,omitempty"`
+	// Who decided it: "operator NAME", "node ID", "agent ID", or "cluster": the leader or the
+	// state machine by what stood in the state.
+	By            string `protobuf:"bytes,61,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1799,6 +1959,20 @@ func (x *Transition) GetReason() string {
 	return ""
 }
 
+func (x *Transition) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Transition) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
@@ -1811,7 +1985,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfb\x03\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd6\x04\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1833,7 +2007,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\tnot_after\x18\f \x01(\x03R\bnotAfter\x123\n" +
 	"\bdelivery\x18\r \x01(\x0e2\x17.agentplane.v1.DeliveryR\bdelivery\x12#\n" +
 	"\rqueue_offline\x18\x0e \x01(\bR\fqueueOffline\x12 \n" +
-	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\"+\n" +
+	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\x12\x19\n" +
+	"\brerun_of\x18< \x01(\tR\arerunOf\x12>\n" +
+	"\frerun_states\x18= \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\vrerunStates\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -1848,7 +2024,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x9e\x04\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xb1\x05\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -1865,7 +2041,12 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"canceledBy\x12\x18\n" +
 	"\atargets\x18\v \x01(\rR\atargets\x12:\n" +
 	"\x06counts\x18\f \x03(\v2\".agentplane.v1.Command.CountsEntryR\x06counts\x12;\n" +
-	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x1a9\n" +
+	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x12\x19\n" +
+	"\brerun_of\x18< \x01(\tR\arerunOf\x12%\n" +
+	"\x0ecanceled_index\x18= \x01(\x04R\rcanceledIndex\x12\x1f\n" +
+	"\vcanceled_at\x18> \x01(\x03R\n" +
+	"canceledAt\x12.\n" +
+	"\x04spec\x18? \x01(\v2\x1a.agentplane.v1.CommandSpecR\x04spec\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +
@@ -1899,23 +2080,32 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x12 \x01(\x03R\tstartedAt\x12\x19\n" +
 	"\bended_at\x18\x13 \x01(\x03R\aendedAt\x12\x17\n" +
-	"\anode_id\x18\x14 \x01(\tR\x06nodeId\"\x85\x01\n" +
+	"\anode_id\x18\x14 \x01(\tR\x06nodeId\"\xa2\x01\n" +
 	"\x11GetCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x10with_invocations\x18\x02 \x01(\bR\x0fwithInvocations\x12\x1f\n" +
 	"\vwith_output\x18\x03 \x01(\bR\n" +
 	"withOutput\x12\x14\n" +
-	"\x05stale\x18\x04 \x01(\bR\x05stale\"F\n" +
+	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1b\n" +
+	"\twith_spec\x18< \x01(\bR\bwithSpec\"F\n" +
 	"\x12GetCommandResponse\x120\n" +
-	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"\x8c\x01\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"\xd9\x02\n" +
 	"\x13ListCommandsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
 	"\x05stale\x18\x03 \x01(\bR\x05stale\x121\n" +
-	"\x05state\x18\x04 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\"^\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12!\n" +
+	"\fsubmitted_by\x18< \x01(\tR\vsubmittedBy\x12\x14\n" +
+	"\x05agent\x18= \x01(\tR\x05agent\x12\x12\n" +
+	"\x04text\x18> \x01(\tR\x04text\x12\x14\n" +
+	"\x05since\x18? \x01(\x03R\x05since\x12\x14\n" +
+	"\x05until\x18@ \x01(\x03R\x05until\x127\n" +
+	"\boutcomes\x18A \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\boutcomes\x12\x19\n" +
+	"\brerun_of\x18B \x01(\tR\arerunOf\"r\n" +
 	"\x14ListCommandsResponse\x122\n" +
 	"\bcommands\x18\x01 \x03(\v2\x16.agentplane.v1.CommandR\bcommands\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"F\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x12\n" +
+	"\x04next\x18< \x01(\tR\x04next\"F\n" +
 	"\x13WatchCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
 	"\vwith_output\x18\x02 \x01(\bR\n" +
@@ -1933,13 +2123,15 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"WhyRequest\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x14\n" +
-	"\x05agent\x18\x02 \x01(\tR\x05agent\"\xb7\x01\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\"\xf9\x01\n" +
 	"\vWhyResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x129\n" +
 	"\n" +
 	"invocation\x18\x02 \x01(\v2\x19.agentplane.v1.InvocationR\n" +
 	"invocation\x12;\n" +
-	"\vtransitions\x18\x03 \x03(\v2\x19.agentplane.v1.TransitionR\vtransitions\"\xeb\x01\n" +
+	"\vtransitions\x18\x03 \x03(\v2\x19.agentplane.v1.TransitionR\vtransitions\x12'\n" +
+	"\x0fenvelope_sha256\x18< \x01(\tR\x0eenvelopeSha256\x12\x17\n" +
+	"\akey_ids\x18= \x03(\tR\x06keyIds\"\x8f\x02\n" +
 	"\n" +
 	"Transition\x121\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1949,7 +2141,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05fence\x18\x05 \x01(\x04R\x05fence\x12\x17\n" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\a \x01(\x04R\fsessionEpoch\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason*\xf4\x02\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x12\n" +
+	"\x04what\x18< \x01(\tR\x04what\x12\x0e\n" +
+	"\x02by\x18= \x01(\tR\x02by*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +
@@ -2033,44 +2227,47 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	4,  // 0: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
 	26, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 2: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
-	11, // 3: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	10, // 4: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	27, // 5: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 6: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	25, // 7: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	13, // 8: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	0,  // 9: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	12, // 10: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	12, // 11: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	11, // 12: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 13: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	11, // 14: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	11, // 15: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	13, // 16: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	11, // 17: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	11, // 18: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	13, // 19: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	24, // 20: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 21: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	6,  // 22: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	8,  // 23: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	14, // 24: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	16, // 25: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	18, // 26: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	20, // 27: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	22, // 28: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	7,  // 29: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	9,  // 30: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	15, // 31: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	17, // 32: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	19, // 33: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	21, // 34: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	23, // 35: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	0,  // 3: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
+	11, // 4: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	10, // 5: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	27, // 6: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 7: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	25, // 8: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	13, // 9: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	5,  // 10: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	0,  // 11: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	12, // 12: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	12, // 13: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	11, // 14: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 15: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 16: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	11, // 17: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	11, // 18: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	13, // 19: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	11, // 20: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	11, // 21: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	13, // 22: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	24, // 23: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 24: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	6,  // 25: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	8,  // 26: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	14, // 27: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	16, // 28: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	18, // 29: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	20, // 30: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	22, // 31: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	7,  // 32: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	9,  // 33: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	15, // 34: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	17, // 35: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	19, // 36: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	21, // 37: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	23, // 38: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	32, // [32:39] is the sub-list for method output_type
+	25, // [25:32] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -83,12 +84,9 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 	if spec.ClusterId != s.bundle.ClusterId || spec.NotAfter == 0 {
 		return nil, Refusal(codes.InvalidArgument, "bad_spec", "cluster id or not_after is missing", "")
 	}
-	matched, err := s.matchLocked(spec.Selector)
+	matched, err := s.targetsLocked(spec)
 	if err != nil {
 		return nil, err
-	}
-	if len(matched) == 0 {
-		return nil, Refusal(codes.NotFound, "no_targets", fmt.Sprintf("no agent matches %q", spec.Selector), "see agentctl agents list")
 	}
 	s.changedLocked()
 	cmd := &command{
@@ -96,7 +94,7 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 		command: &agentplanev1.Command{
 			Id: spec.CommandId, State: agentplanev1.CommandState_COMMAND_STATE_ACTIVE, Summary: fmt.Sprint(spec.Argv),
 			Selector: spec.Selector, SubmittedBy: "admin", SubmittedAt: time.Now().UnixNano(), SubmittedIndex: s.index,
-			NotAfter: spec.NotAfter, Targets: uint32(len(matched)),
+			NotAfter: spec.NotAfter, Targets: uint32(len(matched)), RerunOf: spec.RerunOf,
 		},
 	}
 	s.commands = append(s.commands, cmd)
@@ -109,6 +107,40 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 		s.startLocked(cmd, i, a, spec.QueueOffline)
 	}
 	return &agentplanev1.SubmitResponse{Command: cmd.view(false, false)}, nil
+}
+
+// targetsLocked returns the agents that a command means.
+func (s *State) targetsLocked(spec *agentplanev1.CommandSpec) ([]*agentplanev1.Agent, error) {
+	var matched []*agentplanev1.Agent
+	switch {
+	case spec.RerunOf != "":
+		old := s.commandLocked(spec.RerunOf)
+		if old == nil {
+			return nil, noCommand(spec.RerunOf)
+		}
+		for _, i := range old.invocations {
+			if slices.Contains(spec.RerunStates, i.State) {
+				matched = append(matched, s.agentLocked(i.AgentId))
+			}
+		}
+	case len(spec.Agents) > 0:
+		for _, name := range spec.Agents {
+			a := s.agentLocked(name)
+			if a == nil {
+				return nil, noAgent(name)
+			}
+			matched = append(matched, a)
+		}
+	default:
+		var err error
+		if matched, err = s.matchLocked(spec.Selector); err != nil {
+			return nil, err
+		}
+	}
+	if len(matched) == 0 {
+		return nil, Refusal(codes.NotFound, "no_targets", fmt.Sprintf("no agent matches %q", spec.Selector), "see agentctl agents list")
+	}
+	return matched, nil
 }
 
 func (c commandService) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatchRequest) (*agentplanev1.SubmitBatchResponse, error) {
@@ -162,7 +194,14 @@ func (c commandService) GetCommand(ctx context.Context, req *agentplanev1.GetCom
 	if cmd == nil {
 		return nil, noCommand(req.Id)
 	}
-	return &agentplanev1.GetCommandResponse{Command: cmd.view(req.WithInvocations, req.WithOutput)}, nil
+	answer := cmd.view(req.WithInvocations, req.WithOutput)
+	if req.WithSpec {
+		var err error
+		if _, answer.Spec, err = decodeSpec(cmd.envelope); err != nil {
+			return nil, err
+		}
+	}
+	return &agentplanev1.GetCommandResponse{Command: answer}, nil
 }
 
 func (c commandService) ListCommands(ctx context.Context, req *agentplanev1.ListCommandsRequest) (*agentplanev1.ListCommandsResponse, error) {
@@ -170,7 +209,7 @@ func (c commandService) ListCommands(ctx context.Context, req *agentplanev1.List
 	defer c.state.mu.Unlock()
 	var all []*agentplanev1.Command
 	for _, cmd := range slices.Backward(c.state.commands) {
-		if (req.State == 0 || cmd.command.State == req.State) && (req.Before == "" || cmd.command.Id < req.Before) {
+		if cmd.listed(req) {
 			all = append(all, cmd.view(false, false))
 		}
 	}
@@ -178,7 +217,25 @@ func (c commandService) ListCommands(ctx context.Context, req *agentplanev1.List
 	if more {
 		all = all[:req.Limit]
 	}
-	return &agentplanev1.ListCommandsResponse{Commands: all, More: more}, nil
+	answer := &agentplanev1.ListCommandsResponse{Commands: all, More: more}
+	if more {
+		answer.Next = all[len(all)-1].Id
+	}
+	return answer, nil
+}
+
+// listed reports whether the command is one of those asked for.
+func (c *command) listed(req *agentplanev1.ListCommandsRequest) bool {
+	row := c.command
+	outcome := len(req.Outcomes) == 0 && req.Agent == ""
+	for _, i := range c.invocations {
+		meant := req.Agent == "" || i.AgentId == req.Agent || i.AgentName == req.Agent
+		outcome = outcome || meant && (len(req.Outcomes) == 0 || slices.Contains(req.Outcomes, i.State))
+	}
+	return outcome && (req.State == 0 || row.State == req.State) && (req.Before == "" || row.Id < req.Before) &&
+		(req.SubmittedBy == "" || row.SubmittedBy == req.SubmittedBy) && (req.RerunOf == "" || row.RerunOf == req.RerunOf) &&
+		strings.Contains(strings.ToLower(row.Summary+row.Selector), strings.ToLower(req.Text)) &&
+		row.SubmittedAt >= req.Since && (req.Until == 0 || row.SubmittedAt < req.Until)
 }
 
 func (c commandService) CancelCommand(ctx context.Context, req *agentplanev1.CancelCommandRequest) (*agentplanev1.CancelCommandResponse, error) {

@@ -232,7 +232,7 @@ func (s *State) moveLocked(c *command, i *agentplanev1.Invocation, state agentpl
 		i.EndedAt = now
 	}
 	c.transitions[i.Id] = append(c.transitions[i.Id], &agentplanev1.Transition{
-		State: state, Index: s.index, At: now, Attempt: i.Attempt, Fence: i.Fence, NodeId: i.NodeId, Reason: reason,
+		State: state, Index: s.index, At: now, Attempt: i.Attempt, Fence: i.Fence, NodeId: i.NodeId, Reason: reason, What: what(state),
 	})
 	c.countLocked(now)
 }
@@ -249,6 +249,18 @@ func (c *command) countLocked(now int64) {
 		c.command.State = agentplanev1.CommandState_COMMAND_STATE_DONE
 		c.command.FinishedAt = now
 	}
+}
+
+// what a step of a proof is called.
+func what(s agentplanev1.AttemptState) string {
+	word, begun := map[agentplanev1.AttemptState]string{
+		agentplanev1.AttemptState_ATTEMPT_STATE_PENDING: "submitted", agentplanev1.AttemptState_ATTEMPT_STATE_RELEASED: "released",
+		agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED: "claimed", agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING: "started",
+	}[s]
+	if !begun {
+		return "result"
+	}
+	return word
 }
 
 func final(s agentplanev1.AttemptState) bool {

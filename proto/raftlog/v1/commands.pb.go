@@ -290,10 +290,13 @@ type Command struct {
 	FinishedIndex uint64        `protobuf:"varint,19,opt,name=finished_index,json=finishedIndex,proto3" json:"finished_index,omitempty"`
 	ChangedIndex  uint64        `protobuf:"varint,20,opt,name=changed_index,json=changedIndex,proto3" json:"changed_index,omitempty"`
 	// One line for listings.
-	Summary       string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
-	Selector      string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
-	CanceledBy    string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
-	NotBefore     int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	Summary    string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
+	Selector   string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
+	CanceledBy string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
+	NotBefore  int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	RerunOf    string `protobuf:"bytes,70,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	// Cluster time of the cancel.
+	CanceledAt    int64 `protobuf:"varint,71,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +495,20 @@ func (x *Command) GetCanceledBy() string {
 func (x *Command) GetNotBefore() int64 {
 	if x != nil {
 		return x.NotBefore
+	}
+	return 0
+}
+
+func (x *Command) GetRerunOf() string {
+	if x != nil {
+		return x.RerunOf
+	}
+	return ""
+}
+
+func (x *Command) GetCanceledAt() int64 {
+	if x != nil {
+		return x.CanceledAt
 	}
 	return 0
 }
@@ -1010,7 +1027,9 @@ type SubmitCommand struct {
 	QueueMax uint32 `protobuf:"varint,16,opt,name=queue_max,json=queueMax,proto3" json:"queue_max,omitempty"`
 	// How many of the targets that are not skipped are RELEASED at once, as wave 1,
 	// lowest agent number first. None are while not_before lies ahead.
-	Release       uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
+	Release uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
+	// The command from whose targets these were taken.
+	RerunOf       string `protobuf:"bytes,70,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1162,6 +1181,13 @@ func (x *SubmitCommand) GetRelease() uint32 {
 		return x.Release
 	}
 	return 0
+}
+
+func (x *SubmitCommand) GetRerunOf() string {
+	if x != nil {
+		return x.RerunOf
+	}
+	return ""
 }
 
 // ReleaseCommand moves up to max PENDING invocations of the command, lowest agent
@@ -1695,7 +1721,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa7\x06\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xe3\x06\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1726,7 +1752,10 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\vcanceled_by\x18\x17 \x01(\tR\n" +
 	"canceledBy\x12\x1d\n" +
 	"\n" +
-	"not_before\x18\x18 \x01(\x03R\tnotBefore\"R\n" +
+	"not_before\x18\x18 \x01(\x03R\tnotBefore\x12\x19\n" +
+	"\brerun_of\x18F \x01(\tR\arerunOf\x12\x1f\n" +
+	"\vcanceled_at\x18G \x01(\x03R\n" +
+	"canceledAt\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1776,7 +1805,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x92\x04\n" +
+	"totalBytes\"\xad\x04\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1798,7 +1827,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\asummary\x18\x0e \x01(\tR\asummary\x12\x1a\n" +
 	"\bselector\x18\x0f \x01(\tR\bselector\x12\x1b\n" +
 	"\tqueue_max\x18\x10 \x01(\rR\bqueueMax\x12\x18\n" +
-	"\arelease\x18\x11 \x01(\rR\arelease\"\x82\x01\n" +
+	"\arelease\x18\x11 \x01(\rR\arelease\x12\x19\n" +
+	"\brerun_of\x18F \x01(\tR\arerunOf\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +

@@ -1,0 +1,81 @@
+package agentplanev1
+
+import "slices"
+
+// Reason is a word that says, beside the state of an attempt, why it is so: one stable
+// word for programs. Sentences for people stand in the detail.
+type Reason struct {
+	Word string
+	// States are those that it stands beside.
+	States []AttemptState
+	// Means says what happened, and Next what may be done about it; Next may be empty.
+	Means, Next string
+}
+
+// Reasons are all reasons of invocations and their transitions, by state and word. A test
+// holds the table complete.
+func Reasons() []Reason { return slices.Clone(reasons) }
+
+// ReasonOf finds the row of a word beside a state.
+func ReasonOf(state AttemptState, word string) (Reason, bool) {
+	i := slices.IndexFunc(reasons, func(r Reason) bool { return r.Word == word && slices.Contains(r.States, state) })
+	if i < 0 {
+		return Reason{}, false
+	}
+	return reasons[i], true
+}
+
+func states(s ...AttemptState) []AttemptState { return s }
+
+const (
+	skipped   = AttemptState_ATTEMPT_STATE_SKIPPED
+	expired   = AttemptState_ATTEMPT_STATE_EXPIRED
+	canceled  = AttemptState_ATTEMPT_STATE_CANCELED
+	rejected  = AttemptState_ATTEMPT_STATE_REJECTED
+	failed    = AttemptState_ATTEMPT_STATE_FAILED
+	succeeded = AttemptState_ATTEMPT_STATE_SUCCEEDED
+	timedOut  = AttemptState_ATTEMPT_STATE_TIMED_OUT
+	lost      = AttemptState_ATTEMPT_STATE_LOST
+	released  = AttemptState_ATTEMPT_STATE_RELEASED
+	running   = AttemptState_ATTEMPT_STATE_RUNNING
+)
+
+var reasons = []Reason{
+	{"offline", states(skipped), "the agent was neither connected nor within its grace when the command was taken, or in quarantine", "run with --queue D to wait for it"},
+	{"queue_full", states(skipped), "as many commands as may be wait for the agent", "see agentctl agents get AGENT; cancel what is not wanted any more"},
+	{"agent_removed", states(skipped, lost), "the agent was removed; LOST when the program may have been started", ""},
+
+	{"expired", states(expired), "nobody claimed it before its time was over", "give it longer with --ttl or --queue"},
+	{"canceled", states(canceled), "an operator canceled the command; when it was claimed, the agent ended the program or never started it", ""},
+
+	{"expired", states(rejected), "its time was over when the agent could have started it", "give it longer with --ttl"},
+	{"forgotten", states(rejected), "the command is older than what the agent's journal remembers: it cannot be shown that it was not started", "submit it as a new command"},
+	{"invalid", states(rejected), "the command cannot be read or run as it is", "see the detail"},
+	{"no_journal", states(rejected), "the agent's journal cannot be written", "look at the disk of the host and the log of agentd"},
+	{"no_slot", states(rejected), "more was claimed for the agent than it has slots", "see agentctl agents get AGENT"},
+	{"not_meant", states(rejected), "the command does not name this agent, or is another one than was said", "see the detail; this is never normal"},
+	{"not_prepared", states(rejected), "there was no directory, space or process for the program", "look at disk and memory of the host"},
+	{"not_yet", states(rejected), "its time has not come", "see the detail; this is never normal"},
+	{"policy", states(rejected), "the host's own policy forbids it", "see the detail, and the policy in the host's agentd.yaml"},
+	{"unsupported", states(rejected), "the command asks for what this agentd does not know", "upgrade agentd"},
+	{"wrong_cluster", states(rejected), "the command is of another cluster, or of a later life of this one", "see the detail; this is never normal"},
+
+	{"bad_directory", states(failed), "the working directory cannot be entered", "see the detail"},
+	{"exit", states(failed, succeeded), "the program ended by itself; FAILED with an exit code that is not 0", ""},
+	{"not_executable", states(failed), "the program cannot be executed (exit code 126)", "see the detail"},
+	{"not_found", states(failed), "there is no such program (exit code 127)", "see the detail"},
+	{"signal", states(failed), "a signal ended the program", ""},
+	{"timeout", states(timedOut), "the program ran for as long as it may and was ended", "give it longer with --timeout"},
+
+	{"agent_restart", states(lost), "agentd died after it had decided to start the program, and before it knew that it had", "look at the host whether it ran"},
+	{"journal_behind", states(lost), "the agent's disk was put back to an older image", "look at the host; then agentctl agents readmit AGENT"},
+	{"journal_lost", states(lost), "the agent came back with an empty disk", "look at the host whether it ran"},
+	{"no_answer", states(lost), "the agent is connected and does not say what became of it", "look at the host and the log of agentd"},
+	{"no_contact", states(lost), "the agent has had no session for too long; what it says when it comes back supersedes this", "see agentctl agents get AGENT"},
+	{"reboot", states(lost), "the host was started anew while the program ran", "look at the host how far it came"},
+	{"supervisor_gone", states(lost), "what watched the program on the host died", "look at the host whether memory ran out"},
+	{"unknown", states(lost), "the agent was asked and its journal does not know of it", "look at the host whether it ran"},
+
+	{"idempotent", states(released), "another attempt follows one that was LOST, since the command allows it", ""},
+	{"told_with_result", states(running), "the agent told that the program had started together with its end", ""},
+}
