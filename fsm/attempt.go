@@ -80,6 +80,9 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 	case tx.running(a.GetOrdinal()) >= s.GetSlots():
 		return refuse(raftlogv1.Code_CODE_EXHAUSTED, "slots", "all %d slots of agent %q are taken", s.GetSlots(), a.GetId())
 	}
+	if refusal := tx.hostLocked(i, c); refusal != nil {
+		return refusal
+	}
 	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, "", func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
 		row.Fence, row.SessionEpoch, row.NodeId = tx.number(), s.GetEpoch(), m.GetNodeId()
 		step.Fence, step.SessionEpoch, step.NodeId = row.Fence, row.SessionEpoch, row.NodeId

@@ -49,7 +49,7 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
-		Summary: m.GetSummary(), Selector: m.GetSelector(),
+		Summary: m.GetSummary(), Selector: m.GetSelector(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	release := m.GetRelease()
@@ -96,7 +96,7 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 			return refuse(raftlogv1.Code_CODE_INVALID, "order", "the agents' numbers do not ascend")
 		}
 	}
-	return nil
+	return checkLockNames(m.GetLocks())
 }
 
 // madeAt is the Unix time in milliseconds that a UUIDv7 carries (RFC 9562).
@@ -132,7 +132,7 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, rele
 	}
 	i := &raftlogv1.Invocation{
 		Id: InvocationID(c.GetId(), ordinal), CommandId: c.GetId(), AgentId: agentID, AgentOrdinal: ordinal,
-		Attempt: 1, State: state, Reason: reason,
+		Attempt: 1, State: state, Reason: reason, Exclusive: c.GetExclusive(),
 		Transitions: []*raftlogv1.Transition{{State: state, Index: tx.index, At: tx.now(), Attempt: 1, Reason: reason}},
 	}
 	put(tx, TableInvocations, tx.invocations, i)

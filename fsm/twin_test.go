@@ -24,6 +24,8 @@ type twinCommand struct {
 	tries               uint32
 	released            uint32
 	canceled            bool
+	locks               []string
+	exclusive           bool
 }
 
 type twinAttempt struct {
@@ -153,7 +155,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts())}
+	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), exclusive: m.GetExclusive()}
 	w.commands[m.GetId()] = c
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
@@ -198,6 +200,18 @@ func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 	return raftlogv1.Code_CODE_OK
 }
 
+// locked says that what runs on the host does not go together with the attempt.
+func (w *twin) locked(a *twinAttempt) bool {
+	c := w.commands[a.command]
+	return slices.ContainsFunc(w.attempts, func(b *twinAttempt) bool {
+		if b.ordinal != a.ordinal || (b.state != claimedS && b.state != running) {
+			return false
+		}
+		d := w.commands[b.command]
+		return c.exclusive || d.exclusive || slices.ContainsFunc(c.locks, func(name string) bool { return slices.Contains(d.locks, name) })
+	})
+}
+
 func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimAttempt) raftlogv1.Code {
 	a := w.find(m.GetInvocationId())
 	s, hasSession := before.Session(m.GetAgentId())
@@ -224,7 +238,7 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	case c.canceled, now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
 		s.GetNodeId() != m.GetNodeId(), agent.GetQuarantine() != 0:
 		return raftlogv1.Code_CODE_REFUSED
-	case w.count(a.ordinal, claimedS, running) >= s.GetSlots():
+	case w.count(a.ordinal, claimedS, running) >= s.GetSlots(), w.locked(a):
 		return raftlogv1.Code_CODE_EXHAUSTED
 	}
 	a.state, a.fence, a.epoch = claimedS, number, s.GetEpoch()

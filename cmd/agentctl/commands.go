@@ -90,6 +90,15 @@ func (a *app) commandColumns() []column[*agentplanev1.Command] {
 	}
 }
 
+// heldLocks is what a command's attempts hold while they run.
+func heldLocks(c *agentplanev1.Command) string {
+	locks := slices.Clone(c.GetLocks())
+	if c.GetExclusive() {
+		locks = append(locks, "the whole host")
+	}
+	return strings.Join(locks, ", ")
+}
+
 func counts(m map[string]uint32) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -124,7 +133,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				[2]string{"selector", c.Selector},
 				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
 				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
-				[2]string{"canceled by", c.CanceledBy}, [2]string{"counts", counts(c.Counts)},
+				[2]string{"locks", heldLocks(c)}, [2]string{"canceled by", c.CanceledBy}, [2]string{"counts", counts(c.Counts)},
 			)
 			fmt.Fprintln(w)
 			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns())

@@ -36,6 +36,7 @@ type runFlags struct {
 	class     string
 	script    string
 	detach    bool
+	locks     lockFlags
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -63,6 +64,7 @@ func (a *app) runCmd() *cobra.Command {
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
+	f.locks.add(c)
 	fl.BoolVar(&f.detach, "detach", false, "return once the command is accepted")
 	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"at-most-once", "idempotent"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -106,6 +108,9 @@ func (f *runFlags) spec(a *app, argv []string, ttlSet, queueSet bool) (*agentpla
 	spec := &agentplanev1.CommandSpec{
 		Selector: expr, Argv: argv, RunTimeout: int64(f.timeout), KillGrace: int64(f.killGrace),
 		NotAfter: int64(wait), Delivery: class, QueueOffline: queueSet,
+	}
+	if err := f.locks.into(spec); err != nil {
+		return nil, err
 	}
 	if f.script != "" {
 		if spec.Script, err = a.readScript(f.script); err != nil {

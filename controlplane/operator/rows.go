@@ -16,6 +16,7 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		Id: c.GetId(), State: agentplanev1.CommandState(c.GetState()), Summary: c.GetSummary(), Selector: c.GetSelector(),
 		SubmittedBy: c.GetSubmittedBy(), SubmittedAt: c.GetSubmittedAt(), SubmittedIndex: c.GetSubmittedIndex(),
 		NotAfter: c.GetNotAfter(), FinishedAt: c.GetFinishedAt(), CanceledBy: c.GetCanceledBy(), Targets: c.GetTargets(),
+		Locks: c.GetLocks(), Exclusive: c.GetExclusive(),
 		Counts: make(map[string]uint32, len(c.GetCounts())),
 	}
 	for _, n := range c.GetCounts() {

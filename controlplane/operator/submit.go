@@ -142,9 +142,18 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		// There is one wave, and everybody belongs to it: what Submit releases itself
 		// needs no second entry before it can be claimed.
 		Release: uint32(len(ordinals)),
+		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts
 	}
 	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+}
+
+// ascending is the names in order, each once; the spec's own bytes stay as they are.
+func ascending(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names)))
 }

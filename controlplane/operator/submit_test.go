@@ -99,6 +99,8 @@ func TestSubmitRefuses(t *testing.T) {
 		{"an end in a year", func(w *world, s *agentplanev1.CommandSpec) { s.NotAfter = w.now.AddDate(1, 0, 0).UnixNano() }, codes.InvalidArgument, "not_after"},
 		{"the largest end there is", func(w *world, s *agentplanev1.CommandSpec) { s.NotAfter = 1<<63 - 1 }, codes.InvalidArgument, "not_after"},
 		{"an end that is over", func(w *world, s *agentplanev1.CommandSpec) { s.NotAfter = w.now.UnixNano() - minute }, codes.FailedPrecondition, "expired"},
+		{"a lock without a name", func(w *world, s *agentplanev1.CommandSpec) { s.Locks = []string{""} }, codes.InvalidArgument, "lock_name"},
+		{"too many locks", func(w *world, s *agentplanev1.CommandSpec) { s.Locks = make([]string, 9) }, codes.InvalidArgument, "locks"},
 		{"a beginning behind the end", func(w *world, s *agentplanev1.CommandSpec) { s.NotBefore = s.NotAfter }, codes.InvalidArgument, "not_before"},
 		{"a delivery class of the future", func(_ *world, s *agentplanev1.CommandSpec) { s.Delivery = 9 }, codes.InvalidArgument, "delivery"},
 		{"a sandbox profile", func(_ *world, s *agentplanev1.CommandSpec) { s.Profile = "strict" }, codes.InvalidArgument, "profile"},
@@ -231,6 +233,16 @@ func TestSubmitPassesLimitsOn(t *testing.T) {
 	row, _ = w.m.View().Command(second.GetId())
 	if row.GetMaxAttempts() != 1 {
 		t.Fatalf("at most once has %d attempts", row.GetMaxAttempts())
+	}
+}
+
+func TestSubmitPutsLocksInOrder(t *testing.T) {
+	w := fleetWorld(t)
+	spec := w.spec("all")
+	spec.Locks, spec.Exclusive = []string{"deploy", "apt", "deploy"}, true
+	row := w.submit(spec)
+	if !slices.Equal(row.GetLocks(), []string{"apt", "deploy"}) || !row.GetExclusive() {
+		t.Fatalf("row %v", row)
 	}
 }
 

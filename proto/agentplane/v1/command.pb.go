@@ -333,7 +333,11 @@ type CommandSpec struct {
 	Delivery     Delivery `protobuf:"varint,13,opt,name=delivery,proto3,enum=agentplane.v1.Delivery" json:"delivery,omitempty"`
 	QueueOffline bool     `protobuf:"varint,14,opt,name=queue_offline,json=queueOffline,proto3" json:"queue_offline,omitempty"`
 	// W3C trace context, given to the program as TRACEPARENT.
-	Traceparent   string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Names of locks of the host: of those who share one, one runs at a time. At most 8.
+	Locks []string `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
+	// Nothing else runs on the host at the same time.
+	Exclusive     bool `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -471,6 +475,20 @@ func (x *CommandSpec) GetTraceparent() string {
 		return x.Traceparent
 	}
 	return ""
+}
+
+func (x *CommandSpec) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
 }
 
 type SubmitRequest struct {
@@ -758,6 +776,8 @@ type Command struct {
 	Counts map[string]uint32 `protobuf:"bytes,12,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Only where asked for.
 	Invocations   []*Invocation `protobuf:"bytes,13,rep,name=invocations,proto3" json:"invocations,omitempty"`
+	Locks         []string      `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive     bool          `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -881,6 +901,20 @@ func (x *Command) GetInvocations() []*Invocation {
 		return x.Invocations
 	}
 	return nil
+}
+
+func (x *Command) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *Command) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
 }
 
 type Output struct {
@@ -1811,7 +1845,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfb\x03\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xaf\x04\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1833,7 +1867,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\tnot_after\x18\f \x01(\x03R\bnotAfter\x123\n" +
 	"\bdelivery\x18\r \x01(\x0e2\x17.agentplane.v1.DeliveryR\bdelivery\x12#\n" +
 	"\rqueue_offline\x18\x0e \x01(\bR\fqueueOffline\x12 \n" +
-	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\"+\n" +
+	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\x12\x14\n" +
+	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18\x1f \x01(\bR\texclusive\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -1848,7 +1884,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x9e\x04\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xd2\x04\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -1865,7 +1901,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"canceledBy\x12\x18\n" +
 	"\atargets\x18\v \x01(\rR\atargets\x12:\n" +
 	"\x06counts\x18\f \x03(\v2\".agentplane.v1.Command.CountsEntryR\x06counts\x12;\n" +
-	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x1a9\n" +
+	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x12\x14\n" +
+	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18\x1f \x01(\bR\texclusive\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +

@@ -290,10 +290,14 @@ type Command struct {
 	FinishedIndex uint64        `protobuf:"varint,19,opt,name=finished_index,json=finishedIndex,proto3" json:"finished_index,omitempty"`
 	ChangedIndex  uint64        `protobuf:"varint,20,opt,name=changed_index,json=changedIndex,proto3" json:"changed_index,omitempty"`
 	// One line for listings.
-	Summary       string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
-	Selector      string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
-	CanceledBy    string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
-	NotBefore     int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	Summary    string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
+	Selector   string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
+	CanceledBy string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
+	NotBefore  int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Names of locks that an attempt holds on its host while it is CLAIMED or RUNNING.
+	Locks []string `protobuf:"bytes,50,rep,name=locks,proto3" json:"locks,omitempty"`
+	// Nothing else is CLAIMED or RUNNING on the host at the same time.
+	Exclusive     bool `protobuf:"varint,51,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +500,20 @@ func (x *Command) GetNotBefore() int64 {
 	return 0
 }
 
+func (x *Command) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *Command) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
 type StateCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=raftlog.v1.AttemptState" json:"state,omitempty"`
@@ -572,8 +590,10 @@ type Invocation struct {
 	// A cancel came after the program had ended.
 	CancelTooLate bool `protobuf:"varint,15,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
 	// A stable word: offline, queue_full, no_contact, supervisor_gone, forgotten, …
-	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
-	Detail        string `protobuf:"bytes,17,opt,name=detail,proto3" json:"detail,omitempty"`
+	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail string `protobuf:"bytes,17,opt,name=detail,proto3" json:"detail,omitempty"`
+	// As the command's: claims on the host ask for it without looking at the command.
+	Exclusive     bool `protobuf:"varint,25,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -725,6 +745,13 @@ func (x *Invocation) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *Invocation) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
 }
 
 // Transition is one step of the proof that "why" prints.
@@ -1010,7 +1037,10 @@ type SubmitCommand struct {
 	QueueMax uint32 `protobuf:"varint,16,opt,name=queue_max,json=queueMax,proto3" json:"queue_max,omitempty"`
 	// How many of the targets that are not skipped are RELEASED at once, as wave 1,
 	// lowest agent number first. None are while not_before lies ahead.
-	Release       uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
+	Release uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
+	// Ascending.
+	Locks         []string `protobuf:"bytes,40,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive     bool     `protobuf:"varint,41,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1162,6 +1192,20 @@ func (x *SubmitCommand) GetRelease() uint32 {
 		return x.Release
 	}
 	return 0
+}
+
+func (x *SubmitCommand) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *SubmitCommand) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
 }
 
 // ReleaseCommand moves up to max PENDING invocations of the command, lowest agent
@@ -1695,7 +1739,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa7\x06\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xdb\x06\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1726,11 +1770,13 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\vcanceled_by\x18\x17 \x01(\tR\n" +
 	"canceledBy\x12\x1d\n" +
 	"\n" +
-	"not_before\x18\x18 \x01(\x03R\tnotBefore\"R\n" +
+	"not_before\x18\x18 \x01(\x03R\tnotBefore\x12\x14\n" +
+	"\x05locks\x182 \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x183 \x01(\bR\texclusive\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\xa2\x04\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\xc0\x04\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -1751,7 +1797,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04late\x18\x0e \x01(\bR\x04late\x12&\n" +
 	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12\x16\n" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06detail\x18\x11 \x01(\tR\x06detail\"\xe8\x01\n" +
+	"\x06detail\x18\x11 \x01(\tR\x06detail\x12\x1c\n" +
+	"\texclusive\x18\x19 \x01(\bR\texclusive\"\xe8\x01\n" +
 	"\n" +
 	"Transition\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1776,7 +1823,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x92\x04\n" +
+	"totalBytes\"\xc6\x04\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1798,7 +1845,9 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\asummary\x18\x0e \x01(\tR\asummary\x12\x1a\n" +
 	"\bselector\x18\x0f \x01(\tR\bselector\x12\x1b\n" +
 	"\tqueue_max\x18\x10 \x01(\rR\bqueueMax\x12\x18\n" +
-	"\arelease\x18\x11 \x01(\rR\arelease\"\x82\x01\n" +
+	"\arelease\x18\x11 \x01(\rR\arelease\x12\x14\n" +
+	"\x05locks\x18( \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18) \x01(\bR\texclusive\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +
