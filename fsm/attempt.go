@@ -36,7 +36,7 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 func (tx *tx) mayTryAgain(c *raftlogv1.Command, i *raftlogv1.Invocation) bool {
 	_, enrolled := tx.agents.get(i.GetAgentId())
 	return c.GetDelivery() == raftlogv1.Delivery_DELIVERY_IDEMPOTENT && i.GetAttempt() < c.GetMaxAttempts() &&
-		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && tx.now() < c.GetNotAfter() && enrolled
+		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && tx.now() < c.GetNotAfter() && enrolled && !i.GetSuperseded()
 }
 
 // claimAttempt grants the permission to start once. The same session asking again

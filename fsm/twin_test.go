@@ -26,6 +26,7 @@ type twinCommand struct {
 	canceled            bool
 	locks               []string
 	exclusive           bool
+	supersede           string
 }
 
 type twinAttempt struct {
@@ -35,6 +36,7 @@ type twinAttempt struct {
 	state              raftlogv1.AttemptState
 	fence, epoch       uint64
 	late, asked        bool
+	superseded         bool // it is not tried again
 }
 
 const (
@@ -88,7 +90,7 @@ func (w *twin) count(ordinal uint32, states ...raftlogv1.AttemptState) (n uint32
 func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
 	c := w.commands[a.command]
 	a.state = lost
-	if a.n < c.tries && !c.canceled && now < c.notAfter && agentStays {
+	if a.n < c.tries && !c.canceled && now < c.notAfter && agentStays && !a.superseded {
 		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released}
 	}
 }
@@ -155,7 +157,18 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), exclusive: m.GetExclusive()}
+	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede()}
+	for _, x := range w.attempts {
+		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
+			continue
+		}
+		switch x.state {
+		case pending, released:
+			x.state = canceled
+		case claimedS, running:
+			x.superseded = true
+		}
+	}
 	w.commands[m.GetId()] = c
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
@@ -358,7 +371,9 @@ func (w *twin) compare(v *View) error {
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
 			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
 		}
-		if got != *a {
+		want := *a
+		want.superseded = false // the machine notes it only where there are attempts left
+		if got != want {
 			return fmt.Errorf("invocation is %+v, in the model %+v", got, *a)
 		}
 	}

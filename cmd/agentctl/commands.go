@@ -99,6 +99,13 @@ func heldLocks(c *agentplanev1.Command) string {
 	return strings.Join(locks, ", ")
 }
 
+func unlessNormal(priority uint32) string {
+	if priority == priorities["normal"] {
+		return ""
+	}
+	return fmt.Sprint(priority)
+}
+
 func counts(m map[string]uint32) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -133,7 +140,8 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				[2]string{"selector", c.Selector},
 				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
 				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
-				[2]string{"locks", heldLocks(c)}, [2]string{"canceled by", c.CanceledBy}, [2]string{"counts", counts(c.Counts)},
+				[2]string{"locks", heldLocks(c)},
+				[2]string{"priority", unlessNormal(c.Priority)}, [2]string{"supersedes", c.Supersede}, [2]string{"canceled by", c.CanceledBy}, [2]string{"counts", counts(c.Counts)},
 			)
 			fmt.Fprintln(w)
 			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns())

@@ -23,6 +23,7 @@ const (
 type Commands struct {
 	agentplanev1.UnimplementedCommandServiceServer
 	*service
+	rate submitRate
 }
 
 // GetCommand answers a command, with its invocations by number of the agent where

@@ -72,6 +72,9 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	if err != nil {
 		return plan{}, err
 	}
+	if err := c.mayAsk(ctx); err != nil {
+		return plan{}, err
+	}
 	return plan{id: id, mutation: c.submitMutation(ctx, sub, ordinals)}, nil
 }
 
@@ -143,6 +146,10 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		// needs no second entry before it can be claimed.
 		Release: uint32(len(ordinals)),
 		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
+		Supersede: spec.GetSupersede(),
+	}
+	if spec.Priority != nil {
+		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts

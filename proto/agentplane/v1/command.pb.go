@@ -337,7 +337,12 @@ type CommandSpec struct {
 	// Names of locks of the host: of those who share one, one runs at a time. At most 8.
 	Locks []string `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
 	// Nothing else runs on the host at the same time.
-	Exclusive     bool `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	Exclusive bool `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// 0 to 100; not set = 50. Of what waits for an agent, the highest starts first.
+	Priority *uint32 `protobuf:"varint,32,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// On the agents that this command means, what earlier ones with the same key have not
+	// started never starts. Empty: nothing.
+	Supersede     string `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +494,20 @@ func (x *CommandSpec) GetExclusive() bool {
 		return x.Exclusive
 	}
 	return false
+}
+
+func (x *CommandSpec) GetPriority() uint32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *CommandSpec) GetSupersede() string {
+	if x != nil {
+		return x.Supersede
+	}
+	return ""
 }
 
 type SubmitRequest struct {
@@ -778,6 +797,8 @@ type Command struct {
 	Invocations   []*Invocation `protobuf:"bytes,13,rep,name=invocations,proto3" json:"invocations,omitempty"`
 	Locks         []string      `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
 	Exclusive     bool          `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	Priority      uint32        `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
+	Supersede     string        `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -915,6 +936,20 @@ func (x *Command) GetExclusive() bool {
 		return x.Exclusive
 	}
 	return false
+}
+
+func (x *Command) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Command) GetSupersede() string {
+	if x != nil {
+		return x.Supersede
+	}
+	return ""
 }
 
 type Output struct {
@@ -1845,7 +1880,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xaf\x04\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfb\x04\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1869,7 +1904,10 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\rqueue_offline\x18\x0e \x01(\bR\fqueueOffline\x12 \n" +
 	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\x12\x14\n" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
-	"\texclusive\x18\x1f \x01(\bR\texclusive\"+\n" +
+	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1f\n" +
+	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersedeB\v\n" +
+	"\t_priority\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -1884,7 +1922,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xd2\x04\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x8c\x05\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -1903,7 +1941,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x06counts\x18\f \x03(\v2\".agentplane.v1.Command.CountsEntryR\x06counts\x12;\n" +
 	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x12\x14\n" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
-	"\texclusive\x18\x1f \x01(\bR\texclusive\x1a9\n" +
+	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1a\n" +
+	"\bpriority\x18  \x01(\rR\bpriority\x12\x1c\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +
@@ -2117,6 +2157,7 @@ func file_agentplane_v1_command_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
+	file_agentplane_v1_command_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
