@@ -1,6 +1,8 @@
 package fsm
 
 import (
+	"fmt"
+
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -18,6 +20,21 @@ type Wait struct {
 	Lock      string // where it is one
 	CommandID string // of whoever is in the way
 	Before    bool   // that one waits as well, and its turn is first
+}
+
+// String is a sentence for people.
+func (w Wait) String() string {
+	switch {
+	case w.Reason == ReasonExclusive && w.Before:
+		return fmt.Sprintf("command %s is before it, and wants the host for itself", w.CommandID)
+	case w.Reason == ReasonExclusive:
+		return fmt.Sprintf("command %s runs there, and one of the two wants the host for itself", w.CommandID)
+	case w.Before:
+		return fmt.Sprintf("command %s is before it, and wants lock %q too", w.CommandID, w.Lock)
+	case w.Reason == ReasonLocked:
+		return fmt.Sprintf("command %s holds lock %q", w.CommandID, w.Lock)
+	}
+	return ""
 }
 
 // A Turn says which of an agent's released attempts may be claimed beside what runs

@@ -16,7 +16,7 @@ func (a *app) commandsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "commands", Short: "look after the commands"}
 	one := args(1, 1, "the id of a command")
 	c.AddCommand(
-		a.commandsList(), a.commandsOutput(),
+		a.commandsList(), a.commandsOutput(), a.commandsQueue(),
 		&cobra.Command{
 			Use: "get COMMAND", Short: "show one command and its invocations", Args: one, Annotations: is(reads),
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsGet,
@@ -88,15 +88,6 @@ func (a *app) commandColumns() []column[*agentplanev1.Command] {
 		{"SELECTOR", true, (*agentplanev1.Command).GetSelector},
 		{"INDEX", true, func(c *agentplanev1.Command) string { return fmt.Sprint(c.SubmittedIndex) }},
 	}
-}
-
-// heldLocks is what a command's attempts hold while they run.
-func heldLocks(c *agentplanev1.Command) string {
-	locks := slices.Clone(c.GetLocks())
-	if c.GetExclusive() {
-		locks = append(locks, "the whole host")
-	}
-	return strings.Join(locks, ", ")
 }
 
 func unlessNormal(priority uint32) string {
