@@ -138,6 +138,14 @@ var nodeOptions = []Option{
 		Key: "commands.retain_count", Readers: ProgramNode, Kind: KindInt, Default: "100000", Min: "100", Max: "10000000",
 		Doc: "How many commands that have ended are kept.",
 	},
+	{
+		Key: "commands.rate_per_operator", Readers: ProgramNode, Kind: KindInt, Default: "0", Min: "0", Max: "100000",
+		Doc: "How many commands one operator may submit in a second, each of a batch counted; 0 is no bound. The node that leads counts.",
+	},
+	{
+		Key: "commands.rate_burst", Readers: ProgramNode, Kind: KindInt, Default: "100", Min: "1", Max: "1000000",
+		Doc: "How many commands one operator may submit at once before commands.rate_per_operator bounds them.",
+	},
 
 	// Tokens.
 	{

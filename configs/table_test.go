@@ -114,6 +114,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	want.Agent.BrakeCount, want.Agent.BrakePercent, want.Agent.QueueMax = 10, 15, 4096
 	want.Admission.SessionsPerSecond = 500
 	want.Commands.LostAfter, want.Commands.Retain, want.Commands.RetainCount = 15*time.Minute, 720*time.Hour, 100_000
+	want.Commands.RateBurst = 100
 	want.Tokens.Retain, want.Tokens.RetainCount = 720*time.Hour, 10_000
 	want.Clock.MaxDistanceLeading = 30 * time.Second
 	want.Limits.MessageBytes = 1 << 20

@@ -57,9 +57,11 @@ type Node struct {
 	} `key:"admission"`
 
 	Commands struct {
-		LostAfter   time.Duration `key:"lost_after"`
-		Retain      time.Duration `key:"retain"`
-		RetainCount int           `key:"retain_count"`
+		LostAfter       time.Duration `key:"lost_after"`
+		Retain          time.Duration `key:"retain"`
+		RetainCount     int           `key:"retain_count"`
+		RatePerOperator int           `key:"rate_per_operator"`
+		RateBurst       int           `key:"rate_burst"`
 	} `key:"commands"`
 	Tokens struct {
 		Retain      time.Duration `key:"retain"`

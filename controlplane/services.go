@@ -37,6 +37,7 @@ func (m *member) register() error {
 		},
 		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
 		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax),
+		RatePerOperator: m.n.o.Config.Commands.RatePerOperator, RateBurst: m.n.o.Config.Commands.RateBurst,
 		BatchMutations: m.n.o.Config.Batch.MaxMutations, BatchBytes: int(m.n.o.Config.Batch.MaxBytes), Logger: m.logger.Named("operator"),
 	})
 	if err != nil {

@@ -56,6 +56,8 @@
 //	putback        I1 I13  e2e                     TestOldLeaderFromADiskImage
 //	claimtwice     I2      fsm                     TestStories
 //	claimtwice     I2      fsm                     TestAttemptsMatchTheirTwin
+//	locks          none    fsm                     TestAttemptsMatchTheirTwin
+//	locks          none    fsm                     TestStories
 //	nofsync        I2      agent/journal           TestPowerCuts
 //	startagain     I2      agent/execute           TestStartRefuses
 //	journalbehind  I2      fsm                     TestStories

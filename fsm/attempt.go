@@ -36,7 +36,7 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 func (tx *tx) mayTryAgain(c *raftlogv1.Command, i *raftlogv1.Invocation) bool {
 	_, enrolled := tx.agents.get(i.GetAgentId())
 	return c.GetDelivery() == raftlogv1.Delivery_DELIVERY_IDEMPOTENT && i.GetAttempt() < c.GetMaxAttempts() &&
-		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && tx.now() < c.GetNotAfter() && enrolled
+		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && tx.now() < c.GetNotAfter() && enrolled && !i.GetSuperseded()
 }
 
 // claimAttempt grants the permission to start once. The same session asking again
@@ -79,6 +79,9 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_REFUSED, quarantineWord(a.GetQuarantine()), "agent %q is quarantined", a.GetId())
 	case tx.running(a.GetOrdinal()) >= s.GetSlots():
 		return refuse(raftlogv1.Code_CODE_EXHAUSTED, "slots", "all %d slots of agent %q are taken", s.GetSlots(), a.GetId())
+	}
+	if refusal := tx.hostLocked(i, c); refusal != nil {
+		return refusal
 	}
 	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, "", func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
 		row.Fence, row.SessionEpoch, row.NodeId = tx.number(), s.GetEpoch(), m.GetNodeId()

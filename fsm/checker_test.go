@@ -21,7 +21,7 @@ func check(m *Machine) error {
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
 		checkTable("token uses", t.tokenUses),
-		checkAgents(t), checkCommands(t), checkWork(t), checkFences(t), checkTokens(t),
+		checkAgents(t), checkCommands(t), checkWork(t), checkHostLocks(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
 			return err
@@ -252,6 +252,36 @@ func checkWork(t *tables) error {
 		}
 		if n := t.work.count(ordinal); n != len(rows) {
 			return fmt.Errorf("agent %d has %d open invocations, want %d", ordinal, n, len(rows))
+		}
+	}
+	return nil
+}
+
+// checkHostLocks says whether two attempts run on one host that must not.
+func checkHostLocks(t *tables) error {
+	holders := make(map[string]string)
+	alone, runs := make(map[uint32]string), make(map[uint32]string)
+	for i := range t.invocations.all() {
+		if i.GetState() != claimedS && i.GetState() != running {
+			continue
+		}
+		c, _ := t.commands.get(i.GetCommandId())
+		if c.GetExclusive() != i.GetExclusive() {
+			return fmt.Errorf("invocation %s: exclusive is %v, of its command %v", i.GetId(), i.GetExclusive(), c.GetExclusive())
+		}
+		o := i.GetAgentOrdinal()
+		if other := cmp.Or(alone[o], map[bool]string{true: runs[o]}[c.GetExclusive()]); other != "" {
+			return fmt.Errorf("%s runs beside %s, and one of them is exclusive", i.GetId(), other)
+		}
+		if runs[o] = i.GetId(); c.GetExclusive() {
+			alone[o] = i.GetId()
+		}
+		for _, name := range c.GetLocks() {
+			key := fmt.Sprint(o, " ", name)
+			if other := holders[key]; other != "" {
+				return fmt.Errorf("lock %q is held by %s and by %s", name, other, i.GetId())
+			}
+			holders[key] = i.GetId()
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"iter"
 	"slices"
 	"time"
@@ -14,6 +15,8 @@ import (
 const (
 	// MaxTargets bounds the targets of one command.
 	MaxTargets = 10_000
+	// NormalPriority is that of a command that names none, MaxPriority the highest.
+	NormalPriority, MaxPriority = 50, 100
 	// MaxAttempts bounds the attempts of an idempotent command on one target.
 	MaxAttempts = 10
 	// idAhead is how far a command's id may lie ahead of the cluster's time.
@@ -44,12 +47,14 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		notAfter = later(tx.now(), m.GetTtl())
 	}
 	put(tx, TableEnvelopes, tx.envelopes, &raftlogv1.Envelope{CommandId: m.GetId(), Envelope: m.GetEnvelope()})
+	tx.supersede(m)
 	c := &raftlogv1.Command{
 		Id: m.GetId(), Digest: m.GetDigest(), SubmittedBy: m.GetSubmittedBy(), SubmittedAt: tx.now(), SubmittedIndex: tx.index,
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
-		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(),
+		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
+		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	release := m.GetRelease()
@@ -96,7 +101,10 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 			return refuse(raftlogv1.Code_CODE_INVALID, "order", "the agents' numbers do not ascend")
 		}
 	}
-	return nil
+	if n := m.GetPrecedence(); n < -NormalPriority || n > MaxPriority-NormalPriority {
+		return refuse(raftlogv1.Code_CODE_INVALID, "priority", "priority %d is not between 0 and %d", NormalPriority+int64(n), MaxPriority)
+	}
+	return cmp.Or(checkLockNames(m.GetLocks()), tx.checkSupersede(m))
 }
 
 // madeAt is the Unix time in milliseconds that a UUIDv7 carries (RFC 9562).
@@ -132,7 +140,8 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, rele
 	}
 	i := &raftlogv1.Invocation{
 		Id: InvocationID(c.GetId(), ordinal), CommandId: c.GetId(), AgentId: agentID, AgentOrdinal: ordinal,
-		Attempt: 1, State: state, Reason: reason,
+		Attempt: 1, State: state, Reason: reason, Exclusive: c.GetExclusive(),
+		Precedence:  c.GetPrecedence(),
 		Transitions: []*raftlogv1.Transition{{State: state, Index: tx.index, At: tx.now(), Attempt: 1, Reason: reason}},
 	}
 	put(tx, TableInvocations, tx.invocations, i)

@@ -56,6 +56,14 @@
 // compacted, and lists again. A restore from a snapshot empties the ring, which is
 // what compacts it.
 //
+// # Locks of a host
+//
+// A command may name locks, or want the host for itself. A claim is refused ("locked",
+// "exclusive") while what is CLAIMED or RUNNING on that agent holds one of its locks, has
+// the host for itself, or is in the way of an exclusive one; the state that ends an
+// attempt, LOST too, frees what it held. That is all that Apply decides. Who is next is
+// the [Turn]'s, which the node of the agent takes and operators are shown.
+//
 // # Numbers
 //
 // Leader epochs, session epochs and fences are the number of the mutation that

@@ -406,6 +406,10 @@ func (g *gen) submit() *raftlogv1.Mutation {
 		m.MaxAttempts = uint32(g.pick(0, 1, 2, 2, 2, 3, 3, 3, 3, 11))
 	}
 	m.Release = uint32(g.pick(0, 0, 1, 2, 100))
+	m.Locks = [][]string{nil, nil, nil, {"x"}, {"x"}, {"x", "y"}, {"y"}, {"y", "x"}, {"-"}}[g.random.IntN(9)]
+	m.Exclusive = g.rarely(6)
+	m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
+	m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
 	if g.rarely(6) {
 		m.NotBefore = g.now.Add(5 * time.Second).UnixNano()
 	}

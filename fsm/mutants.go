@@ -41,5 +41,8 @@ var comparesJournals = !mutates("journalbehind")
 // The mutant: what is claimed stays claimed when the agent comes with another journal.
 var losesWithJournal = !mutates("journallost")
 
+// The mutant: a claim looks at no lock.
+var respectsLocks = !mutates("locks")
+
 // The mutant: a snapshot forgets the sessions.
 var snapshotsSessions = !mutates("snapshot")

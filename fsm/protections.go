@@ -32,5 +32,8 @@ const comparesJournals = true
 // I3).
 const losesWithJournal = true
 
+// respectsLocks says that a claim waits for the locks that it needs.
+const respectsLocks = true
+
 // snapshotsSessions says that sessions are part of a snapshot, as every table is (I9).
 const snapshotsSessions = true

@@ -257,6 +257,8 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 		m.Delivery, m.MaxAttempts = raftlogv1.Delivery_DELIVERY_IDEMPOTENT, uint32(n)
 	}
 	m.Release = uint32(c.int("release", 0))
+	m.Locks, m.Exclusive = c.list("locks"), c.text("exclusive", "") != ""
+	m.Precedence, m.Supersede = int32(c.int("priority", NormalPriority))-NormalPriority, c.text("supersede", "")
 	if d := c.duration("not-before", 0); d != 0 {
 		m.NotBefore = c.s.now.Add(d).UnixNano()
 	}

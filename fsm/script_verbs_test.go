@@ -300,6 +300,13 @@ func (s *story) show(c *call) []string {
 			out = append(out, s.readable(s.print(t.ProtoReflect())))
 		}
 		return out
+	case "work":
+		a, _ := v.Agent(c.word(1))
+		var out []string
+		for i := range v.Work(a.GetOrdinal(), raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED) {
+			out = append(out, s.readable(i.GetId()))
+		}
+		return out
 	case "states":
 		var out []string
 		for i := range v.Invocations(s.id(c.word(1), 0)) {

@@ -69,6 +69,7 @@ const (
 
 	commandsByIndex  = 0
 	commandsFinished = 1
+	commandsByKey    = 2
 
 	removalsInOrder = 0
 	removalsByName  = 1
@@ -114,6 +115,13 @@ func newTables() *tables {
 					return "", false
 				}
 				return be64Of(c.GetFinishedIndex(), c.GetId()), true
+			},
+			// Those that are not done and may give way to another.
+			func(c *raftlogv1.Command) (string, bool) {
+				if c.GetSupersede() == "" || done(c) {
+					return "", false
+				}
+				return sized(c.GetSupersede()) + be64Of(c.GetSubmittedIndex(), c.GetId()), true
 			},
 		),
 		invocations: newTable(invocationKeyOf),

@@ -24,6 +24,9 @@ type twinCommand struct {
 	tries               uint32
 	released            uint32
 	canceled            bool
+	locks               []string
+	exclusive           bool
+	supersede           string
 }
 
 type twinAttempt struct {
@@ -33,6 +36,7 @@ type twinAttempt struct {
 	state              raftlogv1.AttemptState
 	fence, epoch       uint64
 	late, asked        bool
+	superseded         bool // it is not tried again
 }
 
 const (
@@ -86,7 +90,7 @@ func (w *twin) count(ordinal uint32, states ...raftlogv1.AttemptState) (n uint32
 func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
 	c := w.commands[a.command]
 	a.state = lost
-	if a.n < c.tries && !c.canceled && now < c.notAfter && agentStays {
+	if a.n < c.tries && !c.canceled && now < c.notAfter && agentStays && !a.superseded {
 		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released}
 	}
 }
@@ -153,7 +157,18 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts())}
+	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede()}
+	for _, x := range w.attempts {
+		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
+			continue
+		}
+		switch x.state {
+		case pending, released:
+			x.state = canceled
+		case claimedS, running:
+			x.superseded = true
+		}
+	}
 	w.commands[m.GetId()] = c
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
@@ -198,6 +213,18 @@ func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 	return raftlogv1.Code_CODE_OK
 }
 
+// locked says that what runs on the host does not go together with the attempt.
+func (w *twin) locked(a *twinAttempt) bool {
+	c := w.commands[a.command]
+	return slices.ContainsFunc(w.attempts, func(b *twinAttempt) bool {
+		if b.ordinal != a.ordinal || (b.state != claimedS && b.state != running) {
+			return false
+		}
+		d := w.commands[b.command]
+		return c.exclusive || d.exclusive || slices.ContainsFunc(c.locks, func(name string) bool { return slices.Contains(d.locks, name) })
+	})
+}
+
 func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimAttempt) raftlogv1.Code {
 	a := w.find(m.GetInvocationId())
 	s, hasSession := before.Session(m.GetAgentId())
@@ -224,7 +251,7 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	case c.canceled, now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
 		s.GetNodeId() != m.GetNodeId(), agent.GetQuarantine() != 0:
 		return raftlogv1.Code_CODE_REFUSED
-	case w.count(a.ordinal, claimedS, running) >= s.GetSlots():
+	case w.count(a.ordinal, claimedS, running) >= s.GetSlots(), w.locked(a):
 		return raftlogv1.Code_CODE_EXHAUSTED
 	}
 	a.state, a.fence, a.epoch = claimedS, number, s.GetEpoch()
@@ -344,7 +371,9 @@ func (w *twin) compare(v *View) error {
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
 			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
 		}
-		if got != *a {
+		want := *a
+		want.superseded = false // the machine notes it only where there are attempts left
+		if got != want {
 			return fmt.Errorf("invocation is %+v, in the model %+v", got, *a)
 		}
 	}

@@ -185,7 +185,7 @@ func (v *View) OpenInvocations(commandID string, state raftlogv1.AttemptState) i
 }
 
 // Work yields what the agent with the number has in the state, which is not final,
-// in order of submission.
+// the highest priority first and then in order of submission.
 func (v *View) Work(ordinal uint32, state raftlogv1.AttemptState) iter.Seq[*raftlogv1.Invocation] {
 	return v.t.work.in(ordinal, state)
 }

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"testing"
@@ -57,7 +58,9 @@ func TestViewsListWhatAWalkFinds(t *testing.T) {
 				work := filter(slices.Collect(v.t.invocations.all()), func(i *raftlogv1.Invocation) bool {
 					return i.GetAgentOrdinal() == a.GetOrdinal() && i.GetState() == state
 				})
-				slices.SortStableFunc(work, func(i, j *raftlogv1.Invocation) int { return int(submittedIndex(i)) - int(submittedIndex(j)) })
+				slices.SortStableFunc(work, func(i, j *raftlogv1.Invocation) int {
+					return cmp.Or(int(j.GetPrecedence()-i.GetPrecedence()), int(submittedIndex(i))-int(submittedIndex(j)))
+				})
 				same(t, "work", v.Work(a.GetOrdinal(), state), work)
 			}
 		}

@@ -16,8 +16,8 @@ var openStates = [...]raftlogv1.AttemptState{
 	raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING,
 }
 
-// work is what agents have to do: their open invocations, by state and then in order of
-// submission. It is derived from the table of invocations, which tells it of every
+// work is what agents have to do: their open invocations, by state, and then by priority
+// and in order of submission. It is derived from the table of invocations, which tells it of every
 // change.
 //
 // An index of that table would be a tree of all open invocations in which each entry
@@ -131,7 +131,7 @@ func (w *work) in(ordinal uint32, states ...raftlogv1.AttemptState) iter.Seq[*ra
 // one. Most agents never have more to do.
 const shortQueue = 64
 
-// queue holds rows in order of submission. Like the rows, what it points to is not
+// queue holds rows by priority, and in order of submission. Like the rows, what it points to is not
 // written into: older views share it.
 type queue struct {
 	rows []*raftlogv1.Invocation
@@ -139,7 +139,7 @@ type queue struct {
 }
 
 func inOrder(a, b *raftlogv1.Invocation) int {
-	return cmp.Or(cmp.Compare(submittedIndex(a), submittedIndex(b)), cmp.Compare(a.GetCommandId(), b.GetCommandId()))
+	return cmp.Or(cmp.Compare(b.GetPrecedence(), a.GetPrecedence()), cmp.Compare(submittedIndex(a), submittedIndex(b)), cmp.Compare(a.GetCommandId(), b.GetCommandId()))
 }
 
 // queueOf is the queue of rows that are in order.

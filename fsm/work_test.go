@@ -56,7 +56,7 @@ func TestWorkMatchesASort(t *testing.T) {
 			switch {
 			case old == nil:
 				// The index goes up by and large; an old command's further attempt comes late.
-				row = &raftlogv1.Invocation{Id: key, CommandId: id, AgentOrdinal: ordinal, State: state, Transitions: []*raftlogv1.Transition{{Index: index / 4}}}
+				row = &raftlogv1.Invocation{Id: key, CommandId: id, AgentOrdinal: ordinal, State: state, Transitions: []*raftlogv1.Transition{{Index: index / 4}}, Precedence: rapid.Int32Range(-1, 1).Draw(t, "precedence")}
 			case open(old) || rapid.Bool().Draw(t, "again"):
 				row = clone(old)
 				row.State = state

@@ -17,7 +17,7 @@ func (a *app) commandsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "commands", Short: "look after the commands"}
 	one := args(1, 1, "the id of a command")
 	c.AddCommand(
-		a.commandsList(), a.commandsOutput(), a.commandsWatch(),
+		a.commandsList(), a.commandsOutput(), a.commandsWatch(), a.commandsQueue(),
 		&cobra.Command{
 			Use: "get COMMAND", Short: "show one command and its invocations", Args: one, Annotations: is(reads),
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsGet,
@@ -44,6 +44,13 @@ func (a *app) commandColumns() []column[*agentplanev1.Command] {
 	}
 }
 
+func unlessNormal(priority uint32) string {
+	if priority == priorities["normal"] {
+		return ""
+	}
+	return fmt.Sprint(priority)
+}
+
 func counts(m map[string]uint32) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -66,6 +73,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				[2]string{"selector", c.Selector},
 				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
 				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
+				[2]string{"locks", heldLocks(c)}, [2]string{"priority", unlessNormal(c.Priority)}, [2]string{"supersedes", c.Supersede},
 				[2]string{"canceled", canceledText(c)}, [2]string{"rerun of", c.RerunOf}, [2]string{"counts", counts(c.Counts)},
 			)
 			fmt.Fprintln(w)

@@ -37,6 +37,7 @@ type runFlags struct {
 	class     string
 	script    string
 	detach    bool
+	locks     lockFlags
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -73,6 +74,7 @@ func (a *app) runCmd() *cobra.Command {
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
+	f.locks.add(c)
 	fl.BoolVar(&f.detach, "detach", false, "return once the command is accepted")
 	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"at-most-once", "idempotent"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -117,7 +119,10 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 	}
 	c := &client.Command{
 		Selector: expr, Agents: agents, Argv: argv, RunTimeout: f.timeout, KillGrace: f.killGrace,
-		TTL: wait, Queue: queueSet, Delivery: class,
+		TTL: wait, Queue: queueSet, Delivery: class, Edit: f.edit,
+	}
+	if err := f.edit(&agentplanev1.CommandSpec{}); err != nil {
+		return nil, err // before anybody is asked
 	}
 	if f.script != "" {
 		if c.Script, err = a.readScript(f.script); err != nil {
@@ -125,6 +130,16 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		}
 	}
 	return c, nil
+}
+
+// edit puts the flags that stand in files of their own into the spec.
+func (f *runFlags) edit(spec *agentplanev1.CommandSpec) error {
+	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into} {
+		if err := into(spec); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // wait returns how long the command may wait to be started, and checks all limits.

@@ -49,12 +49,15 @@ func (s *session) act(v *fsm.View) error {
 	quiet := agent.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED
 	used := uint32(0)
 	open := make(map[attemptKey]bool)
+	var turn fsm.Turn
 	for _, state := range []raftlogv1.AttemptState{raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING} {
 		for i := range v.Work(s.ordinal, state) {
 			used++
 			key := attemptKey{i.GetId(), i.GetAttempt()}
 			open[key] = true
-			s.talkAbout(v, i, s.talk(key, i.GetFence(), now), quiet, now)
+			command, _ := v.Command(i.GetCommandId())
+			turn.Take(i, command)
+			s.talkAbout(v, i, command, s.talk(key, i.GetFence(), now), quiet, now)
 		}
 	}
 	for key := range s.talks {
@@ -63,7 +66,7 @@ func (s *session) act(v *fsm.View) error {
 		}
 	}
 	if !quiet && !s.away {
-		s.claim(v, used, open, now)
+		s.claim(v, used, open, &turn, now)
 	}
 	return nil
 }
@@ -96,8 +99,7 @@ func (s *session) hush(key attemptKey) {
 }
 
 // talkAbout says about one attempt what is to be said now.
-func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, t *talk, quiet bool, now time.Time) {
-	command, _ := v.Command(i.GetCommandId())
+func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftlogv1.Command, t *talk, quiet bool, now time.Time) {
 	if i.GetCancelIndex() != 0 {
 		// Before the delivery: an agent that has never heard of it may then refuse it.
 		s.cancel(i, t, now)
@@ -158,8 +160,10 @@ func (s *session) ask(i *raftlogv1.Invocation, c *raftlogv1.Command, t *talk, no
 	}}})
 }
 
-// claim proposes claims for the free slots, in order of submission.
-func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, now time.Time) {
+// claim proposes claims for the free slots, in the order of the agent's work. turn holds
+// what is claimed or runs; what waits for a lock is passed over, and looked at again when
+// a row of the agent has changed.
+func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, turn *fsm.Turn, now time.Time) {
 	for id, c := range s.claims {
 		// A granted claim that the state shows, and one that it has moved past, are done.
 		if !c.flying && v.Index() >= c.index && (c.granted || !now.Before(c.retryAt)) {
@@ -170,6 +174,10 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, now 
 		}
 		if (c.flying || (c.granted && v.Index() < c.index)) && !open[attemptKey{id, c.attempt}] {
 			used++
+			if i, found := v.Invocation(id); found {
+				command, _ := v.Command(i.GetCommandId())
+				turn.Take(i, command)
+			}
 		}
 	}
 	if used >= s.slots {
@@ -187,6 +195,8 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, now 
 			continue
 		case c != nil && c.attempt == i.GetAttempt() && c.flying:
 			continue
+		case turn.Ask(i, command).Reason != "":
+			continue
 		case c != nil && c.attempt == i.GetAttempt() && v.Index() < c.index:
 			s.lookAt(now.Add(time.Second)) // a refusal changes nothing that would wake
 			continue
@@ -199,6 +209,7 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, now 
 			s.claims[i.GetId()] = c
 		}
 		s.proposeClaim(i, c)
+		turn.Take(i, command)
 		if used++; used >= s.slots {
 			return
 		}
@@ -212,9 +223,18 @@ func (s *session) proposeClaim(i *raftlogv1.Invocation, c *claim) {
 		InvocationId: i.GetId(), Attempt: i.GetAttempt(), AgentId: s.agentID, SessionEpoch: s.epoch, NodeId: s.d.o.NodeID,
 	}}}, func(o *raftlogv1.Outcome, err error) {
 		c.flying, c.index, c.granted = false, o.GetIndex(), err == nil && o.GetCode() == raftlogv1.Code_CODE_OK
-		if !c.granted {
+		switch {
+		case c.granted:
+		case err == nil && waits(o):
+			c.retryAt, c.tries = time.Time{}, 0 // the state shows it, and its end
+		default:
 			c.retryAt = time.Now().Add(backoff(c.tries))
 			c.tries++
 		}
 	})
+}
+
+// waits says that the claim was refused because of what others hold.
+func waits(o *raftlogv1.Outcome) bool {
+	return o.GetReason() == fsm.ReasonLocked || o.GetReason() == fsm.ReasonExclusive
 }

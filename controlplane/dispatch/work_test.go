@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -392,6 +393,98 @@ func TestHostileReports(t *testing.T) {
 		}
 		if !s.alive() {
 			t.Error("the stream ended: " + fmt.Sprint(s.err))
+		}
+	})
+}
+
+func withLocks(names ...string) func(*raftlogv1.SubmitCommand) {
+	return func(m *raftlogv1.SubmitCommand) { m.Locks = names }
+}
+
+func alone(m *raftlogv1.SubmitCommand) { m.Exclusive = true }
+
+func commandsOf(d []*agentplanev1.Deliver) (ids []string) {
+	for _, x := range d {
+		ids = append(ids, x.GetCommandId())
+	}
+	return ids
+}
+
+func TestStuckAttemptBlocksNobodyOfAnotherLock(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		a := newAgent(t, 0)
+		a.slots = 3
+		stuck := l.submit(withLocks("apt"), 0)
+		waits := l.submit(withLocks("apt"), 0)
+		other := l.submit(withLocks("deploy"), 0)
+		plain := l.submit(nil, 0)
+		s := a.live(n.Dispatcher)
+		settle(time.Minute)
+		if got := commandsOf(s.deliveries()); !slices.Equal(got, []string{stuck, other, plain}) {
+			t.Fatalf("delivered %v, want %v", got, []string{stuck, other, plain})
+		}
+		if got := n.Stats().Claims; got != 3 {
+			t.Errorf("%d claims were proposed for the three that may run", got)
+		}
+		// Its end, and nothing else, wakes the one that waits.
+		before := time.Now()
+		s.tellEnd(s.deliveries()[0], agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED)
+		settle(100 * time.Millisecond)
+		if got := l.invocation(waits, 0).GetState(); got != claimed {
+			t.Errorf("what waited for the lock is %v %v after its end", got, time.Since(before))
+		}
+	})
+}
+
+func TestExclusiveHasTheHostForItselfAndItsTurn(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		a := newAgent(t, 0)
+		a.slots = 4
+		s := a.live(n.Dispatcher)
+		first := l.submit(nil, 0)
+		settle(time.Second)
+		wants := l.submit(alone, 0)
+		younger := l.submit(nil, 0)
+		settle(time.Second)
+		if got := commandsOf(s.deliveries()); !slices.Equal(got, []string{first}) {
+			t.Fatalf("delivered %v beside one that waits for the whole host", got)
+		}
+		s.tellEnd(s.deliveries()[0], agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED)
+		settle(time.Second)
+		if got := commandsOf(s.deliveries()); !slices.Equal(got, []string{first, wants}) {
+			t.Fatalf("delivered %v, want the exclusive one and nothing else", got)
+		}
+		s.tellEnd(s.deliveries()[1], agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED)
+		settle(time.Second)
+		if got := commandsOf(s.deliveries()); !slices.Equal(got, []string{first, wants, younger}) {
+			t.Fatalf("delivered %v in the end", got)
+		}
+	})
+}
+
+// Another node's claim may be on its way while this one's state shows the lock free.
+func TestClaimThatMetALockIsTriedAgainWhenItIsFree(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		a := newAgent(t, 0)
+		a.slots = 2
+		s := a.live(n.Dispatcher)
+		settle(time.Second)
+		l.lag(n.machine, true)
+		first := l.submit(withLocks("apt"), 0)
+		i := l.invocation(first, 0)
+		l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ClaimAttempt{ClaimAttempt: &raftlogv1.ClaimAttempt{
+			InvocationId: i.GetId(), Attempt: 1, AgentId: agentName(0), SessionEpoch: s.epoch, NodeId: n.o.NodeID,
+		}}})
+		second := l.submit(withLocks("apt"), 0)
+		l.lag(n.machine, false)
+		settle(time.Second)
+		s.tellEnd(s.deliveries()[0], agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED)
+		settle(100 * time.Millisecond)
+		if got := commandsOf(s.deliveries()); !slices.Equal(got, []string{first, second}) {
+			t.Fatalf("delivered %v, want %v", got, []string{first, second})
 		}
 	})
 }

@@ -18,6 +18,7 @@ const maxAnswerBytes = 48 << 20
 type Commands struct {
 	agentplanev1.UnimplementedCommandServiceServer
 	*service
+	rate submitRate
 }
 
 // GetCommand answers a command, with its invocations by number of the agent, and with

@@ -97,6 +97,9 @@ type Options struct {
 
 	// QueueMax bounds the open invocations of one agent; 0 leaves it to the state.
 	QueueMax uint32
+	// RatePerOperator bounds the commands that one operator submits in a second, after
+	// RateBurst at once; 0 is no bound.
+	RatePerOperator, RateBurst int
 	// BatchMutations and BatchBytes bound what one proposal may hold; 0 means 256 and
 	// 512 KiB.
 	BatchMutations, BatchBytes int
@@ -173,7 +176,7 @@ func New(o Options) (*Services, error) {
 	s := &service{o: o}
 	return &Services{
 		Cluster:   &Cluster{service: s},
-		Commands:  &Commands{service: s},
+		Commands:  &Commands{service: s, rate: submitRate{perSecond: o.RatePerOperator, burst: max(o.RateBurst, 1)}},
 		Fleet:     &Fleet{service: s},
 		Tokens:    &Tokens{service: s},
 		Operators: &Operators{service: s},

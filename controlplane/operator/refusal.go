@@ -51,6 +51,7 @@ var hints = map[string]string{
 	"name_taken":      `choose another name`,
 	"feature_level":   `upgrade the node, then join again`,
 	"no_cluster":      `begin with "agentctl cluster init" on one node`,
+	"supersede_full":  `wait until some are done, or cancel them: see "agentctl commands list --state active"`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

@@ -17,6 +17,8 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		SubmittedBy: c.GetSubmittedBy(), SubmittedAt: c.GetSubmittedAt(), SubmittedIndex: c.GetSubmittedIndex(),
 		NotAfter: c.GetNotAfter(), FinishedAt: c.GetFinishedAt(), CanceledBy: c.GetCanceledBy(), Targets: c.GetTargets(),
 		CanceledIndex: c.GetCancelIndex(), CanceledAt: c.GetCanceledAt(), RerunOf: c.GetRerunOf(),
+		Locks: c.GetLocks(), Exclusive: c.GetExclusive(),
+		Priority: uint32(fsm.NormalPriority + c.GetPrecedence()), Supersede: c.GetSupersede(),
 		Counts: make(map[string]uint32, len(c.GetCounts())),
 	}
 	for _, n := range c.GetCounts() {

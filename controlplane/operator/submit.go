@@ -72,6 +72,9 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	if err != nil {
 		return plan{}, err
 	}
+	if err := c.mayAsk(ctx); err != nil {
+		return plan{}, err
+	}
 	return plan{id: id, mutation: c.submitMutation(ctx, sub, ordinals)}, nil
 }
 
@@ -145,9 +148,22 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		// There is one wave, and everybody belongs to it: what Submit releases itself
 		// needs no second entry before it can be claimed.
 		Release: uint32(len(ordinals)),
+		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
+		Supersede: spec.GetSupersede(),
+	}
+	if spec.Priority != nil {
+		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts
 	}
 	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+}
+
+// ascending is the names in order, each once; the spec's own bytes stay as they are.
+func ascending(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names)))
 }

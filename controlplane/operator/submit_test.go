@@ -99,6 +99,10 @@ func TestSubmitRefuses(t *testing.T) {
 		{"an end in a year", func(w *world, s *agentplanev1.CommandSpec) { s.NotAfter = w.now.AddDate(1, 0, 0).UnixNano() }, codes.InvalidArgument, "not_after"},
 		{"the largest end there is", func(w *world, s *agentplanev1.CommandSpec) { s.NotAfter = 1<<63 - 1 }, codes.InvalidArgument, "not_after"},
 		{"an end that is over", func(w *world, s *agentplanev1.CommandSpec) { s.NotAfter = w.now.UnixNano() - minute }, codes.FailedPrecondition, "expired"},
+		{"a lock without a name", func(w *world, s *agentplanev1.CommandSpec) { s.Locks = []string{""} }, codes.InvalidArgument, "lock_name"},
+		{"a priority above the highest", func(w *world, s *agentplanev1.CommandSpec) { s.Priority = proto.Uint32(101) }, codes.InvalidArgument, "priority"},
+		{"a key to supersede that is none", func(w *world, s *agentplanev1.CommandSpec) { s.Supersede = "a b" }, codes.InvalidArgument, "supersede"},
+		{"too many locks", func(w *world, s *agentplanev1.CommandSpec) { s.Locks = make([]string, 9) }, codes.InvalidArgument, "locks"},
 		{"a beginning behind the end", func(w *world, s *agentplanev1.CommandSpec) { s.NotBefore = s.NotAfter }, codes.InvalidArgument, "not_before"},
 		{"a delivery class of the future", func(_ *world, s *agentplanev1.CommandSpec) { s.Delivery = 9 }, codes.InvalidArgument, "delivery"},
 		{"a sandbox profile", func(_ *world, s *agentplanev1.CommandSpec) { s.Profile = "strict" }, codes.InvalidArgument, "profile"},
@@ -231,6 +235,19 @@ func TestSubmitPassesLimitsOn(t *testing.T) {
 	row, _ = w.m.View().Command(second.GetId())
 	if row.GetMaxAttempts() != 1 {
 		t.Fatalf("at most once has %d attempts", row.GetMaxAttempts())
+	}
+}
+
+func TestSubmitPassesOnWhatOrdersTheQueue(t *testing.T) {
+	w := fleetWorld(t)
+	spec := w.spec("all")
+	spec.Locks, spec.Exclusive, spec.Priority, spec.Supersede = []string{"deploy", "apt", "deploy"}, true, proto.Uint32(0), "k"
+	row := w.submit(spec)
+	if !slices.Equal(row.GetLocks(), []string{"apt", "deploy"}) || !row.GetExclusive() || row.GetPriority() != 0 || row.GetSupersede() != "k" {
+		t.Fatalf("row %v", row)
+	}
+	if row := w.submit(w.spec("all")); row.GetPriority() != fsm.NormalPriority {
+		t.Fatalf("the priority of a command that names none is %d", row.GetPriority())
 	}
 }
 

@@ -336,8 +336,17 @@ type CommandSpec struct {
 	Traceparent string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	// Another command: the targets are those of its targets that are in one of
 	// rerun_states when this one is taken. Exclusive with selector and agents.
-	RerunOf       string         `protobuf:"bytes,60,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
-	RerunStates   []AttemptState `protobuf:"varint,61,rep,packed,name=rerun_states,json=rerunStates,proto3,enum=agentplane.v1.AttemptState" json:"rerun_states,omitempty"`
+	RerunOf     string         `protobuf:"bytes,60,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	RerunStates []AttemptState `protobuf:"varint,61,rep,packed,name=rerun_states,json=rerunStates,proto3,enum=agentplane.v1.AttemptState" json:"rerun_states,omitempty"`
+	// Names of locks of the host: of those who share one, one runs at a time. At most 8.
+	Locks []string `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
+	// Nothing else runs on the host at the same time.
+	Exclusive bool `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// 0 to 100; not set = 50. Of what waits for an agent, the highest starts first.
+	Priority *uint32 `protobuf:"varint,32,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// On the agents that this command means, what earlier ones with the same key have not
+	// started never starts. Empty: nothing.
+	Supersede     string `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +498,34 @@ func (x *CommandSpec) GetRerunStates() []AttemptState {
 		return x.RerunStates
 	}
 	return nil
+}
+
+func (x *CommandSpec) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *CommandSpec) GetPriority() uint32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *CommandSpec) GetSupersede() string {
+	if x != nil {
+		return x.Supersede
+	}
+	return ""
 }
 
 type SubmitRequest struct {
@@ -783,6 +820,10 @@ type Command struct {
 	CanceledAt    int64  `protobuf:"varint,62,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
 	// What was asked; only where asked for.
 	Spec          *CommandSpec `protobuf:"bytes,63,opt,name=spec,proto3" json:"spec,omitempty"`
+	Locks         []string     `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive     bool         `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	Priority      uint32       `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
+	Supersede     string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -934,6 +975,34 @@ func (x *Command) GetSpec() *CommandSpec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *Command) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *Command) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *Command) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Command) GetSupersede() string {
+	if x != nil {
+		return x.Supersede
+	}
+	return ""
 }
 
 type Output struct {
@@ -1973,6 +2042,307 @@ func (x *Transition) GetBy() string {
 	return ""
 }
 
+type GetQueueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id or name.
+	Agent string `protobuf:"bytes,30,opt,name=agent,proto3" json:"agent,omitempty"`
+	Stale bool   `protobuf:"varint,31,opt,name=stale,proto3" json:"stale,omitempty"`
+	// At most this many items (default 1000, at most 10000).
+	Limit         uint32 `protobuf:"varint,32,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetQueueRequest) Reset() {
+	*x = GetQueueRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetQueueRequest) ProtoMessage() {}
+
+func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
+func (*GetQueueRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetQueueRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *GetQueueRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *GetQueueRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type GetQueueResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AgentId   string                 `protobuf:"bytes,30,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	AgentName string                 `protobuf:"bytes,31,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	Health    string                 `protobuf:"bytes,32,opt,name=health,proto3" json:"health,omitempty"`
+	// How many attempts may be claimed or running at the same time, and how many are.
+	Slots   uint32 `protobuf:"varint,33,opt,name=slots,proto3" json:"slots,omitempty"`
+	Running uint32 `protobuf:"varint,34,opt,name=running,proto3" json:"running,omitempty"`
+	// How many wait, also above the limit.
+	Waiting uint32 `protobuf:"varint,35,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// What runs, then what waits.
+	Items         []*QueueItem `protobuf:"bytes,36,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetQueueResponse) Reset() {
+	*x = GetQueueResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetQueueResponse) ProtoMessage() {}
+
+func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
+func (*GetQueueResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetQueueResponse) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *GetQueueResponse) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *GetQueueResponse) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *GetQueueResponse) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *GetQueueResponse) GetRunning() uint32 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *GetQueueResponse) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *GetQueueResponse) GetItems() []*QueueItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type QueueItem struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,30,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	CommandId    string                 `protobuf:"bytes,31,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,32,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	State        AttemptState           `protobuf:"varint,33,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	Priority     uint32                 `protobuf:"varint,34,opt,name=priority,proto3" json:"priority,omitempty"`
+	SubmittedAt  int64                  `protobuf:"varint,35,opt,name=submitted_at,json=submittedAt,proto3" json:"submitted_at,omitempty"`
+	SubmittedBy  string                 `protobuf:"bytes,36,opt,name=submitted_by,json=submittedBy,proto3" json:"submitted_by,omitempty"`
+	Summary      string                 `protobuf:"bytes,37,opt,name=summary,proto3" json:"summary,omitempty"`
+	Locks        []string               `protobuf:"bytes,38,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive    bool                   `protobuf:"varint,39,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Why it waits, a stable word: held, not_released, not_before, expired, offline,
+	// not_ready, quarantined, locked, exclusive, slot; empty when it runs or is about to.
+	Waits string `protobuf:"bytes,40,opt,name=waits,proto3" json:"waits,omitempty"`
+	// The command that is in its way, where one is.
+	WaitsFor string `protobuf:"bytes,41,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	// A sentence for people.
+	Detail        string `protobuf:"bytes,42,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueueItem) Reset() {
+	*x = QueueItem{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueueItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueueItem) ProtoMessage() {}
+
+func (x *QueueItem) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
+func (*QueueItem) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *QueueItem) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *QueueItem) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *QueueItem) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *QueueItem) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *QueueItem) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *QueueItem) GetSubmittedAt() int64 {
+	if x != nil {
+		return x.SubmittedAt
+	}
+	return 0
+}
+
+func (x *QueueItem) GetSubmittedBy() string {
+	if x != nil {
+		return x.SubmittedBy
+	}
+	return ""
+}
+
+func (x *QueueItem) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *QueueItem) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *QueueItem) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *QueueItem) GetWaits() string {
+	if x != nil {
+		return x.Waits
+	}
+	return ""
+}
+
+func (x *QueueItem) GetWaitsFor() string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return ""
+}
+
+func (x *QueueItem) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
@@ -1985,7 +2355,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd6\x04\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd6\x05\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -2009,7 +2379,12 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\rqueue_offline\x18\x0e \x01(\bR\fqueueOffline\x12 \n" +
 	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\x12\x19\n" +
 	"\brerun_of\x18< \x01(\tR\arerunOf\x12>\n" +
-	"\frerun_states\x18= \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\vrerunStates\"+\n" +
+	"\frerun_states\x18= \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\vrerunStates\x12\x14\n" +
+	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1f\n" +
+	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersedeB\v\n" +
+	"\t_priority\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -2024,7 +2399,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xb1\x05\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x9f\x06\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -2046,7 +2421,11 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0ecanceled_index\x18= \x01(\x04R\rcanceledIndex\x12\x1f\n" +
 	"\vcanceled_at\x18> \x01(\x03R\n" +
 	"canceledAt\x12.\n" +
-	"\x04spec\x18? \x01(\v2\x1a.agentplane.v1.CommandSpecR\x04spec\x1a9\n" +
+	"\x04spec\x18? \x01(\v2\x1a.agentplane.v1.CommandSpecR\x04spec\x12\x14\n" +
+	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1a\n" +
+	"\bpriority\x18  \x01(\rR\bpriority\x12\x1c\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +
@@ -2143,7 +2522,35 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\rsession_epoch\x18\a \x01(\x04R\fsessionEpoch\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x12\n" +
 	"\x04what\x18< \x01(\tR\x04what\x12\x0e\n" +
-	"\x02by\x18= \x01(\tR\x02by*\xf4\x02\n" +
+	"\x02by\x18= \x01(\tR\x02by\"S\n" +
+	"\x0fGetQueueRequest\x12\x14\n" +
+	"\x05agent\x18\x1e \x01(\tR\x05agent\x12\x14\n" +
+	"\x05stale\x18\x1f \x01(\bR\x05stale\x12\x14\n" +
+	"\x05limit\x18  \x01(\rR\x05limit\"\xde\x01\n" +
+	"\x10GetQueueResponse\x12\x19\n" +
+	"\bagent_id\x18\x1e \x01(\tR\aagentId\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x1f \x01(\tR\tagentName\x12\x16\n" +
+	"\x06health\x18  \x01(\tR\x06health\x12\x14\n" +
+	"\x05slots\x18! \x01(\rR\x05slots\x12\x18\n" +
+	"\arunning\x18\" \x01(\rR\arunning\x12\x18\n" +
+	"\awaiting\x18# \x01(\rR\awaiting\x12.\n" +
+	"\x05items\x18$ \x03(\v2\x18.agentplane.v1.QueueItemR\x05items\"\x97\x03\n" +
+	"\tQueueItem\x12#\n" +
+	"\rinvocation_id\x18\x1e \x01(\tR\finvocationId\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x1f \x01(\tR\tcommandId\x12\x18\n" +
+	"\aattempt\x18  \x01(\rR\aattempt\x121\n" +
+	"\x05state\x18! \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x12\x1a\n" +
+	"\bpriority\x18\" \x01(\rR\bpriority\x12!\n" +
+	"\fsubmitted_at\x18# \x01(\x03R\vsubmittedAt\x12!\n" +
+	"\fsubmitted_by\x18$ \x01(\tR\vsubmittedBy\x12\x18\n" +
+	"\asummary\x18% \x01(\tR\asummary\x12\x14\n" +
+	"\x05locks\x18& \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18' \x01(\bR\texclusive\x12\x14\n" +
+	"\x05waits\x18( \x01(\tR\x05waits\x12\x1b\n" +
+	"\twaits_for\x18) \x01(\tR\bwaitsFor\x12\x16\n" +
+	"\x06detail\x18* \x01(\tR\x06detail*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +
@@ -2168,7 +2575,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bDelivery\x12\x18\n" +
 	"\x14DELIVERY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DELIVERY_AT_MOST_ONCE\x10\x01\x12\x17\n" +
-	"\x13DELIVERY_IDEMPOTENT\x10\x022\xe5\x05\n" +
+	"\x13DELIVERY_IDEMPOTENT\x10\x022\xc5\x06\n" +
 	"\x0eCommandService\x12^\n" +
 	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
 	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
@@ -2176,7 +2583,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"GetCommand\x12 .agentplane.v1.GetCommandRequest\x1a!.agentplane.v1.GetCommandResponse\"\x11\xe2\xd1\x18\rcommands.read\x12j\n" +
 	"\fListCommands\x12\".agentplane.v1.ListCommandsRequest\x1a#.agentplane.v1.ListCommandsResponse\"\x11\xe2\xd1\x18\rcommands.read\x12l\n" +
 	"\fWatchCommand\x12\".agentplane.v1.WatchCommandRequest\x1a#.agentplane.v1.WatchCommandResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12s\n" +
-	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12O\n" +
+	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12^\n" +
+	"\bGetQueue\x12\x1e.agentplane.v1.GetQueueRequest\x1a\x1f.agentplane.v1.GetQueueResponse\"\x11\xe2\xd1\x18\rcommands.read\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
@@ -2192,7 +2600,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -2219,20 +2627,23 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*WhyRequest)(nil),            // 22: agentplane.v1.WhyRequest
 	(*WhyResponse)(nil),           // 23: agentplane.v1.WhyResponse
 	(*Transition)(nil),            // 24: agentplane.v1.Transition
-	nil,                           // 25: agentplane.v1.Command.CountsEntry
-	(*Incarnation)(nil),           // 26: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 27: agentplane.v1.ItemRefusal
+	(*GetQueueRequest)(nil),       // 25: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 26: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 27: agentplane.v1.QueueItem
+	nil,                           // 28: agentplane.v1.Command.CountsEntry
+	(*Incarnation)(nil),           // 29: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 30: agentplane.v1.ItemRefusal
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	4,  // 0: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	26, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	29, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 2: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 3: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	11, // 4: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
 	10, // 5: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	27, // 6: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	30, // 6: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
 	1,  // 7: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	25, // 8: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	28, // 8: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
 	13, // 9: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
 	5,  // 10: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
 	0,  // 11: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
@@ -2249,25 +2660,29 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	13, // 22: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
 	24, // 23: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
 	0,  // 24: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	6,  // 25: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	8,  // 26: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	14, // 27: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	16, // 28: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	18, // 29: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	20, // 30: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	22, // 31: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	7,  // 32: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	9,  // 33: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	15, // 34: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	17, // 35: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	19, // 36: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	21, // 37: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	23, // 38: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	27, // 25: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 26: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	6,  // 27: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	8,  // 28: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	14, // 29: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	16, // 30: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	18, // 31: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	20, // 32: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	25, // 33: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	22, // 34: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	7,  // 35: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	9,  // 36: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	15, // 37: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	17, // 38: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	19, // 39: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	21, // 40: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	26, // 41: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	23, // 42: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	35, // [35:43] is the sub-list for method output_type
+	27, // [27:35] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -2276,13 +2691,14 @@ func file_agentplane_v1_command_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
+	file_agentplane_v1_command_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	CommandService_ListCommands_FullMethodName  = "/agentplane.v1.CommandService/ListCommands"
 	CommandService_WatchCommand_FullMethodName  = "/agentplane.v1.CommandService/WatchCommand"
 	CommandService_CancelCommand_FullMethodName = "/agentplane.v1.CommandService/CancelCommand"
+	CommandService_GetQueue_FullMethodName      = "/agentplane.v1.CommandService/GetQueue"
 	CommandService_Why_FullMethodName           = "/agentplane.v1.CommandService/Why"
 )
 
@@ -48,6 +49,9 @@ type CommandServiceClient interface {
 	// WatchCommand sends the command, then every change, until it is done.
 	WatchCommand(ctx context.Context, in *WatchCommandRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchCommandResponse], error)
 	CancelCommand(ctx context.Context, in *CancelCommandRequest, opts ...grpc.CallOption) (*CancelCommandResponse, error)
+	// GetQueue answers what runs on an agent and what waits there, in the order in which it
+	// would be claimed, and why it waits.
+	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
 	// Why answers the proof of one invocation.
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 }
@@ -129,6 +133,16 @@ func (c *commandServiceClient) CancelCommand(ctx context.Context, in *CancelComm
 	return out, nil
 }
 
+func (c *commandServiceClient) GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetQueueResponse)
+	err := c.cc.Invoke(ctx, CommandService_GetQueue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *commandServiceClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WhyResponse)
@@ -159,6 +173,9 @@ type CommandServiceServer interface {
 	// WatchCommand sends the command, then every change, until it is done.
 	WatchCommand(*WatchCommandRequest, grpc.ServerStreamingServer[WatchCommandResponse]) error
 	CancelCommand(context.Context, *CancelCommandRequest) (*CancelCommandResponse, error)
+	// GetQueue answers what runs on an agent and what waits there, in the order in which it
+	// would be claimed, and why it waits.
+	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
 	// Why answers the proof of one invocation.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	mustEmbedUnimplementedCommandServiceServer()
@@ -188,6 +205,9 @@ func (UnimplementedCommandServiceServer) WatchCommand(*WatchCommandRequest, grpc
 }
 func (UnimplementedCommandServiceServer) CancelCommand(context.Context, *CancelCommandRequest) (*CancelCommandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetQueue not implemented")
 }
 func (UnimplementedCommandServiceServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
@@ -314,6 +334,24 @@ func _CommandService_CancelCommand_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CommandService_GetQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetQueueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).GetQueue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_GetQueue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).GetQueue(ctx, req.(*GetQueueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CommandService_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WhyRequest)
 	if err := dec(in); err != nil {
@@ -358,6 +396,10 @@ var CommandService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelCommand",
 			Handler:    _CommandService_CancelCommand_Handler,
+		},
+		{
+			MethodName: "GetQueue",
+			Handler:    _CommandService_GetQueue_Handler,
 		},
 		{
 			MethodName: "Why",

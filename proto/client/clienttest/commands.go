@@ -95,7 +95,11 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 			Id: spec.CommandId, State: agentplanev1.CommandState_COMMAND_STATE_ACTIVE, Summary: fmt.Sprint(spec.Argv),
 			Selector: spec.Selector, SubmittedBy: "admin", SubmittedAt: time.Now().UnixNano(), SubmittedIndex: s.index,
 			NotAfter: spec.NotAfter, Targets: uint32(len(matched)), RerunOf: spec.RerunOf,
+			Locks: spec.Locks, Exclusive: spec.Exclusive, Priority: 50, Supersede: spec.Supersede,
 		},
+	}
+	if spec.Priority != nil {
+		cmd.command.Priority = *spec.Priority
 	}
 	s.commands = append(s.commands, cmd)
 	for n, a := range matched {
@@ -297,4 +301,39 @@ func (c commandService) Why(ctx context.Context, req *agentplanev1.WhyRequest) (
 		}
 	}
 	return nil, Refusal(codes.NotFound, "no_invocation", fmt.Sprintf("command %s does not mean agent %q", req.CommandId, req.Agent), "")
+}
+
+func (c commandService) GetQueue(_ context.Context, req *agentplanev1.GetQueueRequest) (*agentplanev1.GetQueueResponse, error) {
+	s := c.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &agentplanev1.GetQueueResponse{}
+	for _, a := range s.agents {
+		if a.Id == req.Agent || a.Name == req.Agent {
+			r.AgentId, r.AgentName, r.Health, r.Slots = a.Id, a.Name, a.Health, 4
+		}
+	}
+	if r.AgentId == "" {
+		return nil, noAgent(req.Agent)
+	}
+	for _, cmd := range s.commands {
+		for _, i := range cmd.invocations {
+			if i.AgentId != r.AgentId || i.State >= agentplanev1.AttemptState_ATTEMPT_STATE_LOST {
+				continue
+			}
+			item := &agentplanev1.QueueItem{
+				InvocationId: i.Id, CommandId: i.CommandId, Attempt: i.Attempt, State: i.State, Priority: cmd.command.Priority,
+				SubmittedAt: cmd.command.SubmittedAt, SubmittedBy: cmd.command.SubmittedBy, Summary: cmd.command.Summary, Locks: cmd.command.Locks,
+				Exclusive: cmd.command.Exclusive,
+			}
+			r.Running++
+			if i.State < agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED {
+				item.Waits, item.Detail = "offline", "the agent is "+r.Health
+				r.Running--
+				r.Waiting++
+			}
+			r.Items = append(r.Items, item)
+		}
+	}
+	return r, nil
 }

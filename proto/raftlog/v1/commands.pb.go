@@ -296,7 +296,15 @@ type Command struct {
 	NotBefore  int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	RerunOf    string `protobuf:"bytes,70,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
 	// Cluster time of the cancel.
-	CanceledAt    int64 `protobuf:"varint,71,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
+	CanceledAt int64 `protobuf:"varint,71,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
+	// Names of locks that an attempt holds on its host while it is CLAIMED or RUNNING.
+	Locks []string `protobuf:"bytes,50,rep,name=locks,proto3" json:"locks,omitempty"`
+	// Nothing else is CLAIMED or RUNNING on the host at the same time.
+	Exclusive bool `protobuf:"varint,51,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// How far its priority lies above the normal one; below zero: under it.
+	Precedence int32 `protobuf:"zigzag32,52,opt,name=precedence,proto3" json:"precedence,omitempty"`
+	// The unclaimed work of commands with the same key gives way to a later one.
+	Supersede     string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -513,6 +521,34 @@ func (x *Command) GetCanceledAt() int64 {
 	return 0
 }
 
+func (x *Command) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *Command) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *Command) GetPrecedence() int32 {
+	if x != nil {
+		return x.Precedence
+	}
+	return 0
+}
+
+func (x *Command) GetSupersede() string {
+	if x != nil {
+		return x.Supersede
+	}
+	return ""
+}
+
 type StateCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=raftlog.v1.AttemptState" json:"state,omitempty"`
@@ -589,8 +625,14 @@ type Invocation struct {
 	// A cancel came after the program had ended.
 	CancelTooLate bool `protobuf:"varint,15,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
 	// A stable word: offline, queue_full, no_contact, supervisor_gone, forgotten, …
-	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
-	Detail        string `protobuf:"bytes,17,opt,name=detail,proto3" json:"detail,omitempty"`
+	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail string `protobuf:"bytes,17,opt,name=detail,proto3" json:"detail,omitempty"`
+	// As the command's: claims on the host ask for it without looking at the command.
+	Exclusive bool `protobuf:"varint,25,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// As the command's: queues are ordered by it.
+	Precedence int32 `protobuf:"zigzag32,26,opt,name=precedence,proto3" json:"precedence,omitempty"`
+	// A later command with the same key took its place: there is no further attempt.
+	Superseded    bool `protobuf:"varint,27,opt,name=superseded,proto3" json:"superseded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -742,6 +784,27 @@ func (x *Invocation) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *Invocation) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *Invocation) GetPrecedence() int32 {
+	if x != nil {
+		return x.Precedence
+	}
+	return 0
+}
+
+func (x *Invocation) GetSuperseded() bool {
+	if x != nil {
+		return x.Superseded
+	}
+	return false
 }
 
 // Transition is one step of the proof that "why" prints.
@@ -1029,7 +1092,15 @@ type SubmitCommand struct {
 	// lowest agent number first. None are while not_before lies ahead.
 	Release uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
 	// The command from whose targets these were taken.
-	RerunOf       string `protobuf:"bytes,70,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	RerunOf string `protobuf:"bytes,70,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	// Ascending.
+	Locks     []string `protobuf:"bytes,40,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive bool     `protobuf:"varint,41,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Of -50 to 50.
+	Precedence int32 `protobuf:"zigzag32,42,opt,name=precedence,proto3" json:"precedence,omitempty"`
+	// Unclaimed invocations of earlier commands with this key become CANCELED(superseded)
+	// on the agents that this one means.
+	Supersede     string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1186,6 +1257,34 @@ func (x *SubmitCommand) GetRelease() uint32 {
 func (x *SubmitCommand) GetRerunOf() string {
 	if x != nil {
 		return x.RerunOf
+	}
+	return ""
+}
+
+func (x *SubmitCommand) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *SubmitCommand) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *SubmitCommand) GetPrecedence() int32 {
+	if x != nil {
+		return x.Precedence
+	}
+	return 0
+}
+
+func (x *SubmitCommand) GetSupersede() string {
+	if x != nil {
+		return x.Supersede
 	}
 	return ""
 }
@@ -1721,7 +1820,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xe3\x06\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xd5\a\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1755,11 +1854,17 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"not_before\x18\x18 \x01(\x03R\tnotBefore\x12\x19\n" +
 	"\brerun_of\x18F \x01(\tR\arerunOf\x12\x1f\n" +
 	"\vcanceled_at\x18G \x01(\x03R\n" +
-	"canceledAt\"R\n" +
+	"canceledAt\x12\x14\n" +
+	"\x05locks\x182 \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x183 \x01(\bR\texclusive\x12\x1e\n" +
+	"\n" +
+	"precedence\x184 \x01(\x11R\n" +
+	"precedence\x12\x1c\n" +
+	"\tsupersede\x185 \x01(\tR\tsupersede\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\xa2\x04\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\x80\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -1780,7 +1885,14 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04late\x18\x0e \x01(\bR\x04late\x12&\n" +
 	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12\x16\n" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06detail\x18\x11 \x01(\tR\x06detail\"\xe8\x01\n" +
+	"\x06detail\x18\x11 \x01(\tR\x06detail\x12\x1c\n" +
+	"\texclusive\x18\x19 \x01(\bR\texclusive\x12\x1e\n" +
+	"\n" +
+	"precedence\x18\x1a \x01(\x11R\n" +
+	"precedence\x12\x1e\n" +
+	"\n" +
+	"superseded\x18\x1b \x01(\bR\n" +
+	"superseded\"\xe8\x01\n" +
 	"\n" +
 	"Transition\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1805,7 +1917,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xad\x04\n" +
+	"totalBytes\"\x9f\x05\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1828,7 +1940,13 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bselector\x18\x0f \x01(\tR\bselector\x12\x1b\n" +
 	"\tqueue_max\x18\x10 \x01(\rR\bqueueMax\x12\x18\n" +
 	"\arelease\x18\x11 \x01(\rR\arelease\x12\x19\n" +
-	"\brerun_of\x18F \x01(\tR\arerunOf\"\x82\x01\n" +
+	"\brerun_of\x18F \x01(\tR\arerunOf\x12\x14\n" +
+	"\x05locks\x18( \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18) \x01(\bR\texclusive\x12\x1e\n" +
+	"\n" +
+	"precedence\x18* \x01(\x11R\n" +
+	"precedence\x12\x1c\n" +
+	"\tsupersede\x18+ \x01(\tR\tsupersede\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +

@@ -1,0 +1,55 @@
+package fsm
+
+import (
+	"slices"
+
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+)
+
+// maxSupersede bounds the open commands of one key, and with them the rows that a
+// submission looks at.
+const maxSupersede = 64
+
+// checkSupersede refuses a key that cannot be one, or of which too many commands are
+// open.
+func (tx *tx) checkSupersede(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
+	key := m.GetSupersede()
+	if key == "" {
+		return nil
+	}
+	if !ValidLockName(key) {
+		return refuse(raftlogv1.Code_CODE_INVALID, "supersede", "supersede key %.80q: a key has 1 to %d letters, digits and . _ - / inside", key, MaxLockNameBytes)
+	}
+	n := 0
+	for range tx.commands.by(commandsByKey, sized(key)) {
+		if n++; n == maxSupersede {
+			return refuse(raftlogv1.Code_CODE_EXHAUSTED, "supersede_full", "%d commands with the supersede key %q are not done", n, key)
+		}
+	}
+	return nil
+}
+
+// supersede takes from earlier commands with the same key what is not claimed on the
+// agents that m means, and what could be tried again there.
+func (tx *tx) supersede(m *raftlogv1.SubmitCommand) {
+	if m.GetSupersede() == "" {
+		return
+	}
+	for _, c := range collect(tx.commands.by(commandsByKey, sized(m.GetSupersede()))) {
+		for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
+			if _, meant := slices.BinarySearch(m.GetAgentOrdinals(), i.GetAgentOrdinal()); !meant {
+				continue
+			}
+			switch {
+			case unclaimed(i):
+				tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED, "superseded", func(row *raftlogv1.Invocation, _ *raftlogv1.Transition) {
+					row.Detail = "by command " + m.GetId()
+				})
+			case !i.GetSuperseded() && i.GetAttempt() < c.GetMaxAttempts():
+				row := clone(i)
+				row.Superseded = true
+				put(tx, TableInvocations, tx.invocations, row)
+			}
+		}
+	}
+}
