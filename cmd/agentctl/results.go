@@ -57,7 +57,7 @@ func writeGroups(w io.Writer, invocations []*agentplanev1.Invocation) {
 		}
 		fmt.Fprintf(w, "== %s %s: %s\n", count(len(g.agents), "agent"), printable(ending(g.like)), printable(strings.Join(g.agents, " ")))
 		usual := &agentplanev1.Invocation{}
-		if n > 0 && len(all[0].agents) > 1 { // one alone is no measure
+		if n > 0 {
 			usual = all[0].like
 		}
 		writeText(w, "stdout", shownText(usual.Stdout), shownText(g.like.Stdout))
@@ -72,11 +72,11 @@ func writeGroups(w io.Writer, invocations []*agentplanev1.Invocation) {
 // ends with a line break, whatever the program did.
 func writeText(w io.Writer, name, usual, text string) {
 	if usual == text && strings.Count(text, "\n") > 1 {
-		fmt.Fprintf(w, "-- %s as in the largest group\n", name)
+		fmt.Fprintf(w, "-- %s as in the first group\n", name)
 		return
 	}
 	if diff, ok := shorter(usual, text); ok {
-		fmt.Fprintf(w, "-- %s differs from the largest group's\n", name)
+		fmt.Fprintf(w, "-- %s differs from the first group's\n", name)
 		text = diff
 	}
 	if text == "" {

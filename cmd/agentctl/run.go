@@ -86,8 +86,8 @@ const runHelp = `Run a program on agents, and follow it to its end.
   agentctl run --on @hosts.failed -- uptime        the agents in a file, one a line
   agentctl run --rerun failed COMMAND              once more, where it failed
 
-Results that are equal stand together, the largest group first; a text that differs in
-some lines from that group's is shown as what differs. With --output-dir they go to files,
+Results that are equal stand together, the largest group first; a text that differs from
+that group's in some lines is shown as what differs. With --output-dir they go to files,
 too: AGENT/stdout, AGENT/stderr, AGENT/exit and AGENT/state, and the lists hosts.succeeded,
 hosts.failed, hosts.lost and so on, which --on @FILE takes.
 

@@ -173,7 +173,10 @@ func TestPagesMakeOneList(t *testing.T) {
 	if err != nil || len(rest) != 3 {
 		t.Fatalf("the rest has %d, want 3: %v", len(rest), err)
 	}
-	for range c.Commands(t.Context(), client.CommandQuery{}) {
+	for _, err := range c.Commands(t.Context(), client.CommandQuery{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break // a reader may leave
 	}
 }
