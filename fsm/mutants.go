@@ -41,5 +41,11 @@ var comparesJournals = !mutates("journalbehind")
 // The mutant: what is claimed stays claimed when the agent comes with another journal.
 var losesWithJournal = !mutates("journallost")
 
+// The mutant: what a paused command has released is claimed.
+var pauseStops = !mutates("pause")
+
+// The mutant: nobody counts failures.
+var judgesAtOnce = !mutates("breach")
+
 // The mutant: a snapshot forgets the sessions.
 var snapshotsSessions = !mutates("snapshot")

@@ -25,6 +25,10 @@ const (
 	CommandService_ListCommands_FullMethodName  = "/agentplane.v1.CommandService/ListCommands"
 	CommandService_WatchCommand_FullMethodName  = "/agentplane.v1.CommandService/WatchCommand"
 	CommandService_CancelCommand_FullMethodName = "/agentplane.v1.CommandService/CancelCommand"
+	CommandService_Plan_FullMethodName          = "/agentplane.v1.CommandService/Plan"
+	CommandService_PauseCommand_FullMethodName  = "/agentplane.v1.CommandService/PauseCommand"
+	CommandService_ResumeCommand_FullMethodName = "/agentplane.v1.CommandService/ResumeCommand"
+	CommandService_AbortCommand_FullMethodName  = "/agentplane.v1.CommandService/AbortCommand"
 	CommandService_Why_FullMethodName           = "/agentplane.v1.CommandService/Why"
 )
 
@@ -48,6 +52,14 @@ type CommandServiceClient interface {
 	// WatchCommand sends the command, then every change, until it is done.
 	WatchCommand(ctx context.Context, in *WatchCommandRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchCommandResponse], error)
 	CancelCommand(ctx context.Context, in *CancelCommandRequest, opts ...grpc.CallOption) (*CancelCommandResponse, error)
+	// Plan answers what Submit would do with the envelope now, and does nothing.
+	Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanResponse, error)
+	// PauseCommand has nothing further released or claimed; what runs goes on.
+	PauseCommand(ctx context.Context, in *PauseCommandRequest, opts ...grpc.CallOption) (*PauseCommandResponse, error)
+	// ResumeCommand ends the pause that is named, and forgives the failures so far.
+	ResumeCommand(ctx context.Context, in *ResumeCommandRequest, opts ...grpc.CallOption) (*ResumeCommandResponse, error)
+	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
+	AbortCommand(ctx context.Context, in *AbortCommandRequest, opts ...grpc.CallOption) (*AbortCommandResponse, error)
 	// Why answers the proof of one invocation.
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 }
@@ -129,6 +141,46 @@ func (c *commandServiceClient) CancelCommand(ctx context.Context, in *CancelComm
 	return out, nil
 }
 
+func (c *commandServiceClient) Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanResponse)
+	err := c.cc.Invoke(ctx, CommandService_Plan_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) PauseCommand(ctx context.Context, in *PauseCommandRequest, opts ...grpc.CallOption) (*PauseCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_PauseCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) ResumeCommand(ctx context.Context, in *ResumeCommandRequest, opts ...grpc.CallOption) (*ResumeCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_ResumeCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) AbortCommand(ctx context.Context, in *AbortCommandRequest, opts ...grpc.CallOption) (*AbortCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbortCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_AbortCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *commandServiceClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WhyResponse)
@@ -159,6 +211,14 @@ type CommandServiceServer interface {
 	// WatchCommand sends the command, then every change, until it is done.
 	WatchCommand(*WatchCommandRequest, grpc.ServerStreamingServer[WatchCommandResponse]) error
 	CancelCommand(context.Context, *CancelCommandRequest) (*CancelCommandResponse, error)
+	// Plan answers what Submit would do with the envelope now, and does nothing.
+	Plan(context.Context, *PlanRequest) (*PlanResponse, error)
+	// PauseCommand has nothing further released or claimed; what runs goes on.
+	PauseCommand(context.Context, *PauseCommandRequest) (*PauseCommandResponse, error)
+	// ResumeCommand ends the pause that is named, and forgives the failures so far.
+	ResumeCommand(context.Context, *ResumeCommandRequest) (*ResumeCommandResponse, error)
+	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
+	AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error)
 	// Why answers the proof of one invocation.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	mustEmbedUnimplementedCommandServiceServer()
@@ -188,6 +248,18 @@ func (UnimplementedCommandServiceServer) WatchCommand(*WatchCommandRequest, grpc
 }
 func (UnimplementedCommandServiceServer) CancelCommand(context.Context, *CancelCommandRequest) (*CancelCommandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) Plan(context.Context, *PlanRequest) (*PlanResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Plan not implemented")
+}
+func (UnimplementedCommandServiceServer) PauseCommand(context.Context, *PauseCommandRequest) (*PauseCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PauseCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) ResumeCommand(context.Context, *ResumeCommandRequest) (*ResumeCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbortCommand not implemented")
 }
 func (UnimplementedCommandServiceServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
@@ -314,6 +386,78 @@ func _CommandService_CancelCommand_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CommandService_Plan_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).Plan(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_Plan_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).Plan(ctx, req.(*PlanRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_PauseCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).PauseCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_PauseCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).PauseCommand(ctx, req.(*PauseCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_ResumeCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).ResumeCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_ResumeCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).ResumeCommand(ctx, req.(*ResumeCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_AbortCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbortCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).AbortCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_AbortCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).AbortCommand(ctx, req.(*AbortCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CommandService_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WhyRequest)
 	if err := dec(in); err != nil {
@@ -358,6 +502,22 @@ var CommandService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelCommand",
 			Handler:    _CommandService_CancelCommand_Handler,
+		},
+		{
+			MethodName: "Plan",
+			Handler:    _CommandService_Plan_Handler,
+		},
+		{
+			MethodName: "PauseCommand",
+			Handler:    _CommandService_PauseCommand_Handler,
+		},
+		{
+			MethodName: "ResumeCommand",
+			Handler:    _CommandService_ResumeCommand_Handler,
+		},
+		{
+			MethodName: "AbortCommand",
+			Handler:    _CommandService_AbortCommand_Handler,
 		},
 		{
 			MethodName: "Why",
