@@ -110,11 +110,11 @@ func (tx *tx) breach(c *raftlogv1.Command, reason, detail string) {
 
 // paused says that nothing of the command may be claimed; a probe stands still with the
 // command whose wave it probes.
-func (tx *tx) paused(c *raftlogv1.Command) bool {
+func (t *tables) paused(c *raftlogv1.Command) bool {
 	if c.GetParentId() == "" {
 		return c.GetPause() != nil
 	}
-	parent, _ := tx.commands.get(c.GetParentId())
+	parent, _ := t.commands.get(c.GetParentId())
 	return stopped(parent) != nil
 }
 

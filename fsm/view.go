@@ -142,6 +142,10 @@ func (v *View) Skips(ordinal uint32, queueOffline bool, queueMax uint32) string 
 	return v.t.skips(a, ordinal, queueOffline, queueMax)
 }
 
+// Stopped says that nothing of the command may be claimed because it is paused; of a
+// probe, because the command is whose wave it probes.
+func (v *View) Stopped(c *raftlogv1.Command) bool { return v.t.paused(c) }
+
 // Command returns the command with the id.
 func (v *View) Command(id string) (*raftlogv1.Command, bool) { return v.t.commands.get(id) }
 

@@ -3,9 +3,13 @@ package wave
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"time"
 
 	"github.com/google/uuid"
 )
+
+// ProbeTimeout is how long a probe may run that says nothing else.
+const ProbeTimeout = time.Minute
 
 // ProbeID is the id of the command that probes a wave of the command: a UUIDv7 as old as
 // the command's own, whose other bits follow from both. It is empty when the command's
