@@ -20,6 +20,11 @@
 // forgotten. Each running attempt has a goroutine that waits for its end. A program that
 // ends at once is never reported as RUNNING: that saves the cluster an entry.
 //
+// A delivery may mean the probe of a command instead of its program. It comes with the
+// same envelope under a command id that must be the one package wave derives from the
+// envelope's; so a node can have nothing run that was not signed, and no agent takes one
+// for the other: what a delivery or a command says that agentd does not know is REJECTED.
+//
 // Results are told when they are journalled, again in the Hello of every session, and
 // every half minute until they are confirmed. A confirmation counts only when it names a
 // journal number at or past the first report of the end: one that was meant for RUNNING

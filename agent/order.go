@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/agentplane/agentplane/agent/execute"
 	"github.com/agentplane/agentplane/agent/journal"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 // Reasons of REJECTED, one word for programs.
@@ -94,14 +96,18 @@ func judge(d *agentplanev1.Deliver, at stage) (*order, *rejection) {
 func (at stage) judge(o *order, env *agentplanev1.Envelope) *rejection {
 	d, spec := o.deliver, o.spec
 	switch {
-	case unknownFields(env.ProtoReflect()) || unknownFields(spec.ProtoReflect()):
+	case unknownFields(d.ProtoReflect()) || unknownFields(env.ProtoReflect()) || unknownFields(spec.ProtoReflect()):
 		// Something that its sender means is not understood: half a command is another one.
 		return rejectf(reasonUnsupported, "the command has fields that agentd does not know; upgrade agentd")
 	case spec.GetClusterId() != at.clusterID:
 		return rejectf(reasonWrongCluster, "the command is of cluster %.64q, this agent of %q", spec.GetClusterId(), at.clusterID)
 	case spec.GetIncarnation().GetNumber() > at.incarnation:
 		return rejectf(reasonWrongCluster, "the command is of incarnation %d, the session of %d", spec.GetIncarnation().GetNumber(), at.incarnation)
-	case spec.GetCommandId() != d.GetCommandId() || !belongs(d.GetInvocationId(), d.GetCommandId()):
+	case d.GetPart() != agentplanev1.Part_PART_UNSPECIFIED && d.GetPart() != agentplanev1.Part_PART_PROBE:
+		return rejectf(reasonUnsupported, "part %d of the command is none that agentd knows; upgrade agentd", d.GetPart())
+	case d.GetPart() == agentplanev1.Part_PART_PROBE && spec.GetRollout().GetProbe() == nil:
+		return rejectf(reasonInvalid, "the command has no probe")
+	case commandOf(d, spec) != d.GetCommandId() || !belongs(d.GetInvocationId(), d.GetCommandId()):
 		return rejectf(reasonNotMeant, "invocation %.128q of command %.64q carries command %.64q", d.GetInvocationId(), d.GetCommandId(), spec.GetCommandId())
 	case len(spec.GetAgents()) > 0 && !slices.Contains(spec.GetAgents(), at.agentID) && !slices.Contains(spec.GetAgents(), at.name):
 		return rejectf(reasonNotMeant, "the command names its agents, and %q is not among them", at.name)
@@ -117,11 +123,20 @@ func (at stage) judge(o *order, env *agentplanev1.Envelope) *rejection {
 		return rejectf(reasonForgotten, "it was submitted at %s, and the journal begins at %s", stamp(d.GetSubmittedAt()), stamp(at.floor))
 	}
 	if at.policy != nil {
-		if reason := at.policy(spec); reason != "" {
+		if reason := at.policy(o.program()); reason != "" {
 			return rejectf(reasonPolicy, "%s", reason)
 		}
 	}
 	return nil
+}
+
+// commandOf is the id that the command of a delivery must have: the envelope's, or what
+// package wave makes of it for a probe.
+func commandOf(d *agentplanev1.Deliver, spec *agentplanev1.CommandSpec) string {
+	if d.GetPart() == agentplanev1.Part_PART_PROBE {
+		return wave.ProbeID(spec.GetCommandId(), d.GetWave())
+	}
+	return spec.GetCommandId()
 }
 
 // belongs says whether the invocation's id is made of the command's: COMMAND.ORDINAL.
@@ -161,14 +176,24 @@ func stamp(nanos int64) string { return time.Unix(0, nanos).UTC().Format(time.RF
 // minOutputBytes is the least that package execute keeps.
 const minOutputBytes = 256 << 10
 
+// program is the spec with the program that the delivery means in the place of the first.
+func (o *order) program() *agentplanev1.CommandSpec {
+	if o.deliver.GetPart() != agentplanev1.Part_PART_PROBE {
+		return o.spec
+	}
+	s, p := proto.CloneOf(o.spec), o.spec.GetRollout().GetProbe()
+	s.Argv, s.Script, s.RunTimeout = p.GetArgv(), p.GetScript(), cmp.Or(p.GetTimeout(), int64(wave.ProbeTimeout))
+	return s
+}
+
 // spec is what to run.
 func (w *worker) spec(o *order) execute.Spec {
-	c := w.o.Settings()
+	c, program := w.o.Settings(), o.program()
 	s := execute.Spec{
 		Attempt:   execute.Attempt{InvocationID: o.intent.InvocationID, Number: o.intent.Attempt},
 		CommandID: o.intent.CommandID, AgentID: w.o.AgentID, Fence: o.intent.Fence,
-		Argv: o.spec.GetArgv(), Script: o.spec.GetScript(), TraceParent: o.spec.GetTraceparent(),
-		Timeout: time.Duration(o.spec.GetRunTimeout()), KillGrace: time.Duration(o.spec.GetKillGrace()),
+		Argv: program.GetArgv(), Script: program.GetScript(), TraceParent: program.GetTraceparent(),
+		Timeout: time.Duration(program.GetRunTimeout()), KillGrace: time.Duration(program.GetKillGrace()),
 		OutputBytes: max(c.Output.MaxBytes, minOutputBytes),
 	}
 	if s.Timeout == 0 {

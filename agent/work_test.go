@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/agentplane/agentplane/agent/journal"
 	"github.com/agentplane/agentplane/configs"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 func TestKnownAttemptIsAnsweredFromTheJournal(t *testing.T) {
@@ -211,6 +213,45 @@ func TestSweepKeepsWhatIsNeeded(t *testing.T) {
 	}
 }
 
+// probeOf turns a delivery into that of a probe.
+func probeOf(number uint32, change func(*agentplanev1.Deliver, *agentplanev1.CommandSpec)) func(*agentplanev1.Deliver, *agentplanev1.CommandSpec) {
+	return func(d *agentplanev1.Deliver, s *agentplanev1.CommandSpec) {
+		s.CommandId = "01b8dac5-b407-7638-857d-100997e584a2"
+		s.Rollout = &agentplanev1.RolloutSpec{Probe: &agentplanev1.ProbeSpec{Argv: []string{"false"}}}
+		d.CommandId = wave.ProbeID(s.CommandId, number)
+		d.Part, d.Wave, d.InvocationId = agentplanev1.Part_PART_PROBE, number, d.CommandId+".7"
+		if change != nil {
+			change(d, s)
+		}
+	}
+}
+
+// TestProbeRunsItsOwnProgram has command and probe delivered with the same envelope: each
+// runs once, what it is meant to, and the host's policy sees which.
+func TestProbeRunsItsOwnProgram(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	id := h.ready()
+	spec := c.Spec(h.mark("echo command")...)
+	spec.Rollout = &agentplanev1.RolloutSpec{Probe: &agentplanev1.ProbeSpec{Argv: h.mark("echo probe")}}
+	command := c.Submit(id, spec)
+	probe := c.Submit(id, spec, func(d *agentplanev1.Deliver) {
+		d.CommandId = wave.ProbeID(spec.GetCommandId(), 3)
+		d.Part, d.Wave, d.InvocationId = agentplanev1.Part_PART_PROBE, 3, d.CommandId+".1"
+	})
+	c.Redeliver(probe)
+	for invocation, want := range map[string]string{command: "command\n", probe: "probe\n"} {
+		if r := c.Wait(invocation); r.GetState() != succeeded || string(r.GetStdout().GetHead()) != want {
+			t.Errorf("%s: %v, want the output %q", invocation, r, want)
+		}
+		h.wantMarks(invocation, 1)
+	}
+	shown := (&order{deliver: &agentplanev1.Deliver{Part: agentplanev1.Part_PART_PROBE}, spec: spec}).program()
+	if !slices.Equal(shown.GetArgv(), spec.GetRollout().GetProbe().GetArgv()) || shown.GetRunTimeout() != int64(wave.ProbeTimeout) {
+		t.Errorf("the policy is shown %v", shown)
+	}
+}
+
 func TestJudge(t *testing.T) {
 	now := time.Now().UnixNano()
 	at := stage{clusterID: "c1", agentID: "a1", name: "web-1", incarnation: 2, now: now, floor: now - int64(time.Hour)}
@@ -232,16 +273,25 @@ func TestJudge(t *testing.T) {
 		"a field that nobody knows inside": {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) {
 			s.Incarnation.ProtoReflect().SetUnknown(unknown)
 		}, reasonUnsupported},
-		"a profile":                        {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Profile = "strict" }, reasonUnsupported},
-		"of another cluster":               {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.ClusterId = "c2" }, reasonWrongCluster},
-		"of a life to come":                {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Incarnation.Number = 3 }, reasonWrongCluster},
-		"another command in the envelope":  {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.CommandId = "other" }, reasonNotMeant},
-		"an invocation of another command": {func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.InvocationId = "cmd2.7" }, reasonNotMeant},
-		"meant for others":                 {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Agents = []string{"x"} }, reasonNotMeant},
-		"without an end":                   {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.NotAfter = 0 }, reasonInvalid},
-		"over":                             {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.NotAfter = now }, reasonExpired},
-		"much too early":                   {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.NotBefore = now + int64(time.Minute) }, reasonNotYet},
-		"older than the journal":           {func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.SubmittedAt = now - int64(2*time.Hour) }, reasonForgotten},
+		"a delivery with a field that nobody knows": {func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.ProtoReflect().SetUnknown(unknown) }, reasonUnsupported},
+		"a part that nobody knows":                  {func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.Part = 9 }, reasonUnsupported},
+		"a probe of a command without one":          {probeOf(1, func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Rollout = nil }), reasonInvalid},
+		"a probe":                                   {probeOf(1, nil), ""},
+		"a probe of another wave":                   {probeOf(1, func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.Wave = 2 }), reasonNotMeant},
+		"a probe under the id of its command": {probeOf(1, func(d *agentplanev1.Deliver, s *agentplanev1.CommandSpec) {
+			d.CommandId, d.InvocationId = s.CommandId, s.CommandId+".7"
+		}), reasonNotMeant},
+		"the program under the id of a probe": {probeOf(1, func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.Part = 0 }), reasonNotMeant},
+		"a profile":                           {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Profile = "strict" }, reasonUnsupported},
+		"of another cluster":                  {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.ClusterId = "c2" }, reasonWrongCluster},
+		"of a life to come":                   {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Incarnation.Number = 3 }, reasonWrongCluster},
+		"another command in the envelope":     {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.CommandId = "other" }, reasonNotMeant},
+		"an invocation of another command":    {func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.InvocationId = "cmd2.7" }, reasonNotMeant},
+		"meant for others":                    {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.Agents = []string{"x"} }, reasonNotMeant},
+		"without an end":                      {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.NotAfter = 0 }, reasonInvalid},
+		"over":                                {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.NotAfter = now }, reasonExpired},
+		"much too early":                      {func(_ *agentplanev1.Deliver, s *agentplanev1.CommandSpec) { s.NotBefore = now + int64(time.Minute) }, reasonNotYet},
+		"older than the journal":              {func(d *agentplanev1.Deliver, _ *agentplanev1.CommandSpec) { d.SubmittedAt = now - int64(2*time.Hour) }, reasonForgotten},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, s := base()

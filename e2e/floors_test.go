@@ -167,7 +167,7 @@ var floorRules = []floorRule{
 		name:     "the machine is pure",
 		reason:   "replicas agree only if nothing but the log reaches the state",
 		from:     []string{"fsm"},
-		only:     []string{"fsm", "proto/raftlog", "proto/selector", "proto/frame"},
+		only:     []string{"fsm", "proto/raftlog", "proto/selector", "proto/frame", "proto/wave"},
 		never:    []string{"google.golang.org/grpc"},
 		indirect: true,
 	},

@@ -97,6 +97,15 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.loseAttempt(k.LoseAttempt)
 	case *raftlogv1.Mutation_PurgeCommands:
 		return tx.purgeCommands(k.PurgeCommands)
+
+	case *raftlogv1.Mutation_AdvanceRollout:
+		return tx.advanceRollout(k.AdvanceRollout)
+	case *raftlogv1.Mutation_PauseCommand:
+		return tx.pauseCommand(k.PauseCommand)
+	case *raftlogv1.Mutation_ResumeCommand:
+		return tx.resumeCommand(k.ResumeCommand)
+	case *raftlogv1.Mutation_AbortCommand:
+		return tx.abortCommand(k.AbortCommand)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

@@ -28,6 +28,9 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 		row.Transitions = append(row.Transitions, again)
 	}
 	count(c, from, row.GetState())
+	if from == raftlogv1.AttemptState_ATTEMPT_STATE_PENDING && c.GetRollout() != nil && row.GetRank() <= waveEnd(c) {
+		c.Rollout.Waiting--
+	}
 	put(tx, TableInvocations, tx.invocations, row)
 	return row
 }
@@ -36,7 +39,7 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 func (tx *tx) mayTryAgain(c *raftlogv1.Command, i *raftlogv1.Invocation) bool {
 	_, enrolled := tx.agents.get(i.GetAgentId())
 	return c.GetDelivery() == raftlogv1.Delivery_DELIVERY_IDEMPOTENT && i.GetAttempt() < c.GetMaxAttempts() &&
-		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && tx.now() < c.GetNotAfter() && enrolled && !i.GetSuperseded()
+		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && c.GetAbort() == nil && tx.now() < c.GetNotAfter() && enrolled && !i.GetSuperseded()
 }
 
 // claimAttempt grants the permission to start once. The same session asking again
@@ -67,6 +70,8 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_REFUSED, "held", "invocation %q is held", i.GetId())
 	case cancelMeansNever && c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
 		return refuse(raftlogv1.Code_CODE_REFUSED, "canceled", "command %q was canceled", c.GetId())
+	case pauseStops && tx.paused(c):
+		return refuse(raftlogv1.Code_CODE_REFUSED, "paused", "command %q is paused", c.GetId())
 	case tx.now() >= c.GetNotAfter():
 		return refuse(raftlogv1.Code_CODE_REFUSED, "expired", "command %q expired at %s", c.GetId(), stamp(c.GetNotAfter()))
 	case tx.now() < c.GetNotBefore():

@@ -46,8 +46,19 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if notAfter == 0 {
 		notAfter = later(tx.now(), m.GetTtl())
 	}
+	release := m.GetRelease()
+	if m.GetNotBefore() > tx.now() {
+		release = 0
+	}
+	l, refusal := tx.layRollout(m, release)
+	if refusal != nil {
+		return refusal
+	}
 	put(tx, TableEnvelopes, tx.envelopes, &raftlogv1.Envelope{CommandId: m.GetId(), Envelope: m.GetEnvelope()})
 	tx.supersede(m)
+	if l != nil && m.GetSupersede() != "" {
+		l, _ = tx.layRollout(m, release) // there may be room in queues now
+	}
 	c := &raftlogv1.Command{
 		Id: m.GetId(), Digest: m.GetDigest(), SubmittedBy: m.GetSubmittedBy(), SubmittedAt: tx.now(), SubmittedIndex: tx.index,
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
@@ -57,12 +68,15 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
-	release := m.GetRelease()
-	if m.GetNotBefore() > tx.now() {
-		release = 0
+	if l == nil {
+		for _, ordinal := range m.GetAgentOrdinals() {
+			tx.addInvocation(c, ordinal, 0, m.GetQueueMax(), c.GetReleased() < release)
+		}
+		return granted(tx.index)
 	}
-	for _, ordinal := range m.GetAgentOrdinals() {
-		tx.addInvocation(c, ordinal, m.GetQueueMax(), c.GetReleased() < release)
+	tx.beginRollout(c, l)
+	for n, ordinal := range m.GetAgentOrdinals() {
+		tx.addInvocation(c, ordinal, l.ranks[n], m.GetQueueMax(), l.ranks[n] <= l.release)
 	}
 	return granted(tx.index)
 }
@@ -118,40 +132,51 @@ func madeAt(id uuid.UUID) int64 {
 
 // addInvocation makes the command's invocation on one agent: PENDING or at once
 // RELEASED, or SKIPPED with the reason.
-func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, queueMax uint32, release bool) {
-	if queueMax == 0 {
-		queueMax = defaultQueueMax
-	}
-	state, reason, agentID := raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, "", ""
+func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, rank, queueMax uint32, release bool) {
+	state, agentID := raftlogv1.AttemptState_ATTEMPT_STATE_PENDING, ""
 	a, found := tx.agents.getBy(agentsByOrdinal, be32(ordinal))
 	if found {
 		agentID = a.GetId()
 	}
+	reason := tx.skips(a, ordinal, c.GetQueueOffline(), queueMax)
 	switch {
-	case !found:
-		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "agent_removed"
-	case !c.GetQueueOffline() && !tx.reachable(a):
-		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline"
-	case tx.work.count(ordinal) >= int(queueMax):
-		state, reason = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "queue_full"
+	case reason != "":
+		state = raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED
 	case release:
 		state = raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED
-		c.Released, c.Wave = c.GetReleased()+1, firstWave
+		c.Released, c.Wave = c.GetReleased()+1, max(c.GetWave(), firstWave)
 	}
 	i := &raftlogv1.Invocation{
 		Id: InvocationID(c.GetId(), ordinal), CommandId: c.GetId(), AgentId: agentID, AgentOrdinal: ordinal,
-		Attempt: 1, State: state, Reason: reason, Exclusive: c.GetExclusive(),
-		Precedence:  c.GetPrecedence(),
+		Attempt: 1, State: state, Reason: reason, Rank: rank, Exclusive: c.GetExclusive(), Precedence: c.GetPrecedence(),
 		Transitions: []*raftlogv1.Transition{{State: state, Index: tx.index, At: tx.now(), Attempt: 1, Reason: reason}},
 	}
 	put(tx, TableInvocations, tx.invocations, i)
 	count(c, 0, state)
 }
 
+// skips says why a command that is submitted now would skip the agent with the number; ""
+// = it would not. a is nil when there is none.
+func (t *tables) skips(a *raftlogv1.Agent, ordinal uint32, queueOffline bool, queueMax uint32) (reason string) {
+	if queueMax == 0 {
+		queueMax = defaultQueueMax
+	}
+	switch {
+	case a == nil:
+		return "agent_removed"
+	case !queueOffline && !t.reachable(a):
+		return "offline"
+	case t.work.count(ordinal) >= int(queueMax):
+		return "queue_full"
+	default:
+		return ""
+	}
+}
+
 // reachable says that the agent counts as online: it has a session or its grace runs,
 // and it may claim. A quarantined one may keep its session and claims nothing.
-func (tx *tx) reachable(a *raftlogv1.Agent) bool {
-	s, found := tx.sessions.get(a.GetId())
+func (t *tables) reachable(a *raftlogv1.Agent) bool {
+	s, found := t.sessions.get(a.GetId())
 	return found && s.GetState() < raftlogv1.SessionState_SESSION_STATE_DOWN &&
 		a.GetQuarantine() == raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED
 }
@@ -165,8 +190,11 @@ func (tx *tx) releaseCommand(m *raftlogv1.ReleaseCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_command", "there is no command %q", m.GetCommandId())
 	case c.GetReleased() != m.GetExpectedReleased():
 		return refuse(raftlogv1.Code_CODE_STALE, "released_moved", "command %q has %d released, not %d", c.GetId(), c.GetReleased(), m.GetExpectedReleased())
-	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
-		return refuse(raftlogv1.Code_CODE_REFUSED, "not_active", "command %q is done or canceled", c.GetId())
+	case c.GetRollout() != nil:
+		return refuse(raftlogv1.Code_CODE_REFUSED, "has_waves", "command %q goes on wave by wave", c.GetId())
+	}
+	if refusal := stopped(c); refusal != nil {
+		return refusal
 	}
 	o := ok()
 	for _, i := range collectMax(notHeld(tx.openInvocations(c.GetId(), raftlogv1.AttemptState_ATTEMPT_STATE_PENDING)), int(m.GetMax())) {
@@ -195,10 +223,19 @@ func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
 		return stands(c.GetCancelIndex())
 	}
+	o := granted(tx.index)
+	o.Count = tx.cancel(c, m.GetCanceledBy())
+	if probe := tx.openProbe(c); probe != nil {
+		tx.cancel(probe, m.GetCanceledBy())
+	}
+	return o
+}
+
+// cancel cancels the command, and answers how many invocations that ends or asks to end.
+func (tx *tx) cancel(c *raftlogv1.Command, by string) (touched uint32) {
 	e := tx.editCommand(c.GetId())
 	e.State = raftlogv1.CommandState_COMMAND_STATE_CANCELING
-	e.CancelIndex, e.CanceledAt, e.CanceledBy = tx.index, tx.now(), m.GetCanceledBy()
-	o := granted(tx.index)
+	e.CancelIndex, e.CanceledAt, e.CanceledBy = tx.index, tx.now(), by
 	for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
 		if cancelMeansNever && i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
 			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED, "canceled", nil)
@@ -207,9 +244,9 @@ func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 			row.CancelIndex = tx.index
 			put(tx, TableInvocations, tx.invocations, row)
 		}
-		o.Count++
+		touched++
 	}
-	return o
+	return touched
 }
 
 // expireCommands ends what was not claimed in time. A command that is not there, or whose
@@ -239,29 +276,39 @@ func unclaimed(i *raftlogv1.Invocation) bool {
 // purgeCommands removes finished commands. Ids as old as theirs are refused from
 // here on, so that a late repetition cannot bring one back. A command whose id lies
 // ahead of the cluster's time stays until then: its id as the floor would refuse
-// whoever has the right time.
+// whoever has the right time. Probes go with the command whose waves they probed, and
+// not without it.
 func (tx *tx) purgeCommands(m *raftlogv1.PurgeCommands) *raftlogv1.Outcome {
 	o := ok()
 	for _, id := range m.GetCommandIds() {
 		c, found := tx.commands.get(id)
-		if !found || !done(c) {
+		if !found || !done(c) || c.GetParentId() != "" || tx.openProbe(c) != nil {
 			continue
 		}
 		u, err := uuid.Parse(id)
 		if err != nil || madeAt(u) >= tx.now()/int64(time.Millisecond) {
 			continue // the first cannot be: submitCommand parsed it
 		}
-		for _, i := range collect(tx.invocations.withPrefix(id + ".")) {
-			key, _ := invocationKey(i.GetId())
-			remove(tx, TableInvocations, tx.invocations, key)
+		tx.purge(id)
+		for _, w := range c.GetRollout().GetWaves() {
+			if w.GetProbeId() != "" {
+				tx.purge(w.GetProbeId())
+			}
 		}
-		remove(tx, TableEnvelopes, tx.envelopes, id)
-		remove(tx, TableCommands, tx.commands, id)
 		tx.cluster.CommandsFloor = max(tx.cluster.GetCommandsFloor(), madeAt(u)+1)
 		tx.clusterChanged = true
 		o.Count++
 	}
 	return o
+}
+
+func (tx *tx) purge(id string) {
+	for _, i := range collect(tx.invocations.withPrefix(id + ".")) {
+		key, _ := invocationKey(i.GetId())
+		remove(tx, TableInvocations, tx.invocations, key)
+	}
+	remove(tx, TableEnvelopes, tx.envelopes, id)
+	remove(tx, TableCommands, tx.commands, id)
 }
 
 // editCommand returns a copy of the command's row that this mutation may write; flush
@@ -292,10 +339,22 @@ func (tx *tx) editCommand(id string) *raftlogv1.Command {
 	return c
 }
 
-// flush puts the commands that the mutation at hand has edited.
+// flush puts the commands that the mutation at hand has edited. What follows from the
+// counts follows here, in the entry that moves them: that a command is done, that a probe
+// has ended, that failures are too many.
 func (tx *tx) flush() {
+	for n := 0; n < len(tx.edited); n++ { // probes first: what they probed is edited with them
+		if c := tx.edited[n]; c.GetParentId() != "" && !done(c) {
+			if tx.settle(c); done(c) {
+				tx.probed(c)
+			}
+		}
+	}
 	for _, c := range tx.edited {
 		c.ChangedIndex = tx.index
+		if c.GetRollout() != nil {
+			tx.judgeRollout(c)
+		}
 		tx.settle(c)
 		put(tx, TableCommands, tx.commands, c)
 	}

@@ -14,7 +14,7 @@
 // agent into quarantine. A mutation checks everything before it writes its first
 // row, so that there is nothing to roll back. The same mutation again changes
 // nothing, but for those that take a part each time (ExpireCommands,
-// LoseNodeSessions) and for a leader that takes office; that an agent was removed is
+// LoseNodeSessions, AdvanceRollout) and for a leader that takes office; that an agent was removed is
 // remembered for that ([MaxRemovals]). The machine panics only where going on would let this
 // replica differ from the others without anybody noticing: an unknown kind or
 // field, a corrupt entry, a format or feature level from the future.
@@ -34,6 +34,22 @@
 // old as a purged one is refused for ever, so that no late repetition brings one back.
 // Nothing else hangs on them: which keys a cloned agent had stands in its own row, for
 // as long as there is one.
+//
+// # Rollouts
+//
+// A command with waves or with a limit to failures has a rollout: how it goes over its
+// targets is frozen when it is submitted, as a rank for each that is not skipped. Package
+// proto/wave decides, here and not with the leader, who only proposes to go on
+// (AdvanceRollout) when something may be due. Failures are counted in the entry that
+// makes them (flush), so that there is no moment in which something failed once too often
+// and more is released or claimed: a pause refuses releases and claims, an abort cancels
+// what is not claimed and leaves alone what is. What cannot be reached when its wave
+// comes, or goes down before it has claimed, is SKIPPED(offline): no wave waits for it.
+//
+// A probe is a command of its own, made by AdvanceRollout: it has no envelope, since it
+// runs another part of its parent's, no brake but its parent's, and is purged with it.
+// Gates are asked after the soak, in this order: health, then the probe. When one stays
+// shut the command stops; whoever resumes it opens that gate for that wave alone.
 //
 // # How it is kept
 //

@@ -24,6 +24,8 @@ type gen struct {
 	term    uint64
 	streams int
 	steps   []step
+	// drives says that most mutations bring rollouts on; else they are of all kinds.
+	drives bool
 }
 
 // A step is one applied entry.
@@ -43,7 +45,7 @@ var (
 
 // newGen returns a gen whose cluster is founded, with a few agents in it.
 func newGen(t *rapid.T) *gen {
-	g := &gen{t: t, random: rand.New(rand.NewPCG(0, 0)), m: New(Options{}), now: storyBegin, term: 1}
+	g := &gen{t: t, random: rand.New(rand.NewPCG(0, 0)), m: New(Options{}), now: storyBegin, term: 1, drives: rapid.Bool().Draw(t, "drives rollouts")}
 	g.apply(&raftlogv1.Entry{Mutations: []*raftlogv1.Mutation{{Kind: &raftlogv1.Mutation_TakeOffice{TakeOffice: &raftlogv1.TakeOffice{NodeId: "n1", Term: 1}}}}})
 	g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{
 		ClusterId: "c", Incarnation: &raftlogv1.Incarnation{Number: 1, Id: bytes.Repeat([]byte{1}, 16)}, FeatureLevel: 1,
@@ -53,7 +55,11 @@ func newGen(t *rapid.T) *gen {
 	g.one(token("t0", raftlogv1.TokenKind_TOKEN_KIND_AGENT, 100))
 	g.one(token("tn", raftlogv1.TokenKind_TOKEN_KIND_NODE, 1))
 	g.one(registerNode("n2", "tn", "n2"))
-	for _, a := range genAgents[:2] {
+	agents := genAgents[:2]
+	if g.drives {
+		agents = genAgents
+	}
+	for _, a := range agents {
 		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: tokenID("t0")}}})
 		g.one(g.openSession(a, true))
 		s, _ := g.m.View().Session(a)
@@ -246,6 +252,9 @@ func (g *gen) openSession(agent string, honest bool) *raftlogv1.Mutation {
 
 // mutation draws one mutation: work more often than the rest.
 func (g *gen) mutation() *raftlogv1.Mutation {
+	if g.drives && !g.rarely(5) {
+		return g.drive()
+	}
 	switch g.random.IntN(12) {
 	case 0:
 		return g.registryMutation()
@@ -340,9 +349,14 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 	switch g.random.IntN(16) {
 	case 0, 1, 2:
 		return g.submit()
-	case 3, 4:
+	case 3:
+		return g.rolloutMutation()
+	case 4:
 		id := g.command()
 		c, _ := g.m.View().Command(id)
+		if c.GetRollout() != nil && !g.rarely(6) {
+			return g.rolloutMutation()
+		}
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
 			CommandId: id, ExpectedReleased: uint32(g.near(uint64(c.GetReleased()))), Max: uint32(g.pick(0, 1, 2, 100)), Wave: uint32(g.pick(0, 1, 2)),
 		}}}
@@ -410,6 +424,7 @@ func (g *gen) submit() *raftlogv1.Mutation {
 	m.Exclusive = g.rarely(6)
 	m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
 	m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
+	defer g.addRollout(m)
 	if g.rarely(6) {
 		m.NotBefore = g.now.Add(5 * time.Second).UnixNano()
 	}

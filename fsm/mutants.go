@@ -44,5 +44,11 @@ var losesWithJournal = !mutates("journallost")
 // The mutant: a claim looks at no lock.
 var respectsLocks = !mutates("locks")
 
+// The mutant: what a paused command has released is claimed.
+var pauseStops = !mutates("pause")
+
+// The mutant: nobody counts failures.
+var judgesAtOnce = !mutates("breach")
+
 // The mutant: a snapshot forgets the sessions.
 var snapshotsSessions = !mutates("snapshot")

@@ -128,7 +128,7 @@ func TestStateKeepsItsPromises(t *testing.T) {
 			outcomes := g.apply(e)
 			after := g.m.View()
 			for _, err := range []error{
-				check(g.m), checkRefusals(before, after, outcomes), checkGrowth(before, after), checkSlots(after, e, outcomes), checkEpochs(epochs, after),
+				check(g.m), checkRefusals(before, after, outcomes), checkGrowth(before, after), checkPaused(before, after), checkSlots(after, e, outcomes), checkEpochs(epochs, after),
 			} {
 				if err != nil {
 					t.Fatalf("entry %d (%v): %v", g.index, e, err)
@@ -292,7 +292,7 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 
 // goesOn says that a mutation takes a part each time.
 func goesOn(mut *raftlogv1.Mutation) bool {
-	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil
+	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil || mut.GetAdvanceRollout() != nil
 }
 
 // checkAgain says whether the answer to a repetition is that to the first.
@@ -303,6 +303,9 @@ func checkAgain(mut *raftlogv1.Mutation, first, again *raftlogv1.Outcome) error 
 	case first.GetCode() != again.GetCode():
 		if first.GetCode() == raftlogv1.Code_CODE_OK && mut.GetReleaseCommand() != nil {
 			return nil // the count has moved
+		}
+		if first.GetCode() == raftlogv1.Code_CODE_OK && mut.GetAdvanceRollout() != nil {
+			return nil // as above, or it has begun a probe, or a gate has stopped it
 		}
 	case first.GetNumber() == again.GetNumber():
 		return nil

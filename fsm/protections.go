@@ -35,5 +35,11 @@ const losesWithJournal = true
 // respectsLocks says that a claim waits for the locks that it needs.
 const respectsLocks = true
 
+// pauseStops says that nothing of a paused command is claimed.
+const pauseStops = true
+
+// judgesAtOnce says that failures stop a rollout in the entry that counts them.
+const judgesAtOnce = true
+
 // snapshotsSessions says that sessions are part of a snapshot, as every table is (I9).
 const snapshotsSessions = true

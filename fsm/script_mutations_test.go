@@ -3,11 +3,13 @@ package fsm
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 func keyOf(name string) []byte { return []byte("key-of-" + name) }
@@ -173,6 +175,26 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		}
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}
 	},
+	"advance-rollout": func(c *call) *raftlogv1.Mutation {
+		id := c.s.id(c.word(0), 0)
+		row, _ := c.s.m.View().Command(id)
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AdvanceRollout{AdvanceRollout: &raftlogv1.AdvanceRollout{
+			CommandId: id, ExpectedWave: uint32(c.int("wave", uint64(row.GetWave()))), ExpectedReleased: uint32(c.int("released", uint64(row.GetReleased()))), Max: uint32(c.int("max", 100)),
+		}}}
+	},
+	"pause": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PauseCommand{PauseCommand: &raftlogv1.PauseCommand{CommandId: c.s.id(c.word(0), 0), PausedBy: "ann"}}}
+	},
+	"resume": func(c *call) *raftlogv1.Mutation {
+		id := c.s.id(c.word(0), 0)
+		row, _ := c.s.m.View().Command(id)
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ResumeCommand{ResumeCommand: &raftlogv1.ResumeCommand{
+			CommandId: id, ExpectedPause: c.number("pause", row.GetPause().GetNumber()), ResumedBy: "bob",
+		}}}
+	},
+	"abort": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AbortCommand{AbortCommand: &raftlogv1.AbortCommand{CommandId: c.s.id(c.word(0), 0), AbortedBy: "ann"}}}
+	},
 	"cancel": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: c.s.id(c.word(0), 0), CanceledBy: "ann"}}}
 	},
@@ -269,5 +291,56 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 			m.AgentOrdinals = append(m.AgentOrdinals, a.GetOrdinal())
 		}
 	}
+	m.Rollout = rolloutOf(c, m)
 	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+}
+
+// rolloutOf reads waves=1,50%,label.ring=canary and what belongs to them.
+func rolloutOf(c *call, m *raftlogv1.SubmitCommand) *raftlogv1.RolloutPlan {
+	text := c.text("waves", "")
+	p := &raftlogv1.RolloutPlan{
+		Soak: int64(c.duration("soak", 0)), GateHealth: c.text("health", "") != "", GateProbe: c.text("probe", "") != "", Strict: c.text("strict", "") != "",
+	}
+	if p.GateProbe {
+		p.ProbeTimeout, p.ProbeSummary = int64(time.Minute), "check "+c.text("probe", "")
+	}
+	if limit := c.text("max-failures", ""); limit != "" {
+		p.Limited = true
+		var err error
+		if p.MaxFailures, p.MaxFailuresBasisPoints, err = wave.ParseAmount(limit); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if c.text("on-breach", "") == "abort" {
+		p.OnBreach = raftlogv1.OnBreach_ON_BREACH_ABORT
+	}
+	for _, rank := range c.list("ranks") {
+		n, _ := strconv.ParseUint(rank, 10, 32)
+		p.Ranks = append(p.Ranks, uint32(n))
+	}
+	if text == "" {
+		return nil
+	}
+	shares, err := wave.Parse(text)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, s := range shares {
+		w := &raftlogv1.WavePlan{Share: s.String(), Count: s.Count, BasisPoints: s.BasisPoints}
+		for a := range c.s.m.tables.agents.by(agentsByOrdinal, "") {
+			if slices.ContainsFunc(a.GetLabels(), func(l *raftlogv1.Label) bool {
+				return s.Label != "" && l.GetName() == s.Label && l.GetValue() == s.Value
+			}) {
+				w.Members = append(w.Members, a.GetOrdinal())
+			}
+		}
+		p.Waves = append(p.Waves, w)
+	}
+	if c.text("complete", "yes") == "yes" && p.Waves[len(p.Waves)-1].BasisPoints != wave.Whole {
+		p.Waves = append(p.Waves, &raftlogv1.WavePlan{Share: "100%", BasisPoints: wave.Whole})
+	}
+	if m.Release == 0 && c.text("release", "") == "" {
+		m.Release = uint32(len(m.AgentOrdinals))
+	}
+	return p
 }

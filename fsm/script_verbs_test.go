@@ -290,6 +290,8 @@ func (s *story) show(c *call) []string {
 	case "command":
 		r, found := v.Command(s.id(c.word(1), 0))
 		return row(r, found)
+	case "waves":
+		return s.waves(c)
 	case "invocation":
 		_, r := c.invocation(1)
 		return row(r, r != nil)
@@ -321,6 +323,48 @@ func (s *story) show(c *call) []string {
 		s.t.Fatalf("cannot show %q", what)
 		return nil
 	}
+}
+
+// waves prints what became of a rollout: its waves, who is in them, what stops it; and
+// its probes, which the story may then name.
+func (s *story) waves(c *call) []string {
+	v := s.m.View()
+	id := s.id(c.word(1), 0)
+	row, _ := v.Command(id)
+	r := row.GetRollout()
+	first := uint32(1)
+	var out []string
+	for n, w := range r.GetWaves() {
+		line := fmt.Sprintf("%d (%s):", n+1, w.GetShare())
+		for rank := first; rank <= w.GetEnd(); rank++ {
+			for i := range v.Invocations(id) {
+				if i.GetRank() == rank {
+					line += fmt.Sprintf(" %s %s", i.GetAgentId(), word(i.GetState()))
+				}
+			}
+		}
+		first = w.GetEnd() + 1
+		if w.GetReleasedAt() != 0 {
+			line += " released " + s.clock(w.GetReleasedAt())
+		}
+		if w.GetSettledAt() != 0 {
+			line += " settled " + s.clock(w.GetSettledAt())
+		}
+		if w.GetProbeId() != "" {
+			name := fmt.Sprintf("%s-probe-%d", c.word(1), n+1)
+			s.ids[name] = w.GetProbeId()
+			line += fmt.Sprintf(" probed=%v by %s", w.GetProbed(), name)
+		}
+		out = append(out, line)
+	}
+	line := fmt.Sprintf("at wave %d, %d released, %d wait", row.GetWave(), row.GetReleased(), r.GetWaiting())
+	if p := row.GetPause(); p != nil {
+		line += fmt.Sprintf("; paused %s by %q: %s: %s", numberText(p.GetNumber()), p.GetBy(), p.GetReason(), p.GetDetail())
+	}
+	if a := row.GetAbort(); a != nil {
+		line += fmt.Sprintf("; aborted by %q: %s: %s", a.GetBy(), a.GetReason(), a.GetDetail())
+	}
+	return append(out, s.readable(line))
 }
 
 // print prints a row in one line, its fields in the order of their numbers.
@@ -369,7 +413,7 @@ func (s *story) value(f protoreflect.FieldDescriptor, v protoreflect.Value) stri
 		return strconv.Quote(v.String())
 	case name == "commands_floor" || name == "tokens_floor":
 		return s.clock(v.Int() * int64(time.Millisecond))
-	case name == "run_timeout" || name == "kill_grace":
+	case name == "run_timeout" || name == "kill_grace" || name == "soak" || name == "probe_timeout":
 		return time.Duration(v.Int()).String()
 	case f.Kind() == protoreflect.Int64Kind:
 		return s.clock(v.Int())

@@ -132,6 +132,7 @@ func (tx *tx) quarantine(a *raftlogv1.Agent, why raftlogv1.Quarantine, format st
 	row.Quarantine = why
 	row.QuarantineDetail = refuse(0, "", format, args...).Detail
 	put(tx, TableAgents, tx.agents, row)
+	tx.skipReleased(a)
 }
 
 // loseClaims makes LOST what the agent had claimed, but for the attempts that its
@@ -209,6 +210,7 @@ func (tx *tx) endSession(m *raftlogv1.EndSession) *raftlogv1.Outcome {
 	}
 	if m.GetLeft() {
 		tx.setSession(s, raftlogv1.SessionState_SESSION_STATE_LEFT, m.GetReason(), 0)
+		tx.skipReleasedOn(m.GetAgentId())
 	} else {
 		tx.setSession(s, raftlogv1.SessionState_SESSION_STATE_RECONNECTING, m.GetReason(), m.GetGrace())
 	}
@@ -249,6 +251,7 @@ func (tx *tx) markDown(m *raftlogv1.MarkDown) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_REFUSED, "grace", "the grace of agent %q lasts until %s", m.GetAgentId(), stamp(s.GetGraceUntil()))
 	}
 	tx.setSession(s, raftlogv1.SessionState_SESSION_STATE_DOWN, s.GetReason(), 0)
+	tx.skipReleasedOn(m.GetAgentId())
 	return granted(s.GetEpoch())
 }
 

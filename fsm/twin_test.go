@@ -27,6 +27,10 @@ type twinCommand struct {
 	locks               []string
 	exclusive           bool
 	supersede           string
+	queued              bool // waits for agents that are offline
+	ended               bool // the last judgement has seen it done
+	twinBrake
+	rollout *twinRollout
 }
 
 type twinAttempt struct {
@@ -37,6 +41,7 @@ type twinAttempt struct {
 	fence, epoch       uint64
 	late, asked        bool
 	superseded         bool // it is not tried again
+	rank               uint32
 }
 
 const (
@@ -90,8 +95,8 @@ func (w *twin) count(ordinal uint32, states ...raftlogv1.AttemptState) (n uint32
 func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
 	c := w.commands[a.command]
 	a.state = lost
-	if a.n < c.tries && !c.canceled && now < c.notAfter && agentStays && !a.superseded {
-		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released}
+	if a.n < c.tries && !c.canceled && !c.aborted && now < c.notAfter && agentStays && !a.superseded {
+		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released, rank: a.rank}
 	}
 }
 
@@ -117,14 +122,32 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 	case *raftlogv1.Mutation_PurgeCommands:
 		for _, id := range m.PurgeCommands.GetCommandIds() {
 			ahead := id > commandFloor(now)
-			if _, found := w.commands[id]; found && w.done(id) && !ahead {
-				delete(w.commands, id)
-				w.attempts = slices.DeleteFunc(w.attempts, func(a *twinAttempt) bool { return a.command == id })
+			if c, found := w.commands[id]; found && w.done(id) && !ahead && c.parent == "" && w.openProbe(c) == "" {
+				for _, gone := range append(w.probesOf(c), id) {
+					delete(w.commands, gone)
+					w.attempts = slices.DeleteFunc(w.attempts, func(a *twinAttempt) bool { return a.command == gone })
+				}
 			}
 		}
 		return raftlogv1.Code_CODE_OK, true
+	case *raftlogv1.Mutation_AdvanceRollout:
+		return w.advance(before, now, number, m.AdvanceRollout), true
+	case *raftlogv1.Mutation_PauseCommand:
+		return w.pause(number, m.PauseCommand), true
+	case *raftlogv1.Mutation_ResumeCommand:
+		return w.resume(m.ResumeCommand), true
+	case *raftlogv1.Mutation_AbortCommand:
+		return w.abortCommand(m.AbortCommand), true
 	case *raftlogv1.Mutation_OpenSession:
 		w.openSession(before, now, m.OpenSession, got)
+	case *raftlogv1.Mutation_MarkDown:
+		if got.GetCode() == raftlogv1.Code_CODE_OK && !got.GetRepeated() {
+			w.unreachable(before, m.MarkDown.GetAgentId())
+		}
+	case *raftlogv1.Mutation_EndSession:
+		if got.GetCode() == raftlogv1.Code_CODE_OK && !got.GetRepeated() && m.EndSession.GetLeft() {
+			w.unreachable(before, m.EndSession.GetAgentId())
+		}
 	case *raftlogv1.Mutation_RemoveAgent:
 		a, found := before.Agent(m.RemoveAgent.GetAgentId())
 		if meant := m.RemoveAgent.GetEnrolledIndex(); found && (meant == 0 || meant == a.GetEnrolledIndex()) {
@@ -157,7 +180,10 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede()}
+	c := &twinCommand{
+		digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()),
+		queued: m.GetQueueOffline(), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(),
+	}
 	for _, x := range w.attempts {
 		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
 			continue
@@ -170,25 +196,28 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 		}
 	}
 	w.commands[m.GetId()] = c
+	var all []*twinAttempt
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
 		a, found := before.AgentByOrdinal(o)
-		s, _ := before.Session(a.GetId())
 		x.agent = a.GetId()
-		online := s.GetState() >= raftlogv1.SessionState_SESSION_STATE_OPEN && s.GetState() <= raftlogv1.SessionState_SESSION_STATE_RECONNECTING &&
-			a.GetQuarantine() == 0
+		online := isOnline(before, a)
 		queue := m.GetQueueMax()
 		if queue == 0 {
 			queue = 4096
 		}
 		if !found || (!online && !m.GetQueueOffline()) || w.count(o, pending, released, claimedS, running) >= queue {
 			x.state = skipped
-		} else if c.released < m.GetRelease() && m.GetNotBefore() <= now {
+		} else if m.GetRollout() == nil && c.released < m.GetRelease() && m.GetNotBefore() <= now {
 			x.state = released
 			c.released++
 		}
-		w.attempts = append(w.attempts, x)
+		all = append(all, x)
 	}
+	if m.GetRollout() != nil {
+		w.begin(now, c, m, all)
+	}
+	w.attempts = append(w.attempts, all...)
 	return raftlogv1.Code_CODE_OK, true
 }
 
@@ -199,7 +228,7 @@ func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 		return raftlogv1.Code_CODE_NOT_FOUND
 	case c.released != m.GetExpectedReleased():
 		return raftlogv1.Code_CODE_STALE
-	case c.canceled || w.done(m.GetCommandId()):
+	case c.canceled || w.done(m.GetCommandId()), c.rollout != nil, c.stopped():
 		return raftlogv1.Code_CODE_REFUSED
 	}
 	left := m.GetMax()
@@ -248,7 +277,7 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	}
 	c := w.commands[a.command]
 	switch {
-	case c.canceled, now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
+	case c.canceled, w.frozen(c), now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
 		s.GetNodeId() != m.GetNodeId(), agent.GetQuarantine() != 0:
 		return raftlogv1.Code_CODE_REFUSED
 	case w.count(a.ordinal, claimedS, running) >= s.GetSlots(), w.locked(a):
@@ -315,13 +344,18 @@ func (w *twin) cancel(m *raftlogv1.CancelCommand) raftlogv1.Code {
 	if c.canceled || w.done(m.GetCommandId()) {
 		return raftlogv1.Code_CODE_OK
 	}
-	c.canceled = true
-	for _, a := range w.of(m.GetCommandId()) {
-		switch a.state {
-		case pending, released:
-			a.state = canceled
-		case claimedS, running:
-			a.asked = true
+	for _, id := range []string{m.GetCommandId(), w.openProbe(c)} {
+		if id == "" {
+			continue
+		}
+		w.commands[id].canceled = true
+		for _, a := range w.of(id) {
+			switch a.state {
+			case pending, released:
+				a.state = canceled
+			case claimedS, running:
+				a.asked = true
+			}
 		}
 	}
 	return raftlogv1.Code_CODE_OK
@@ -349,6 +383,9 @@ func (w *twin) openSession(before *View, now int64, m *raftlogv1.OpenSession, go
 	s, had := before.Session(m.GetAgentId())
 	fresh := got.GetCode() == raftlogv1.Code_CODE_OK && !got.GetRepeated() && had && string(s.GetJournal().GetId()) != string(m.GetJournal().GetId())
 	behind := got.GetReason() == "journal_behind" && a.GetQuarantine() == 0
+	if behind || got.GetReason() == "clone" && a.GetQuarantine() == 0 {
+		defer w.unreachable(before, a.GetId())
+	}
 	if !fresh && !behind {
 		return
 	}
@@ -370,6 +407,7 @@ func (w *twin) compare(v *View) error {
 		got := twinAttempt{
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
 			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
+			rank: i.GetRank(),
 		}
 		want := *a
 		want.superseded = false // the machine notes it only where there are attempts left
@@ -381,6 +419,9 @@ func (w *twin) compare(v *View) error {
 		have, _ := v.Command(id)
 		if have.GetReleased() != c.released || (have.GetCancelIndex() != 0) != c.canceled || done(have) != w.done(id) || have.GetNotAfter() != c.notAfter {
 			return fmt.Errorf("command is %v, in the model %+v, done %v", have, c, w.done(id))
+		}
+		if err := c.compare(have); err != nil {
+			return fmt.Errorf("command is %v, in the model %+v with %+v: %w", have, c, c.rollout, err)
 		}
 	}
 	return nil
@@ -397,6 +438,7 @@ func TestAttemptsMatchTheirTwin(t *testing.T) {
 			if len(outcomes) == 1 && outcomes[0].GetCode() != raftlogv1.Code_CODE_NOT_APPLIED {
 				number := raftlogv1.Number(1, g.index, 0)
 				want, knows := w.apply(before, g.m.Now(), number, e.GetMutations()[0], outcomes[0])
+				w.judge(g.m.Now(), number)
 				if knows && outcomes[0].GetCode() != want {
 					t.Fatalf("entry %d (%v): answered %v, the model says %v", g.index, e, outcomes[0], want)
 				}

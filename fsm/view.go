@@ -125,11 +125,26 @@ func (v *View) ReconnectingSessions() iter.Seq[*raftlogv1.Session] {
 	return v.t.sessions.by(sessionsByGrace, "")
 }
 
-// Envelope returns the exact bytes of a command.
+// Envelope returns the exact bytes of a command; of a probe those of the command whose
+// wave it probes.
 func (v *View) Envelope(commandID string) ([]byte, bool) {
 	e, found := v.t.envelopes.get(commandID)
+	if c, _ := v.t.commands.get(commandID); !found && c.GetParentId() != "" {
+		e, found = v.t.envelopes.get(c.GetParentId())
+	}
 	return e.GetEnvelope(), found
 }
+
+// Skips says why a command that is submitted now would skip the agent with the number: ""
+// = it would not.
+func (v *View) Skips(ordinal uint32, queueOffline bool, queueMax uint32) string {
+	a, _ := v.AgentByOrdinal(ordinal)
+	return v.t.skips(a, ordinal, queueOffline, queueMax)
+}
+
+// Stopped says that nothing of the command may be claimed because it is paused; of a
+// probe, because the command is whose wave it probes.
+func (v *View) Stopped(c *raftlogv1.Command) bool { return v.t.paused(c) }
 
 // Command returns the command with the id.
 func (v *View) Command(id string) (*raftlogv1.Command, bool) { return v.t.commands.get(id) }

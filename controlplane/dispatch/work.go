@@ -112,6 +112,7 @@ func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftl
 				InvocationId: i.GetId(), Attempt: i.GetAttempt(), CommandId: i.GetCommandId(), Fence: i.GetFence(),
 				Incarnation: v.Cluster().GetIncarnation().GetNumber(), SessionEpoch: s.epoch,
 				Envelope: envelope, SubmittedAt: command.GetSubmittedAt(),
+				Part: agentplanev1.Part(command.GetPart()), Wave: command.GetParentWave(),
 			}}})
 		}
 	}
@@ -190,6 +191,8 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, turn
 		switch {
 		case i.GetHeld(), command.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE, clusterNow >= command.GetNotAfter():
 			continue
+		case v.Stopped(command):
+			continue // whoever resumes it puts the row again
 		case clusterNow < command.GetNotBefore():
 			s.lookAt(now.Add(time.Duration(command.GetNotBefore()-clusterNow) + time.Millisecond))
 			continue

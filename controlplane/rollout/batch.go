@@ -93,10 +93,12 @@ func (b *batch) addExpiry(i *item, rows uint32) {
 // entry ended is forgotten when the feed tells.
 func again(mut *raftlogv1.Mutation, o *raftlogv1.Outcome) time.Duration {
 	switch {
-	case mut.GetLoseAttempt() != nil:
+	case mut.GetLoseAttempt() != nil, o.GetReason() == "reconnecting":
 		return tick
 	case o.GetCode() != raftlogv1.Code_CODE_OK:
 		return lookAgain // the state has moved, or the cluster's time has not
+	case mut.GetAdvanceRollout() != nil:
+		return lookAgain // the feed tells sooner
 	case o.GetCount() == 0:
 		return holdAgain // what waits is held
 	default:

@@ -88,7 +88,7 @@ func (b *books) command(id string, c *raftlogv1.Command, now time.Time, cluster 
 		b.commands[id] = i
 	}
 	switch s := NextStep(c, cluster); {
-	case s.Release > 0 || s.Expire > 0:
+	case s.Release > 0 || s.Advance > 0 || s.Expire > 0:
 		b.queue.put(i, now)
 	case s.Wait > 0:
 		b.queue.put(i, now.Add(bounded(s.Wait)))

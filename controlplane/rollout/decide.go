@@ -46,6 +46,17 @@ func (l *term) decide(b *batch, v *fsm.View, i *item, now time.Time) {
 			mut = &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{
 				CommandId: c.GetId(), ExpectedReleased: c.GetReleased(), Max: n, Wave: s.Wave,
 			}}}
+		case s.Advance > 0:
+			if s.Whole && s.Advance+looks > b.rows && len(b.mutations) > 0 {
+				l.books.queue.put(i, now) // it is the first of the next entry
+				b.rows = 0
+				return
+			}
+			n := min(s.Advance, b.rows)
+			b.spend(s.Advance + looks)
+			mut = &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AdvanceRollout{AdvanceRollout: &raftlogv1.AdvanceRollout{
+				CommandId: c.GetId(), ExpectedWave: c.GetWave(), ExpectedReleased: c.GetReleased(), Max: n,
+			}}}
 		case s.Wait > 0:
 			wait = s.Wait
 		}
@@ -61,6 +72,9 @@ func (l *term) decide(b *batch, v *fsm.View, i *item, now time.Time) {
 		l.books.queue.put(i, now.Add(again(mut, o)))
 		if lost := mut.GetLoseAttempt(); lost != nil && o.GetCode() == raftlogv1.Code_CODE_OK {
 			l.o.Logger.Info("attempt is given up", "invocation_id", lost.GetKey().GetInvocationId(), "attempt", lost.GetKey().GetAttempt(), "reason", lost.GetReason())
+		}
+		if next := mut.GetAdvanceRollout(); next != nil && o.GetCode() == raftlogv1.Code_CODE_OK {
+			l.o.Logger.Debug("rollout goes on", "command_id", next.GetCommandId(), "from_wave", next.GetExpectedWave(), "rows", o.GetCount(), "reason", o.GetReason())
 		}
 	})
 }

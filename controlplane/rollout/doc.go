@@ -25,8 +25,17 @@
 // the thousand a second, and what ends them must not fall behind. So a tick costs what is
 // due, never what exists; memory is bounded by open commands and claimed attempts.
 //
-// Everything due at once is released as one wave. [Next] is where waves and budgets
-// will decide: it sees a command's row with its counts, and nothing else.
+// Everything due at once is released as one wave, unless the command has a rollout.
+//
+// # Rollouts
+//
+// Package proto/wave says from a command's row when something of a rollout may be due;
+// this leader then proposes AdvanceRollout, which names the wave and the count it was
+// decided on, and the state asks the same engine again, and the gates. So a new leader
+// goes on in mid-wave by reading rows, two leaders release nothing twice, and nothing
+// here keeps a rollout from stopping: failures are judged by the state, in the entry that
+// counts them. Large waves are released in pieces; a probe begins in one, since its
+// targets are frozen with it.
 //
 // # Purging
 //

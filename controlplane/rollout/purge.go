@@ -21,17 +21,21 @@ const (
 // Purge answers the finished commands to purge next: those that finished before now
 // (Unix ns) by more than retain, and of the others the oldest excess, and how many rows
 // that costs: at most most, but for the first command, which is taken in any case.
-// finished yields commands in the order in which they finished.
+// Probes go with the commands whose waves they probed. finished yields commands in the order in which they finished.
 func Purge(finished iter.Seq[*raftlogv1.Command], now int64, retain time.Duration, excess int, most uint32) (ids []string, rows uint32) {
 	for c := range finished {
 		if now-c.GetFinishedAt() <= int64(retain) && excess <= 0 {
 			break
 		}
-		excess--
+		if c.GetParentId() != "" {
+			continue
+		}
+		probes, probed := probesOf(c)
+		excess -= 1 + probes
 		if ahead(c.GetId(), now) {
 			continue // the state keeps it until then
 		}
-		n := c.GetTargets() + rowsOfCommand
+		n := c.GetTargets() + rowsOfCommand + probed
 		if len(ids) > 0 && rows+n > most {
 			break
 		}
@@ -41,6 +45,18 @@ func Purge(finished iter.Seq[*raftlogv1.Command], now int64, retain time.Duratio
 		}
 	}
 	return ids, rows
+}
+
+// probesOf is how many probes a command has, and how many rows they have at most.
+func probesOf(c *raftlogv1.Command) (probes int, rows uint32) {
+	last := uint32(0)
+	for _, w := range c.GetRollout().GetWaves() {
+		if w.GetProbeId() != "" {
+			probes, rows = probes+1, rows+w.GetEnd()-last+rowsOfCommand
+		}
+		last = w.GetEnd()
+	}
+	return probes, rows
 }
 
 // PurgeTokens answers the tokens to purge next: those that were over before now (Unix

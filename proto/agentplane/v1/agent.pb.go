@@ -1143,7 +1143,11 @@ type Deliver struct {
 	// Marshalled Envelope.
 	Envelope []byte `protobuf:"bytes,7,opt,name=envelope,proto3" json:"envelope,omitempty"`
 	// now of the entry that submitted it, Unix nanoseconds.
-	SubmittedAt   int64 `protobuf:"varint,8,opt,name=submitted_at,json=submittedAt,proto3" json:"submitted_at,omitempty"`
+	SubmittedAt int64 `protobuf:"varint,8,opt,name=submitted_at,json=submittedAt,proto3" json:"submitted_at,omitempty"`
+	// Which program of the envelope. Another part than the first has a command id of its
+	// own, made of the envelope's and the wave.
+	Part          Part   `protobuf:"varint,20,opt,name=part,proto3,enum=agentplane.v1.Part" json:"part,omitempty"`
+	Wave          uint32 `protobuf:"varint,21,opt,name=wave,proto3" json:"wave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1230,6 +1234,20 @@ func (x *Deliver) GetEnvelope() []byte {
 func (x *Deliver) GetSubmittedAt() int64 {
 	if x != nil {
 		return x.SubmittedAt
+	}
+	return 0
+}
+
+func (x *Deliver) GetPart() Part {
+	if x != nil {
+		return x.Part
+	}
+	return Part_PART_UNSPECIFIED
+}
+
+func (x *Deliver) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
 	}
 	return 0
 }
@@ -1762,7 +1780,7 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\aGoodbye\x12#\n" +
 	"\rsession_epoch\x18\x01 \x01(\x04R\fsessionEpoch\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06reboot\x18\x03 \x01(\bR\x06reboot\"\x83\x02\n" +
+	"\x06reboot\x18\x03 \x01(\bR\x06reboot\"\xc0\x02\n" +
 	"\aDeliver\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x1d\n" +
@@ -1772,7 +1790,9 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\vincarnation\x18\x05 \x01(\rR\vincarnation\x12#\n" +
 	"\rsession_epoch\x18\x06 \x01(\x04R\fsessionEpoch\x12\x1a\n" +
 	"\benvelope\x18\a \x01(\fR\benvelope\x12!\n" +
-	"\fsubmitted_at\x18\b \x01(\x03R\vsubmittedAt\"s\n" +
+	"\fsubmitted_at\x18\b \x01(\x03R\vsubmittedAt\x12'\n" +
+	"\x04part\x18\x14 \x01(\x0e2\x13.agentplane.v1.PartR\x04part\x12\x12\n" +
+	"\x04wave\x18\x15 \x01(\rR\x04wave\"s\n" +
 	"\rCancelAttempt\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12#\n" +
@@ -1849,8 +1869,9 @@ var file_agentplane_v1_agent_proto_goTypes = []any{
 	(*Incarnation)(nil),     // 19: agentplane.v1.Incarnation
 	(*Bundle)(nil),          // 20: agentplane.v1.Bundle
 	(*Label)(nil),           // 21: agentplane.v1.Label
-	(AttemptState)(0),       // 22: agentplane.v1.AttemptState
-	(*Output)(nil),          // 23: agentplane.v1.Output
+	(Part)(0),               // 22: agentplane.v1.Part
+	(AttemptState)(0),       // 23: agentplane.v1.AttemptState
+	(*Output)(nil),          // 24: agentplane.v1.Output
 }
 var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: agentplane.v1.SessionRequest.hello:type_name -> agentplane.v1.Hello
@@ -1875,17 +1896,18 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	19, // 19: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
 	20, // 20: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
 	21, // 21: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
-	22, // 22: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
-	23, // 23: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
-	23, // 24: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
-	20, // 25: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
-	0,  // 26: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	1,  // 27: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	27, // [27:28] is the sub-list for method output_type
-	26, // [26:27] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	22, // 22: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
+	23, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
+	24, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
+	24, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
+	20, // 26: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
+	0,  // 27: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	1,  // 28: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	28, // [28:29] is the sub-list for method output_type
+	27, // [27:28] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }

@@ -202,6 +202,395 @@ func (Delivery) EnumDescriptor() ([]byte, []int) {
 	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
 }
 
+// Part says which of the programs of an envelope is meant.
+type Part int32
+
+const (
+	// The one that was asked for.
+	Part_PART_UNSPECIFIED Part = 0
+	// The probe that follows a wave.
+	Part_PART_PROBE Part = 1
+)
+
+// Enum value maps for Part.
+var (
+	Part_name = map[int32]string{
+		0: "PART_UNSPECIFIED",
+		1: "PART_PROBE",
+	}
+	Part_value = map[string]int32{
+		"PART_UNSPECIFIED": 0,
+		"PART_PROBE":       1,
+	}
+)
+
+func (x Part) Enum() *Part {
+	p := new(Part)
+	*p = x
+	return p
+}
+
+func (x Part) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Part) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_command_proto_enumTypes[3].Descriptor()
+}
+
+func (Part) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_command_proto_enumTypes[3]
+}
+
+func (x Part) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Part.Descriptor instead.
+func (Part) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+}
+
+type OnBreach int32
+
+const (
+	OnBreach_ON_BREACH_UNSPECIFIED OnBreach = 0
+	// Nothing further is released or claimed until it is resumed.
+	OnBreach_ON_BREACH_PAUSE OnBreach = 1
+	// What is not claimed never starts.
+	OnBreach_ON_BREACH_ABORT OnBreach = 2
+)
+
+// Enum value maps for OnBreach.
+var (
+	OnBreach_name = map[int32]string{
+		0: "ON_BREACH_UNSPECIFIED",
+		1: "ON_BREACH_PAUSE",
+		2: "ON_BREACH_ABORT",
+	}
+	OnBreach_value = map[string]int32{
+		"ON_BREACH_UNSPECIFIED": 0,
+		"ON_BREACH_PAUSE":       1,
+		"ON_BREACH_ABORT":       2,
+	}
+)
+
+func (x OnBreach) Enum() *OnBreach {
+	p := new(OnBreach)
+	*p = x
+	return p
+}
+
+func (x OnBreach) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnBreach) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_command_proto_enumTypes[4].Descriptor()
+}
+
+func (OnBreach) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_command_proto_enumTypes[4]
+}
+
+func (x OnBreach) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnBreach.Descriptor instead.
+func (OnBreach) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
+}
+
+// RolloutSpec is how a command goes over its targets.
+type RolloutSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Cumulative; a wave of 100% follows when none is the last. None: all at once.
+	Waves []*WaveSpec `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// Nanoseconds between the end of a wave and its gates.
+	Soak int64 `protobuf:"varint,2,opt,name=soak,proto3" json:"soak,omitempty"`
+	// A wave follows only when every agent on which the command has succeeded so far is
+	// reachable and not quarantined.
+	GateHealth bool `protobuf:"varint,3,opt,name=gate_health,json=gateHealth,proto3" json:"gate_health,omitempty"`
+	// A wave follows only when this program has succeeded on every agent of the wave
+	// before on which the command has.
+	Probe *ProbeSpec `protobuf:"bytes,4,opt,name=probe,proto3" json:"probe,omitempty"`
+	// Absent: any number of failures. It is a count, or a share of the targets that are
+	// not skipped.
+	MaxFailures *FailureLimit `protobuf:"bytes,5,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	// In flight never exceeds the failures left.
+	Strict   bool     `protobuf:"varint,6,opt,name=strict,proto3" json:"strict,omitempty"`
+	OnBreach OnBreach `protobuf:"varint,7,opt,name=on_breach,json=onBreach,proto3,enum=agentplane.v1.OnBreach" json:"on_breach,omitempty"`
+	// "" (by number of the agent), "random", "coverage" or "label:NAME"
+	Order         string `protobuf:"bytes,8,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutSpec) Reset() {
+	*x = RolloutSpec{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutSpec) ProtoMessage() {}
+
+func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutSpec.ProtoReflect.Descriptor instead.
+func (*RolloutSpec) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RolloutSpec) GetWaves() []*WaveSpec {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetSoak() int64 {
+	if x != nil {
+		return x.Soak
+	}
+	return 0
+}
+
+func (x *RolloutSpec) GetGateHealth() bool {
+	if x != nil {
+		return x.GateHealth
+	}
+	return false
+}
+
+func (x *RolloutSpec) GetProbe() *ProbeSpec {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetMaxFailures() *FailureLimit {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return nil
+}
+
+func (x *RolloutSpec) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *RolloutSpec) GetOnBreach() OnBreach {
+	if x != nil {
+		return x.OnBreach
+	}
+	return OnBreach_ON_BREACH_UNSPECIFIED
+}
+
+func (x *RolloutSpec) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+// WaveSpec is one wave; one of the three is set.
+type WaveSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many targets have been released when it is.
+	Count uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// As a share, in hundredths of a percent.
+	BasisPoints uint32 `protobuf:"varint,2,opt,name=basis_points,json=basisPoints,proto3" json:"basis_points,omitempty"`
+	// Everybody with the label who is in no wave before.
+	Label         *Label `protobuf:"bytes,3,opt,name=label,proto3" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaveSpec) Reset() {
+	*x = WaveSpec{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaveSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaveSpec) ProtoMessage() {}
+
+func (x *WaveSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaveSpec.ProtoReflect.Descriptor instead.
+func (*WaveSpec) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WaveSpec) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *WaveSpec) GetBasisPoints() uint32 {
+	if x != nil {
+		return x.BasisPoints
+	}
+	return 0
+}
+
+func (x *WaveSpec) GetLabel() *Label {
+	if x != nil {
+		return x.Label
+	}
+	return nil
+}
+
+type ProbeSpec struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Argv   []string               `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	Script []byte                 `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"`
+	// Nanoseconds; 0 = 1 min.
+	Timeout       int64 `protobuf:"varint,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeSpec) Reset() {
+	*x = ProbeSpec{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeSpec) ProtoMessage() {}
+
+func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeSpec.ProtoReflect.Descriptor instead.
+func (*ProbeSpec) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ProbeSpec) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *ProbeSpec) GetScript() []byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *ProbeSpec) GetTimeout() int64 {
+	if x != nil {
+		return x.Timeout
+	}
+	return 0
+}
+
+type FailureLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Count uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// In hundredths of a percent; exclusive with a count above 0.
+	BasisPoints   uint32 `protobuf:"varint,2,opt,name=basis_points,json=basisPoints,proto3" json:"basis_points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailureLimit) Reset() {
+	*x = FailureLimit{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailureLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailureLimit) ProtoMessage() {}
+
+func (x *FailureLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailureLimit.ProtoReflect.Descriptor instead.
+func (*FailureLimit) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FailureLimit) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *FailureLimit) GetBasisPoints() uint32 {
+	if x != nil {
+		return x.BasisPoints
+	}
+	return 0
+}
+
 // Envelope is a command's immutable bytes. Nobody serializes spec again;
 // signatures cover its exact bytes.
 type Envelope struct {
@@ -215,7 +604,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -227,7 +616,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -240,7 +629,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{0}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Envelope) GetSpec() []byte {
@@ -267,7 +656,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +668,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +681,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{1}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Signature) GetKeyId() string {
@@ -346,14 +735,15 @@ type CommandSpec struct {
 	Priority *uint32 `protobuf:"varint,32,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// On the agents that this command means, what earlier ones with the same key have not
 	// started never starts. Empty: nothing.
-	Supersede     string `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Supersede     string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Rollout       *RolloutSpec `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommandSpec) Reset() {
 	*x = CommandSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +755,7 @@ func (x *CommandSpec) String() string {
 func (*CommandSpec) ProtoMessage() {}
 
 func (x *CommandSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +768,7 @@ func (x *CommandSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandSpec.ProtoReflect.Descriptor instead.
 func (*CommandSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CommandSpec) GetClusterId() string {
@@ -528,6 +918,13 @@ func (x *CommandSpec) GetSupersede() string {
 	return ""
 }
 
+func (x *CommandSpec) GetRollout() *RolloutSpec {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
 type SubmitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Marshalled Envelope.
@@ -538,7 +935,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +947,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +960,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -584,7 +981,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +993,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +1006,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -636,7 +1033,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +1045,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +1058,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -681,7 +1078,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +1090,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +1103,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -733,7 +1130,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +1142,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +1155,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -819,18 +1216,26 @@ type Command struct {
 	CanceledIndex uint64 `protobuf:"varint,61,opt,name=canceled_index,json=canceledIndex,proto3" json:"canceled_index,omitempty"`
 	CanceledAt    int64  `protobuf:"varint,62,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
 	// What was asked; only where asked for.
-	Spec          *CommandSpec `protobuf:"bytes,63,opt,name=spec,proto3" json:"spec,omitempty"`
-	Locks         []string     `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
-	Exclusive     bool         `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
-	Priority      uint32       `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
-	Supersede     string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Spec      *CommandSpec `protobuf:"bytes,63,opt,name=spec,proto3" json:"spec,omitempty"`
+	Locks     []string     `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive bool         `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	Priority  uint32       `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
+	Supersede string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Rollout   *Rollout     `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// Absent: it is not paused.
+	Paused *Stop `protobuf:"bytes,21,opt,name=paused,proto3" json:"paused,omitempty"`
+	// Absent: it was not aborted.
+	Aborted *Stop `protobuf:"bytes,22,opt,name=aborted,proto3" json:"aborted,omitempty"`
+	// The command whose wave this one probes.
+	ParentId      string `protobuf:"bytes,23,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	ParentWave    uint32 `protobuf:"varint,24,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1247,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1260,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Command) GetId() string {
@@ -1005,6 +1410,365 @@ func (x *Command) GetSupersede() string {
 	return ""
 }
 
+func (x *Command) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+func (x *Command) GetPaused() *Stop {
+	if x != nil {
+		return x.Paused
+	}
+	return nil
+}
+
+func (x *Command) GetAborted() *Stop {
+	if x != nil {
+		return x.Aborted
+	}
+	return nil
+}
+
+func (x *Command) GetParentId() string {
+	if x != nil {
+		return x.ParentId
+	}
+	return ""
+}
+
+func (x *Command) GetParentWave() uint32 {
+	if x != nil {
+		return x.ParentWave
+	}
+	return 0
+}
+
+// Rollout is how far a command is that goes over its targets in waves, or stops at
+// failures.
+type Rollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Waves []*Wave                `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// The one at hand, from 1; 0 = none yet.
+	Wave uint32 `protobuf:"varint,2,opt,name=wave,proto3" json:"wave,omitempty"`
+	// Targets that were not skipped when it was submitted.
+	Size     uint32 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Failures uint32 `protobuf:"varint,4,opt,name=failures,proto3" json:"failures,omitempty"`
+	// Of those, forgiven by a resume.
+	Forgiven uint32 `protobuf:"varint,5,opt,name=forgiven,proto3" json:"forgiven,omitempty"`
+	// More failures than this stop it; absent: any number may fail.
+	MaxFailures *uint32  `protobuf:"varint,6,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
+	Strict      bool     `protobuf:"varint,7,opt,name=strict,proto3" json:"strict,omitempty"`
+	OnBreach    OnBreach `protobuf:"varint,8,opt,name=on_breach,json=onBreach,proto3,enum=agentplane.v1.OnBreach" json:"on_breach,omitempty"`
+	Order       string   `protobuf:"bytes,9,opt,name=order,proto3" json:"order,omitempty"`
+	Soak        int64    `protobuf:"varint,10,opt,name=soak,proto3" json:"soak,omitempty"`
+	GateHealth  bool     `protobuf:"varint,11,opt,name=gate_health,json=gateHealth,proto3" json:"gate_health,omitempty"`
+	GateProbe   bool     `protobuf:"varint,12,opt,name=gate_probe,json=gateProbe,proto3" json:"gate_probe,omitempty"`
+	// When the soak of the wave at hand is over; 0 = it has not begun, or no wave follows.
+	SoakedAt      int64 `protobuf:"varint,13,opt,name=soaked_at,json=soakedAt,proto3" json:"soaked_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rollout) Reset() {
+	*x = Rollout{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rollout) ProtoMessage() {}
+
+func (x *Rollout) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
+func (*Rollout) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Rollout) GetWaves() []*Wave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *Rollout) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *Rollout) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Rollout) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Rollout) GetForgiven() uint32 {
+	if x != nil {
+		return x.Forgiven
+	}
+	return 0
+}
+
+func (x *Rollout) GetMaxFailures() uint32 {
+	if x != nil && x.MaxFailures != nil {
+		return *x.MaxFailures
+	}
+	return 0
+}
+
+func (x *Rollout) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *Rollout) GetOnBreach() OnBreach {
+	if x != nil {
+		return x.OnBreach
+	}
+	return OnBreach_ON_BREACH_UNSPECIFIED
+}
+
+func (x *Rollout) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *Rollout) GetSoak() int64 {
+	if x != nil {
+		return x.Soak
+	}
+	return 0
+}
+
+func (x *Rollout) GetGateHealth() bool {
+	if x != nil {
+		return x.GateHealth
+	}
+	return false
+}
+
+func (x *Rollout) GetGateProbe() bool {
+	if x != nil {
+		return x.GateProbe
+	}
+	return false
+}
+
+func (x *Rollout) GetSoakedAt() int64 {
+	if x != nil {
+		return x.SoakedAt
+	}
+	return 0
+}
+
+type Wave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was asked for: 1, 5%, label.ring=canary.
+	Share string `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	// How many targets it has.
+	Targets    uint32 `protobuf:"varint,2,opt,name=targets,proto3" json:"targets,omitempty"`
+	ReleasedAt int64  `protobuf:"varint,3,opt,name=released_at,json=releasedAt,proto3" json:"released_at,omitempty"`
+	// When nothing of it was in flight any more.
+	SettledAt int64 `protobuf:"varint,4,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	// Nobody was in it.
+	PassedOver bool `protobuf:"varint,5,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"`
+	// The command that probes it.
+	ProbeId       string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	Probed        bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wave) Reset() {
+	*x = Wave{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wave) ProtoMessage() {}
+
+func (x *Wave) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wave.ProtoReflect.Descriptor instead.
+func (*Wave) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Wave) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *Wave) GetTargets() uint32 {
+	if x != nil {
+		return x.Targets
+	}
+	return 0
+}
+
+func (x *Wave) GetReleasedAt() int64 {
+	if x != nil {
+		return x.ReleasedAt
+	}
+	return 0
+}
+
+func (x *Wave) GetSettledAt() int64 {
+	if x != nil {
+		return x.SettledAt
+	}
+	return 0
+}
+
+func (x *Wave) GetPassedOver() bool {
+	if x != nil {
+		return x.PassedOver
+	}
+	return false
+}
+
+func (x *Wave) GetProbeId() string {
+	if x != nil {
+		return x.ProbeId
+	}
+	return ""
+}
+
+func (x *Wave) GetProbed() bool {
+	if x != nil {
+		return x.Probed
+	}
+	return false
+}
+
+// Stop is why a command goes no further.
+type Stop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which stop it is.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	At     int64  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Empty: the cluster itself.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// operator, max_failures, strict, gate_health, gate_probe
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stop) Reset() {
+	*x = Stop{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stop) ProtoMessage() {}
+
+func (x *Stop) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stop.ProtoReflect.Descriptor instead.
+func (*Stop) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Stop) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Stop) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Stop) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Stop) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Stop) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 type Output struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Head          []byte                 `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
@@ -1016,7 +1780,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1792,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1805,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1087,13 +1851,15 @@ type Invocation struct {
 	StartedAt       int64                  `protobuf:"varint,18,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt         int64                  `protobuf:"varint,19,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	NodeId          string                 `protobuf:"bytes,20,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of its command's rollout; 0 = none.
+	Wave          uint32 `protobuf:"varint,30,opt,name=wave,proto3" json:"wave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1871,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1884,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Invocation) GetId() string {
@@ -1261,6 +2027,13 @@ func (x *Invocation) GetNodeId() string {
 	return ""
 }
 
+func (x *Invocation) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
 type GetCommandRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1274,7 +2047,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +2059,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +2072,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -1346,7 +2119,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +2131,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +2144,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -1411,7 +2184,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +2196,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +2209,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -1531,7 +2304,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +2316,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +2329,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -1590,7 +2363,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +2375,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +2388,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -1647,7 +2420,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +2432,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +2445,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -1712,7 +2485,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +2497,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +2510,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -1756,7 +2529,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +2541,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,10 +2554,529 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type PlanRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Marshalled Envelope.
+	Envelope      []byte `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRequest) Reset() {
+	*x = PlanRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRequest) ProtoMessage() {}
+
+func (x *PlanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
+func (*PlanRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PlanRequest) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+type PlanResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who runs it, in this order.
+	Waves []*PlannedWave `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// Who cannot, and why.
+	Skipped []*PlannedTarget `protobuf:"bytes,2,rep,name=skipped,proto3" json:"skipped,omitempty"`
+	// Who would be waited for, and why: offline agents with --queue.
+	Waits []*PlannedTarget `protobuf:"bytes,3,rep,name=waits,proto3" json:"waits,omitempty"`
+	// What does not come out as it was asked for.
+	Notes         []string `protobuf:"bytes,4,rep,name=notes,proto3" json:"notes,omitempty"`
+	MaxFailures   *uint32  `protobuf:"varint,5,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
+	Index         uint64   `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanResponse) Reset() {
+	*x = PlanResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanResponse) ProtoMessage() {}
+
+func (x *PlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
+func (*PlanResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PlanResponse) GetWaves() []*PlannedWave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetSkipped() []*PlannedTarget {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetWaits() []*PlannedTarget {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetMaxFailures() uint32 {
+	if x != nil && x.MaxFailures != nil {
+		return *x.MaxFailures
+	}
+	return 0
+}
+
+func (x *PlanResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type PlannedWave struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Share         string                 `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	Targets       []*PlannedTarget       `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedWave) Reset() {
+	*x = PlannedWave{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedWave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedWave) ProtoMessage() {}
+
+func (x *PlannedWave) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
+func (*PlannedWave) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PlannedWave) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *PlannedWave) GetTargets() []*PlannedTarget {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+type PlannedTarget struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AgentId   string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	AgentName string                 `protobuf:"bytes,2,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	// offline, quarantined, queue_full
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedTarget) Reset() {
+	*x = PlannedTarget{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedTarget) ProtoMessage() {}
+
+func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
+func (*PlannedTarget) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PlannedTarget) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *PlannedTarget) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *PlannedTarget) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type PauseCommandRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseCommandRequest) Reset() {
+	*x = PauseCommandRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseCommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseCommandRequest) ProtoMessage() {}
+
+func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
+func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PauseCommandRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type PauseCommandResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseCommandResponse) Reset() {
+	*x = PauseCommandResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseCommandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseCommandResponse) ProtoMessage() {}
+
+func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
+func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *PauseCommandResponse) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type ResumeCommandRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The number of the pause that was seen; refused when another one stands.
+	Pause         uint64 `protobuf:"varint,2,opt,name=pause,proto3" json:"pause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeCommandRequest) Reset() {
+	*x = ResumeCommandRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeCommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeCommandRequest) ProtoMessage() {}
+
+func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
+func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ResumeCommandRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ResumeCommandRequest) GetPause() uint64 {
+	if x != nil {
+		return x.Pause
+	}
+	return 0
+}
+
+type ResumeCommandResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeCommandResponse) Reset() {
+	*x = ResumeCommandResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeCommandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeCommandResponse) ProtoMessage() {}
+
+func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
+func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ResumeCommandResponse) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type AbortCommandRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortCommandRequest) Reset() {
+	*x = AbortCommandRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortCommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortCommandRequest) ProtoMessage() {}
+
+func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
+func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AbortCommandRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type AbortCommandResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortCommandResponse) Reset() {
+	*x = AbortCommandResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortCommandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortCommandResponse) ProtoMessage() {}
+
+func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
+func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *AbortCommandResponse) GetCommand() *Command {
 	if x != nil {
 		return x.Command
 	}
@@ -1802,7 +3094,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +3106,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +3119,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -1860,7 +3152,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +3164,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +3177,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -1944,7 +3236,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +3248,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +3261,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -2055,7 +3347,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +3359,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +3372,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -2122,7 +3414,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +3426,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +3439,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -2224,7 +3516,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +3528,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +3541,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -2347,7 +3639,28 @@ var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"X\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"\xc5\x02\n" +
+	"\vRolloutSpec\x12-\n" +
+	"\x05waves\x18\x01 \x03(\v2\x17.agentplane.v1.WaveSpecR\x05waves\x12\x12\n" +
+	"\x04soak\x18\x02 \x01(\x03R\x04soak\x12\x1f\n" +
+	"\vgate_health\x18\x03 \x01(\bR\n" +
+	"gateHealth\x12.\n" +
+	"\x05probe\x18\x04 \x01(\v2\x18.agentplane.v1.ProbeSpecR\x05probe\x12>\n" +
+	"\fmax_failures\x18\x05 \x01(\v2\x1b.agentplane.v1.FailureLimitR\vmaxFailures\x12\x16\n" +
+	"\x06strict\x18\x06 \x01(\bR\x06strict\x124\n" +
+	"\ton_breach\x18\a \x01(\x0e2\x17.agentplane.v1.OnBreachR\bonBreach\x12\x14\n" +
+	"\x05order\x18\b \x01(\tR\x05order\"o\n" +
+	"\bWaveSpec\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12!\n" +
+	"\fbasis_points\x18\x02 \x01(\rR\vbasisPoints\x12*\n" +
+	"\x05label\x18\x03 \x01(\v2\x14.agentplane.v1.LabelR\x05label\"Q\n" +
+	"\tProbeSpec\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x16\n" +
+	"\x06script\x18\x02 \x01(\fR\x06script\x12\x18\n" +
+	"\atimeout\x18\x03 \x01(\x03R\atimeout\"G\n" +
+	"\fFailureLimit\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12!\n" +
+	"\fbasis_points\x18\x02 \x01(\rR\vbasisPoints\"X\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x128\n" +
 	"\n" +
@@ -2355,7 +3668,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd6\x05\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x8c\x06\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -2383,7 +3696,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1f\n" +
 	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersedeB\v\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x124\n" +
+	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arolloutB\v\n" +
 	"\t_priority\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
@@ -2399,7 +3713,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x9f\x06\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xeb\a\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -2425,15 +3739,56 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1a\n" +
 	"\bpriority\x18  \x01(\rR\bpriority\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersede\x1a9\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x120\n" +
+	"\arollout\x18\x14 \x01(\v2\x16.agentplane.v1.RolloutR\arollout\x12+\n" +
+	"\x06paused\x18\x15 \x01(\v2\x13.agentplane.v1.StopR\x06paused\x12-\n" +
+	"\aaborted\x18\x16 \x01(\v2\x13.agentplane.v1.StopR\aaborted\x12\x1b\n" +
+	"\tparent_id\x18\x17 \x01(\tR\bparentId\x12\x1f\n" +
+	"\vparent_wave\x18\x18 \x01(\rR\n" +
+	"parentWave\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xa2\x03\n" +
+	"\aRollout\x12)\n" +
+	"\x05waves\x18\x01 \x03(\v2\x13.agentplane.v1.WaveR\x05waves\x12\x12\n" +
+	"\x04wave\x18\x02 \x01(\rR\x04wave\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size\x12\x1a\n" +
+	"\bfailures\x18\x04 \x01(\rR\bfailures\x12\x1a\n" +
+	"\bforgiven\x18\x05 \x01(\rR\bforgiven\x12&\n" +
+	"\fmax_failures\x18\x06 \x01(\rH\x00R\vmaxFailures\x88\x01\x01\x12\x16\n" +
+	"\x06strict\x18\a \x01(\bR\x06strict\x124\n" +
+	"\ton_breach\x18\b \x01(\x0e2\x17.agentplane.v1.OnBreachR\bonBreach\x12\x14\n" +
+	"\x05order\x18\t \x01(\tR\x05order\x12\x12\n" +
+	"\x04soak\x18\n" +
+	" \x01(\x03R\x04soak\x12\x1f\n" +
+	"\vgate_health\x18\v \x01(\bR\n" +
+	"gateHealth\x12\x1d\n" +
+	"\n" +
+	"gate_probe\x18\f \x01(\bR\tgateProbe\x12\x1b\n" +
+	"\tsoaked_at\x18\r \x01(\x03R\bsoakedAtB\x0f\n" +
+	"\r_max_failures\"\xca\x01\n" +
+	"\x04Wave\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\tR\x05share\x12\x18\n" +
+	"\atargets\x18\x02 \x01(\rR\atargets\x12\x1f\n" +
+	"\vreleased_at\x18\x03 \x01(\x03R\n" +
+	"releasedAt\x12\x1d\n" +
+	"\n" +
+	"settled_at\x18\x04 \x01(\x03R\tsettledAt\x12\x1f\n" +
+	"\vpassed_over\x18\x05 \x01(\bR\n" +
+	"passedOver\x12\x19\n" +
+	"\bprobe_id\x18\x06 \x01(\tR\aprobeId\x12\x16\n" +
+	"\x06probed\x18\a \x01(\bR\x06probed\"n\n" +
+	"\x04Stop\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"Q\n" +
 	"\x06Output\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xe9\x04\n" +
+	"totalBytes\"\xfd\x04\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -2459,7 +3814,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x12 \x01(\x03R\tstartedAt\x12\x19\n" +
 	"\bended_at\x18\x13 \x01(\x03R\aendedAt\x12\x17\n" +
-	"\anode_id\x18\x14 \x01(\tR\x06nodeId\"\xa2\x01\n" +
+	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04wave\x18\x1e \x01(\rR\x04wave\"\xa2\x01\n" +
 	"\x11GetCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x10with_invocations\x18\x02 \x01(\bR\x0fwithInvocations\x12\x1f\n" +
@@ -2497,6 +3853,37 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x14CancelCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"I\n" +
 	"\x15CancelCommandResponse\x120\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
+	"\vPlanRequest\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\x91\x02\n" +
+	"\fPlanResponse\x120\n" +
+	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
+	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
+	"\x05waits\x18\x03 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\x05waits\x12\x14\n" +
+	"\x05notes\x18\x04 \x03(\tR\x05notes\x12&\n" +
+	"\fmax_failures\x18\x05 \x01(\rH\x00R\vmaxFailures\x88\x01\x01\x12\x14\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05indexB\x0f\n" +
+	"\r_max_failures\"[\n" +
+	"\vPlannedWave\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\tR\x05share\x126\n" +
+	"\atargets\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\atargets\"a\n" +
+	"\rPlannedTarget\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x02 \x01(\tR\tagentName\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"%\n" +
+	"\x13PauseCommandRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
+	"\x14PauseCommandResponse\x120\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"<\n" +
+	"\x14ResumeCommandRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05pause\x18\x02 \x01(\x04R\x05pause\"I\n" +
+	"\x15ResumeCommandResponse\x120\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"%\n" +
+	"\x13AbortCommandRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
+	"\x14AbortCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"A\n" +
 	"\n" +
 	"WhyRequest\x12\x1d\n" +
@@ -2575,7 +3962,15 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bDelivery\x12\x18\n" +
 	"\x14DELIVERY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DELIVERY_AT_MOST_ONCE\x10\x01\x12\x17\n" +
-	"\x13DELIVERY_IDEMPOTENT\x10\x022\xc5\x06\n" +
+	"\x13DELIVERY_IDEMPOTENT\x10\x02*,\n" +
+	"\x04Part\x12\x14\n" +
+	"\x10PART_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"PART_PROBE\x10\x01*O\n" +
+	"\bOnBreach\x12\x19\n" +
+	"\x15ON_BREACH_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fON_BREACH_PAUSE\x10\x01\x12\x13\n" +
+	"\x0fON_BREACH_ABORT\x10\x022\xf2\t\n" +
 	"\x0eCommandService\x12^\n" +
 	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
 	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
@@ -2584,7 +3979,11 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\fListCommands\x12\".agentplane.v1.ListCommandsRequest\x1a#.agentplane.v1.ListCommandsResponse\"\x11\xe2\xd1\x18\rcommands.read\x12l\n" +
 	"\fWatchCommand\x12\".agentplane.v1.WatchCommandRequest\x1a#.agentplane.v1.WatchCommandResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12s\n" +
 	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12^\n" +
-	"\bGetQueue\x12\x1e.agentplane.v1.GetQueueRequest\x1a\x1f.agentplane.v1.GetQueueResponse\"\x11\xe2\xd1\x18\rcommands.read\x12O\n" +
+	"\bGetQueue\x12\x1e.agentplane.v1.GetQueueRequest\x1a\x1f.agentplane.v1.GetQueueResponse\"\x11\xe2\xd1\x18\rcommands.read\x12R\n" +
+	"\x04Plan\x12\x1a.agentplane.v1.PlanRequest\x1a\x1b.agentplane.v1.PlanResponse\"\x11\xe2\xd1\x18\rcommands.read\x12p\n" +
+	"\fPauseCommand\x12\".agentplane.v1.PauseCommandRequest\x1a#.agentplane.v1.PauseCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12s\n" +
+	"\rResumeCommand\x12#.agentplane.v1.ResumeCommandRequest\x1a$.agentplane.v1.ResumeCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12p\n" +
+	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
@@ -2599,90 +3998,136 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_command_proto_rawDescData
 }
 
-var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
 	(Delivery)(0),                 // 2: agentplane.v1.Delivery
-	(*Envelope)(nil),              // 3: agentplane.v1.Envelope
-	(*Signature)(nil),             // 4: agentplane.v1.Signature
-	(*CommandSpec)(nil),           // 5: agentplane.v1.CommandSpec
-	(*SubmitRequest)(nil),         // 6: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 7: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),    // 8: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),   // 9: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),          // 10: agentplane.v1.SubmitAnswer
-	(*Command)(nil),               // 11: agentplane.v1.Command
-	(*Output)(nil),                // 12: agentplane.v1.Output
-	(*Invocation)(nil),            // 13: agentplane.v1.Invocation
-	(*GetCommandRequest)(nil),     // 14: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 15: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 16: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 17: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 18: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 19: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 20: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 21: agentplane.v1.CancelCommandResponse
-	(*WhyRequest)(nil),            // 22: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 23: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 24: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 25: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 26: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 27: agentplane.v1.QueueItem
-	nil,                           // 28: agentplane.v1.Command.CountsEntry
-	(*Incarnation)(nil),           // 29: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 30: agentplane.v1.ItemRefusal
+	(Part)(0),                     // 3: agentplane.v1.Part
+	(OnBreach)(0),                 // 4: agentplane.v1.OnBreach
+	(*RolloutSpec)(nil),           // 5: agentplane.v1.RolloutSpec
+	(*WaveSpec)(nil),              // 6: agentplane.v1.WaveSpec
+	(*ProbeSpec)(nil),             // 7: agentplane.v1.ProbeSpec
+	(*FailureLimit)(nil),          // 8: agentplane.v1.FailureLimit
+	(*Envelope)(nil),              // 9: agentplane.v1.Envelope
+	(*Signature)(nil),             // 10: agentplane.v1.Signature
+	(*CommandSpec)(nil),           // 11: agentplane.v1.CommandSpec
+	(*SubmitRequest)(nil),         // 12: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),        // 13: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),    // 14: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),   // 15: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),          // 16: agentplane.v1.SubmitAnswer
+	(*Command)(nil),               // 17: agentplane.v1.Command
+	(*Rollout)(nil),               // 18: agentplane.v1.Rollout
+	(*Wave)(nil),                  // 19: agentplane.v1.Wave
+	(*Stop)(nil),                  // 20: agentplane.v1.Stop
+	(*Output)(nil),                // 21: agentplane.v1.Output
+	(*Invocation)(nil),            // 22: agentplane.v1.Invocation
+	(*GetCommandRequest)(nil),     // 23: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 24: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 25: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 26: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 27: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 28: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 29: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 30: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),           // 31: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),          // 32: agentplane.v1.PlanResponse
+	(*PlannedWave)(nil),           // 33: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),         // 34: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),   // 35: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),  // 36: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),  // 37: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil), // 38: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),   // 39: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),  // 40: agentplane.v1.AbortCommandResponse
+	(*WhyRequest)(nil),            // 41: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 42: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 43: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),       // 44: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 45: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 46: agentplane.v1.QueueItem
+	nil,                           // 47: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                 // 48: agentplane.v1.Label
+	(*Incarnation)(nil),           // 49: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 50: agentplane.v1.ItemRefusal
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
-	4,  // 0: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	29, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
-	2,  // 2: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
-	0,  // 3: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
-	11, // 4: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	10, // 5: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	30, // 6: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 7: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	28, // 8: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	13, // 9: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	5,  // 10: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	0,  // 11: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	12, // 12: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	12, // 13: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	11, // 14: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 15: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 16: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	11, // 17: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	11, // 18: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	13, // 19: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	11, // 20: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	11, // 21: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	13, // 22: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	24, // 23: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 24: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	27, // 25: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 26: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	6,  // 27: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	8,  // 28: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	14, // 29: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	16, // 30: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	18, // 31: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	20, // 32: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	25, // 33: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	22, // 34: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	7,  // 35: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	9,  // 36: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	15, // 37: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	17, // 38: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	19, // 39: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	21, // 40: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	26, // 41: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	23, // 42: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	35, // [35:43] is the sub-list for method output_type
-	27, // [27:35] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
+	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
+	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
+	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
+	48, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
+	49, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
+	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
+	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
+	17, // 10: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	16, // 11: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	50, // 12: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 13: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	47, // 14: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	22, // 15: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	11, // 16: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	18, // 17: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	20, // 18: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	20, // 19: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	19, // 20: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 21: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 22: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	21, // 23: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	21, // 24: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	17, // 25: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 26: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 27: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	17, // 28: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	17, // 29: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	22, // 30: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	17, // 31: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	33, // 32: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	34, // 33: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	34, // 34: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	34, // 35: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	17, // 36: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	17, // 37: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	17, // 38: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	17, // 39: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	22, // 40: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	43, // 41: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 42: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	46, // 43: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 44: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	12, // 45: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	14, // 46: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	23, // 47: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	25, // 48: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	27, // 49: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	29, // 50: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	44, // 51: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	31, // 52: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	35, // 53: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	37, // 54: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	39, // 55: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	41, // 56: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	13, // 57: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	15, // 58: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	24, // 59: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	26, // 60: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	28, // 61: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	30, // 62: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	45, // 63: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	32, // 64: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	36, // 65: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	38, // 66: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	40, // 67: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	42, // 68: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	57, // [57:69] is the sub-list for method output_type
+	45, // [45:57] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -2691,14 +4136,16 @@ func file_agentplane_v1_command_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
-	file_agentplane_v1_command_proto_msgTypes[2].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[13].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   26,
+			NumEnums:      5,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,10 @@ const (
 	CommandService_WatchCommand_FullMethodName  = "/agentplane.v1.CommandService/WatchCommand"
 	CommandService_CancelCommand_FullMethodName = "/agentplane.v1.CommandService/CancelCommand"
 	CommandService_GetQueue_FullMethodName      = "/agentplane.v1.CommandService/GetQueue"
+	CommandService_Plan_FullMethodName          = "/agentplane.v1.CommandService/Plan"
+	CommandService_PauseCommand_FullMethodName  = "/agentplane.v1.CommandService/PauseCommand"
+	CommandService_ResumeCommand_FullMethodName = "/agentplane.v1.CommandService/ResumeCommand"
+	CommandService_AbortCommand_FullMethodName  = "/agentplane.v1.CommandService/AbortCommand"
 	CommandService_Why_FullMethodName           = "/agentplane.v1.CommandService/Why"
 )
 
@@ -52,6 +56,14 @@ type CommandServiceClient interface {
 	// GetQueue answers what runs on an agent and what waits there, in the order in which it
 	// would be claimed, and why it waits.
 	GetQueue(ctx context.Context, in *GetQueueRequest, opts ...grpc.CallOption) (*GetQueueResponse, error)
+	// Plan answers what Submit would do with the envelope now, and does nothing.
+	Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanResponse, error)
+	// PauseCommand has nothing further released or claimed; what runs goes on.
+	PauseCommand(ctx context.Context, in *PauseCommandRequest, opts ...grpc.CallOption) (*PauseCommandResponse, error)
+	// ResumeCommand ends the pause that is named, and forgives the failures so far.
+	ResumeCommand(ctx context.Context, in *ResumeCommandRequest, opts ...grpc.CallOption) (*ResumeCommandResponse, error)
+	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
+	AbortCommand(ctx context.Context, in *AbortCommandRequest, opts ...grpc.CallOption) (*AbortCommandResponse, error)
 	// Why answers the proof of one invocation.
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 }
@@ -143,6 +155,46 @@ func (c *commandServiceClient) GetQueue(ctx context.Context, in *GetQueueRequest
 	return out, nil
 }
 
+func (c *commandServiceClient) Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanResponse)
+	err := c.cc.Invoke(ctx, CommandService_Plan_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) PauseCommand(ctx context.Context, in *PauseCommandRequest, opts ...grpc.CallOption) (*PauseCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_PauseCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) ResumeCommand(ctx context.Context, in *ResumeCommandRequest, opts ...grpc.CallOption) (*ResumeCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_ResumeCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *commandServiceClient) AbortCommand(ctx context.Context, in *AbortCommandRequest, opts ...grpc.CallOption) (*AbortCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AbortCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_AbortCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *commandServiceClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WhyResponse)
@@ -176,6 +228,14 @@ type CommandServiceServer interface {
 	// GetQueue answers what runs on an agent and what waits there, in the order in which it
 	// would be claimed, and why it waits.
 	GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error)
+	// Plan answers what Submit would do with the envelope now, and does nothing.
+	Plan(context.Context, *PlanRequest) (*PlanResponse, error)
+	// PauseCommand has nothing further released or claimed; what runs goes on.
+	PauseCommand(context.Context, *PauseCommandRequest) (*PauseCommandResponse, error)
+	// ResumeCommand ends the pause that is named, and forgives the failures so far.
+	ResumeCommand(context.Context, *ResumeCommandRequest) (*ResumeCommandResponse, error)
+	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
+	AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error)
 	// Why answers the proof of one invocation.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	mustEmbedUnimplementedCommandServiceServer()
@@ -208,6 +268,18 @@ func (UnimplementedCommandServiceServer) CancelCommand(context.Context, *CancelC
 }
 func (UnimplementedCommandServiceServer) GetQueue(context.Context, *GetQueueRequest) (*GetQueueResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetQueue not implemented")
+}
+func (UnimplementedCommandServiceServer) Plan(context.Context, *PlanRequest) (*PlanResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Plan not implemented")
+}
+func (UnimplementedCommandServiceServer) PauseCommand(context.Context, *PauseCommandRequest) (*PauseCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PauseCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) ResumeCommand(context.Context, *ResumeCommandRequest) (*ResumeCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AbortCommand not implemented")
 }
 func (UnimplementedCommandServiceServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
@@ -352,6 +424,78 @@ func _CommandService_GetQueue_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CommandService_Plan_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).Plan(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_Plan_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).Plan(ctx, req.(*PlanRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_PauseCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).PauseCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_PauseCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).PauseCommand(ctx, req.(*PauseCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_ResumeCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).ResumeCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_ResumeCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).ResumeCommand(ctx, req.(*ResumeCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CommandService_AbortCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AbortCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).AbortCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_AbortCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).AbortCommand(ctx, req.(*AbortCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CommandService_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WhyRequest)
 	if err := dec(in); err != nil {
@@ -400,6 +544,22 @@ var CommandService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetQueue",
 			Handler:    _CommandService_GetQueue_Handler,
+		},
+		{
+			MethodName: "Plan",
+			Handler:    _CommandService_Plan_Handler,
+		},
+		{
+			MethodName: "PauseCommand",
+			Handler:    _CommandService_PauseCommand_Handler,
+		},
+		{
+			MethodName: "ResumeCommand",
+			Handler:    _CommandService_ResumeCommand_Handler,
+		},
+		{
+			MethodName: "AbortCommand",
+			Handler:    _CommandService_AbortCommand_Handler,
 		},
 		{
 			MethodName: "Why",

@@ -208,6 +208,108 @@ func (Delivery) EnumDescriptor() ([]byte, []int) {
 	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{2}
 }
 
+// Part says which of the programs of an envelope a command runs.
+type Part int32
+
+const (
+	// The one that was asked for.
+	Part_PART_UNSPECIFIED Part = 0
+	// The probe that follows a wave.
+	Part_PART_PROBE Part = 1
+)
+
+// Enum value maps for Part.
+var (
+	Part_name = map[int32]string{
+		0: "PART_UNSPECIFIED",
+		1: "PART_PROBE",
+	}
+	Part_value = map[string]int32{
+		"PART_UNSPECIFIED": 0,
+		"PART_PROBE":       1,
+	}
+)
+
+func (x Part) Enum() *Part {
+	p := new(Part)
+	*p = x
+	return p
+}
+
+func (x Part) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Part) Descriptor() protoreflect.EnumDescriptor {
+	return file_raftlog_v1_commands_proto_enumTypes[3].Descriptor()
+}
+
+func (Part) Type() protoreflect.EnumType {
+	return &file_raftlog_v1_commands_proto_enumTypes[3]
+}
+
+func (x Part) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Part.Descriptor instead.
+func (Part) EnumDescriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{3}
+}
+
+// OnBreach says what becomes of a command whose failures are too many, or whose gate
+// stays shut.
+type OnBreach int32
+
+const (
+	OnBreach_ON_BREACH_UNSPECIFIED OnBreach = 0
+	// Nothing further is released or claimed until it is resumed.
+	OnBreach_ON_BREACH_PAUSE OnBreach = 1
+	// What is not claimed never starts.
+	OnBreach_ON_BREACH_ABORT OnBreach = 2
+)
+
+// Enum value maps for OnBreach.
+var (
+	OnBreach_name = map[int32]string{
+		0: "ON_BREACH_UNSPECIFIED",
+		1: "ON_BREACH_PAUSE",
+		2: "ON_BREACH_ABORT",
+	}
+	OnBreach_value = map[string]int32{
+		"ON_BREACH_UNSPECIFIED": 0,
+		"ON_BREACH_PAUSE":       1,
+		"ON_BREACH_ABORT":       2,
+	}
+)
+
+func (x OnBreach) Enum() *OnBreach {
+	p := new(OnBreach)
+	*p = x
+	return p
+}
+
+func (x OnBreach) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnBreach) Descriptor() protoreflect.EnumDescriptor {
+	return file_raftlog_v1_commands_proto_enumTypes[4].Descriptor()
+}
+
+func (OnBreach) Type() protoreflect.EnumType {
+	return &file_raftlog_v1_commands_proto_enumTypes[4]
+}
+
+func (x OnBreach) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnBreach.Descriptor instead.
+func (OnBreach) EnumDescriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
+}
+
 // Envelope holds the exact bytes of a command. Written once, never changed.
 type Envelope struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -304,7 +406,21 @@ type Command struct {
 	// How far its priority lies above the normal one; below zero: under it.
 	Precedence int32 `protobuf:"zigzag32,52,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// The unclaimed work of commands with the same key gives way to a later one.
-	Supersede     string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Supersede string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// How it goes over its targets; absent: all at once, whatever fails.
+	Rollout *Rollout `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// Absent: it is not paused.
+	Pause *Pause `protobuf:"bytes,31,opt,name=pause,proto3" json:"pause,omitempty"`
+	// The pause that was ended last, by which mutation, and by whom.
+	ResumedPause  uint64 `protobuf:"varint,32,opt,name=resumed_pause,json=resumedPause,proto3" json:"resumed_pause,omitempty"`
+	ResumedNumber uint64 `protobuf:"varint,33,opt,name=resumed_number,json=resumedNumber,proto3" json:"resumed_number,omitempty"`
+	ResumedBy     string `protobuf:"bytes,34,opt,name=resumed_by,json=resumedBy,proto3" json:"resumed_by,omitempty"`
+	// Absent: it was not aborted.
+	Abort *Abort `protobuf:"bytes,35,opt,name=abort,proto3" json:"abort,omitempty"`
+	// The command whose wave this one probes, with the same envelope.
+	ParentId      string `protobuf:"bytes,36,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	ParentWave    uint32 `protobuf:"varint,37,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
+	Part          Part   `protobuf:"varint,38,opt,name=part,proto3,enum=raftlog.v1.Part" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -549,6 +665,496 @@ func (x *Command) GetSupersede() string {
 	return ""
 }
 
+func (x *Command) GetRollout() *Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+func (x *Command) GetPause() *Pause {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+func (x *Command) GetResumedPause() uint64 {
+	if x != nil {
+		return x.ResumedPause
+	}
+	return 0
+}
+
+func (x *Command) GetResumedNumber() uint64 {
+	if x != nil {
+		return x.ResumedNumber
+	}
+	return 0
+}
+
+func (x *Command) GetResumedBy() string {
+	if x != nil {
+		return x.ResumedBy
+	}
+	return ""
+}
+
+func (x *Command) GetAbort() *Abort {
+	if x != nil {
+		return x.Abort
+	}
+	return nil
+}
+
+func (x *Command) GetParentId() string {
+	if x != nil {
+		return x.ParentId
+	}
+	return ""
+}
+
+func (x *Command) GetParentWave() uint32 {
+	if x != nil {
+		return x.ParentWave
+	}
+	return 0
+}
+
+func (x *Command) GetPart() Part {
+	if x != nil {
+		return x.Part
+	}
+	return Part_PART_UNSPECIFIED
+}
+
+// Rollout is how a command goes over its targets, and how far it is. The wave at hand
+// is Command.wave; 0 before the first.
+type Rollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Waves []*Wave                `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// Targets that were not skipped when it was submitted: what waves are shares of.
+	Size uint32 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Nanoseconds between the end of a wave and its gates.
+	Soak         int64  `protobuf:"varint,3,opt,name=soak,proto3" json:"soak,omitempty"`
+	GateHealth   bool   `protobuf:"varint,4,opt,name=gate_health,json=gateHealth,proto3" json:"gate_health,omitempty"`
+	GateProbe    bool   `protobuf:"varint,5,opt,name=gate_probe,json=gateProbe,proto3" json:"gate_probe,omitempty"`
+	ProbeTimeout int64  `protobuf:"varint,6,opt,name=probe_timeout,json=probeTimeout,proto3" json:"probe_timeout,omitempty"`
+	ProbeSummary string `protobuf:"bytes,7,opt,name=probe_summary,json=probeSummary,proto3" json:"probe_summary,omitempty"`
+	// More failures than max_failures stop it.
+	Limited     bool   `protobuf:"varint,8,opt,name=limited,proto3" json:"limited,omitempty"`
+	MaxFailures uint32 `protobuf:"varint,9,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	// As it was asked for; 0 = as a count.
+	MaxFailuresBasisPoints uint32   `protobuf:"varint,10,opt,name=max_failures_basis_points,json=maxFailuresBasisPoints,proto3" json:"max_failures_basis_points,omitempty"`
+	Strict                 bool     `protobuf:"varint,11,opt,name=strict,proto3" json:"strict,omitempty"`
+	OnBreach               OnBreach `protobuf:"varint,12,opt,name=on_breach,json=onBreach,proto3,enum=raftlog.v1.OnBreach" json:"on_breach,omitempty"`
+	Order                  string   `protobuf:"bytes,13,opt,name=order,proto3" json:"order,omitempty"`
+	// Failures that a resume has forgiven, and the last wave whose gates it has opened.
+	Forgiven uint32 `protobuf:"varint,14,opt,name=forgiven,proto3" json:"forgiven,omitempty"`
+	Opened   uint32 `protobuf:"varint,15,opt,name=opened,proto3" json:"opened,omitempty"`
+	// PENDING targets of the waves so far.
+	Waiting       uint32 `protobuf:"varint,16,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rollout) Reset() {
+	*x = Rollout{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rollout) ProtoMessage() {}
+
+func (x *Rollout) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
+func (*Rollout) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Rollout) GetWaves() []*Wave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *Rollout) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Rollout) GetSoak() int64 {
+	if x != nil {
+		return x.Soak
+	}
+	return 0
+}
+
+func (x *Rollout) GetGateHealth() bool {
+	if x != nil {
+		return x.GateHealth
+	}
+	return false
+}
+
+func (x *Rollout) GetGateProbe() bool {
+	if x != nil {
+		return x.GateProbe
+	}
+	return false
+}
+
+func (x *Rollout) GetProbeTimeout() int64 {
+	if x != nil {
+		return x.ProbeTimeout
+	}
+	return 0
+}
+
+func (x *Rollout) GetProbeSummary() string {
+	if x != nil {
+		return x.ProbeSummary
+	}
+	return ""
+}
+
+func (x *Rollout) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
+}
+
+func (x *Rollout) GetMaxFailures() uint32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+func (x *Rollout) GetMaxFailuresBasisPoints() uint32 {
+	if x != nil {
+		return x.MaxFailuresBasisPoints
+	}
+	return 0
+}
+
+func (x *Rollout) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *Rollout) GetOnBreach() OnBreach {
+	if x != nil {
+		return x.OnBreach
+	}
+	return OnBreach_ON_BREACH_UNSPECIFIED
+}
+
+func (x *Rollout) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *Rollout) GetForgiven() uint32 {
+	if x != nil {
+		return x.Forgiven
+	}
+	return 0
+}
+
+func (x *Rollout) GetOpened() uint32 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *Rollout) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+// Wave is a part of a rollout.
+type Wave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was asked for: 1, 5%, label.ring=canary.
+	Share string `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	// Ranks up to this one are of this wave or of one before.
+	End uint32 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	// 0 = not yet, or passed over because nobody is in it.
+	ReleasedAt    int64  `protobuf:"varint,3,opt,name=released_at,json=releasedAt,proto3" json:"released_at,omitempty"`
+	ReleasedIndex uint64 `protobuf:"varint,4,opt,name=released_index,json=releasedIndex,proto3" json:"released_index,omitempty"`
+	// When nothing of it was in flight any more.
+	SettledAt int64 `protobuf:"varint,5,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
+	// The command that probes it; empty = not yet. probed says that it is done.
+	ProbeId       string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	Probed        bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wave) Reset() {
+	*x = Wave{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wave) ProtoMessage() {}
+
+func (x *Wave) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wave.ProtoReflect.Descriptor instead.
+func (*Wave) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Wave) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *Wave) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *Wave) GetReleasedAt() int64 {
+	if x != nil {
+		return x.ReleasedAt
+	}
+	return 0
+}
+
+func (x *Wave) GetReleasedIndex() uint64 {
+	if x != nil {
+		return x.ReleasedIndex
+	}
+	return 0
+}
+
+func (x *Wave) GetSettledAt() int64 {
+	if x != nil {
+		return x.SettledAt
+	}
+	return 0
+}
+
+func (x *Wave) GetProbeId() string {
+	if x != nil {
+		return x.ProbeId
+	}
+	return ""
+}
+
+func (x *Wave) GetProbed() bool {
+	if x != nil {
+		return x.Probed
+	}
+	return false
+}
+
+// Pause stops a command until it is resumed.
+type Pause struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the mutation that began it.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	At     int64  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Empty: the cluster itself.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// operator, max_failures, strict, gate_health, gate_probe
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pause) Reset() {
+	*x = Pause{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pause) ProtoMessage() {}
+
+func (x *Pause) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pause.ProtoReflect.Descriptor instead.
+func (*Pause) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Pause) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Pause) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Pause) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Pause) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Pause) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// Abort is the end of a command of which what was claimed goes on.
+type Abort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Abort) Reset() {
+	*x = Abort{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Abort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Abort) ProtoMessage() {}
+
+func (x *Abort) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Abort.ProtoReflect.Descriptor instead.
+func (*Abort) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Abort) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Abort) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Abort) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Abort) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Abort) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 type StateCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=raftlog.v1.AttemptState" json:"state,omitempty"`
@@ -559,7 +1165,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +1177,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +1190,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{2}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StateCount) GetState() AttemptState {
@@ -632,14 +1238,16 @@ type Invocation struct {
 	// As the command's: queues are ordered by it.
 	Precedence int32 `protobuf:"zigzag32,26,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// A later command with the same key took its place: there is no further attempt.
-	Superseded    bool `protobuf:"varint,27,opt,name=superseded,proto3" json:"superseded,omitempty"`
+	Superseded bool `protobuf:"varint,27,opt,name=superseded,proto3" json:"superseded,omitempty"`
+	// Its place in the order of a rollout, from 1; 0 = there is none, or it was skipped.
+	Rank          uint32 `protobuf:"varint,20,opt,name=rank,proto3" json:"rank,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +1259,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +1272,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{3}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Invocation) GetId() string {
@@ -807,6 +1415,13 @@ func (x *Invocation) GetSuperseded() bool {
 	return false
 }
 
+func (x *Invocation) GetRank() uint32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
 // Transition is one step of the proof that "why" prints.
 type Transition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -824,7 +1439,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +1451,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +1464,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -927,7 +1542,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1554,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1567,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -1017,7 +1632,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1644,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1657,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1100,14 +1715,16 @@ type SubmitCommand struct {
 	Precedence int32 `protobuf:"zigzag32,42,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// Unclaimed invocations of earlier commands with this key become CANCELED(superseded)
 	// on the agents that this one means.
-	Supersede     string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Supersede string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Absent: there is one wave, and no limit to failures.
+	Rollout       *RolloutPlan `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubmitCommand) Reset() {
 	*x = SubmitCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1736,7 @@ func (x *SubmitCommand) String() string {
 func (*SubmitCommand) ProtoMessage() {}
 
 func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1749,7 @@ func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitCommand.ProtoReflect.Descriptor instead.
 func (*SubmitCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{7}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubmitCommand) GetId() string {
@@ -1289,6 +1906,228 @@ func (x *SubmitCommand) GetSupersede() string {
 	return ""
 }
 
+func (x *SubmitCommand) GetRollout() *RolloutPlan {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+// RolloutPlan is what a rollout begins with.
+type RolloutPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Waves []*WavePlan            `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// For each target its place in the order, a permutation of 1 to the number of targets;
+	// none: by number of the agent.
+	Ranks        []uint32 `protobuf:"varint,2,rep,packed,name=ranks,proto3" json:"ranks,omitempty"`
+	Soak         int64    `protobuf:"varint,3,opt,name=soak,proto3" json:"soak,omitempty"`
+	GateHealth   bool     `protobuf:"varint,4,opt,name=gate_health,json=gateHealth,proto3" json:"gate_health,omitempty"`
+	GateProbe    bool     `protobuf:"varint,5,opt,name=gate_probe,json=gateProbe,proto3" json:"gate_probe,omitempty"`
+	ProbeTimeout int64    `protobuf:"varint,6,opt,name=probe_timeout,json=probeTimeout,proto3" json:"probe_timeout,omitempty"`
+	ProbeSummary string   `protobuf:"bytes,7,opt,name=probe_summary,json=probeSummary,proto3" json:"probe_summary,omitempty"`
+	Limited      bool     `protobuf:"varint,8,opt,name=limited,proto3" json:"limited,omitempty"`
+	// One of the two; basis points are of the targets that are not skipped.
+	MaxFailures            uint32   `protobuf:"varint,9,opt,name=max_failures,json=maxFailures,proto3" json:"max_failures,omitempty"`
+	MaxFailuresBasisPoints uint32   `protobuf:"varint,10,opt,name=max_failures_basis_points,json=maxFailuresBasisPoints,proto3" json:"max_failures_basis_points,omitempty"`
+	Strict                 bool     `protobuf:"varint,11,opt,name=strict,proto3" json:"strict,omitempty"`
+	OnBreach               OnBreach `protobuf:"varint,12,opt,name=on_breach,json=onBreach,proto3,enum=raftlog.v1.OnBreach" json:"on_breach,omitempty"`
+	Order                  string   `protobuf:"bytes,13,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *RolloutPlan) Reset() {
+	*x = RolloutPlan{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutPlan) ProtoMessage() {}
+
+func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
+func (*RolloutPlan) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RolloutPlan) GetWaves() []*WavePlan {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *RolloutPlan) GetRanks() []uint32 {
+	if x != nil {
+		return x.Ranks
+	}
+	return nil
+}
+
+func (x *RolloutPlan) GetSoak() int64 {
+	if x != nil {
+		return x.Soak
+	}
+	return 0
+}
+
+func (x *RolloutPlan) GetGateHealth() bool {
+	if x != nil {
+		return x.GateHealth
+	}
+	return false
+}
+
+func (x *RolloutPlan) GetGateProbe() bool {
+	if x != nil {
+		return x.GateProbe
+	}
+	return false
+}
+
+func (x *RolloutPlan) GetProbeTimeout() int64 {
+	if x != nil {
+		return x.ProbeTimeout
+	}
+	return 0
+}
+
+func (x *RolloutPlan) GetProbeSummary() string {
+	if x != nil {
+		return x.ProbeSummary
+	}
+	return ""
+}
+
+func (x *RolloutPlan) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
+}
+
+func (x *RolloutPlan) GetMaxFailures() uint32 {
+	if x != nil {
+		return x.MaxFailures
+	}
+	return 0
+}
+
+func (x *RolloutPlan) GetMaxFailuresBasisPoints() uint32 {
+	if x != nil {
+		return x.MaxFailuresBasisPoints
+	}
+	return 0
+}
+
+func (x *RolloutPlan) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *RolloutPlan) GetOnBreach() OnBreach {
+	if x != nil {
+		return x.OnBreach
+	}
+	return OnBreach_ON_BREACH_UNSPECIFIED
+}
+
+func (x *RolloutPlan) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+// WavePlan is one wave: up to a count or a share of the targets that are not skipped, or
+// everybody of members.
+type WavePlan struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Share       string                 `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	Count       uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	BasisPoints uint32                 `protobuf:"varint,3,opt,name=basis_points,json=basisPoints,proto3" json:"basis_points,omitempty"`
+	// Numbers of agents, ascending; used when the others are 0.
+	Members       []uint32 `protobuf:"varint,4,rep,packed,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WavePlan) Reset() {
+	*x = WavePlan{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WavePlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WavePlan) ProtoMessage() {}
+
+func (x *WavePlan) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WavePlan.ProtoReflect.Descriptor instead.
+func (*WavePlan) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WavePlan) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *WavePlan) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *WavePlan) GetBasisPoints() uint32 {
+	if x != nil {
+		return x.BasisPoints
+	}
+	return 0
+}
+
+func (x *WavePlan) GetMembers() []uint32 {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 // ReleaseCommand moves up to max PENDING invocations of the command, lowest agent
 // number first, to RELEASED.
 type ReleaseCommand struct {
@@ -1304,7 +2143,7 @@ type ReleaseCommand struct {
 
 func (x *ReleaseCommand) Reset() {
 	*x = ReleaseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +2155,7 @@ func (x *ReleaseCommand) String() string {
 func (*ReleaseCommand) ProtoMessage() {}
 
 func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +2168,7 @@ func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCommand.ProtoReflect.Descriptor instead.
 func (*ReleaseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseCommand) GetCommandId() string {
@@ -1373,7 +2212,7 @@ type ClaimAttempt struct {
 
 func (x *ClaimAttempt) Reset() {
 	*x = ClaimAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +2224,7 @@ func (x *ClaimAttempt) String() string {
 func (*ClaimAttempt) ProtoMessage() {}
 
 func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +2237,7 @@ func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimAttempt.ProtoReflect.Descriptor instead.
 func (*ClaimAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClaimAttempt) GetInvocationId() string {
@@ -1458,7 +2297,7 @@ type ReportAttempt struct {
 
 func (x *ReportAttempt) Reset() {
 	*x = ReportAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +2309,7 @@ func (x *ReportAttempt) String() string {
 func (*ReportAttempt) ProtoMessage() {}
 
 func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +2322,7 @@ func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttempt.ProtoReflect.Descriptor instead.
 func (*ReportAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReportAttempt) GetInvocationId() string {
@@ -1573,7 +2412,7 @@ type CancelCommand struct {
 
 func (x *CancelCommand) Reset() {
 	*x = CancelCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +2424,7 @@ func (x *CancelCommand) String() string {
 func (*CancelCommand) ProtoMessage() {}
 
 func (x *CancelCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +2437,7 @@ func (x *CancelCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommand.ProtoReflect.Descriptor instead.
 func (*CancelCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelCommand) GetCommandId() string {
@@ -1627,7 +2466,7 @@ type ExpireCommands struct {
 
 func (x *ExpireCommands) Reset() {
 	*x = ExpireCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +2478,7 @@ func (x *ExpireCommands) String() string {
 func (*ExpireCommands) ProtoMessage() {}
 
 func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +2491,7 @@ func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
 func (*ExpireCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExpireCommands) GetCommandIds() []string {
@@ -1689,7 +2528,7 @@ type LoseAttempt struct {
 
 func (x *LoseAttempt) Reset() {
 	*x = LoseAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2540,7 @@ func (x *LoseAttempt) String() string {
 func (*LoseAttempt) ProtoMessage() {}
 
 func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2553,7 @@ func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseAttempt.ProtoReflect.Descriptor instead.
 func (*LoseAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LoseAttempt) GetKey() *AttemptKey {
@@ -1766,6 +2605,246 @@ func (x *LoseAttempt) GetNodeId() string {
 	return ""
 }
 
+// AdvanceRollout takes the next step of a command that has a rollout, if it is due:
+// releases up to max targets of the wave at hand; or asks the gates behind it, begins
+// its probe, and releases the first of the next wave.
+type AdvanceRollout struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	CommandId string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	// The version on which it was decided.
+	ExpectedWave     uint32 `protobuf:"varint,2,opt,name=expected_wave,json=expectedWave,proto3" json:"expected_wave,omitempty"`
+	ExpectedReleased uint32 `protobuf:"varint,3,opt,name=expected_released,json=expectedReleased,proto3" json:"expected_released,omitempty"`
+	Max              uint32 `protobuf:"varint,4,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *AdvanceRollout) Reset() {
+	*x = AdvanceRollout{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvanceRollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvanceRollout) ProtoMessage() {}
+
+func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvanceRollout.ProtoReflect.Descriptor instead.
+func (*AdvanceRollout) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AdvanceRollout) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *AdvanceRollout) GetExpectedWave() uint32 {
+	if x != nil {
+		return x.ExpectedWave
+	}
+	return 0
+}
+
+func (x *AdvanceRollout) GetExpectedReleased() uint32 {
+	if x != nil {
+		return x.ExpectedReleased
+	}
+	return 0
+}
+
+func (x *AdvanceRollout) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+type PauseCommand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CommandId     string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	PausedBy      string                 `protobuf:"bytes,2,opt,name=paused_by,json=pausedBy,proto3" json:"paused_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseCommand) Reset() {
+	*x = PauseCommand{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseCommand) ProtoMessage() {}
+
+func (x *PauseCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseCommand.ProtoReflect.Descriptor instead.
+func (*PauseCommand) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PauseCommand) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *PauseCommand) GetPausedBy() string {
+	if x != nil {
+		return x.PausedBy
+	}
+	return ""
+}
+
+// ResumeCommand ends a pause, forgives the failures so far, and opens the gates behind
+// the wave at hand when one of them was the reason.
+type ResumeCommand struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	CommandId string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	// Its number; refused when another one stands.
+	ExpectedPause uint64 `protobuf:"varint,2,opt,name=expected_pause,json=expectedPause,proto3" json:"expected_pause,omitempty"`
+	ResumedBy     string `protobuf:"bytes,3,opt,name=resumed_by,json=resumedBy,proto3" json:"resumed_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeCommand) Reset() {
+	*x = ResumeCommand{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeCommand) ProtoMessage() {}
+
+func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeCommand.ProtoReflect.Descriptor instead.
+func (*ResumeCommand) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ResumeCommand) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *ResumeCommand) GetExpectedPause() uint64 {
+	if x != nil {
+		return x.ExpectedPause
+	}
+	return 0
+}
+
+func (x *ResumeCommand) GetResumedBy() string {
+	if x != nil {
+		return x.ResumedBy
+	}
+	return ""
+}
+
+// AbortCommand makes sure that what is not claimed never starts. What is goes on.
+type AbortCommand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CommandId     string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	AbortedBy     string                 `protobuf:"bytes,2,opt,name=aborted_by,json=abortedBy,proto3" json:"aborted_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortCommand) Reset() {
+	*x = AbortCommand{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortCommand) ProtoMessage() {}
+
+func (x *AbortCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortCommand.ProtoReflect.Descriptor instead.
+func (*AbortCommand) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AbortCommand) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *AbortCommand) GetAbortedBy() string {
+	if x != nil {
+		return x.AbortedBy
+	}
+	return ""
+}
+
 // PurgeCommands removes finished commands, oldest first.
 type PurgeCommands struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1776,7 +2855,7 @@ type PurgeCommands struct {
 
 func (x *PurgeCommands) Reset() {
 	*x = PurgeCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +2867,7 @@ func (x *PurgeCommands) String() string {
 func (*PurgeCommands) ProtoMessage() {}
 
 func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +2880,7 @@ func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeCommands.ProtoReflect.Descriptor instead.
 func (*PurgeCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PurgeCommands) GetCommandIds() []string {
@@ -1820,7 +2899,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xd5\a\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa5\n" +
+	"\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1860,11 +2940,64 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x184 \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x185 \x01(\tR\tsupersede\"R\n" +
+	"\tsupersede\x185 \x01(\tR\tsupersede\x12-\n" +
+	"\arollout\x18\x1e \x01(\v2\x13.raftlog.v1.RolloutR\arollout\x12'\n" +
+	"\x05pause\x18\x1f \x01(\v2\x11.raftlog.v1.PauseR\x05pause\x12#\n" +
+	"\rresumed_pause\x18  \x01(\x04R\fresumedPause\x12%\n" +
+	"\x0eresumed_number\x18! \x01(\x04R\rresumedNumber\x12\x1d\n" +
+	"\n" +
+	"resumed_by\x18\" \x01(\tR\tresumedBy\x12'\n" +
+	"\x05abort\x18# \x01(\v2\x11.raftlog.v1.AbortR\x05abort\x12\x1b\n" +
+	"\tparent_id\x18$ \x01(\tR\bparentId\x12\x1f\n" +
+	"\vparent_wave\x18% \x01(\rR\n" +
+	"parentWave\x12$\n" +
+	"\x04part\x18& \x01(\x0e2\x10.raftlog.v1.PartR\x04part\"\x8a\x04\n" +
+	"\aRollout\x12&\n" +
+	"\x05waves\x18\x01 \x03(\v2\x10.raftlog.v1.WaveR\x05waves\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\rR\x04size\x12\x12\n" +
+	"\x04soak\x18\x03 \x01(\x03R\x04soak\x12\x1f\n" +
+	"\vgate_health\x18\x04 \x01(\bR\n" +
+	"gateHealth\x12\x1d\n" +
+	"\n" +
+	"gate_probe\x18\x05 \x01(\bR\tgateProbe\x12#\n" +
+	"\rprobe_timeout\x18\x06 \x01(\x03R\fprobeTimeout\x12#\n" +
+	"\rprobe_summary\x18\a \x01(\tR\fprobeSummary\x12\x18\n" +
+	"\alimited\x18\b \x01(\bR\alimited\x12!\n" +
+	"\fmax_failures\x18\t \x01(\rR\vmaxFailures\x129\n" +
+	"\x19max_failures_basis_points\x18\n" +
+	" \x01(\rR\x16maxFailuresBasisPoints\x12\x16\n" +
+	"\x06strict\x18\v \x01(\bR\x06strict\x121\n" +
+	"\ton_breach\x18\f \x01(\x0e2\x14.raftlog.v1.OnBreachR\bonBreach\x12\x14\n" +
+	"\x05order\x18\r \x01(\tR\x05order\x12\x1a\n" +
+	"\bforgiven\x18\x0e \x01(\rR\bforgiven\x12\x16\n" +
+	"\x06opened\x18\x0f \x01(\rR\x06opened\x12\x18\n" +
+	"\awaiting\x18\x10 \x01(\rR\awaiting\"\xc8\x01\n" +
+	"\x04Wave\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\tR\x05share\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\rR\x03end\x12\x1f\n" +
+	"\vreleased_at\x18\x03 \x01(\x03R\n" +
+	"releasedAt\x12%\n" +
+	"\x0ereleased_index\x18\x04 \x01(\x04R\rreleasedIndex\x12\x1d\n" +
+	"\n" +
+	"settled_at\x18\x05 \x01(\x03R\tsettledAt\x12\x19\n" +
+	"\bprobe_id\x18\x06 \x01(\tR\aprobeId\x12\x16\n" +
+	"\x06probed\x18\a \x01(\bR\x06probed\"o\n" +
+	"\x05Pause\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"o\n" +
+	"\x05Abort\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\x80\x05\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\x94\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -1892,7 +3025,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"precedence\x12\x1e\n" +
 	"\n" +
 	"superseded\x18\x1b \x01(\bR\n" +
-	"superseded\"\xe8\x01\n" +
+	"superseded\x12\x12\n" +
+	"\x04rank\x18\x14 \x01(\rR\x04rank\"\xe8\x01\n" +
 	"\n" +
 	"Transition\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1917,7 +3051,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x9f\x05\n" +
+	"totalBytes\"\xd2\x05\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1946,7 +3080,30 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x18* \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x18+ \x01(\tR\tsupersede\"\x82\x01\n" +
+	"\tsupersede\x18+ \x01(\tR\tsupersede\x121\n" +
+	"\arollout\x18\x1e \x01(\v2\x17.raftlog.v1.RolloutPlanR\arollout\"\xc6\x03\n" +
+	"\vRolloutPlan\x12*\n" +
+	"\x05waves\x18\x01 \x03(\v2\x14.raftlog.v1.WavePlanR\x05waves\x12\x14\n" +
+	"\x05ranks\x18\x02 \x03(\rR\x05ranks\x12\x12\n" +
+	"\x04soak\x18\x03 \x01(\x03R\x04soak\x12\x1f\n" +
+	"\vgate_health\x18\x04 \x01(\bR\n" +
+	"gateHealth\x12\x1d\n" +
+	"\n" +
+	"gate_probe\x18\x05 \x01(\bR\tgateProbe\x12#\n" +
+	"\rprobe_timeout\x18\x06 \x01(\x03R\fprobeTimeout\x12#\n" +
+	"\rprobe_summary\x18\a \x01(\tR\fprobeSummary\x12\x18\n" +
+	"\alimited\x18\b \x01(\bR\alimited\x12!\n" +
+	"\fmax_failures\x18\t \x01(\rR\vmaxFailures\x129\n" +
+	"\x19max_failures_basis_points\x18\n" +
+	" \x01(\rR\x16maxFailuresBasisPoints\x12\x16\n" +
+	"\x06strict\x18\v \x01(\bR\x06strict\x121\n" +
+	"\ton_breach\x18\f \x01(\x0e2\x14.raftlog.v1.OnBreachR\bonBreach\x12\x14\n" +
+	"\x05order\x18\r \x01(\tR\x05order\"s\n" +
+	"\bWavePlan\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\tR\x05share\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12!\n" +
+	"\fbasis_points\x18\x03 \x01(\rR\vbasisPoints\x12\x18\n" +
+	"\amembers\x18\x04 \x03(\rR\amembers\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +
@@ -1988,7 +3145,28 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x124\n" +
 	"\x16expected_session_epoch\x18\x06 \x01(\x04R\x14expectedSessionEpoch\x12\x17\n" +
-	"\anode_id\x18\a \x01(\tR\x06nodeId\"0\n" +
+	"\anode_id\x18\a \x01(\tR\x06nodeId\"\x93\x01\n" +
+	"\x0eAdvanceRollout\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12#\n" +
+	"\rexpected_wave\x18\x02 \x01(\rR\fexpectedWave\x12+\n" +
+	"\x11expected_released\x18\x03 \x01(\rR\x10expectedReleased\x12\x10\n" +
+	"\x03max\x18\x04 \x01(\rR\x03max\"J\n" +
+	"\fPauseCommand\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1b\n" +
+	"\tpaused_by\x18\x02 \x01(\tR\bpausedBy\"t\n" +
+	"\rResumeCommand\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12%\n" +
+	"\x0eexpected_pause\x18\x02 \x01(\x04R\rexpectedPause\x12\x1d\n" +
+	"\n" +
+	"resumed_by\x18\x03 \x01(\tR\tresumedBy\"L\n" +
+	"\fAbortCommand\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1d\n" +
+	"\n" +
+	"aborted_by\x18\x02 \x01(\tR\tabortedBy\"0\n" +
 	"\rPurgeCommands\x12\x1f\n" +
 	"\vcommand_ids\x18\x01 \x03(\tR\n" +
 	"commandIds*\xf4\x02\n" +
@@ -2016,7 +3194,15 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bDelivery\x12\x18\n" +
 	"\x14DELIVERY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DELIVERY_AT_MOST_ONCE\x10\x01\x12\x17\n" +
-	"\x13DELIVERY_IDEMPOTENT\x10\x02B=Z;github.com/agentplane/agentplane/proto/raftlog/v1;raftlogv1b\x06proto3"
+	"\x13DELIVERY_IDEMPOTENT\x10\x02*,\n" +
+	"\x04Part\x12\x14\n" +
+	"\x10PART_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"PART_PROBE\x10\x01*O\n" +
+	"\bOnBreach\x12\x19\n" +
+	"\x15ON_BREACH_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fON_BREACH_PAUSE\x10\x01\x12\x13\n" +
+	"\x0fON_BREACH_ABORT\x10\x02B=Z;github.com/agentplane/agentplane/proto/raftlog/v1;raftlogv1b\x06proto3"
 
 var (
 	file_raftlog_v1_commands_proto_rawDescOnce sync.Once
@@ -2030,50 +3216,71 @@ func file_raftlog_v1_commands_proto_rawDescGZIP() []byte {
 	return file_raftlog_v1_commands_proto_rawDescData
 }
 
-var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_raftlog_v1_commands_proto_goTypes = []any{
 	(AttemptState)(0),      // 0: raftlog.v1.AttemptState
 	(CommandState)(0),      // 1: raftlog.v1.CommandState
 	(Delivery)(0),          // 2: raftlog.v1.Delivery
-	(*Envelope)(nil),       // 3: raftlog.v1.Envelope
-	(*Command)(nil),        // 4: raftlog.v1.Command
-	(*StateCount)(nil),     // 5: raftlog.v1.StateCount
-	(*Invocation)(nil),     // 6: raftlog.v1.Invocation
-	(*Transition)(nil),     // 7: raftlog.v1.Transition
-	(*Result)(nil),         // 8: raftlog.v1.Result
-	(*Output)(nil),         // 9: raftlog.v1.Output
-	(*SubmitCommand)(nil),  // 10: raftlog.v1.SubmitCommand
-	(*ReleaseCommand)(nil), // 11: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),   // 12: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),  // 13: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),  // 14: raftlog.v1.CancelCommand
-	(*ExpireCommands)(nil), // 15: raftlog.v1.ExpireCommands
-	(*LoseAttempt)(nil),    // 16: raftlog.v1.LoseAttempt
-	(*PurgeCommands)(nil),  // 17: raftlog.v1.PurgeCommands
-	(*AttemptKey)(nil),     // 18: raftlog.v1.AttemptKey
+	(Part)(0),              // 3: raftlog.v1.Part
+	(OnBreach)(0),          // 4: raftlog.v1.OnBreach
+	(*Envelope)(nil),       // 5: raftlog.v1.Envelope
+	(*Command)(nil),        // 6: raftlog.v1.Command
+	(*Rollout)(nil),        // 7: raftlog.v1.Rollout
+	(*Wave)(nil),           // 8: raftlog.v1.Wave
+	(*Pause)(nil),          // 9: raftlog.v1.Pause
+	(*Abort)(nil),          // 10: raftlog.v1.Abort
+	(*StateCount)(nil),     // 11: raftlog.v1.StateCount
+	(*Invocation)(nil),     // 12: raftlog.v1.Invocation
+	(*Transition)(nil),     // 13: raftlog.v1.Transition
+	(*Result)(nil),         // 14: raftlog.v1.Result
+	(*Output)(nil),         // 15: raftlog.v1.Output
+	(*SubmitCommand)(nil),  // 16: raftlog.v1.SubmitCommand
+	(*RolloutPlan)(nil),    // 17: raftlog.v1.RolloutPlan
+	(*WavePlan)(nil),       // 18: raftlog.v1.WavePlan
+	(*ReleaseCommand)(nil), // 19: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),   // 20: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),  // 21: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),  // 22: raftlog.v1.CancelCommand
+	(*ExpireCommands)(nil), // 23: raftlog.v1.ExpireCommands
+	(*LoseAttempt)(nil),    // 24: raftlog.v1.LoseAttempt
+	(*AdvanceRollout)(nil), // 25: raftlog.v1.AdvanceRollout
+	(*PauseCommand)(nil),   // 26: raftlog.v1.PauseCommand
+	(*ResumeCommand)(nil),  // 27: raftlog.v1.ResumeCommand
+	(*AbortCommand)(nil),   // 28: raftlog.v1.AbortCommand
+	(*PurgeCommands)(nil),  // 29: raftlog.v1.PurgeCommands
+	(*AttemptKey)(nil),     // 30: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
 	1,  // 1: raftlog.v1.Command.state:type_name -> raftlog.v1.CommandState
-	5,  // 2: raftlog.v1.Command.counts:type_name -> raftlog.v1.StateCount
-	0,  // 3: raftlog.v1.StateCount.state:type_name -> raftlog.v1.AttemptState
-	0,  // 4: raftlog.v1.Invocation.state:type_name -> raftlog.v1.AttemptState
-	7,  // 5: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
-	8,  // 6: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
-	0,  // 7: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
-	9,  // 8: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
-	9,  // 9: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
-	2,  // 10: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
-	0,  // 11: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	8,  // 12: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	18, // 13: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 14: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 2: raftlog.v1.Command.counts:type_name -> raftlog.v1.StateCount
+	7,  // 3: raftlog.v1.Command.rollout:type_name -> raftlog.v1.Rollout
+	9,  // 4: raftlog.v1.Command.pause:type_name -> raftlog.v1.Pause
+	10, // 5: raftlog.v1.Command.abort:type_name -> raftlog.v1.Abort
+	3,  // 6: raftlog.v1.Command.part:type_name -> raftlog.v1.Part
+	8,  // 7: raftlog.v1.Rollout.waves:type_name -> raftlog.v1.Wave
+	4,  // 8: raftlog.v1.Rollout.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 9: raftlog.v1.StateCount.state:type_name -> raftlog.v1.AttemptState
+	0,  // 10: raftlog.v1.Invocation.state:type_name -> raftlog.v1.AttemptState
+	13, // 11: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
+	14, // 12: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
+	0,  // 13: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
+	15, // 14: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
+	15, // 15: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
+	2,  // 16: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
+	17, // 17: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
+	18, // 18: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
+	4,  // 19: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 20: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	14, // 21: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	30, // 22: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 23: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -2087,8 +3294,8 @@ func file_raftlog_v1_commands_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_commands_proto_rawDesc), len(file_raftlog_v1_commands_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   15,
+			NumEnums:      5,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -215,6 +215,10 @@ type Mutation struct {
 	//	*Mutation_LoseAttempt
 	//	*Mutation_PurgeCommands
 	//	*Mutation_ExpireCommands
+	//	*Mutation_AdvanceRollout
+	//	*Mutation_PauseCommand
+	//	*Mutation_ResumeCommand
+	//	*Mutation_AbortCommand
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -543,6 +547,42 @@ func (x *Mutation) GetExpireCommands() *ExpireCommands {
 	return nil
 }
 
+func (x *Mutation) GetAdvanceRollout() *AdvanceRollout {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_AdvanceRollout); ok {
+			return x.AdvanceRollout
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetPauseCommand() *PauseCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PauseCommand); ok {
+			return x.PauseCommand
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetResumeCommand() *ResumeCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ResumeCommand); ok {
+			return x.ResumeCommand
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetAbortCommand() *AbortCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_AbortCommand); ok {
+			return x.AbortCommand
+		}
+	}
+	return nil
+}
+
 type isMutation_Kind interface {
 	isMutation_Kind()
 }
@@ -671,6 +711,22 @@ type Mutation_ExpireCommands struct {
 	ExpireCommands *ExpireCommands `protobuf:"bytes,58,opt,name=expire_commands,json=expireCommands,proto3,oneof"`
 }
 
+type Mutation_AdvanceRollout struct {
+	AdvanceRollout *AdvanceRollout `protobuf:"bytes,60,opt,name=advance_rollout,json=advanceRollout,proto3,oneof"`
+}
+
+type Mutation_PauseCommand struct {
+	PauseCommand *PauseCommand `protobuf:"bytes,61,opt,name=pause_command,json=pauseCommand,proto3,oneof"`
+}
+
+type Mutation_ResumeCommand struct {
+	ResumeCommand *ResumeCommand `protobuf:"bytes,62,opt,name=resume_command,json=resumeCommand,proto3,oneof"`
+}
+
+type Mutation_AbortCommand struct {
+	AbortCommand *AbortCommand `protobuf:"bytes,63,opt,name=abort_command,json=abortCommand,proto3,oneof"`
+}
+
 func (*Mutation_TakeOffice) isMutation_Kind() {}
 
 func (*Mutation_InitCluster) isMutation_Kind() {}
@@ -732,6 +788,14 @@ func (*Mutation_LoseAttempt) isMutation_Kind() {}
 func (*Mutation_PurgeCommands) isMutation_Kind() {}
 
 func (*Mutation_ExpireCommands) isMutation_Kind() {}
+
+func (*Mutation_AdvanceRollout) isMutation_Kind() {}
+
+func (*Mutation_PauseCommand) isMutation_Kind() {}
+
+func (*Mutation_ResumeCommand) isMutation_Kind() {}
+
+func (*Mutation_AbortCommand) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -897,7 +961,7 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xa5\x10\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xb2\x12\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -936,7 +1000,11 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0ecancel_command\x186 \x01(\v2\x19.raftlog.v1.CancelCommandH\x00R\rcancelCommand\x12<\n" +
 	"\flose_attempt\x188 \x01(\v2\x17.raftlog.v1.LoseAttemptH\x00R\vloseAttempt\x12B\n" +
 	"\x0epurge_commands\x189 \x01(\v2\x19.raftlog.v1.PurgeCommandsH\x00R\rpurgeCommands\x12E\n" +
-	"\x0fexpire_commands\x18: \x01(\v2\x1a.raftlog.v1.ExpireCommandsH\x00R\x0eexpireCommandsB\x06\n" +
+	"\x0fexpire_commands\x18: \x01(\v2\x1a.raftlog.v1.ExpireCommandsH\x00R\x0eexpireCommands\x12E\n" +
+	"\x0fadvance_rollout\x18< \x01(\v2\x1a.raftlog.v1.AdvanceRolloutH\x00R\x0eadvanceRollout\x12?\n" +
+	"\rpause_command\x18= \x01(\v2\x18.raftlog.v1.PauseCommandH\x00R\fpauseCommand\x12B\n" +
+	"\x0eresume_command\x18> \x01(\v2\x19.raftlog.v1.ResumeCommandH\x00R\rresumeCommand\x12?\n" +
+	"\rabort_command\x18? \x01(\v2\x18.raftlog.v1.AbortCommandH\x00R\fabortCommandB\x06\n" +
 	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
@@ -1012,6 +1080,10 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*LoseAttempt)(nil),       // 33: raftlog.v1.LoseAttempt
 	(*PurgeCommands)(nil),     // 34: raftlog.v1.PurgeCommands
 	(*ExpireCommands)(nil),    // 35: raftlog.v1.ExpireCommands
+	(*AdvanceRollout)(nil),    // 36: raftlog.v1.AdvanceRollout
+	(*PauseCommand)(nil),      // 37: raftlog.v1.PauseCommand
+	(*ResumeCommand)(nil),     // 38: raftlog.v1.ResumeCommand
+	(*AbortCommand)(nil),      // 39: raftlog.v1.AbortCommand
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1046,13 +1118,17 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	33, // 29: raftlog.v1.Mutation.lose_attempt:type_name -> raftlog.v1.LoseAttempt
 	34, // 30: raftlog.v1.Mutation.purge_commands:type_name -> raftlog.v1.PurgeCommands
 	35, // 31: raftlog.v1.Mutation.expire_commands:type_name -> raftlog.v1.ExpireCommands
-	0,  // 32: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 33: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	36, // 32: raftlog.v1.Mutation.advance_rollout:type_name -> raftlog.v1.AdvanceRollout
+	37, // 33: raftlog.v1.Mutation.pause_command:type_name -> raftlog.v1.PauseCommand
+	38, // 34: raftlog.v1.Mutation.resume_command:type_name -> raftlog.v1.ResumeCommand
+	39, // 35: raftlog.v1.Mutation.abort_command:type_name -> raftlog.v1.AbortCommand
+	0,  // 36: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 37: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1095,6 +1171,10 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_LoseAttempt)(nil),
 		(*Mutation_PurgeCommands)(nil),
 		(*Mutation_ExpireCommands)(nil),
+		(*Mutation_AdvanceRollout)(nil),
+		(*Mutation_PauseCommand)(nil),
+		(*Mutation_ResumeCommand)(nil),
+		(*Mutation_AbortCommand)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
