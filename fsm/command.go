@@ -39,6 +39,13 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if refusal := tx.checkSubmit(m); refusal != nil {
 		return refusal
 	}
+	tx.addCommand(m)
+	return granted(tx.index)
+}
+
+// addCommand makes the command of a submission that was checked. Its row is put when the
+// mutation ends.
+func (tx *tx) addCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Command {
 	notAfter := m.GetNotAfter()
 	if notAfter == 0 {
 		notAfter = later(tx.now(), m.GetTtl())
@@ -49,7 +56,7 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
-		Summary: m.GetSummary(), Selector: m.GetSelector(),
+		Summary: m.GetSummary(), Selector: m.GetSelector(), Splay: m.GetSplay(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	release := m.GetRelease()
@@ -59,7 +66,7 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	for _, ordinal := range m.GetAgentOrdinals() {
 		tx.addInvocation(c, ordinal, m.GetQueueMax(), c.GetReleased() < release)
 	}
-	return granted(tx.index)
+	return c
 }
 
 func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
@@ -90,6 +97,8 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "delivery", "delivery class %d is none of at-most-once, idempotent", m.GetDelivery())
 	case m.GetMaxAttempts() > MaxAttempts || (m.GetMaxAttempts() > 1 && m.GetDelivery() != raftlogv1.Delivery_DELIVERY_IDEMPOTENT):
 		return refuse(raftlogv1.Code_CODE_INVALID, "attempts", "%d attempts: at most %d, and more than one only for class idempotent", m.GetMaxAttempts(), MaxAttempts)
+	case m.GetSplay() < 0 || m.GetSplay() > int64(MaxSplay):
+		return refuse(raftlogv1.Code_CODE_INVALID, "splay", "splay %v is not between 0 and %v", time.Duration(m.GetSplay()), MaxSplay)
 	}
 	for i, o := range m.GetAgentOrdinals() {
 		if i > 0 && o <= m.GetAgentOrdinals()[i-1] {

@@ -246,9 +246,11 @@ func (g *gen) openSession(agent string, honest bool) *raftlogv1.Mutation {
 
 // mutation draws one mutation: work more often than the rest.
 func (g *gen) mutation() *raftlogv1.Mutation {
-	switch g.random.IntN(12) {
+	switch g.random.IntN(13) {
 	case 0:
 		return g.registryMutation()
+	case 12:
+		return g.scheduleMutation()
 	case 1, 2, 3:
 		return g.agentMutation()
 	default:
@@ -406,6 +408,9 @@ func (g *gen) submit() *raftlogv1.Mutation {
 		m.MaxAttempts = uint32(g.pick(0, 1, 2, 2, 2, 3, 3, 3, 3, 11))
 	}
 	m.Release = uint32(g.pick(0, 0, 1, 2, 100))
+	if g.rarely(5) {
+		m.Splay = int64(g.pick(-1, 10, 10, 100)) * int64(time.Second)
+	}
 	if g.rarely(6) {
 		m.NotBefore = g.now.Add(5 * time.Second).UnixNano()
 	}

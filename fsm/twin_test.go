@@ -21,6 +21,7 @@ type twin struct {
 type twinCommand struct {
 	digest              string
 	notBefore, notAfter int64
+	splay               int64
 	tries               uint32
 	released            uint32
 	canceled            bool
@@ -33,6 +34,7 @@ type twinAttempt struct {
 	state              raftlogv1.AttemptState
 	fence, epoch       uint64
 	late, asked        bool
+	released           int64 // when; 0 = it is not, or is another attempt
 }
 
 const (
@@ -98,7 +100,7 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 	case *raftlogv1.Mutation_SubmitCommand:
 		return w.submit(before, now, m.SubmitCommand, got)
 	case *raftlogv1.Mutation_ReleaseCommand:
-		return w.release(m.ReleaseCommand), true
+		return w.release(now, m.ReleaseCommand), true
 	case *raftlogv1.Mutation_ClaimAttempt:
 		return w.claim(before, now, number, m.ClaimAttempt), true
 	case *raftlogv1.Mutation_ReportAttempt:
@@ -153,7 +155,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts())}
+	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), splay: m.GetSplay()}
 	w.commands[m.GetId()] = c
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
@@ -169,7 +171,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 		if !found || (!online && !m.GetQueueOffline()) || w.count(o, pending, released, claimedS, running) >= queue {
 			x.state = skipped
 		} else if c.released < m.GetRelease() && m.GetNotBefore() <= now {
-			x.state = released
+			x.state, x.released = released, now
 			c.released++
 		}
 		w.attempts = append(w.attempts, x)
@@ -177,7 +179,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	return raftlogv1.Code_CODE_OK, true
 }
 
-func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
+func (w *twin) release(now int64, m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 	c, found := w.commands[m.GetCommandId()]
 	switch {
 	case !found:
@@ -190,7 +192,7 @@ func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 	left := m.GetMax()
 	for _, a := range w.of(m.GetCommandId()) {
 		if a.state == pending && left > 0 {
-			a.state = released
+			a.state, a.released = released, now
 			c.released++
 			left--
 		}
@@ -221,7 +223,7 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	}
 	c := w.commands[a.command]
 	switch {
-	case c.canceled, now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
+	case c.canceled, now >= c.notAfter, now < c.notBefore, a.released != 0 && c.splay > 0 && now < a.released+Delay(a.command, a.agent, c.splay), s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
 		s.GetNodeId() != m.GetNodeId(), agent.GetQuarantine() != 0:
 		return raftlogv1.Code_CODE_REFUSED
 	case w.count(a.ordinal, claimedS, running) >= s.GetSlots():
@@ -342,7 +344,7 @@ func (w *twin) compare(v *View) error {
 		i, _ := v.Invocation(a.id)
 		got := twinAttempt{
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
-			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
+			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0, released: a.released,
 		}
 		if got != *a {
 			return fmt.Errorf("invocation is %+v, in the model %+v", got, *a)
@@ -357,6 +359,17 @@ func (w *twin) compare(v *View) error {
 	return nil
 }
 
+// fired is the submission that a schedule has made, since whether it does is another
+// model's matter; else the mutation itself.
+func fired(before, after *View, mut *raftlogv1.Mutation) *raftlogv1.Mutation {
+	submit := mut.GetFireSchedule().GetSubmit()
+	_, stood := before.Command(submit.GetId())
+	if _, stands := after.Command(submit.GetId()); stood || !stands {
+		return mut
+	}
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: submit}}
+}
+
 func TestAttemptsMatchTheirTwin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
@@ -367,7 +380,7 @@ func TestAttemptsMatchTheirTwin(t *testing.T) {
 			outcomes := g.apply(e)
 			if len(outcomes) == 1 && outcomes[0].GetCode() != raftlogv1.Code_CODE_NOT_APPLIED {
 				number := raftlogv1.Number(1, g.index, 0)
-				want, knows := w.apply(before, g.m.Now(), number, e.GetMutations()[0], outcomes[0])
+				want, knows := w.apply(before, g.m.Now(), number, fired(before, g.m.View(), e.GetMutations()[0]), outcomes[0])
 				if knows && outcomes[0].GetCode() != want {
 					t.Fatalf("entry %d (%v): answered %v, the model says %v", g.index, e, outcomes[0], want)
 				}

@@ -333,7 +333,10 @@ type CommandSpec struct {
 	Delivery     Delivery `protobuf:"varint,13,opt,name=delivery,proto3,enum=agentplane.v1.Delivery" json:"delivery,omitempty"`
 	QueueOffline bool     `protobuf:"varint,14,opt,name=queue_offline,json=queueOffline,proto3" json:"queue_offline,omitempty"`
 	// W3C trace context, given to the program as TRACEPARENT.
-	Traceparent   string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Nanoseconds over which the starts are spread: each target's delay is the same
+	// whenever it is asked for. Kept by the nodes, not by the agents.
+	Splay         int64 `protobuf:"varint,40,opt,name=splay,proto3" json:"splay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -471,6 +474,13 @@ func (x *CommandSpec) GetTraceparent() string {
 		return x.Traceparent
 	}
 	return ""
+}
+
+func (x *CommandSpec) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
 }
 
 type SubmitRequest struct {
@@ -757,7 +767,12 @@ type Command struct {
 	// Invocations by state, short names in lower case.
 	Counts map[string]uint32 `protobuf:"bytes,12,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Only where asked for.
-	Invocations   []*Invocation `protobuf:"bytes,13,rep,name=invocations,proto3" json:"invocations,omitempty"`
+	Invocations []*Invocation `protobuf:"bytes,13,rep,name=invocations,proto3" json:"invocations,omitempty"`
+	// The schedule that made it, and for which slot.
+	Schedule string `protobuf:"bytes,40,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Slot     int64  `protobuf:"varint,41,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Nanoseconds.
+	Splay         int64 `protobuf:"varint,42,opt,name=splay,proto3" json:"splay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -883,6 +898,27 @@ func (x *Command) GetInvocations() []*Invocation {
 	return nil
 }
 
+func (x *Command) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Command) GetSlot() int64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Command) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
+}
+
 type Output struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Head          []byte                 `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
@@ -965,8 +1001,10 @@ type Invocation struct {
 	StartedAt       int64                  `protobuf:"varint,18,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt         int64                  `protobuf:"varint,19,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	NodeId          string                 `protobuf:"bytes,20,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// While it is released and waits for its place within the splay: until when.
+	StartsAt      int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
@@ -1137,6 +1175,13 @@ func (x *Invocation) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *Invocation) GetStartsAt() int64 {
+	if x != nil {
+		return x.StartsAt
+	}
+	return 0
 }
 
 type GetCommandRequest struct {
@@ -1811,7 +1856,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfb\x03\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x91\x04\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1833,7 +1878,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\tnot_after\x18\f \x01(\x03R\bnotAfter\x123\n" +
 	"\bdelivery\x18\r \x01(\x0e2\x17.agentplane.v1.DeliveryR\bdelivery\x12#\n" +
 	"\rqueue_offline\x18\x0e \x01(\bR\fqueueOffline\x12 \n" +
-	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\"+\n" +
+	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\x12\x14\n" +
+	"\x05splay\x18( \x01(\x03R\x05splay\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -1848,7 +1894,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x9e\x04\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xe4\x04\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -1865,7 +1911,10 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"canceledBy\x12\x18\n" +
 	"\atargets\x18\v \x01(\rR\atargets\x12:\n" +
 	"\x06counts\x18\f \x03(\v2\".agentplane.v1.Command.CountsEntryR\x06counts\x12;\n" +
-	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x1a9\n" +
+	"\vinvocations\x18\r \x03(\v2\x19.agentplane.v1.InvocationR\vinvocations\x12\x1a\n" +
+	"\bschedule\x18( \x01(\tR\bschedule\x12\x12\n" +
+	"\x04slot\x18) \x01(\x03R\x04slot\x12\x14\n" +
+	"\x05splay\x18* \x01(\x03R\x05splay\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +
@@ -1873,7 +1922,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xe9\x04\n" +
+	"totalBytes\"\x86\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -1899,7 +1948,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x12 \x01(\x03R\tstartedAt\x12\x19\n" +
 	"\bended_at\x18\x13 \x01(\x03R\aendedAt\x12\x17\n" +
-	"\anode_id\x18\x14 \x01(\tR\x06nodeId\"\x85\x01\n" +
+	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tstarts_at\x18( \x01(\x03R\bstartsAt\"\x85\x01\n" +
 	"\x11GetCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x10with_invocations\x18\x02 \x01(\bR\x0fwithInvocations\x12\x1f\n" +

@@ -290,10 +290,15 @@ type Command struct {
 	FinishedIndex uint64        `protobuf:"varint,19,opt,name=finished_index,json=finishedIndex,proto3" json:"finished_index,omitempty"`
 	ChangedIndex  uint64        `protobuf:"varint,20,opt,name=changed_index,json=changedIndex,proto3" json:"changed_index,omitempty"`
 	// One line for listings.
-	Summary       string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
-	Selector      string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
-	CanceledBy    string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
-	NotBefore     int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	Summary    string `protobuf:"bytes,21,opt,name=summary,proto3" json:"summary,omitempty"`
+	Selector   string `protobuf:"bytes,22,opt,name=selector,proto3" json:"selector,omitempty"`
+	CanceledBy string `protobuf:"bytes,23,opt,name=canceled_by,json=canceledBy,proto3" json:"canceled_by,omitempty"`
+	NotBefore  int64  `protobuf:"varint,24,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// The schedule that made it, and the slot for which, Unix nanoseconds.
+	Schedule string `protobuf:"bytes,60,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Slot     int64  `protobuf:"varint,61,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Nanoseconds over which the starts of its targets are spread.
+	Splay         int64 `protobuf:"varint,62,opt,name=splay,proto3" json:"splay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +497,27 @@ func (x *Command) GetCanceledBy() string {
 func (x *Command) GetNotBefore() int64 {
 	if x != nil {
 		return x.NotBefore
+	}
+	return 0
+}
+
+func (x *Command) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Command) GetSlot() int64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Command) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
 	}
 	return 0
 }
@@ -1010,7 +1036,9 @@ type SubmitCommand struct {
 	QueueMax uint32 `protobuf:"varint,16,opt,name=queue_max,json=queueMax,proto3" json:"queue_max,omitempty"`
 	// How many of the targets that are not skipped are RELEASED at once, as wave 1,
 	// lowest agent number first. None are while not_before lies ahead.
-	Release       uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
+	Release uint32 `protobuf:"varint,17,opt,name=release,proto3" json:"release,omitempty"`
+	// Nanoseconds over which the starts of its targets are spread.
+	Splay         int64 `protobuf:"varint,50,opt,name=splay,proto3" json:"splay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1160,6 +1188,13 @@ func (x *SubmitCommand) GetQueueMax() uint32 {
 func (x *SubmitCommand) GetRelease() uint32 {
 	if x != nil {
 		return x.Release
+	}
+	return 0
+}
+
+func (x *SubmitCommand) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
 	}
 	return 0
 }
@@ -1695,7 +1730,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa7\x06\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xed\x06\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1726,7 +1761,10 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\vcanceled_by\x18\x17 \x01(\tR\n" +
 	"canceledBy\x12\x1d\n" +
 	"\n" +
-	"not_before\x18\x18 \x01(\x03R\tnotBefore\"R\n" +
+	"not_before\x18\x18 \x01(\x03R\tnotBefore\x12\x1a\n" +
+	"\bschedule\x18< \x01(\tR\bschedule\x12\x12\n" +
+	"\x04slot\x18= \x01(\x03R\x04slot\x12\x14\n" +
+	"\x05splay\x18> \x01(\x03R\x05splay\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1776,7 +1814,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x92\x04\n" +
+	"totalBytes\"\xa8\x04\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1798,7 +1836,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\asummary\x18\x0e \x01(\tR\asummary\x12\x1a\n" +
 	"\bselector\x18\x0f \x01(\tR\bselector\x12\x1b\n" +
 	"\tqueue_max\x18\x10 \x01(\rR\bqueueMax\x12\x18\n" +
-	"\arelease\x18\x11 \x01(\rR\arelease\"\x82\x01\n" +
+	"\arelease\x18\x11 \x01(\rR\arelease\x12\x14\n" +
+	"\x05splay\x182 \x01(\x03R\x05splay\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +
