@@ -117,6 +117,7 @@ type Services struct {
 	Fleet     *Fleet
 	Tokens    *Tokens
 	Operators *Operators
+	Schedules *Schedules
 	Enroll    *Enrolment
 }
 
@@ -171,9 +172,11 @@ func New(o Options) (*Services, error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	s := &service{o: o}
+	commands := &Commands{service: s}
 	return &Services{
 		Cluster:   &Cluster{service: s},
-		Commands:  &Commands{service: s},
+		Commands:  commands,
+		Schedules: &Schedules{service: s, commands: commands},
 		Fleet:     &Fleet{service: s},
 		Tokens:    &Tokens{service: s},
 		Operators: &Operators{service: s},
@@ -189,4 +192,5 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	agentplanev1.RegisterTokenServiceServer(r, s.Tokens)
 	agentplanev1.RegisterOperatorServiceServer(r, s.Operators)
 	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
+	agentplanev1.RegisterScheduleServiceServer(r, s.Schedules)
 }

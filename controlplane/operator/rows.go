@@ -16,7 +16,8 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		Id: c.GetId(), State: agentplanev1.CommandState(c.GetState()), Summary: c.GetSummary(), Selector: c.GetSelector(),
 		SubmittedBy: c.GetSubmittedBy(), SubmittedAt: c.GetSubmittedAt(), SubmittedIndex: c.GetSubmittedIndex(),
 		NotAfter: c.GetNotAfter(), FinishedAt: c.GetFinishedAt(), CanceledBy: c.GetCanceledBy(), Targets: c.GetTargets(),
-		Counts: make(map[string]uint32, len(c.GetCounts())),
+		Counts:   make(map[string]uint32, len(c.GetCounts())),
+		Schedule: c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
 	}
 	for _, n := range c.GetCounts() {
 		r.Counts[strings.ToLower(agentplanev1.AttemptState(n.GetState()).ShortName())] = n.GetCount()
@@ -32,6 +33,10 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 		Signal: i.GetResult().GetSignal(), Reason: i.GetReason(), Detail: i.GetDetail(), Late: i.GetLate(), Held: i.GetHeld(),
 		CancelRequested: i.GetCancelIndex() != 0, CancelTooLate: i.GetCancelTooLate(),
 		StartedAt: i.GetResult().GetStartedAt(), EndedAt: i.GetResult().GetEndedAt(), NodeId: i.GetNodeId(),
+	}
+	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
+		c, _ := v.Command(i.GetCommandId())
+		r.StartsAt = fsm.StartsAt(c, i)
 	}
 	if withOutput {
 		r.Stdout, r.Stderr = outputRow(i.GetResult().GetStdout()), outputRow(i.GetResult().GetStderr())

@@ -67,6 +67,18 @@ func New(s Spec) (*Timetable, error) {
 	return t, nil
 }
 
+// OfNanos is New for times as messages hold them, in Unix nanoseconds; 0 is none.
+func OfNanos(cron, zone string, at, until int64) (*Timetable, error) {
+	s := Spec{Cron: cron, Zone: zone}
+	if at != 0 {
+		s.At = time.Unix(0, at)
+	}
+	if until != 0 {
+		s.Until = time.Unix(0, until)
+	}
+	return New(s)
+}
+
 func parse(expr string) (*cron.SpecSchedule, error) {
 	const form = "five fields are wanted, minute hour day month weekday, as in '0 3 * * *'"
 	switch {
