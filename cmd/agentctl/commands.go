@@ -87,6 +87,7 @@ func (a *app) commandColumns() []column[*agentplanev1.Command] {
 		{"WHAT", false, (*agentplanev1.Command).GetSummary},
 		{"SELECTOR", true, (*agentplanev1.Command).GetSelector},
 		{"INDEX", true, func(c *agentplanev1.Command) string { return fmt.Sprint(c.SubmittedIndex) }},
+		{"SLOT", true, func(c *agentplanev1.Command) string { return clock(c.Slot) }},
 	}
 }
 
@@ -123,6 +124,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				[2]string{"id", c.Id}, [2]string{"state", stateName(c.State)}, [2]string{"what", c.Summary},
 				[2]string{"selector", c.Selector},
 				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
+				[2]string{"schedule", c.Schedule}, [2]string{"slot", clock(c.Slot)}, [2]string{"splay", splayText(c.Splay)},
 				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
 				[2]string{"canceled by", c.CanceledBy}, [2]string{"counts", counts(c.Counts)},
 			)

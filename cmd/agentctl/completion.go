@@ -190,6 +190,17 @@ func (a *app) completeTokens(cmd *cobra.Command, args []string, word string) ([]
 	})(cmd, args, word)
 }
 
+func (a *app) completeSchedules(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return a.first(func(ctx context.Context, s *session) ([]string, error) {
+		r, err := agentplanev1.NewScheduleServiceClient(s).ListSchedules(ctx, &agentplanev1.ListSchedulesRequest{Stale: true})
+		var words []string
+		for _, c := range r.GetSchedules() {
+			words = append(words, cobra.CompletionWithDesc(c.Name, c.State+" "+c.Summary))
+		}
+		return words, err
+	})(cmd, args, word)
+}
+
 func (a *app) completeOperators(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	return a.first(func(ctx context.Context, s *session) ([]string, error) {
 		r, err := agentplanev1.NewOperatorServiceClient(s).ListOperators(ctx, &agentplanev1.ListOperatorsRequest{Stale: true})

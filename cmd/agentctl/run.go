@@ -29,6 +29,7 @@ var classes = map[string]agentplanev1.Delivery{
 // runFlags is what a command is made of.
 type runFlags struct {
 	sel       selectorFlags
+	splay     splayFlags
 	timeout   time.Duration
 	killGrace time.Duration
 	ttl       time.Duration
@@ -55,7 +56,15 @@ func (a *app) runCmd() *cobra.Command {
 			return a.with(cmd.Context(), func(s *session) error { return a.submit(cmd.Context(), s, &f, spec) })
 		},
 	}
+	f.add(c)
+	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
+	return c
+}
+
+// add adds the flags that say what a command is.
+func (f *runFlags) add(c *cobra.Command) {
 	f.sel.add(c)
+	f.splay.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
@@ -63,9 +72,7 @@ func (a *app) runCmd() *cobra.Command {
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
-	fl.BoolVar(&f.detach, "detach", false, "return once the command is accepted")
 	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"at-most-once", "idempotent"}, cobra.ShellCompDirectiveNoFileComp))
-	return c
 }
 
 // spec returns what is asked, but for what only the cluster knows. NotAfter holds
@@ -106,6 +113,9 @@ func (f *runFlags) spec(a *app, argv []string, ttlSet, queueSet bool) (*agentpla
 	spec := &agentplanev1.CommandSpec{
 		Selector: expr, Argv: argv, RunTimeout: int64(f.timeout), KillGrace: int64(f.killGrace),
 		NotAfter: int64(wait), Delivery: class, QueueOffline: queueSet,
+	}
+	if err := f.splay.into(spec); err != nil {
+		return nil, err
 	}
 	if f.script != "" {
 		if spec.Script, err = a.readScript(f.script); err != nil {
