@@ -13,6 +13,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane/health"
 	"github.com/agentplane/agentplane/controlplane/membership"
 	"github.com/agentplane/agentplane/controlplane/rollout"
+	"github.com/agentplane/agentplane/controlplane/schedule"
 	"github.com/agentplane/agentplane/fsm"
 	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -34,11 +35,16 @@ func (m *member) runOffice(ctx context.Context, o consensus.Office) error {
 	if err != nil {
 		return err
 	}
+	schedules, err := m.newSchedules()
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for name, run := range map[string]func(context.Context) error{
 		"membership": m.promoter.Run,
 		"health":     monitor.Run,
 		"rollout":    engine.Run,
+		"schedule":   schedules.Run,
 	} {
 		g.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
@@ -65,6 +71,15 @@ func (m *member) newEngine() (*rollout.Engine, error) {
 	return rollout.New(rollout.Options{
 		Machine: m.state, Proposer: m.host, MaxMutations: c.Batch.MaxMutations, LostAfter: c.Commands.LostAfter, Retain: c.Commands.Retain,
 		RetainCount: c.Commands.RetainCount, RetainTokens: c.Tokens.Retain, RetainTokenCount: c.Tokens.RetainCount, Logger: m.logger.Named("rollout"),
+	})
+}
+
+// newSchedules fires schedules for one term.
+func (m *member) newSchedules() (*schedule.Engine, error) {
+	c := m.n.o.Config
+	return schedule.New(schedule.Options{
+		Machine: m.state, Proposer: m.host, Planner: m.services.Schedules, Now: m.clock.now, MaxMutations: c.Batch.MaxMutations,
+		Retain: c.Commands.Retain, Logger: m.logger.Named("schedule"),
 	})
 }
 

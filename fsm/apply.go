@@ -106,6 +106,21 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.resumeCommand(k.ResumeCommand)
 	case *raftlogv1.Mutation_AbortCommand:
 		return tx.abortCommand(k.AbortCommand)
+
+	case *raftlogv1.Mutation_PutSchedule:
+		return tx.putSchedule(k.PutSchedule)
+	case *raftlogv1.Mutation_DeleteSchedule:
+		return tx.deleteSchedule(k.DeleteSchedule)
+	case *raftlogv1.Mutation_PauseSchedule:
+		return tx.pauseSchedule(k.PauseSchedule)
+	case *raftlogv1.Mutation_ResumeSchedule:
+		return tx.resumeSchedule(k.ResumeSchedule)
+	case *raftlogv1.Mutation_FireSchedule:
+		return tx.fireSchedule(k.FireSchedule)
+	case *raftlogv1.Mutation_EndSchedules:
+		return tx.endSchedules(k.EndSchedules)
+	case *raftlogv1.Mutation_PurgeSchedules:
+		return tx.purgeSchedules(k.PurgeSchedules)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

@@ -76,6 +76,8 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_REFUSED, "expired", "command %q expired at %s", c.GetId(), stamp(c.GetNotAfter()))
 	case tx.now() < c.GetNotBefore():
 		return refuse(raftlogv1.Code_CODE_REFUSED, "not_yet", "command %q begins at %s", c.GetId(), stamp(c.GetNotBefore()))
+	case tx.now() < StartsAt(c, i):
+		return refuse(raftlogv1.Code_CODE_REFUSED, "not_yet", "invocation %q begins at %s, within the splay of its command", i.GetId(), stamp(StartsAt(c, i)))
 	case s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY:
 		return refuse(raftlogv1.Code_CODE_REFUSED, "not_ready", "session %d of agent %q is not ready", s.GetEpoch(), a.GetId())
 	case s.GetNodeId() != m.GetNodeId():

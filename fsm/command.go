@@ -42,6 +42,13 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if refusal := tx.checkSubmit(m); refusal != nil {
 		return refusal
 	}
+	tx.addCommand(m)
+	return granted(tx.index)
+}
+
+// addCommand makes the command of a submission that was checked. Its row is put when the
+// mutation ends.
+func (tx *tx) addCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Command {
 	notAfter := m.GetNotAfter()
 	if notAfter == 0 {
 		notAfter = later(tx.now(), m.GetTtl())
@@ -50,35 +57,29 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if m.GetNotBefore() > tx.now() {
 		release = 0
 	}
-	l, refusal := tx.layRollout(m, release)
-	if refusal != nil {
-		return refusal
-	}
 	put(tx, TableEnvelopes, tx.envelopes, &raftlogv1.Envelope{CommandId: m.GetId(), Envelope: m.GetEnvelope()})
 	tx.supersede(m)
-	if l != nil && m.GetSupersede() != "" {
-		l, _ = tx.layRollout(m, release) // there may be room in queues now
-	}
+	l, _ := tx.layRollout(m, release) // checked; there may be room in queues by now
 	c := &raftlogv1.Command{
 		Id: m.GetId(), Digest: m.GetDigest(), SubmittedBy: m.GetSubmittedBy(), SubmittedAt: tx.now(), SubmittedIndex: tx.index,
 		NotBefore: m.GetNotBefore(), NotAfter: notAfter, RunTimeout: m.GetRunTimeout(), KillGrace: m.GetKillGrace(),
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
 		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
-		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(),
+		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(), Splay: m.GetSplay(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	if l == nil {
 		for _, ordinal := range m.GetAgentOrdinals() {
 			tx.addInvocation(c, ordinal, 0, m.GetQueueMax(), c.GetReleased() < release)
 		}
-		return granted(tx.index)
+		return c
 	}
 	tx.beginRollout(c, l)
 	for n, ordinal := range m.GetAgentOrdinals() {
 		tx.addInvocation(c, ordinal, l.ranks[n], m.GetQueueMax(), l.ranks[n] <= l.release)
 	}
-	return granted(tx.index)
+	return c
 }
 
 func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
@@ -109,6 +110,8 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "delivery", "delivery class %d is none of at-most-once, idempotent", m.GetDelivery())
 	case m.GetMaxAttempts() > MaxAttempts || (m.GetMaxAttempts() > 1 && m.GetDelivery() != raftlogv1.Delivery_DELIVERY_IDEMPOTENT):
 		return refuse(raftlogv1.Code_CODE_INVALID, "attempts", "%d attempts: at most %d, and more than one only for class idempotent", m.GetMaxAttempts(), MaxAttempts)
+	case m.GetSplay() < 0 || m.GetSplay() > int64(MaxSplay):
+		return refuse(raftlogv1.Code_CODE_INVALID, "splay", "splay %v is not between 0 and %v", time.Duration(m.GetSplay()), MaxSplay)
 	}
 	for i, o := range m.GetAgentOrdinals() {
 		if i > 0 && o <= m.GetAgentOrdinals()[i-1] {
@@ -118,7 +121,11 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if n := m.GetPrecedence(); n < -NormalPriority || n > MaxPriority-NormalPriority {
 		return refuse(raftlogv1.Code_CODE_INVALID, "priority", "priority %d is not between 0 and %d", NormalPriority+int64(n), MaxPriority)
 	}
-	return cmp.Or(checkLockNames(m.GetLocks()), tx.checkSupersede(m))
+	if refusal := cmp.Or(checkLockNames(m.GetLocks()), tx.checkSupersede(m)); refusal != nil {
+		return refusal
+	}
+	_, refusal := tx.layRollout(m, 0)
+	return refusal
 }
 
 // madeAt is the Unix time in milliseconds that a UUIDv7 carries (RFC 9562).

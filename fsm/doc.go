@@ -51,6 +51,20 @@
 // Gates are asked after the soak, in this order: health, then the probe. When one stays
 // shut the command stops; whoever resumes it opens that gate for that wave alone.
 //
+// # Schedules
+//
+// Which slots a schedule has only the leader knows, from time zones and a cron
+// expression; the state is told the instant of one. [Machine.Apply] holds that each comes
+// once: a slot that is not above the last settled one answers what stands, whichever
+// leader says so, and the command is made by the mutation that settles the slot. What is
+// decided here beside it is what must not race: overlaps with commands that are open,
+// pauses, and changes (a firing names the version it was decided on). A schedule
+// remembers its last [MaxFirings] firings, and those of open commands in any case. Ids of
+// schedules older than one that was deleted are refused, as those of tokens are.
+//
+// A command with a splay holds each target's claim back ([StartsAt]): the delay is made
+// from the ids of command and agent, so that nobody has to remember it.
+//
 // # How it is kept
 //
 // Each family (nodes, tokens, agents, sessions, commands …) is a table of

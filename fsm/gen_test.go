@@ -255,9 +255,11 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 	if g.drives && !g.rarely(5) {
 		return g.drive()
 	}
-	switch g.random.IntN(12) {
+	switch g.random.IntN(13) {
 	case 0:
 		return g.registryMutation()
+	case 12:
+		return g.scheduleMutation()
 	case 1, 2, 3:
 		return g.agentMutation()
 	default:
@@ -420,10 +422,15 @@ func (g *gen) submit() *raftlogv1.Mutation {
 		m.MaxAttempts = uint32(g.pick(0, 1, 2, 2, 2, 3, 3, 3, 3, 11))
 	}
 	m.Release = uint32(g.pick(0, 0, 1, 2, 100))
-	m.Locks = [][]string{nil, nil, nil, {"x"}, {"x"}, {"x", "y"}, {"y"}, {"y", "x"}, {"-"}}[g.random.IntN(9)]
-	m.Exclusive = g.rarely(6)
-	m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
-	m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
+	if !g.drives || g.rarely(4) { // else little comes in the way of a rollout
+		m.Locks = [][]string{nil, nil, nil, {"x"}, {"x"}, {"x", "y"}, {"y"}, {"y", "x"}, {"-"}}[g.random.IntN(9)]
+		m.Exclusive = g.rarely(6)
+		m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
+		m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
+		if g.rarely(5) {
+			m.Splay = int64(g.pick(-1, 10, 10, 100)) * int64(time.Second)
+		}
+	}
 	defer g.addRollout(m)
 	if g.rarely(6) {
 		m.NotBefore = g.now.Add(5 * time.Second).UnixNano()

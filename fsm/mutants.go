@@ -35,6 +35,9 @@ var comparesDigests = !mutates("digest")
 // The mutant: any session epoch is taken for the current one.
 var comparesEpochs = !mutates("epoch")
 
+// The mutant: a slot that is settled fires again when somebody says so.
+var firesOnce = !mutates("firetwice")
+
 // The mutant: an image of an agent that was put back gets a session.
 var comparesJournals = !mutates("journalbehind")
 

@@ -142,7 +142,7 @@ func TestStateKeepsItsPromises(t *testing.T) {
 // checkGrowth says whether anything went back that must not.
 func checkGrowth(before, after *View) error {
 	b, a := before.Cluster(), after.Cluster()
-	if a.GetNow() < b.GetNow() || a.GetCommandsFloor() < b.GetCommandsFloor() || a.GetTokensFloor() < b.GetTokensFloor() || a.GetNextAgentOrdinal() < b.GetNextAgentOrdinal() ||
+	if a.GetNow() < b.GetNow() || a.GetCommandsFloor() < b.GetCommandsFloor() || a.GetTokensFloor() < b.GetTokensFloor() || a.GetSchedulesFloor() < b.GetSchedulesFloor() || a.GetNextAgentOrdinal() < b.GetNextAgentOrdinal() ||
 		a.GetOffice().GetEpoch() < b.GetOffice().GetEpoch() || a.GetTrustIndex() < b.GetTrustIndex() {
 		return fmt.Errorf("the cluster went back from %v to %v", b, a)
 	}
@@ -150,6 +150,12 @@ func checkGrowth(before, after *View) error {
 		m, found := after.Node(n.GetId())
 		if !found || m.GetState() < n.GetState() || m.GetStartCounter() < n.GetStartCounter() || !bytes.Equal(m.GetPublicKey(), n.GetPublicKey()) {
 			return fmt.Errorf("node went back from %v to %v", n, m)
+		}
+	}
+	for s := range before.Schedules() {
+		r, found := after.Schedule(s.GetName())
+		if found && r.GetId() == s.GetId() && (r.GetLastSlot() < s.GetLastSlot() || r.GetFired() < s.GetFired() || r.GetSkipped() < s.GetSkipped() || r.GetVersion() < s.GetVersion()) {
+			return fmt.Errorf("schedule went back from %v to %v", s, r)
 		}
 	}
 	for c := range before.OpenCommands() {
@@ -253,6 +259,7 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableInvocations, s.invocations, expect)
 	expectAll(TableRemovals, s.removals, expect)
 	expectAll(TableTokenUses, s.tokenUses, expect)
+	expectAll(TableSchedules, s.schedules, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}

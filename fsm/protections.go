@@ -24,6 +24,9 @@ const comparesDigests = true
 // (I5).
 const comparesEpochs = true
 
+// firesOnce says that a slot of a schedule is settled once, whichever leader says so (I8).
+const firesOnce = true
+
 // comparesJournals says that an agent whose journal is behind what the cluster has seen
 // of it is quarantined (I2).
 const comparesJournals = true

@@ -218,6 +218,24 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 			Reason: c.text("reason", "no_contact"), NodeId: c.text("node", ""),
 		}}}
 	},
+	"put-schedule": putScheduleVerb,
+	"fire":         fireVerb,
+	"delete-schedule": func(c *call) *raftlogv1.Mutation {
+		row, _ := c.s.m.View().Schedule(c.word(0))
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_DeleteSchedule{DeleteSchedule: &raftlogv1.DeleteSchedule{Name: c.word(0), Id: row.GetId()}}}
+	},
+	"pause-schedule": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PauseSchedule{PauseSchedule: &raftlogv1.PauseSchedule{Name: c.word(0), By: "ann"}}}
+	},
+	"resume-schedule": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ResumeSchedule{ResumeSchedule: &raftlogv1.ResumeSchedule{Name: c.word(0)}}}
+	},
+	"end-schedules": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSchedules{EndSchedules: &raftlogv1.EndSchedules{Keys: c.scheduleKeys()}}}
+	},
+	"purge-schedules": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeSchedules{PurgeSchedules: &raftlogv1.PurgeSchedules{Keys: c.scheduleKeys()}}}
+	},
 	"purge": func(c *call) *raftlogv1.Mutation {
 		m := &raftlogv1.PurgeCommands{}
 		for _, n := range c.words {
@@ -281,6 +299,7 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 	m.Release = uint32(c.int("release", 0))
 	m.Locks, m.Exclusive = c.list("locks"), c.text("exclusive", "") != ""
 	m.Precedence, m.Supersede = int32(c.int("priority", NormalPriority))-NormalPriority, c.text("supersede", "")
+	m.Splay = int64(c.duration("splay", 0))
 	if d := c.duration("not-before", 0); d != 0 {
 		m.NotBefore = c.s.now.Add(d).UnixNano()
 	}

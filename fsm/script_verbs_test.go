@@ -287,6 +287,16 @@ func (s *story) show(c *call) []string {
 	case "session":
 		r, found := v.Session(c.word(1))
 		return row(r, found)
+	case "schedule":
+		r, found := v.Schedule(c.word(1))
+		return row(r, found)
+	case "firings":
+		var out []string
+		r, _ := v.Schedule(c.word(1))
+		for _, f := range r.GetFirings() {
+			out = append(out, s.readable(s.print(f.ProtoReflect())))
+		}
+		return out
 	case "command":
 		r, found := v.Command(s.id(c.word(1), 0))
 		return row(r, found)
@@ -411,9 +421,9 @@ func (s *story) value(f protoreflect.FieldDescriptor, v protoreflect.Value) stri
 		return fmt.Sprintf("%q", v.Bytes())
 	case f.Kind() == protoreflect.StringKind:
 		return strconv.Quote(v.String())
-	case name == "commands_floor" || name == "tokens_floor":
+	case name == "commands_floor" || name == "tokens_floor" || name == "schedules_floor":
 		return s.clock(v.Int() * int64(time.Millisecond))
-	case name == "run_timeout" || name == "kill_grace" || name == "soak" || name == "probe_timeout":
+	case name == "run_timeout" || name == "kill_grace" || name == "soak" || name == "probe_timeout" || name == "ttl" || name == "splay":
 		return time.Duration(v.Int()).String()
 	case f.Kind() == protoreflect.Int64Kind:
 		return s.clock(v.Int())

@@ -31,7 +31,9 @@ const (
 	TableRemovals
 	TableTokenUses
 
-	lastTable = TableTokenUses
+	TableSchedules Table = 24
+
+	lastTable = TableSchedules
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -50,6 +52,7 @@ type tables struct {
 	invocations *table[*raftlogv1.Invocation]
 	removals    *table[*raftlogv1.Removal]
 	tokenUses   *table[*raftlogv1.TokenUse]
+	schedules   *table[*raftlogv1.Schedule]
 	work        *work
 }
 
@@ -136,6 +139,7 @@ func newTables() *tables {
 				return userKey(u.GetTokenId(), u.GetPublicKey(), u.GetIdentity()), true
 			},
 		),
+		schedules: newTable((*raftlogv1.Schedule).GetName),
 	}
 	t.followInvocations()
 	return t
@@ -154,7 +158,8 @@ func (t *tables) published() *tables {
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
-		work: t.work.published(),
+		schedules: t.schedules.published(),
+		work:      t.work.published(),
 	}
 }
 

@@ -88,7 +88,7 @@ func (w *twin) begin(now int64, c *twinCommand, m *raftlogv1.SubmitCommand, all 
 	}
 	for _, x := range inOrder {
 		if int(x.rank) <= most {
-			x.state = released
+			x.state, x.released = released, now
 			c.released++
 		}
 	}
@@ -216,7 +216,7 @@ func (w *twin) advance(before *View, now int64, _ uint64, m *raftlogv1.AdvanceRo
 		allowed = max(0, r.max-(w.failures(id)-r.forgiven)-n[released]-n[claimedS]-n[running])
 	}
 	if waiting := len(w.waiting(id)); waiting > 0 {
-		return w.releaseWave(before, c, id, r.wave, min(waiting, allowed), int(m.GetMax()))
+		return w.releaseWave(before, now, c, id, r.wave, min(waiting, allowed), int(m.GetMax()))
 	}
 	next, end := r.wave, 0
 	if r.wave > 0 {
@@ -230,7 +230,7 @@ func (w *twin) advance(before *View, now int64, _ uint64, m *raftlogv1.AdvanceRo
 	}
 	most := min(r.ends[next-1]-end, allowed)
 	if r.wave == 0 {
-		return w.releaseWave(before, c, id, next, most, int(m.GetMax()))
+		return w.releaseWave(before, now, c, id, next, most, int(m.GetMax()))
 	}
 	if r.settled[r.wave] == 0 || w.openProbe(c) != "" || now < r.settled[r.wave]+r.soak {
 		return raftlogv1.Code_CODE_REFUSED
@@ -240,7 +240,7 @@ func (w *twin) advance(before *View, now int64, _ uint64, m *raftlogv1.AdvanceRo
 			return code
 		}
 	}
-	w.releaseWave(before, c, id, next, most, int(m.GetMax()))
+	w.releaseWave(before, now, c, id, next, most, int(m.GetMax()))
 	return raftlogv1.Code_CODE_OK
 }
 
@@ -262,7 +262,7 @@ func (w *twin) gates(before *View, now int64, c *twinCommand, id string) (code r
 		sick = sick || !isOnline(before, agent)
 		coming = coming || s.GetState() == raftlogv1.SessionState_SESSION_STATE_RECONNECTING
 		if int(a.rank) > from {
-			x := &twinAttempt{agent: a.agent, ordinal: a.ordinal, n: 1, state: released}
+			x := &twinAttempt{agent: a.agent, ordinal: a.ordinal, n: 1, state: released, released: now}
 			if !isOnline(before, agent) || w.count(a.ordinal, pending, released, claimedS, running) >= 4096 {
 				x.state = skipped
 			}
@@ -294,7 +294,7 @@ func (w *twin) gates(before *View, now int64, c *twinCommand, id string) (code r
 // wnumber is the number of the mutation after the state.
 func wnumber(before *View) uint64 { return raftlogv1.Number(1, before.Index()+1, 0) }
 
-func (w *twin) releaseWave(before *View, c *twinCommand, id string, to, most, budget int) raftlogv1.Code {
+func (w *twin) releaseWave(before *View, now int64, c *twinCommand, id string, to, most, budget int) raftlogv1.Code {
 	if most == 0 && c.rollout.wave == to || most == 0 && c.rollout.wave == 0 {
 		return raftlogv1.Code_CODE_REFUSED
 	}
@@ -309,7 +309,7 @@ func (w *twin) releaseWave(before *View, c *twinCommand, id string, to, most, bu
 			a.state = skipped
 			continue
 		}
-		a.state = released
+		a.state, a.released = released, now
 		c.released++
 		most--
 	}

@@ -21,6 +21,7 @@ type twin struct {
 type twinCommand struct {
 	digest              string
 	notBefore, notAfter int64
+	splay               int64
 	tries               uint32
 	released            uint32
 	canceled            bool
@@ -42,6 +43,7 @@ type twinAttempt struct {
 	late, asked        bool
 	superseded         bool // it is not tried again
 	rank               uint32
+	released           int64 // when; 0 = it is not, or is another attempt
 }
 
 const (
@@ -107,7 +109,7 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 	case *raftlogv1.Mutation_SubmitCommand:
 		return w.submit(before, now, m.SubmitCommand, got)
 	case *raftlogv1.Mutation_ReleaseCommand:
-		return w.release(m.ReleaseCommand), true
+		return w.release(now, m.ReleaseCommand), true
 	case *raftlogv1.Mutation_ClaimAttempt:
 		return w.claim(before, now, number, m.ClaimAttempt), true
 	case *raftlogv1.Mutation_ReportAttempt:
@@ -182,7 +184,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	}
 	c := &twinCommand{
 		digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()),
-		queued: m.GetQueueOffline(), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(),
+		queued: m.GetQueueOffline(), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(), splay: m.GetSplay(),
 	}
 	for _, x := range w.attempts {
 		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
@@ -209,7 +211,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 		if !found || (!online && !m.GetQueueOffline()) || w.count(o, pending, released, claimedS, running) >= queue {
 			x.state = skipped
 		} else if m.GetRollout() == nil && c.released < m.GetRelease() && m.GetNotBefore() <= now {
-			x.state = released
+			x.state, x.released = released, now
 			c.released++
 		}
 		all = append(all, x)
@@ -221,7 +223,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	return raftlogv1.Code_CODE_OK, true
 }
 
-func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
+func (w *twin) release(now int64, m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 	c, found := w.commands[m.GetCommandId()]
 	switch {
 	case !found:
@@ -234,7 +236,7 @@ func (w *twin) release(m *raftlogv1.ReleaseCommand) raftlogv1.Code {
 	left := m.GetMax()
 	for _, a := range w.of(m.GetCommandId()) {
 		if a.state == pending && left > 0 {
-			a.state = released
+			a.state, a.released = released, now
 			c.released++
 			left--
 		}
@@ -277,7 +279,7 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	}
 	c := w.commands[a.command]
 	switch {
-	case c.canceled, w.frozen(c), now >= c.notAfter, now < c.notBefore, s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
+	case c.canceled, w.frozen(c), now >= c.notAfter, now < c.notBefore, a.released != 0 && c.splay > 0 && now < a.released+Delay(a.command, a.agent, c.splay), s.GetState() != raftlogv1.SessionState_SESSION_STATE_READY,
 		s.GetNodeId() != m.GetNodeId(), agent.GetQuarantine() != 0:
 		return raftlogv1.Code_CODE_REFUSED
 	case w.count(a.ordinal, claimedS, running) >= s.GetSlots(), w.locked(a):
@@ -407,7 +409,7 @@ func (w *twin) compare(v *View) error {
 		got := twinAttempt{
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
 			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
-			rank: i.GetRank(),
+			rank: i.GetRank(), released: a.released,
 		}
 		want := *a
 		want.superseded = false // the machine notes it only where there are attempts left
@@ -427,6 +429,17 @@ func (w *twin) compare(v *View) error {
 	return nil
 }
 
+// fired is the submission that a schedule has made, since whether it does is another
+// model's matter; else the mutation itself.
+func fired(before, after *View, mut *raftlogv1.Mutation) *raftlogv1.Mutation {
+	submit := mut.GetFireSchedule().GetSubmit()
+	_, stood := before.Command(submit.GetId())
+	if _, stands := after.Command(submit.GetId()); stood || !stands {
+		return mut
+	}
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: submit}}
+}
+
 func TestAttemptsMatchTheirTwin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
@@ -437,7 +450,7 @@ func TestAttemptsMatchTheirTwin(t *testing.T) {
 			outcomes := g.apply(e)
 			if len(outcomes) == 1 && outcomes[0].GetCode() != raftlogv1.Code_CODE_NOT_APPLIED {
 				number := raftlogv1.Number(1, g.index, 0)
-				want, knows := w.apply(before, g.m.Now(), number, e.GetMutations()[0], outcomes[0])
+				want, knows := w.apply(before, g.m.Now(), number, fired(before, g.m.View(), e.GetMutations()[0]), outcomes[0])
 				w.judge(g.m.Now(), number)
 				if knows && outcomes[0].GetCode() != want {
 					t.Fatalf("entry %d (%v): answered %v, the model says %v", g.index, e, outcomes[0], want)

@@ -179,6 +179,25 @@ func (v *View) FinishedCount() int { return v.t.commands.indexes[commandsFinishe
 // CommandCount is the number of commands that are kept.
 func (v *View) CommandCount() int { return v.t.commands.len() }
 
+// Schedule returns the schedule with the name.
+func (v *View) Schedule(name string) (*raftlogv1.Schedule, bool) { return v.t.schedules.get(name) }
+
+// Schedules yields all schedules by name, also those that have ended.
+func (v *View) Schedules() iter.Seq[*raftlogv1.Schedule] { return v.t.schedules.all() }
+
+// ScheduleCount is the number of schedules that are kept.
+func (v *View) ScheduleCount() int { return v.t.schedules.len() }
+
+// OpenFirings counts the commands of the schedule that are not done.
+func (v *View) OpenFirings(s *raftlogv1.Schedule) (n int) {
+	for _, f := range s.GetFirings() {
+		if c, found := v.t.commands.get(f.GetCommandId()); found && !done(c) {
+			n++
+		}
+	}
+	return n
+}
+
 // Invocation returns the invocation with the id.
 func (v *View) Invocation(id string) (*raftlogv1.Invocation, bool) {
 	key, valid := invocationKey(id)

@@ -41,6 +41,7 @@ func (a *app) commandColumns() []column[*agentplanev1.Command] {
 		{"WHAT", false, (*agentplanev1.Command).GetSummary},
 		{"SELECTOR", true, (*agentplanev1.Command).GetSelector},
 		{"INDEX", true, func(c *agentplanev1.Command) string { return fmt.Sprint(c.SubmittedIndex) }},
+		{"SLOT", true, func(c *agentplanev1.Command) string { return clock(c.Slot) }},
 	}
 }
 
@@ -72,6 +73,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				[2]string{"id", c.Id}, [2]string{"state", stateName(c.State)}, [2]string{"what", c.Summary},
 				[2]string{"selector", c.Selector},
 				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
+				[2]string{"schedule", c.Schedule}, [2]string{"slot", clock(c.Slot)}, [2]string{"splay", splayText(c.Splay)},
 				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
 				[2]string{"locks", heldLocks(c)}, [2]string{"priority", unlessNormal(c.Priority)}, [2]string{"supersedes", c.Supersede},
 				[2]string{"canceled", canceledText(c)}, [2]string{"rerun of", c.RerunOf}, [2]string{"counts", counts(c.Counts)},

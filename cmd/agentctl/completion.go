@@ -193,6 +193,17 @@ func (a *app) completeTokens(cmd *cobra.Command, args []string, word string) ([]
 	})(cmd, args, word)
 }
 
+func (a *app) completeSchedules(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return a.first(func(ctx context.Context, s *session) ([]string, error) {
+		schedules, err := s.Schedules(ctx, client.Stale(true))
+		var words []string
+		for _, c := range schedules {
+			words = append(words, cobra.CompletionWithDesc(c.Name, c.State+" "+c.Summary))
+		}
+		return words, err
+	})(cmd, args, word)
+}
+
 func (a *app) completeOperators(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	return a.first(func(ctx context.Context, s *session) ([]string, error) {
 		operators, err := s.Operators(ctx, client.Stale(true))

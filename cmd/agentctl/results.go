@@ -163,7 +163,12 @@ func (a *app) invocationColumns() []column[*agentplanev1.Invocation] {
 			}
 			return ""
 		}},
-		{"REASON", false, (*agentplanev1.Invocation).GetReason},
+		{"REASON", false, func(i *agentplanev1.Invocation) string {
+			if i.StartsAt != 0 {
+				return "starts after " + clock(i.StartsAt)
+			}
+			return i.Reason
+		}},
 		{"ENDED", false, func(i *agentplanev1.Invocation) string { return clock(i.EndedAt) }},
 		{"INVOCATION", true, (*agentplanev1.Invocation).GetId},
 		{"ATTEMPT", true, func(i *agentplanev1.Invocation) string { return fmt.Sprint(i.Attempt) }},

@@ -30,6 +30,7 @@ type runFlags struct {
 	sel       selectorFlags
 	rerun     rerunFlags
 	results   resultFlags
+	splay     splayFlags
 	timeout   time.Duration
 	killGrace time.Duration
 	ttl       time.Duration
@@ -64,9 +65,17 @@ func (a *app) runCmd() *cobra.Command {
 			return a.with(cmd.Context(), func(s *session) error { return a.submit(cmd.Context(), s, &f, command) })
 		},
 	}
-	f.sel.add(c)
+	f.add(c)
 	f.rerun.add(c)
 	f.results.add(c)
+	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
+	return c
+}
+
+// add adds the flags that say what a command is.
+func (f *runFlags) add(c *cobra.Command) {
+	f.sel.add(c)
+	f.splay.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
@@ -75,9 +84,7 @@ func (a *app) runCmd() *cobra.Command {
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
 	f.locks.add(c)
-	fl.BoolVar(&f.detach, "detach", false, "return once the command is accepted")
 	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"at-most-once", "idempotent"}, cobra.ShellCompDirectiveNoFileComp))
-	return c
 }
 
 const runHelp = `Run a program on agents, and follow it to its end.
@@ -134,7 +141,7 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 
 // edit puts the flags that stand in files of their own into the spec.
 func (f *runFlags) edit(spec *agentplanev1.CommandSpec) error {
-	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into} {
+	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into, f.splay.into} {
 		if err := into(spec); err != nil {
 			return err
 		}

@@ -89,6 +89,7 @@ var times = map[protoreflect.Name]bool{
 	"now": true, "at": true, "since": true, "not_before": true, "not_after": true,
 	"created_at": true, "expires_at": true, "revoked_at": true, "enrolled_at": true,
 	"submitted_at": true, "finished_at": true, "started_at": true, "ended_at": true, "canceled_at": true,
+	"until": true, "changed_at": true, "paused_at": true, "next_at": true, "waiting_at": true, "slot": true, "slots": true, "starts_at": true,
 }
 
 // wides are the fields that hold an epoch or a fence.

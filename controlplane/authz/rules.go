@@ -38,6 +38,9 @@ var grants = map[string]string{
 	"operators.read":   "admin",
 	"commands.submit":  "operator",
 	"commands.cancel":  "operator",
+	"schedules.read":   "viewer",
+	"schedules.write":  "operator",
+	"schedules.run":    "operator",
 	"agents.label":     "admin", // labels decide who is meant
 	"agents.remove":    "admin",
 	"agents.readmit":   "admin",
@@ -77,6 +80,7 @@ func Rules() map[string]Rule {
 		agentplanev1.File_agentplane_v1_fleet_proto,
 		agentplanev1.File_agentplane_v1_local_proto,
 		agentplanev1.File_agentplane_v1_peer_proto,
+		agentplanev1.File_agentplane_v1_schedule_proto,
 	} {
 		for s := range file.Services().Len() {
 			service := file.Services().Get(s)

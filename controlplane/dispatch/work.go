@@ -196,6 +196,9 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, turn
 		case clusterNow < command.GetNotBefore():
 			s.lookAt(now.Add(time.Duration(command.GetNotBefore()-clusterNow) + time.Millisecond))
 			continue
+		case command.GetSplay() > 0 && clusterNow < fsm.StartsAt(command, i):
+			s.lookAt(now.Add(time.Duration(fsm.StartsAt(command, i)-clusterNow) + time.Millisecond))
+			continue
 		case c != nil && c.attempt == i.GetAttempt() && c.flying:
 			continue
 		case turn.Ask(i, command).Reason != "":

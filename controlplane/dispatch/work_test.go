@@ -85,6 +85,39 @@ func TestNothingIsClaimedThatMayNotStart(t *testing.T) {
 	})
 }
 
+// What waits for its place within a splay takes no slot from others, and is claimed when
+// its time has come, without anybody asking for it before.
+func TestSplayedWorkIsClaimedAtItsTime(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		a := newAgent(t, 0)
+		a.slots, a.run = 1, true
+		s := a.live(n.Dispatcher)
+		settle(time.Second)
+		begin := time.Now()
+		id := l.submit(func(m *raftlogv1.SubmitCommand) { m.Splay, m.Ttl = int64(time.Hour), int64(2*time.Hour) }, 0)
+		plain := l.submit(nil, 0)
+		i := l.invocation(id, 0)
+		c, _ := l.view().Command(id)
+		at := fsm.StartsAt(c, i)
+		if at == 0 {
+			t.Fatalf("nothing says when it starts: %v", i)
+		}
+		wait := time.Unix(0, at).Sub(begin)
+		settle(wait - time.Second)
+		if got := s.deliveries(); len(got) != 1 || got[0].GetCommandId() != plain {
+			t.Fatalf("%v before its time: %v", wait, got)
+		}
+		settle(2 * time.Second)
+		if got := l.invocation(id, 0).GetState(); got != succeeded {
+			t.Errorf("it is %v after its time", got)
+		}
+		if n.Stats().Claims > 4 {
+			t.Errorf("%d claims were proposed for two", n.Stats().Claims)
+		}
+	})
+}
+
 func TestEveryClaimIsDeliveredWhateverTheLogAnswers(t *testing.T) {
 	for _, f := range []fault{refused, unknown, forgotten, later} {
 		bubble(t, func(t *testing.T, l *testLog) {

@@ -120,6 +120,7 @@ type Services struct {
 	Fleet     *Fleet
 	Tokens    *Tokens
 	Operators *Operators
+	Schedules *Schedules
 	Enroll    *Enrolment
 }
 
@@ -174,9 +175,11 @@ func New(o Options) (*Services, error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	s := &service{o: o}
+	commands := &Commands{service: s, rate: submitRate{perSecond: o.RatePerOperator, burst: max(o.RateBurst, 1)}}
 	return &Services{
 		Cluster:   &Cluster{service: s},
-		Commands:  &Commands{service: s, rate: submitRate{perSecond: o.RatePerOperator, burst: max(o.RateBurst, 1)}},
+		Commands:  commands,
+		Schedules: &Schedules{service: s, commands: commands},
 		Fleet:     &Fleet{service: s},
 		Tokens:    &Tokens{service: s},
 		Operators: &Operators{service: s},
@@ -192,4 +195,5 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	agentplanev1.RegisterTokenServiceServer(r, s.Tokens)
 	agentplanev1.RegisterOperatorServiceServer(r, s.Operators)
 	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
+	agentplanev1.RegisterScheduleServiceServer(r, s.Schedules)
 }

@@ -52,6 +52,10 @@ var hints = map[string]string{
 	"feature_level":   `upgrade the node, then join again`,
 	"no_cluster":      `begin with "agentctl cluster init" on one node`,
 	"supersede_full":  `wait until some are done, or cancel them: see "agentctl commands list --state active"`,
+	"no_schedule":     `see "agentctl schedule list"`,
+	"schedule_exists": `look at it with "agentctl schedule get"; to change it, create it again with --version N`,
+	"schedule_moved":  `look at it again with "agentctl schedule get", then decide`,
+	"past":            `choose a later time; compare the clocks when it should lie ahead`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

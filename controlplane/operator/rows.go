@@ -19,7 +19,8 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		CanceledIndex: c.GetCancelIndex(), CanceledAt: c.GetCanceledAt(), RerunOf: c.GetRerunOf(),
 		Locks: c.GetLocks(), Exclusive: c.GetExclusive(),
 		Priority: uint32(fsm.NormalPriority + c.GetPrecedence()), Supersede: c.GetSupersede(),
-		Counts: make(map[string]uint32, len(c.GetCounts())),
+		Counts:   make(map[string]uint32, len(c.GetCounts())),
+		Schedule: c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
 	}
 	for _, n := range c.GetCounts() {
 		r.Counts[strings.ToLower(agentplanev1.AttemptState(n.GetState()).ShortName())] = n.GetCount()
@@ -35,6 +36,10 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 		Signal: i.GetResult().GetSignal(), Reason: i.GetReason(), Detail: i.GetDetail(), Late: i.GetLate(), Held: i.GetHeld(),
 		CancelRequested: i.GetCancelIndex() != 0, CancelTooLate: i.GetCancelTooLate(),
 		StartedAt: i.GetResult().GetStartedAt(), EndedAt: i.GetResult().GetEndedAt(), NodeId: i.GetNodeId(),
+	}
+	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
+		c, _ := v.Command(i.GetCommandId())
+		r.StartsAt = fsm.StartsAt(c, i)
 	}
 	if withOutput {
 		r.Stdout, r.Stderr = outputRow(i.GetResult().GetStdout()), outputRow(i.GetResult().GetStderr())

@@ -128,6 +128,10 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 		return problemf("not_after", "the command would expire at %s, more than %v after the cluster's time %s", stamp(s.GetNotAfter()), MaxTTL, stamp(now))
 	case s.GetNotBefore() < 0 || s.GetNotBefore() >= s.GetNotAfter():
 		return problemf("not_before", "the command would begin at %s, which is not before its end at %s", stamp(s.GetNotBefore()), stamp(s.GetNotAfter()))
+	case s.GetSplay() < 0 || s.GetSplay() > int64(fsm.MaxSplay):
+		return problemf("splay", "splay %v is not between 0 and %v", time.Duration(s.GetSplay()), fsm.MaxSplay)
+	case s.GetSplay() > 0 && s.GetNotAfter()-max(now, s.GetNotBefore()) < s.GetSplay():
+		return problemf("splay", "the command would expire at %s, within its splay of %v: those who begin late could not", stamp(s.GetNotAfter()), time.Duration(s.GetSplay()))
 	case s.GetDelivery() < agentplanev1.Delivery_DELIVERY_UNSPECIFIED || s.GetDelivery() > agentplanev1.Delivery_DELIVERY_IDEMPOTENT:
 		return problemf("delivery", "delivery class %d is none of at-most-once, idempotent", s.GetDelivery())
 	case s.GetProfile() != "":

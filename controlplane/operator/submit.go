@@ -137,10 +137,15 @@ func (c *Commands) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint3
 	return ordinals, nil
 }
 
+// submitMutation is the submission as a mutation.
 func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.Mutation {
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: c.submitOf(sub, ordinals, c.callerName(ctx))}}
+}
+
+func (c *Commands) submitOf(sub *submission, ordinals []uint32, by string) *raftlogv1.SubmitCommand {
 	spec := sub.spec
 	m := &raftlogv1.SubmitCommand{
-		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: c.callerName(ctx), AgentOrdinals: ordinals,
+		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: by, AgentOrdinals: ordinals,
 		NotBefore: spec.GetNotBefore(), NotAfter: spec.GetNotAfter(), QueueOffline: spec.GetQueueOffline(),
 		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
@@ -148,6 +153,7 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		// There is one wave, and everybody belongs to it: what Submit releases itself
 		// needs no second entry before it can be claimed.
 		Release: uint32(len(ordinals)),
+		Splay:   spec.GetSplay(),
 		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
 		Supersede: spec.GetSupersede(),
 	}
@@ -157,7 +163,7 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts
 	}
-	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+	return m
 }
 
 // ascending is the names in order, each once; the spec's own bytes stay as they are.

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -63,21 +64,12 @@ func (c *Command) Envelope(clusterID string, incarnation *agentplanev1.Incarnati
 	if err != nil {
 		return nil, fmt.Errorf("command id %q: %w", c.ID, err)
 	}
-	ttl := c.TTL
-	if ttl == 0 {
-		ttl = DefaultTTL
+	spec, err := c.spec()
+	if err != nil {
+		return nil, err
 	}
-	spec := &agentplanev1.CommandSpec{
-		ClusterId: clusterID, Incarnation: incarnation, CommandId: c.ID,
-		Selector: c.Selector, Agents: c.Agents, RerunOf: c.RerunOf, RerunStates: c.RerunStates,
-		Argv: c.Argv, Script: c.Script, RunTimeout: int64(c.RunTimeout), KillGrace: int64(c.KillGrace),
-		NotAfter: made.Add(ttl).UnixNano(), QueueOffline: c.Queue, Delivery: c.Delivery, Traceparent: c.TraceParent,
-	}
-	if c.Edit != nil {
-		if err := c.Edit(spec); err != nil {
-			return nil, err
-		}
-	}
+	spec.ClusterId, spec.Incarnation, spec.CommandId = clusterID, incarnation, c.ID
+	spec.NotAfter += made.UnixNano()
 	exact := proto.MarshalOptions{Deterministic: true}
 	data, err := exact.Marshal(spec)
 	if err != nil {
@@ -89,6 +81,24 @@ func (c *Command) Envelope(clusterID string, incarnation *agentplanev1.Incarnati
 	}
 	return envelope, nil
 }
+
+// spec is what is asked, but for what only the cluster and the ID know. NotAfter is a
+// span.
+func (c *Command) spec() (*agentplanev1.CommandSpec, error) {
+	spec := &agentplanev1.CommandSpec{
+		Selector: c.Selector, Agents: c.Agents, RerunOf: c.RerunOf, RerunStates: c.RerunStates,
+		Argv: c.Argv, Script: c.Script, RunTimeout: int64(c.RunTimeout), KillGrace: int64(c.KillGrace),
+		NotAfter: int64(c.ttl()), QueueOffline: c.Queue, Delivery: c.Delivery, Traceparent: c.TraceParent,
+	}
+	if c.Edit != nil {
+		if err := c.Edit(spec); err != nil {
+			return nil, err
+		}
+	}
+	return spec, nil
+}
+
+func (c *Command) ttl() time.Duration { return cmp.Or(c.TTL, DefaultTTL) }
 
 // RerunWords are the words for sets of final states, and which states each means.
 var RerunWords = map[string][]agentplanev1.AttemptState{

@@ -735,8 +735,11 @@ type CommandSpec struct {
 	Priority *uint32 `protobuf:"varint,32,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// On the agents that this command means, what earlier ones with the same key have not
 	// started never starts. Empty: nothing.
-	Supersede     string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
-	Rollout       *RolloutSpec `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Supersede string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Rollout   *RolloutSpec `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// Nanoseconds over which the starts are spread: each target's delay is the same
+	// whenever it is asked for. Kept by the nodes, not by the agents.
+	Splay         int64 `protobuf:"varint,40,opt,name=splay,proto3" json:"splay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -923,6 +926,13 @@ func (x *CommandSpec) GetRollout() *RolloutSpec {
 		return x.Rollout
 	}
 	return nil
+}
+
+func (x *CommandSpec) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
 }
 
 type SubmitRequest struct {
@@ -1221,7 +1231,12 @@ type Command struct {
 	Exclusive bool         `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	Priority  uint32       `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
 	Supersede string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
-	Rollout   *Rollout     `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// The schedule that made it, and for which slot.
+	Schedule string `protobuf:"bytes,40,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Slot     int64  `protobuf:"varint,41,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Nanoseconds.
+	Splay   int64    `protobuf:"varint,42,opt,name=splay,proto3" json:"splay,omitempty"`
+	Rollout *Rollout `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// Absent: it is not paused.
 	Paused *Stop `protobuf:"bytes,21,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Absent: it was not aborted.
@@ -1408,6 +1423,27 @@ func (x *Command) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *Command) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Command) GetSlot() int64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Command) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
 }
 
 func (x *Command) GetRollout() *Rollout {
@@ -1852,7 +1888,9 @@ type Invocation struct {
 	EndedAt         int64                  `protobuf:"varint,19,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	NodeId          string                 `protobuf:"bytes,20,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Of its command's rollout; 0 = none.
-	Wave          uint32 `protobuf:"varint,30,opt,name=wave,proto3" json:"wave,omitempty"`
+	Wave uint32 `protobuf:"varint,30,opt,name=wave,proto3" json:"wave,omitempty"`
+	// While it is released and waits for its place within the splay: until when.
+	StartsAt      int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2030,6 +2068,13 @@ func (x *Invocation) GetNodeId() string {
 func (x *Invocation) GetWave() uint32 {
 	if x != nil {
 		return x.Wave
+	}
+	return 0
+}
+
+func (x *Invocation) GetStartsAt() int64 {
+	if x != nil {
+		return x.StartsAt
 	}
 	return 0
 }
@@ -3668,7 +3713,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x8c\x06\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xa2\x06\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -3697,7 +3742,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1f\n" +
 	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
 	"\tsupersede\x18! \x01(\tR\tsupersede\x124\n" +
-	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arolloutB\v\n" +
+	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
+	"\x05splay\x18( \x01(\x03R\x05splayB\v\n" +
 	"\t_priority\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
@@ -3713,7 +3759,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xeb\a\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xb1\b\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -3739,7 +3785,10 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1a\n" +
 	"\bpriority\x18  \x01(\rR\bpriority\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersede\x120\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x12\x1a\n" +
+	"\bschedule\x18( \x01(\tR\bschedule\x12\x12\n" +
+	"\x04slot\x18) \x01(\x03R\x04slot\x12\x14\n" +
+	"\x05splay\x18* \x01(\x03R\x05splay\x120\n" +
 	"\arollout\x18\x14 \x01(\v2\x16.agentplane.v1.RolloutR\arollout\x12+\n" +
 	"\x06paused\x18\x15 \x01(\v2\x13.agentplane.v1.StopR\x06paused\x12-\n" +
 	"\aaborted\x18\x16 \x01(\v2\x13.agentplane.v1.StopR\aaborted\x12\x1b\n" +
@@ -3788,7 +3837,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xfd\x04\n" +
+	"totalBytes\"\x9a\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -3815,7 +3864,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"started_at\x18\x12 \x01(\x03R\tstartedAt\x12\x19\n" +
 	"\bended_at\x18\x13 \x01(\x03R\aendedAt\x12\x17\n" +
 	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x12\n" +
-	"\x04wave\x18\x1e \x01(\rR\x04wave\"\xa2\x01\n" +
+	"\x04wave\x18\x1e \x01(\rR\x04wave\x12\x1b\n" +
+	"\tstarts_at\x18( \x01(\x03R\bstartsAt\"\xa2\x01\n" +
 	"\x11GetCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x10with_invocations\x18\x02 \x01(\bR\x0fwithInvocations\x12\x1f\n" +

@@ -98,6 +98,7 @@ func (n *Node) serve() {
 	agentplanev1.RegisterCommandServiceServer(s, commandService{service: api})
 	agentplanev1.RegisterTokenServiceServer(s, tokenService{service: api})
 	agentplanev1.RegisterOperatorServiceServer(s, operatorService{service: api})
+	agentplanev1.RegisterScheduleServiceServer(s, scheduleService{service: api})
 	agentplanev1.RegisterEnrollServiceServer(s, enrollService{service: api})
 	n.mu.Lock()
 	n.server = s

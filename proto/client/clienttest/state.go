@@ -36,6 +36,7 @@ type State struct {
 	behave     map[string]Behaviour // by agent id
 	commands   []*command
 	tokens     []*token
+	schedules  []*agentplanev1.Schedule
 	operators  []*agentplanev1.Operator
 	keys       map[string]identity.PublicKey // of operators
 	problems   []*agentplanev1.Problem

@@ -147,9 +147,11 @@ type Cluster struct {
 	// command may have been purged.
 	CommandsFloor int64 `protobuf:"varint,12,opt,name=commands_floor,json=commandsFloor,proto3" json:"commands_floor,omitempty"`
 	// As above, of tokens.
-	TokensFloor   int64 `protobuf:"varint,13,opt,name=tokens_floor,json=tokensFloor,proto3" json:"tokens_floor,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TokensFloor int64 `protobuf:"varint,13,opt,name=tokens_floor,json=tokensFloor,proto3" json:"tokens_floor,omitempty"`
+	// As above, of schedules.
+	SchedulesFloor int64 `protobuf:"varint,24,opt,name=schedules_floor,json=schedulesFloor,proto3" json:"schedules_floor,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -269,6 +271,13 @@ func (x *Cluster) GetCommandsFloor() int64 {
 func (x *Cluster) GetTokensFloor() int64 {
 	if x != nil {
 		return x.TokensFloor
+	}
+	return 0
+}
+
+func (x *Cluster) GetSchedulesFloor() int64 {
+	if x != nil {
+		return x.SchedulesFloor
 	}
 	return 0
 }
@@ -1880,7 +1889,7 @@ var File_raftlog_v1_cluster_proto protoreflect.FileDescriptor
 const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18raftlog/v1/cluster.proto\x12\n" +
-	"raftlog.v1\"\xe1\x03\n" +
+	"raftlog.v1\"\x8a\x04\n" +
 	"\aCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x129\n" +
@@ -1898,7 +1907,8 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\v \x01(\x03R\tcreatedAt\x12%\n" +
 	"\x0ecommands_floor\x18\f \x01(\x03R\rcommandsFloor\x12!\n" +
-	"\ftokens_floor\x18\r \x01(\x03R\vtokensFloor\"5\n" +
+	"\ftokens_floor\x18\r \x01(\x03R\vtokensFloor\x12'\n" +
+	"\x0fschedules_floor\x18\x18 \x01(\x03R\x0eschedulesFloor\"5\n" +
 	"\vIncarnation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\"K\n" +

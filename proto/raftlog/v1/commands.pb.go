@@ -407,6 +407,11 @@ type Command struct {
 	Precedence int32 `protobuf:"zigzag32,52,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// The unclaimed work of commands with the same key gives way to a later one.
 	Supersede string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// The schedule that made it, and the slot for which, Unix nanoseconds.
+	Schedule string `protobuf:"bytes,60,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Slot     int64  `protobuf:"varint,61,opt,name=slot,proto3" json:"slot,omitempty"`
+	// Nanoseconds over which the starts of its targets are spread.
+	Splay int64 `protobuf:"varint,62,opt,name=splay,proto3" json:"splay,omitempty"`
 	// How it goes over its targets; absent: all at once, whatever fails.
 	Rollout *Rollout `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// Absent: it is not paused.
@@ -663,6 +668,27 @@ func (x *Command) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *Command) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Command) GetSlot() int64 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Command) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
 }
 
 func (x *Command) GetRollout() *Rollout {
@@ -1716,6 +1742,8 @@ type SubmitCommand struct {
 	// Unclaimed invocations of earlier commands with this key become CANCELED(superseded)
 	// on the agents that this one means.
 	Supersede string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Nanoseconds over which the starts of its targets are spread.
+	Splay int64 `protobuf:"varint,50,opt,name=splay,proto3" json:"splay,omitempty"`
 	// Absent: there is one wave, and no limit to failures.
 	Rollout       *RolloutPlan `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1904,6 +1932,13 @@ func (x *SubmitCommand) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *SubmitCommand) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
 }
 
 func (x *SubmitCommand) GetRollout() *RolloutPlan {
@@ -2899,7 +2934,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa5\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xeb\n" +
 	"\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -2940,7 +2975,10 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x184 \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x185 \x01(\tR\tsupersede\x12-\n" +
+	"\tsupersede\x185 \x01(\tR\tsupersede\x12\x1a\n" +
+	"\bschedule\x18< \x01(\tR\bschedule\x12\x12\n" +
+	"\x04slot\x18= \x01(\x03R\x04slot\x12\x14\n" +
+	"\x05splay\x18> \x01(\x03R\x05splay\x12-\n" +
 	"\arollout\x18\x1e \x01(\v2\x13.raftlog.v1.RolloutR\arollout\x12'\n" +
 	"\x05pause\x18\x1f \x01(\v2\x11.raftlog.v1.PauseR\x05pause\x12#\n" +
 	"\rresumed_pause\x18  \x01(\x04R\fresumedPause\x12%\n" +
@@ -3051,7 +3089,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xd2\x05\n" +
+	"totalBytes\"\xe8\x05\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -3080,7 +3118,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x18* \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x18+ \x01(\tR\tsupersede\x121\n" +
+	"\tsupersede\x18+ \x01(\tR\tsupersede\x12\x14\n" +
+	"\x05splay\x182 \x01(\x03R\x05splay\x121\n" +
 	"\arollout\x18\x1e \x01(\v2\x17.raftlog.v1.RolloutPlanR\arollout\"\xc6\x03\n" +
 	"\vRolloutPlan\x12*\n" +
 	"\x05waves\x18\x01 \x03(\v2\x14.raftlog.v1.WavePlanR\x05waves\x12\x14\n" +

@@ -219,6 +219,13 @@ type Mutation struct {
 	//	*Mutation_PauseCommand
 	//	*Mutation_ResumeCommand
 	//	*Mutation_AbortCommand
+	//	*Mutation_PutSchedule
+	//	*Mutation_DeleteSchedule
+	//	*Mutation_PauseSchedule
+	//	*Mutation_ResumeSchedule
+	//	*Mutation_FireSchedule
+	//	*Mutation_EndSchedules
+	//	*Mutation_PurgeSchedules
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -583,6 +590,69 @@ func (x *Mutation) GetAbortCommand() *AbortCommand {
 	return nil
 }
 
+func (x *Mutation) GetPutSchedule() *PutSchedule {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PutSchedule); ok {
+			return x.PutSchedule
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetDeleteSchedule() *DeleteSchedule {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_DeleteSchedule); ok {
+			return x.DeleteSchedule
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetPauseSchedule() *PauseSchedule {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PauseSchedule); ok {
+			return x.PauseSchedule
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetResumeSchedule() *ResumeSchedule {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ResumeSchedule); ok {
+			return x.ResumeSchedule
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetFireSchedule() *FireSchedule {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_FireSchedule); ok {
+			return x.FireSchedule
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetEndSchedules() *EndSchedules {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_EndSchedules); ok {
+			return x.EndSchedules
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetPurgeSchedules() *PurgeSchedules {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PurgeSchedules); ok {
+			return x.PurgeSchedules
+		}
+	}
+	return nil
+}
+
 type isMutation_Kind interface {
 	isMutation_Kind()
 }
@@ -727,6 +797,34 @@ type Mutation_AbortCommand struct {
 	AbortCommand *AbortCommand `protobuf:"bytes,63,opt,name=abort_command,json=abortCommand,proto3,oneof"`
 }
 
+type Mutation_PutSchedule struct {
+	PutSchedule *PutSchedule `protobuf:"bytes,80,opt,name=put_schedule,json=putSchedule,proto3,oneof"`
+}
+
+type Mutation_DeleteSchedule struct {
+	DeleteSchedule *DeleteSchedule `protobuf:"bytes,81,opt,name=delete_schedule,json=deleteSchedule,proto3,oneof"`
+}
+
+type Mutation_PauseSchedule struct {
+	PauseSchedule *PauseSchedule `protobuf:"bytes,82,opt,name=pause_schedule,json=pauseSchedule,proto3,oneof"`
+}
+
+type Mutation_ResumeSchedule struct {
+	ResumeSchedule *ResumeSchedule `protobuf:"bytes,83,opt,name=resume_schedule,json=resumeSchedule,proto3,oneof"`
+}
+
+type Mutation_FireSchedule struct {
+	FireSchedule *FireSchedule `protobuf:"bytes,84,opt,name=fire_schedule,json=fireSchedule,proto3,oneof"`
+}
+
+type Mutation_EndSchedules struct {
+	EndSchedules *EndSchedules `protobuf:"bytes,85,opt,name=end_schedules,json=endSchedules,proto3,oneof"`
+}
+
+type Mutation_PurgeSchedules struct {
+	PurgeSchedules *PurgeSchedules `protobuf:"bytes,86,opt,name=purge_schedules,json=purgeSchedules,proto3,oneof"`
+}
+
 func (*Mutation_TakeOffice) isMutation_Kind() {}
 
 func (*Mutation_InitCluster) isMutation_Kind() {}
@@ -796,6 +894,20 @@ func (*Mutation_PauseCommand) isMutation_Kind() {}
 func (*Mutation_ResumeCommand) isMutation_Kind() {}
 
 func (*Mutation_AbortCommand) isMutation_Kind() {}
+
+func (*Mutation_PutSchedule) isMutation_Kind() {}
+
+func (*Mutation_DeleteSchedule) isMutation_Kind() {}
+
+func (*Mutation_PauseSchedule) isMutation_Kind() {}
+
+func (*Mutation_ResumeSchedule) isMutation_Kind() {}
+
+func (*Mutation_FireSchedule) isMutation_Kind() {}
+
+func (*Mutation_EndSchedules) isMutation_Kind() {}
+
+func (*Mutation_PurgeSchedules) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -956,12 +1068,12 @@ var File_raftlog_v1_entry_proto protoreflect.FileDescriptor
 const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\n" +
 	"\x16raftlog/v1/entry.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\"\x88\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xb2\x12\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\x8b\x16\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -1004,7 +1116,14 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0fadvance_rollout\x18< \x01(\v2\x1a.raftlog.v1.AdvanceRolloutH\x00R\x0eadvanceRollout\x12?\n" +
 	"\rpause_command\x18= \x01(\v2\x18.raftlog.v1.PauseCommandH\x00R\fpauseCommand\x12B\n" +
 	"\x0eresume_command\x18> \x01(\v2\x19.raftlog.v1.ResumeCommandH\x00R\rresumeCommand\x12?\n" +
-	"\rabort_command\x18? \x01(\v2\x18.raftlog.v1.AbortCommandH\x00R\fabortCommandB\x06\n" +
+	"\rabort_command\x18? \x01(\v2\x18.raftlog.v1.AbortCommandH\x00R\fabortCommand\x12<\n" +
+	"\fput_schedule\x18P \x01(\v2\x17.raftlog.v1.PutScheduleH\x00R\vputSchedule\x12E\n" +
+	"\x0fdelete_schedule\x18Q \x01(\v2\x1a.raftlog.v1.DeleteScheduleH\x00R\x0edeleteSchedule\x12B\n" +
+	"\x0epause_schedule\x18R \x01(\v2\x19.raftlog.v1.PauseScheduleH\x00R\rpauseSchedule\x12E\n" +
+	"\x0fresume_schedule\x18S \x01(\v2\x1a.raftlog.v1.ResumeScheduleH\x00R\x0eresumeSchedule\x12?\n" +
+	"\rfire_schedule\x18T \x01(\v2\x18.raftlog.v1.FireScheduleH\x00R\ffireSchedule\x12?\n" +
+	"\rend_schedules\x18U \x01(\v2\x18.raftlog.v1.EndSchedulesH\x00R\fendSchedules\x12E\n" +
+	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedulesB\x06\n" +
 	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
@@ -1084,6 +1203,13 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*PauseCommand)(nil),      // 37: raftlog.v1.PauseCommand
 	(*ResumeCommand)(nil),     // 38: raftlog.v1.ResumeCommand
 	(*AbortCommand)(nil),      // 39: raftlog.v1.AbortCommand
+	(*PutSchedule)(nil),       // 40: raftlog.v1.PutSchedule
+	(*DeleteSchedule)(nil),    // 41: raftlog.v1.DeleteSchedule
+	(*PauseSchedule)(nil),     // 42: raftlog.v1.PauseSchedule
+	(*ResumeSchedule)(nil),    // 43: raftlog.v1.ResumeSchedule
+	(*FireSchedule)(nil),      // 44: raftlog.v1.FireSchedule
+	(*EndSchedules)(nil),      // 45: raftlog.v1.EndSchedules
+	(*PurgeSchedules)(nil),    // 46: raftlog.v1.PurgeSchedules
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1122,13 +1248,20 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	37, // 33: raftlog.v1.Mutation.pause_command:type_name -> raftlog.v1.PauseCommand
 	38, // 34: raftlog.v1.Mutation.resume_command:type_name -> raftlog.v1.ResumeCommand
 	39, // 35: raftlog.v1.Mutation.abort_command:type_name -> raftlog.v1.AbortCommand
-	0,  // 36: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 37: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	40, // 36: raftlog.v1.Mutation.put_schedule:type_name -> raftlog.v1.PutSchedule
+	41, // 37: raftlog.v1.Mutation.delete_schedule:type_name -> raftlog.v1.DeleteSchedule
+	42, // 38: raftlog.v1.Mutation.pause_schedule:type_name -> raftlog.v1.PauseSchedule
+	43, // 39: raftlog.v1.Mutation.resume_schedule:type_name -> raftlog.v1.ResumeSchedule
+	44, // 40: raftlog.v1.Mutation.fire_schedule:type_name -> raftlog.v1.FireSchedule
+	45, // 41: raftlog.v1.Mutation.end_schedules:type_name -> raftlog.v1.EndSchedules
+	46, // 42: raftlog.v1.Mutation.purge_schedules:type_name -> raftlog.v1.PurgeSchedules
+	0,  // 43: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 44: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1139,6 +1272,7 @@ func file_raftlog_v1_entry_proto_init() {
 	file_raftlog_v1_agents_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
+	file_raftlog_v1_schedules_proto_init()
 	file_raftlog_v1_entry_proto_msgTypes[1].OneofWrappers = []any{
 		(*Mutation_TakeOffice)(nil),
 		(*Mutation_InitCluster)(nil),
@@ -1175,6 +1309,13 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_PauseCommand)(nil),
 		(*Mutation_ResumeCommand)(nil),
 		(*Mutation_AbortCommand)(nil),
+		(*Mutation_PutSchedule)(nil),
+		(*Mutation_DeleteSchedule)(nil),
+		(*Mutation_PauseSchedule)(nil),
+		(*Mutation_ResumeSchedule)(nil),
+		(*Mutation_FireSchedule)(nil),
+		(*Mutation_EndSchedules)(nil),
+		(*Mutation_PurgeSchedules)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
