@@ -97,6 +97,9 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.loseAttempt(k.LoseAttempt)
 	case *raftlogv1.Mutation_PurgeCommands:
 		return tx.purgeCommands(k.PurgeCommands)
+
+	case *raftlogv1.Mutation_RecordOutput:
+		return tx.recordOutput(k.RecordOutput)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

@@ -965,8 +965,10 @@ type Invocation struct {
 	StartedAt       int64                  `protobuf:"varint,18,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt         int64                  `protobuf:"varint,19,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	NodeId          string                 `protobuf:"bytes,20,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Where nodes keep more of the newest attempt's output than head and tail.
+	Kept          *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
@@ -1139,6 +1141,66 @@ func (x *Invocation) GetNodeId() string {
 	return ""
 }
 
+func (x *Invocation) GetKept() *KeptOutput {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// KeptOutput is output that nodes keep on their disks.
+type KeptOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeIds       []string               `protobuf:"bytes,1,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
+	Totals        *OutputTotals          `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptOutput) Reset() {
+	*x = KeptOutput{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptOutput) ProtoMessage() {}
+
+func (x *KeptOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
+func (*KeptOutput) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *KeptOutput) GetNodeIds() []string {
+	if x != nil {
+		return x.NodeIds
+	}
+	return nil
+}
+
+func (x *KeptOutput) GetTotals() *OutputTotals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
 type GetCommandRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1151,7 +1213,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1225,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1238,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -1216,7 +1278,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1290,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1303,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -1266,7 +1328,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1340,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1353,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -1333,7 +1395,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1407,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1420,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -1385,7 +1447,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1459,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1472,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -1442,7 +1504,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1516,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1529,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -1507,7 +1569,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1581,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1594,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -1551,7 +1613,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1625,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1638,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -1597,7 +1659,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1671,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1684,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -1650,7 +1712,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1724,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1737,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -1715,7 +1777,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1789,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1802,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -1799,11 +1861,361 @@ func (x *Transition) GetReason() string {
 	return ""
 }
 
+type FollowRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	CommandId string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	// Id or name of one agent; empty is all of them.
+	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	// 0 = each invocation's newest.
+	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Where to go on. An attempt that has none is sent from its begin.
+	Cursors []*FollowCursor `protobuf:"bytes,4,rep,name=cursors,proto3" json:"cursors,omitempty"`
+	// End with what there is, instead of waiting for what comes.
+	NoWait        bool `protobuf:"varint,5,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowRequest) Reset() {
+	*x = FollowRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowRequest) ProtoMessage() {}
+
+func (x *FollowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
+func (*FollowRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FollowRequest) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowRequest) GetCursors() []*FollowCursor {
+	if x != nil {
+		return x.Cursors
+	}
+	return nil
+}
+
+func (x *FollowRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+// FollowCursor says how much of an attempt the caller has.
+type FollowCursor struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Have         *OutputEnds            `protobuf:"bytes,3,opt,name=have,proto3" json:"have,omitempty"`
+	// The caller has seen the end.
+	Ended         bool `protobuf:"varint,4,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowCursor) Reset() {
+	*x = FollowCursor{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowCursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowCursor) ProtoMessage() {}
+
+func (x *FollowCursor) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
+func (*FollowCursor) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FollowCursor) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *FollowCursor) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowCursor) GetHave() *OutputEnds {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+func (x *FollowCursor) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+type FollowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*FollowItem          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowResponse) Reset() {
+	*x = FollowResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowResponse) ProtoMessage() {}
+
+func (x *FollowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
+func (*FollowResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *FollowResponse) GetItems() []*FollowItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *FollowResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// FollowItem is output of one attempt, or its end.
+type FollowItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	AgentId       string                 `protobuf:"bytes,3,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	AgentName     string                 `protobuf:"bytes,4,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	Chunks        []*OutputChunk         `protobuf:"bytes,5,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	End           *FollowEnd             `protobuf:"bytes,6,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowItem) Reset() {
+	*x = FollowItem{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowItem) ProtoMessage() {}
+
+func (x *FollowItem) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
+func (*FollowItem) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FollowItem) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *FollowItem) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowItem) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *FollowItem) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *FollowItem) GetChunks() []*OutputChunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+func (x *FollowItem) GetEnd() *FollowEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// FollowEnd follows the last chunk of an attempt.
+type FollowEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	// What the nodes have recorded. Not there when nothing was: then incomplete says why.
+	Totals *OutputTotals `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
+	// never_ran, not_ended, not_received, not_reachable: what was sent may not be all.
+	Incomplete    string `protobuf:"bytes,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowEnd) Reset() {
+	*x = FollowEnd{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowEnd) ProtoMessage() {}
+
+func (x *FollowEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
+func (*FollowEnd) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FollowEnd) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *FollowEnd) GetTotals() *OutputTotals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+func (x *FollowEnd) GetIncomplete() string {
+	if x != nil {
+		return x.Incomplete
+	}
+	return ""
+}
+
 var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"X\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"X\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x128\n" +
 	"\n" +
@@ -1873,7 +2285,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xe9\x04\n" +
+	"totalBytes\"\x98\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -1899,7 +2311,12 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x12 \x01(\x03R\tstartedAt\x12\x19\n" +
 	"\bended_at\x18\x13 \x01(\x03R\aendedAt\x12\x17\n" +
-	"\anode_id\x18\x14 \x01(\tR\x06nodeId\"\x85\x01\n" +
+	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12-\n" +
+	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\"\\\n" +
+	"\n" +
+	"KeptOutput\x12\x19\n" +
+	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x123\n" +
+	"\x06totals\x18\x02 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\"\x85\x01\n" +
 	"\x11GetCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x10with_invocations\x18\x02 \x01(\bR\x0fwithInvocations\x12\x1f\n" +
@@ -1949,7 +2366,37 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05fence\x18\x05 \x01(\x04R\x05fence\x12\x17\n" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\a \x01(\x04R\fsessionEpoch\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason*\xf4\x02\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xae\x01\n" +
+	"\rFollowRequest\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\rR\aattempt\x125\n" +
+	"\acursors\x18\x04 \x03(\v2\x1b.agentplane.v1.FollowCursorR\acursors\x12\x17\n" +
+	"\ano_wait\x18\x05 \x01(\bR\x06noWait\"\x92\x01\n" +
+	"\fFollowCursor\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04have\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04have\x12\x14\n" +
+	"\x05ended\x18\x04 \x01(\bR\x05ended\"W\n" +
+	"\x0eFollowResponse\x12/\n" +
+	"\x05items\x18\x01 \x03(\v2\x19.agentplane.v1.FollowItemR\x05items\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"\xe5\x01\n" +
+	"\n" +
+	"FollowItem\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x19\n" +
+	"\bagent_id\x18\x03 \x01(\tR\aagentId\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x04 \x01(\tR\tagentName\x122\n" +
+	"\x06chunks\x18\x05 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12*\n" +
+	"\x03end\x18\x06 \x01(\v2\x18.agentplane.v1.FollowEndR\x03end\"\x93\x01\n" +
+	"\tFollowEnd\x121\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x123\n" +
+	"\x06totals\x18\x02 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x03 \x01(\tR\n" +
+	"incomplete*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +
@@ -1974,7 +2421,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bDelivery\x12\x18\n" +
 	"\x14DELIVERY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DELIVERY_AT_MOST_ONCE\x10\x01\x12\x17\n" +
-	"\x13DELIVERY_IDEMPOTENT\x10\x022\xe5\x05\n" +
+	"\x13DELIVERY_IDEMPOTENT\x10\x022\xc1\x06\n" +
 	"\x0eCommandService\x12^\n" +
 	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
 	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
@@ -1982,7 +2429,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"GetCommand\x12 .agentplane.v1.GetCommandRequest\x1a!.agentplane.v1.GetCommandResponse\"\x11\xe2\xd1\x18\rcommands.read\x12j\n" +
 	"\fListCommands\x12\".agentplane.v1.ListCommandsRequest\x1a#.agentplane.v1.ListCommandsResponse\"\x11\xe2\xd1\x18\rcommands.read\x12l\n" +
 	"\fWatchCommand\x12\".agentplane.v1.WatchCommandRequest\x1a#.agentplane.v1.WatchCommandResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12s\n" +
-	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12O\n" +
+	"\rCancelCommand\x12#.agentplane.v1.CancelCommandRequest\x1a$.agentplane.v1.CancelCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12Z\n" +
+	"\x06Follow\x12\x1c.agentplane.v1.FollowRequest\x1a\x1d.agentplane.v1.FollowResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
@@ -1998,7 +2446,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -2014,63 +2462,83 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*Command)(nil),               // 11: agentplane.v1.Command
 	(*Output)(nil),                // 12: agentplane.v1.Output
 	(*Invocation)(nil),            // 13: agentplane.v1.Invocation
-	(*GetCommandRequest)(nil),     // 14: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 15: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 16: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 17: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 18: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 19: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 20: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 21: agentplane.v1.CancelCommandResponse
-	(*WhyRequest)(nil),            // 22: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 23: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 24: agentplane.v1.Transition
-	nil,                           // 25: agentplane.v1.Command.CountsEntry
-	(*Incarnation)(nil),           // 26: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 27: agentplane.v1.ItemRefusal
+	(*KeptOutput)(nil),            // 14: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),     // 15: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 16: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 17: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 18: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 19: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 20: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 21: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 22: agentplane.v1.CancelCommandResponse
+	(*WhyRequest)(nil),            // 23: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 24: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 25: agentplane.v1.Transition
+	(*FollowRequest)(nil),         // 26: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),          // 27: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),        // 28: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),            // 29: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),             // 30: agentplane.v1.FollowEnd
+	nil,                           // 31: agentplane.v1.Command.CountsEntry
+	(*Incarnation)(nil),           // 32: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 33: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 34: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 35: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 36: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	4,  // 0: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	26, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	32, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 2: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	11, // 3: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
 	10, // 4: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	27, // 5: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	33, // 5: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
 	1,  // 6: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	25, // 7: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	31, // 7: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
 	13, // 8: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
 	0,  // 9: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
 	12, // 10: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
 	12, // 11: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	11, // 12: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 13: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	11, // 14: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	11, // 15: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	13, // 16: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	11, // 17: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	11, // 18: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	13, // 19: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	24, // 20: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 21: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	6,  // 22: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	8,  // 23: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	14, // 24: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	16, // 25: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	18, // 26: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	20, // 27: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	22, // 28: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	7,  // 29: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	9,  // 30: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	15, // 31: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	17, // 32: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	19, // 33: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	21, // 34: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	23, // 35: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	14, // 12: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	34, // 13: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	11, // 14: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 15: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	11, // 16: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	11, // 17: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	13, // 18: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	11, // 19: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	11, // 20: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	13, // 21: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	25, // 22: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 23: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	27, // 24: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	35, // 25: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	29, // 26: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	36, // 27: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	30, // 28: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 29: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	34, // 30: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	6,  // 31: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	8,  // 32: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	15, // 33: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	17, // 34: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	19, // 35: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	21, // 36: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	26, // 37: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	23, // 38: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	7,  // 39: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	9,  // 40: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	16, // 41: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	18, // 42: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	20, // 43: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	22, // 44: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	28, // 45: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	24, // 46: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	39, // [39:47] is the sub-list for method output_type
+	31, // [31:39] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -2079,13 +2547,14 @@ func file_agentplane_v1_command_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
+	file_agentplane_v1_output_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -572,8 +572,11 @@ type Invocation struct {
 	// A cancel came after the program had ended.
 	CancelTooLate bool `protobuf:"varint,15,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
 	// A stable word: offline, queue_full, no_contact, supervisor_gone, forgotten, …
-	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
-	Detail        string `protobuf:"bytes,17,opt,name=detail,proto3" json:"detail,omitempty"`
+	Reason string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail string `protobuf:"bytes,17,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Where the output lies of attempts that printed more than the head and tail of a
+	// result hold; ascending by attempt.
+	Outputs       []*OutputRecord `protobuf:"bytes,35,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -727,6 +730,147 @@ func (x *Invocation) GetDetail() string {
 	return ""
 }
 
+func (x *Invocation) GetOutputs() []*OutputRecord {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+// OutputRecord says which nodes keep the output of an attempt that has ended.
+type OutputRecord struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Attempt uint32                 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Ascending.
+	NodeIds       []string      `protobuf:"bytes,2,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
+	Stdout        *StreamRecord `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr        *StreamRecord `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputRecord) Reset() {
+	*x = OutputRecord{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputRecord) ProtoMessage() {}
+
+func (x *OutputRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputRecord.ProtoReflect.Descriptor instead.
+func (*OutputRecord) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OutputRecord) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputRecord) GetNodeIds() []string {
+	if x != nil {
+		return x.NodeIds
+	}
+	return nil
+}
+
+func (x *OutputRecord) GetStdout() *StreamRecord {
+	if x != nil {
+		return x.Stdout
+	}
+	return nil
+}
+
+func (x *OutputRecord) GetStderr() *StreamRecord {
+	if x != nil {
+		return x.Stderr
+	}
+	return nil
+}
+
+// StreamRecord is what they keep of one stream.
+type StreamRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes that the program wrote.
+	Bytes uint64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Those of them that nobody keeps.
+	Missing uint64 `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"`
+	// SHA-256 over the kept ones, in order.
+	Sha256        []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamRecord) Reset() {
+	*x = StreamRecord{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamRecord) ProtoMessage() {}
+
+func (x *StreamRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamRecord.ProtoReflect.Descriptor instead.
+func (*StreamRecord) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StreamRecord) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *StreamRecord) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *StreamRecord) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 // Transition is one step of the proof that "why" prints.
 type Transition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -744,7 +888,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +900,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +913,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -847,7 +991,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1003,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1016,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -937,7 +1081,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1093,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1106,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1017,7 +1161,7 @@ type SubmitCommand struct {
 
 func (x *SubmitCommand) Reset() {
 	*x = SubmitCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1173,7 @@ func (x *SubmitCommand) String() string {
 func (*SubmitCommand) ProtoMessage() {}
 
 func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1186,7 @@ func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitCommand.ProtoReflect.Descriptor instead.
 func (*SubmitCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{7}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubmitCommand) GetId() string {
@@ -1179,7 +1323,7 @@ type ReleaseCommand struct {
 
 func (x *ReleaseCommand) Reset() {
 	*x = ReleaseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1335,7 @@ func (x *ReleaseCommand) String() string {
 func (*ReleaseCommand) ProtoMessage() {}
 
 func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1348,7 @@ func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCommand.ProtoReflect.Descriptor instead.
 func (*ReleaseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReleaseCommand) GetCommandId() string {
@@ -1248,7 +1392,7 @@ type ClaimAttempt struct {
 
 func (x *ClaimAttempt) Reset() {
 	*x = ClaimAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1404,7 @@ func (x *ClaimAttempt) String() string {
 func (*ClaimAttempt) ProtoMessage() {}
 
 func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1417,7 @@ func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimAttempt.ProtoReflect.Descriptor instead.
 func (*ClaimAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClaimAttempt) GetInvocationId() string {
@@ -1333,7 +1477,7 @@ type ReportAttempt struct {
 
 func (x *ReportAttempt) Reset() {
 	*x = ReportAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1489,7 @@ func (x *ReportAttempt) String() string {
 func (*ReportAttempt) ProtoMessage() {}
 
 func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1502,7 @@ func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttempt.ProtoReflect.Descriptor instead.
 func (*ReportAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReportAttempt) GetInvocationId() string {
@@ -1448,7 +1592,7 @@ type CancelCommand struct {
 
 func (x *CancelCommand) Reset() {
 	*x = CancelCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1604,7 @@ func (x *CancelCommand) String() string {
 func (*CancelCommand) ProtoMessage() {}
 
 func (x *CancelCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1617,7 @@ func (x *CancelCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommand.ProtoReflect.Descriptor instead.
 func (*CancelCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelCommand) GetCommandId() string {
@@ -1502,7 +1646,7 @@ type ExpireCommands struct {
 
 func (x *ExpireCommands) Reset() {
 	*x = ExpireCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1658,7 @@ func (x *ExpireCommands) String() string {
 func (*ExpireCommands) ProtoMessage() {}
 
 func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1671,7 @@ func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
 func (*ExpireCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExpireCommands) GetCommandIds() []string {
@@ -1564,7 +1708,7 @@ type LoseAttempt struct {
 
 func (x *LoseAttempt) Reset() {
 	*x = LoseAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1720,7 @@ func (x *LoseAttempt) String() string {
 func (*LoseAttempt) ProtoMessage() {}
 
 func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1733,7 @@ func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseAttempt.ProtoReflect.Descriptor instead.
 func (*LoseAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LoseAttempt) GetKey() *AttemptKey {
@@ -1651,7 +1795,7 @@ type PurgeCommands struct {
 
 func (x *PurgeCommands) Reset() {
 	*x = PurgeCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1807,7 @@ func (x *PurgeCommands) String() string {
 func (*PurgeCommands) ProtoMessage() {}
 
 func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,12 +1820,75 @@ func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeCommands.ProtoReflect.Descriptor instead.
 func (*PurgeCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PurgeCommands) GetCommandIds() []string {
 	if x != nil {
 		return x.CommandIds
+	}
+	return nil
+}
+
+// RecordOutput says that the output of an attempt is on the disks of enough nodes, or of
+// further ones.
+type RecordOutput struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	// The node that says so; it is one of those that keep it.
+	NodeId        string        `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Record        *OutputRecord `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordOutput) Reset() {
+	*x = RecordOutput{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordOutput) ProtoMessage() {}
+
+func (x *RecordOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordOutput.ProtoReflect.Descriptor instead.
+func (*RecordOutput) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RecordOutput) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *RecordOutput) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RecordOutput) GetRecord() *OutputRecord {
+	if x != nil {
+		return x.Record
 	}
 	return nil
 }
@@ -1730,7 +1937,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\xa2\x04\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\xd6\x04\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -1751,7 +1958,17 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04late\x18\x0e \x01(\bR\x04late\x12&\n" +
 	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12\x16\n" +
 	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06detail\x18\x11 \x01(\tR\x06detail\"\xe8\x01\n" +
+	"\x06detail\x18\x11 \x01(\tR\x06detail\x122\n" +
+	"\aoutputs\x18# \x03(\v2\x18.raftlog.v1.OutputRecordR\aoutputs\"\xa7\x01\n" +
+	"\fOutputRecord\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x19\n" +
+	"\bnode_ids\x18\x02 \x03(\tR\anodeIds\x120\n" +
+	"\x06stdout\x18\x03 \x01(\v2\x18.raftlog.v1.StreamRecordR\x06stdout\x120\n" +
+	"\x06stderr\x18\x04 \x01(\v2\x18.raftlog.v1.StreamRecordR\x06stderr\"V\n" +
+	"\fStreamRecord\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\x04R\amissing\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"\xe8\x01\n" +
 	"\n" +
 	"Transition\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1843,7 +2060,11 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\anode_id\x18\a \x01(\tR\x06nodeId\"0\n" +
 	"\rPurgeCommands\x12\x1f\n" +
 	"\vcommand_ids\x18\x01 \x03(\tR\n" +
-	"commandIds*\xf4\x02\n" +
+	"commandIds\"~\n" +
+	"\fRecordOutput\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x120\n" +
+	"\x06record\x18\x03 \x01(\v2\x18.raftlog.v1.OutputRecordR\x06record*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +
@@ -1883,7 +2104,7 @@ func file_raftlog_v1_commands_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_raftlog_v1_commands_proto_goTypes = []any{
 	(AttemptState)(0),      // 0: raftlog.v1.AttemptState
 	(CommandState)(0),      // 1: raftlog.v1.CommandState
@@ -1892,18 +2113,21 @@ var file_raftlog_v1_commands_proto_goTypes = []any{
 	(*Command)(nil),        // 4: raftlog.v1.Command
 	(*StateCount)(nil),     // 5: raftlog.v1.StateCount
 	(*Invocation)(nil),     // 6: raftlog.v1.Invocation
-	(*Transition)(nil),     // 7: raftlog.v1.Transition
-	(*Result)(nil),         // 8: raftlog.v1.Result
-	(*Output)(nil),         // 9: raftlog.v1.Output
-	(*SubmitCommand)(nil),  // 10: raftlog.v1.SubmitCommand
-	(*ReleaseCommand)(nil), // 11: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),   // 12: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),  // 13: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),  // 14: raftlog.v1.CancelCommand
-	(*ExpireCommands)(nil), // 15: raftlog.v1.ExpireCommands
-	(*LoseAttempt)(nil),    // 16: raftlog.v1.LoseAttempt
-	(*PurgeCommands)(nil),  // 17: raftlog.v1.PurgeCommands
-	(*AttemptKey)(nil),     // 18: raftlog.v1.AttemptKey
+	(*OutputRecord)(nil),   // 7: raftlog.v1.OutputRecord
+	(*StreamRecord)(nil),   // 8: raftlog.v1.StreamRecord
+	(*Transition)(nil),     // 9: raftlog.v1.Transition
+	(*Result)(nil),         // 10: raftlog.v1.Result
+	(*Output)(nil),         // 11: raftlog.v1.Output
+	(*SubmitCommand)(nil),  // 12: raftlog.v1.SubmitCommand
+	(*ReleaseCommand)(nil), // 13: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),   // 14: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),  // 15: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),  // 16: raftlog.v1.CancelCommand
+	(*ExpireCommands)(nil), // 17: raftlog.v1.ExpireCommands
+	(*LoseAttempt)(nil),    // 18: raftlog.v1.LoseAttempt
+	(*PurgeCommands)(nil),  // 19: raftlog.v1.PurgeCommands
+	(*RecordOutput)(nil),   // 20: raftlog.v1.RecordOutput
+	(*AttemptKey)(nil),     // 21: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
@@ -1911,21 +2135,25 @@ var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	5,  // 2: raftlog.v1.Command.counts:type_name -> raftlog.v1.StateCount
 	0,  // 3: raftlog.v1.StateCount.state:type_name -> raftlog.v1.AttemptState
 	0,  // 4: raftlog.v1.Invocation.state:type_name -> raftlog.v1.AttemptState
-	7,  // 5: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
-	8,  // 6: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
-	0,  // 7: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
-	9,  // 8: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
-	9,  // 9: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
-	2,  // 10: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
-	0,  // 11: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	8,  // 12: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	18, // 13: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 14: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	9,  // 5: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
+	10, // 6: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
+	7,  // 7: raftlog.v1.Invocation.outputs:type_name -> raftlog.v1.OutputRecord
+	8,  // 8: raftlog.v1.OutputRecord.stdout:type_name -> raftlog.v1.StreamRecord
+	8,  // 9: raftlog.v1.OutputRecord.stderr:type_name -> raftlog.v1.StreamRecord
+	0,  // 10: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
+	11, // 11: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
+	11, // 12: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
+	2,  // 13: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
+	0,  // 14: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	10, // 15: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	21, // 16: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 17: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	7,  // 18: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -1940,7 +2168,7 @@ func file_raftlog_v1_commands_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_commands_proto_rawDesc), len(file_raftlog_v1_commands_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
