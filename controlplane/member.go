@@ -269,7 +269,7 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 		grpc.Creds(peer.ServerCredentials()),
 		// Whoever may not call gets no further than the gate.
 		grpc.ChainUnaryInterceptor(m.recovered, gate.Unary, prefaces.ServerInterceptor, unary, m.calls.interceptor),
-		grpc.ChainStreamInterceptor(m.recoveredStream, gate.Stream, stream),
+		grpc.ChainStreamInterceptor(m.recoveredStream, gate.Stream, prefaces.ServerStreamInterceptor, stream),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peer.MinKeepalive - time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.MaxRecvMsgSize(int(c.Limits.MessageBytes)),
