@@ -2141,11 +2141,13 @@ func (x *OutputData) GetChunks() []*OutputChunk {
 // OutputFinish follows the last data of an attempt that has ended: so many bytes its
 // program wrote. What did not come is missing for the reason.
 type OutputFinish struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
-	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Totals        *OutputEnds            `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
-	GapReason     string                 `protobuf:"bytes,4,opt,name=gap_reason,json=gapReason,proto3" json:"gap_reason,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Totals       *OutputEnds            `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
+	GapReason    string                 `protobuf:"bytes,4,opt,name=gap_reason,json=gapReason,proto3" json:"gap_reason,omitempty"`
+	// The result holds all of it: nodes need not keep it.
+	Whole         bool `protobuf:"varint,5,opt,name=whole,proto3" json:"whole,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2206,6 +2208,13 @@ func (x *OutputFinish) GetGapReason() string {
 		return x.GapReason
 	}
 	return ""
+}
+
+func (x *OutputFinish) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
 }
 
 // OutputAck says that the output up to here is on the disks of enough nodes.
@@ -2559,13 +2568,14 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"OutputData\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x122\n" +
-	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\"\x9f\x01\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\"\xb5\x01\n" +
 	"\fOutputFinish\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x121\n" +
 	"\x06totals\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x06totals\x12\x1d\n" +
 	"\n" +
-	"gap_reason\x18\x04 \x01(\tR\tgapReason\"y\n" +
+	"gap_reason\x18\x04 \x01(\tR\tgapReason\x12\x14\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\"y\n" +
 	"\tOutputAck\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +

@@ -2012,9 +2012,11 @@ func (x *FollowCursor) GetEnded() bool {
 }
 
 type FollowResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Items         []*FollowItem          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Items []*FollowItem          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	Index uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// Everything asked for has ended and was sent.
+	Done          bool `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2061,6 +2063,13 @@ func (x *FollowResponse) GetIndex() uint64 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *FollowResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
 }
 
 // FollowItem is output of one attempt, or its end.
@@ -2378,10 +2387,11 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
 	"\x04have\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04have\x12\x14\n" +
-	"\x05ended\x18\x04 \x01(\bR\x05ended\"W\n" +
+	"\x05ended\x18\x04 \x01(\bR\x05ended\"k\n" +
 	"\x0eFollowResponse\x12/\n" +
 	"\x05items\x18\x01 \x03(\v2\x19.agentplane.v1.FollowItemR\x05items\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\xe5\x01\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"\xe5\x01\n" +
 	"\n" +
 	"FollowItem\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
