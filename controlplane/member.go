@@ -21,6 +21,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane/forward"
 	"github.com/agentplane/agentplane/controlplane/membership"
 	"github.com/agentplane/agentplane/controlplane/operator"
+	"github.com/agentplane/agentplane/controlplane/output"
 	"github.com/agentplane/agentplane/controlplane/peer"
 	"github.com/agentplane/agentplane/controlplane/pki"
 	"github.com/agentplane/agentplane/fsm"
@@ -54,6 +55,8 @@ type member struct {
 	promoter  *membership.Promoter
 	gossip    *gossip.Pool
 	dispatch  *dispatch.Dispatcher
+	outputs   *output.Store
+	output    *output.Service
 	calls     *calls
 	services  *operator.Services
 	trailer   grpc.UnaryServerInterceptor // puts index and age into the trailer
@@ -292,6 +295,9 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 	if err != nil {
 		return err
 	}
+	if err := m.openOutput(); err != nil {
+		return err
+	}
 	return m.register()
 }
 
@@ -381,6 +387,7 @@ func (m *member) run(stop, life context.Context) error {
 	for name, run := range map[string]func(context.Context) error{
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
+		"output store": m.outputs.Run, "output": m.output.Run,
 		"membership": m.becomeKnown, "memory": m.keepMemory, "removal": m.learnRemoval,
 		"streams": func(ctx context.Context) error { return m.calls.gate.Run(ctx, m.state) },
 		"api": func(ctx context.Context) error {

@@ -111,14 +111,6 @@ func recorded(i *raftlogv1.Invocation, attempt uint32) *raftlogv1.OutputRecord {
 	return nil
 }
 
-// TotalsOf is a record as the API shows it.
-func TotalsOf(r *raftlogv1.OutputRecord) *agentplanev1.OutputTotals {
-	of := func(s *raftlogv1.StreamRecord) *agentplanev1.OutputTotal {
-		return &agentplanev1.OutputTotal{Bytes: s.GetBytes(), Missing: s.GetMissing(), Sha256: s.GetSha256()}
-	}
-	return &agentplanev1.OutputTotals{Stdout: of(r.GetStdout()), Stderr: of(r.GetStderr())}
-}
-
 func refusal(code codes.Code, reason, format string, args ...any) error {
 	return agentplanev1.Refusal(code, &agentplanev1.ErrorDetail{Reason: reason}, format, args...)
 }
