@@ -47,7 +47,8 @@ func (m *member) openOutput() error {
 	}
 	m.output, err = output.New(output.Options{
 		NodeID: m.n.ID(), Store: m.outputs, Machine: m.state, Proposer: m.forwarder, Peers: m.pool, Voters: m.voters, Read: m.read,
-		Agent: func(ctx context.Context) string { return authz.From(ctx).Name }, Logger: log,
+		LeaderSeen: m.leaderSeen,
+		Agent:      func(ctx context.Context) string { return authz.From(ctx).Name }, Logger: log,
 	})
 	return err
 }

@@ -29,6 +29,7 @@ var classes = map[string]agentplanev1.Delivery{
 // runFlags is what a command is made of.
 type runFlags struct {
 	sel       selectorFlags
+	follow    followFlags
 	timeout   time.Duration
 	killGrace time.Duration
 	ttl       time.Duration
@@ -49,6 +50,9 @@ func (a *app) runCmd() *cobra.Command {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
 			spec, err := f.spec(a, args, cmd.Flags().Changed("ttl"), cmd.Flags().Changed("queue"))
+			if err == nil {
+				err = f.follow.check(a, f.detach)
+			}
 			if err != nil {
 				return err
 			}
@@ -56,6 +60,7 @@ func (a *app) runCmd() *cobra.Command {
 		},
 	}
 	f.sel.add(c)
+	f.follow.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
@@ -183,6 +188,9 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, spec *agentpl
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))
+	if f.follow.follow {
+		return a.attach(ctx, s, id, "")
+	}
 	return a.follow(ctx, s, id)
 }
 

@@ -21,6 +21,9 @@ const (
 	// followIdle the longest.
 	followEvery = 50 * time.Millisecond
 	followIdle  = time.Second
+	// leaderless is how long a follow goes on without a leader: nothing new will be seen
+	// here, and another node may know more.
+	leaderless = 10 * time.Second
 	// failedFor is how long a node is passed over that could not be read from.
 	failedFor = time.Second
 	// sourceRow is the source of an attempt whose result holds all.
@@ -44,7 +47,14 @@ type follow struct {
 	targets map[Key]*target
 	byID    map[string]*target // by invocation: the attempt that is followed
 	failed  map[string]time.Time
-	astray  bool // an attempt has lost its source
+	failing map[string]bool // nothing has come from there since it failed
+	astray  bool            // an attempt has lost its source
+}
+
+// unreachable ends a follow on a node that does not reach where the output is: another
+// node may.
+func (f *follow) unreachable(t *target, node string) error {
+	return refusal(codes.Unavailable, "not_reachable", "this node does not reach node %q, which takes the output of agent %q", node, t.name)
 }
 
 // target is one attempt of the command.
@@ -59,6 +69,7 @@ type target struct {
 	caught  bool                 // its source has nothing more now
 	since   time.Time            // when it was first seen to have ended
 	avoid   map[string]time.Time // nodes that did not have it, and when
+	lost    time.Time            // since when it has no source; zero while it has one
 }
 
 // Follow sends what programs of a command print.
@@ -75,7 +86,7 @@ func (s *Service) Follow(req *agentplanev1.FollowRequest, stream grpc.ServerStre
 	}
 	f := &follow{
 		s: s, req: req, stream: stream, sources: s.newSources(ctx),
-		targets: make(map[Key]*target), byID: make(map[string]*target), failed: make(map[string]time.Time),
+		targets: make(map[Key]*target), byID: make(map[string]*target), failed: make(map[string]time.Time), failing: make(map[string]bool),
 	}
 	defer f.sources.close()
 	defer cancel()
@@ -202,6 +213,11 @@ func (f *follow) look(v *fsm.View) (done bool, err error) {
 	if _, found := v.Command(f.req.GetCommandId()); !found {
 		return false, refusal(codes.NotFound, "no_command", "command %q has been purged", f.req.GetCommandId())
 	}
+	if seen := f.s.o.LeaderSeen; seen != nil && time.Since(seen()) > leaderless {
+		return false, agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{
+			Reason: "no_leader", Hint: `a majority of the voters must be up; see "agentctl cluster status --why"`,
+		}, "this node has known no leader for %v", time.Since(seen()).Round(time.Second))
+	}
 	done = true
 	for id, t := range f.byID {
 		row, found := v.Invocation(id)
@@ -252,6 +268,13 @@ func (f *follow) decide(v *fsm.View, row *raftlogv1.Invocation, t *target) error
 	unclaimed := !over && t.key.Attempt == row.GetAttempt() && row.GetFence() == 0
 	if node != "" && !unclaimed && !f.recently(t, node) {
 		f.use(t, node)
+	}
+	if t.source != "" || node == "" || unclaimed || !live {
+		t.lost = time.Time{}
+	} else if t.lost.IsZero() {
+		t.lost = time.Now()
+	} else if !over && f.failing[node] && time.Since(t.lost) > f.s.o.Patience {
+		return f.unreachable(t, node)
 	}
 	stale := t.source == "" || t.caught
 	switch {
@@ -318,7 +341,7 @@ func (f *follow) use(t *target, node string) bool {
 // arrived takes what a source gave.
 func (f *follow) arrived(a arrival) error {
 	if a.err != nil {
-		f.failed[a.node] = time.Now()
+		f.failed[a.node], f.failing[a.node] = time.Now(), true
 		for _, t := range f.targets {
 			if t.source == a.node {
 				t.source, t.caught, f.astray = "", false, true
@@ -326,6 +349,7 @@ func (f *follow) arrived(a arrival) error {
 		}
 		return nil
 	}
+	delete(f.failing, a.node)
 	t := f.targets[a.batch.Key]
 	if t == nil || t.ended || t.source != a.node {
 		return nil // of a source that was left

@@ -42,6 +42,9 @@ type Options struct {
 	// Agent is who calls [Service.Output].
 	Agent func(ctx context.Context) string
 
+	// LeaderSeen is when this node last had contact with a leader; nil when that does not
+	// matter.
+	LeaderSeen func() time.Time
 	// Patience is how long the output of an attempt that has ended is waited for; 15 s.
 	Patience time.Duration
 	Logger   hclog.Logger
