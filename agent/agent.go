@@ -15,6 +15,7 @@ import (
 
 	"github.com/agentplane/agentplane/agent/collect"
 	"github.com/agentplane/agentplane/agent/journal"
+	"github.com/agentplane/agentplane/agent/output"
 	"github.com/agentplane/agentplane/agent/session"
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/proto/client"
@@ -73,6 +74,7 @@ type life struct {
 	clock      session.Clock
 	book       *book
 	worker     *worker
+	sender     *output.Sender // nil when nothing keeps output
 }
 
 // identify knows who this agent is, if need be by enrolment.
@@ -124,9 +126,14 @@ func (l *life) open() error {
 		_ = l.book.close()
 		return err
 	}
+	var shelf outputShelf
+	if files, ok := runner.(outputFiles); ok {
+		l.sender = output.New(output.Options{Read: readFrom(files), Done: keepIn(files), Logger: l.o.Logger.Named("output")})
+		shelf = outputShelf{files: files, sender: l.sender}
+	}
 	l.worker = newWorker(workerOptions{
 		AgentID: l.record.AgentID, Name: l.record.Name, ClusterID: l.record.ClusterID, Slots: l.config.Slots,
-		Book: l.book, Runner: runner, Clock: &l.clock, Settings: l.o.Settings, Policy: l.o.Policy, Logger: l.o.Logger.Named("work"),
+		Book: l.book, Runner: runner, Clock: &l.clock, Settings: l.o.Settings, Policy: l.o.Policy, Output: shelf, Logger: l.o.Logger.Named("work"),
 	})
 	return nil
 }
@@ -158,11 +165,12 @@ func (l *life) serve(ctx context.Context) error {
 	renew := newRenewer(l.credential, l.trust, l.o.Dial, l.o.Logger.Named("identity"))
 	startID := make([]byte, 16)
 	_, _ = rand.Read(startID) // never fails
+	opener := &opener{dial: l.o.Dial, trust: l.trust, credential: l.credential, renewer: renew}
 	keeper, err := session.New(session.Options{
 		AgentID: l.record.AgentID, ClusterID: l.record.ClusterID, Version: l.o.Version,
 		BootID: bootID(), StartID: startID, Slots: l.config.Slots,
-		Opener: &opener{dial: l.o.Dial, trust: l.trust, credential: l.credential, renewer: renew},
-		Trust:  l.trust, Work: l.worker, Facts: facts, Clock: &l.clock,
+		Opener: opener, Beside: l.beside(opener),
+		Trust: l.trust, Work: l.worker, Facts: facts, Clock: &l.clock,
 		Removed: l.enrolAgain, Rebooting: rebooting, Logger: l.o.Logger.Named("session"), BackoffCap: l.o.BackoffCap,
 	})
 	if err != nil {
@@ -175,6 +183,7 @@ func (l *life) serve(ctx context.Context) error {
 	defer stop()
 	l.worker.Adopt(behind)
 	l.worker.sweep()
+	l.worker.offerOld()
 	var group errgroup.Group
 	group.Go(func() error { return l.worker.Run(behind) })
 	group.Go(func() error { return renew.Run(behind) })

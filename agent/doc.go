@@ -5,6 +5,7 @@
 //	journal   remembers what was asked, durably
 //	execute   runs programs under supervisors that outlive agentd
 //	collect   gathers the facts of the host
+//	output    sends what programs print
 //
 // What none of them can own alone is here: the data directory with key, certificate and
 // trust bundle; enrolment and renewal; and the worker, in which journal, execute and
@@ -69,7 +70,8 @@
 //
 // An attempt's directory goes when its result has been confirmed for a day, when there
 // are more than 256 such, or when the journal has forgotten the attempt. The journal's
-// record goes on to keep it from being started again.
+// record goes on to keep it from being started again. Output that no node has taken yet
+// stays longer: until the journal forgets, or there are more than 256 such.
 //
 // # Ending
 //

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/agentplane/agentplane/agent/output"
 	"github.com/agentplane/agentplane/agent/session"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -28,19 +29,7 @@ type opener struct {
 
 // Open opens a session stream to the very node.
 func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func(), error) {
-	if err := o.renewer.ready(ctx); err != nil {
-		return nil, nil, o.note(err)
-	}
-	c, err := client.New(client.Options{
-		Addresses:      []string{n.Address},
-		Bundle:         o.trust.without(),
-		Certificate:    o.credential.certificate,
-		Dial:           o.dial,
-		ConnectTimeout: connectTimeout,
-		Unreachable:    time.Nanosecond, // another node is the better try
-		// Heartbeats notice a frozen node; probes would be one call per second and agent.
-		ProbeAfter: 24 * time.Hour,
-	})
+	c, err := o.connect(ctx, n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -50,6 +39,37 @@ func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func
 		return nil, nil, o.note(err)
 	}
 	return stream{s, o}, func() { _ = c.Close() }, nil
+}
+
+// OpenOutput opens a stream of output to the very node, over a connection of its own: what
+// is large must not get in the way of heartbeats.
+func (o *opener) OpenOutput(ctx context.Context, n session.Node) (output.Stream, func(), error) {
+	c, err := o.connect(ctx, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := agentplanev1.NewAgentServiceClient(c).Output(ctx)
+	if err != nil {
+		_ = c.Close()
+		return nil, nil, err
+	}
+	return s, func() { _ = c.Close() }, nil
+}
+
+func (o *opener) connect(ctx context.Context, n session.Node) (*client.Client, error) {
+	if err := o.renewer.ready(ctx); err != nil {
+		return nil, o.note(err)
+	}
+	return client.New(client.Options{
+		Addresses:      []string{n.Address},
+		Bundle:         o.trust.without(),
+		Certificate:    o.credential.certificate,
+		Dial:           o.dial,
+		ConnectTimeout: connectTimeout,
+		Unreachable:    time.Nanosecond, // another node is the better try
+		// Heartbeats notice a frozen node; probes would be one call per second and agent.
+		ProbeAfter: 24 * time.Hour,
+	})
 }
 
 // note has the certificate renewed when a node does not accept it: it may have expired by

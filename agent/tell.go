@@ -192,17 +192,20 @@ func (w *worker) sweep() {
 		w.o.Logger.Error("attempts not swept", "err", err)
 		return
 	}
-	var done []journal.Record
+	var done, unsent []journal.Record
 	for _, a := range all {
 		r, ok := j.Lookup(journal.Key{InvocationID: a.InvocationID, Attempt: a.Number})
 		switch {
 		case !ok:
 			w.remove(a) // forgotten, or of an earlier journal whose floor keeps it from coming again
+		case r.Ended() && r.Confirmed && w.o.Output.waits(r.Key):
+			unsent = append(unsent, r)
 		case r.Ended() && r.Confirmed:
 			done = append(done, r)
 		}
 	}
 	w.removeDone(done)
+	w.removeUnsent(unsent)
 }
 
 func (w *worker) removeDone(done []journal.Record) {
@@ -213,6 +216,19 @@ func (w *worker) removeDone(done []journal.Record) {
 			return
 		}
 		surplus--
+		w.remove(execute.Attempt{InvocationID: r.InvocationID, Number: r.Attempt})
+	}
+}
+
+// removeUnsent bounds the output that no node has taken for long.
+func (w *worker) removeUnsent(unsent []journal.Record) {
+	for n, r := range byAge(unsent) {
+		if len(unsent)-n <= keptDirectories {
+			return
+		}
+		w.o.Logger.Warn("output is thrown away that no node has taken", "invocation_id", r.InvocationID, "attempt", r.Attempt,
+			"bytes", r.Result.StdoutBytes+r.Result.StderrBytes, "kept", keptDirectories)
+		w.o.Output.forget(r.Key)
 		w.remove(execute.Attempt{InvocationID: r.InvocationID, Number: r.Attempt})
 	}
 }

@@ -37,6 +37,7 @@ type workerOptions struct {
 	Clock     *session.Clock
 	Settings  func() configs.Agent
 	Policy    Policy
+	Output    outputShelf
 	Logger    hclog.Logger
 }
 
@@ -62,6 +63,7 @@ type worker struct {
 type attempt struct {
 	run      Run
 	fence    uint64
+	adopted  bool
 	canceled bool // guarded by worker.mu
 }
 
@@ -119,7 +121,7 @@ func (w *worker) Adopt(ctx context.Context) {
 			continue
 		}
 		w.o.Logger.Info("attempt adopted", "invocation_id", r.InvocationID, "attempt", r.Attempt)
-		w.follow(ctx, r.Key, &attempt{run: run, fence: r.Fence})
+		w.follow(ctx, r.Key, &attempt{run: run, fence: r.Fence, adopted: true})
 	}
 }
 
@@ -256,6 +258,7 @@ func (w *worker) wait(ctx context.Context, k journal.Key, a *attempt) {
 	cancel()
 	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		w.tellRunning(k)
+		w.o.Output.started(k, a.adopted)
 		res, err = a.run.Wait(ctx)
 	}
 	for pause := 100 * time.Millisecond; err != nil && !errors.Is(err, errOtherJournal); pause = min(2*pause, 10*time.Second) {
@@ -275,10 +278,12 @@ func (w *worker) wait(ctx context.Context, k journal.Key, a *attempt) {
 	defer w.free()
 	if err != nil {
 		log.Warn("the result is not reported", "state", string(res.State), "err", err)
+		w.o.Output.forget(k)
 		return
 	}
 	log.Info("attempt ended", "state", string(res.State), "reason", res.Reason, "exit_code", res.ExitCode)
 	w.tellEnd(k, canceled)
+	w.outputEnded(k, a.adopted)
 }
 
 func pauseFor(ctx context.Context, d time.Duration) bool {

@@ -157,6 +157,20 @@ var nodeOptions = []Option{
 		Doc: "How many of those tokens are kept.",
 	},
 
+	// Output.
+	{
+		Key: "output.store_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "10GiB", Min: "16MiB", Max: "16TiB",
+		Doc: "How much output of programs this node keeps. When it is full, the oldest goes first.",
+	},
+	{
+		Key: "output.attempt_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "64MiB", Min: "64KiB", Max: "1GiB",
+		Doc: "How much output of one attempt this node keeps; what follows is counted only.",
+	},
+	{
+		Key: "output.reserve_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "1GiB", Max: "16TiB",
+		Doc: "The free space below which this node keeps no more output, so that the log has room.",
+	},
+
 	// Limits.
 	{
 		Key: "clock.max_distance_leading", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "1s", Max: "1h",

@@ -116,6 +116,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	want.Commands.LostAfter, want.Commands.Retain, want.Commands.RetainCount = 15*time.Minute, 720*time.Hour, 100_000
 	want.Commands.RateBurst = 100
 	want.Tokens.Retain, want.Tokens.RetainCount = 720*time.Hour, 10_000
+	want.Output.StoreBytes, want.Output.AttemptBytes, want.Output.ReserveBytes = 10<<30, 64<<20, 1<<30
 	want.Clock.MaxDistanceLeading = 30 * time.Second
 	want.Limits.MessageBytes = 1 << 20
 	want.Log = Log{"info", "text"}

@@ -67,6 +67,11 @@ type Node struct {
 		Retain      time.Duration `key:"retain"`
 		RetainCount int           `key:"retain_count"`
 	} `key:"tokens"`
+	Output struct {
+		StoreBytes   int64 `key:"store_bytes"`
+		AttemptBytes int64 `key:"attempt_bytes"`
+		ReserveBytes int64 `key:"reserve_bytes"`
+	} `key:"output"`
 
 	Clock struct {
 		MaxDistanceLeading time.Duration `key:"max_distance_leading"`

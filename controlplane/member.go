@@ -21,6 +21,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane/forward"
 	"github.com/agentplane/agentplane/controlplane/membership"
 	"github.com/agentplane/agentplane/controlplane/operator"
+	"github.com/agentplane/agentplane/controlplane/output"
 	"github.com/agentplane/agentplane/controlplane/peer"
 	"github.com/agentplane/agentplane/controlplane/pki"
 	"github.com/agentplane/agentplane/fsm"
@@ -54,6 +55,8 @@ type member struct {
 	promoter  *membership.Promoter
 	gossip    *gossip.Pool
 	dispatch  *dispatch.Dispatcher
+	outputs   *output.Store
+	output    *output.Service
 	calls     *calls
 	services  *operator.Services
 	trailer   grpc.UnaryServerInterceptor // puts index and age into the trailer
@@ -269,7 +272,7 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 		grpc.Creds(peer.ServerCredentials()),
 		// Whoever may not call gets no further than the gate.
 		grpc.ChainUnaryInterceptor(m.recovered, gate.Unary, prefaces.ServerInterceptor, unary, m.calls.interceptor),
-		grpc.ChainStreamInterceptor(m.recoveredStream, gate.Stream, stream),
+		grpc.ChainStreamInterceptor(m.recoveredStream, gate.Stream, prefaces.ServerStreamInterceptor, stream),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: peer.MinKeepalive - time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.MaxRecvMsgSize(int(c.Limits.MessageBytes)),
@@ -290,6 +293,9 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 		SessionsPerSecond: c.Admission.SessionsPerSecond, NoLeaderAfter: c.Agent.LeaderlessAfter, MaxMutations: c.Batch.MaxMutations, Logger: m.logger.Named("dispatch"),
 	})
 	if err != nil {
+		return err
+	}
+	if err := m.openOutput(); err != nil {
 		return err
 	}
 	return m.register()
@@ -381,6 +387,7 @@ func (m *member) run(stop, life context.Context) error {
 	for name, run := range map[string]func(context.Context) error{
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
+		"output store": m.outputs.Run, "output": m.output.Run,
 		"membership": m.becomeKnown, "memory": m.keepMemory, "removal": m.learnRemoval,
 		"streams": func(ctx context.Context) error { return m.calls.gate.Run(ctx, m.state) },
 		"api": func(ctx context.Context) error {

@@ -44,19 +44,19 @@ func (m *member) register() error {
 		return err
 	}
 	m.calls.serve(m.server, &agentplanev1.ClusterService_ServiceDesc, m.services.Cluster)
-	m.calls.serve(m.server, &agentplanev1.CommandService_ServiceDesc, m.services.Commands)
+	m.calls.serve(m.server, &agentplanev1.CommandService_ServiceDesc, commandAPI{m.services.Commands, m.output})
 	m.calls.serve(m.server, &agentplanev1.FleetService_ServiceDesc, m.services.Fleet)
 	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, m.services.Tokens)
 	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, m.services.Operators)
 	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, m.services.Enroll)
 	m.calls.serve(m.server, &agentplanev1.ScheduleService_ServiceDesc, m.services.Schedules)
-	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, m.dispatch)
-	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peer.NewService(peer.ServiceOptions{
+	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, agentAPI{m.dispatch, m.output})
+	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peerAPI{peer.NewService(peer.ServiceOptions{
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
 		BootIndex: func() uint64 { return m.trust.state().Index },
 		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
 		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer,
-	}))
+	}), m.output})
 	return nil
 }
 

@@ -121,6 +121,9 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.endSchedules(k.EndSchedules)
 	case *raftlogv1.Mutation_PurgeSchedules:
 		return tx.purgeSchedules(k.PurgeSchedules)
+
+	case *raftlogv1.Mutation_RecordOutput:
+		return tx.recordOutput(k.RecordOutput)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

@@ -185,6 +185,19 @@ func checkInvocation(t *tables, i *raftlogv1.Invocation) error {
 	case i.GetAttempt() == 0 || i.GetAttempt() > c.GetMaxAttempts():
 		return fmt.Errorf("is at attempt %d of %d", i.GetAttempt(), c.GetMaxAttempts())
 	}
+	for n, o := range i.GetOutputs() {
+		switch {
+		case o.GetAttempt() == 0 || o.GetAttempt() > i.GetAttempt() || n > 0 && o.GetAttempt() <= i.GetOutputs()[n-1].GetAttempt():
+			return fmt.Errorf("is at attempt %d with records of output %v", i.GetAttempt(), i.GetOutputs())
+		case len(o.GetNodeIds()) == 0 || !slices.IsSorted(o.GetNodeIds()) || len(slices.Compact(slices.Clone(o.GetNodeIds()))) != len(o.GetNodeIds()):
+			return fmt.Errorf("its output is on the nodes %q", o.GetNodeIds())
+		}
+		if !slices.ContainsFunc(i.GetTransitions(), func(s *raftlogv1.Transition) bool {
+			return s.GetAttempt() == o.GetAttempt() && s.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED
+		}) {
+			return fmt.Errorf("has output of attempt %d, which was never claimed", o.GetAttempt())
+		}
+	}
 	if a, found := t.agents.get(i.GetAgentId()); open(i) && (!found || a.GetOrdinal() != i.GetAgentOrdinal()) {
 		return fmt.Errorf("is %s on agent %q, which is gone", word(i.GetState()), i.GetAgentId())
 	}

@@ -348,7 +348,7 @@ func (g *gen) agentMutation() *raftlogv1.Mutation {
 }
 
 func (g *gen) workMutation() *raftlogv1.Mutation {
-	switch g.random.IntN(16) {
+	switch g.random.IntN(17) {
 	case 0, 1, 2:
 		return g.submit()
 	case 3:
@@ -392,6 +392,8 @@ func (g *gen) workMutation() *raftlogv1.Mutation {
 		}}}
 	case 9, 10, 11, 12:
 		return g.report()
+	case 16:
+		return g.recordOutput()
 	case 13:
 		if g.rarely(3) {
 			return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeCommands{PurgeCommands: &raftlogv1.PurgeCommands{CommandIds: []string{g.command(), g.command(), "x"}}}}
@@ -447,6 +449,22 @@ func (g *gen) submit() *raftlogv1.Mutation {
 		slices.Reverse(m.AgentOrdinals)
 	}
 	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+}
+
+func (g *gen) recordOutput() *raftlogv1.Mutation {
+	i := g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, raftlogv1.AttemptState_ATTEMPT_STATE_LOST, raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED)
+	nodes := [][]string{{"n1"}, {"n1"}, {"n1", "n2"}, {"n2"}, {"n2", "n1"}, {"n1", "n4"}, nil}[g.random.IntN(7)]
+	stream := func() *raftlogv1.StreamRecord {
+		s := &raftlogv1.StreamRecord{Bytes: uint64(g.pick(9, 9, 9, 8)), Missing: uint64(g.pick(0, 0, 0, 0, 5, 9, 10)), Sha256: make([]byte, 32)}
+		if g.rarely(12) {
+			s.Sha256 = nil
+		}
+		return s
+	}
+	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RecordOutput{RecordOutput: &raftlogv1.RecordOutput{
+		InvocationId: i.GetId(), NodeId: g.of([]string{"n1", "n1", "n1", "n2", "n3"}),
+		Record: &raftlogv1.OutputRecord{Attempt: uint32(g.near(uint64(i.GetAttempt()))), NodeIds: nodes, Stdout: stream(), Stderr: stream()},
+	}}}
 }
 
 func (g *gen) report() *raftlogv1.Mutation {

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strconv"
@@ -235,6 +236,19 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 	},
 	"purge-schedules": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeSchedules{PurgeSchedules: &raftlogv1.PurgeSchedules{Keys: c.scheduleKeys()}}}
+	},
+	"record-output": func(c *call) *raftlogv1.Mutation {
+		id, i := c.invocation(0)
+		stream := func(name string) *raftlogv1.StreamRecord {
+			sum := sha256.Sum256([]byte(c.text(name+"-content", name)))
+			return &raftlogv1.StreamRecord{Bytes: c.int(name, 0), Missing: c.int(name+"-missing", 0), Sha256: sum[:]}
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RecordOutput{RecordOutput: &raftlogv1.RecordOutput{
+			InvocationId: id, NodeId: c.text("node", "a"),
+			Record: &raftlogv1.OutputRecord{
+				Attempt: uint32(c.int("attempt", uint64(i.GetAttempt()))), NodeIds: c.list("on"), Stdout: stream("stdout"), Stderr: stream("stderr"),
+			},
+		}}}
 	},
 	"purge": func(c *call) *raftlogv1.Mutation {
 		m := &raftlogv1.PurgeCommands{}

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -43,7 +44,8 @@ type twinAttempt struct {
 	late, asked        bool
 	superseded         bool // it is not tried again
 	rank               uint32
-	released           int64 // when; 0 = it is not, or is another attempt
+	released           int64  // when; 0 = it is not, or is another attempt
+	outputs            string // what is recorded, in words
 }
 
 const (
@@ -98,7 +100,7 @@ func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
 	c := w.commands[a.command]
 	a.state = lost
 	if a.n < c.tries && !c.canceled && !c.aborted && now < c.notAfter && agentStays && !a.superseded {
-		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released, rank: a.rank}
+		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released, rank: a.rank, outputs: a.outputs}
 	}
 }
 
@@ -140,6 +142,8 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 		return w.resume(m.ResumeCommand), true
 	case *raftlogv1.Mutation_AbortCommand:
 		return w.abortCommand(m.AbortCommand), true
+	case *raftlogv1.Mutation_RecordOutput:
+		return w.recordOutput(before, m.RecordOutput), true
 	case *raftlogv1.Mutation_OpenSession:
 		w.openSession(before, now, m.OpenSession, got)
 	case *raftlogv1.Mutation_MarkDown:
@@ -379,6 +383,74 @@ func (w *twin) expire(now int64, m *raftlogv1.ExpireCommands) {
 	}
 }
 
+// outputWords writes down what is recorded of each attempt: "attempt stdout/missing
+// stderr/missing nodes;", ascending.
+func outputWords(all []*raftlogv1.OutputRecord) string {
+	var words string
+	for _, o := range all {
+		words += fmt.Sprintf("%d %s %v;", o.GetAttempt(), contentWords(o), o.GetNodeIds())
+	}
+	return words
+}
+
+func contentWords(o *raftlogv1.OutputRecord) string {
+	return fmt.Sprintf("%d/%d/%x %d/%d/%x", o.GetStdout().GetBytes(), o.GetStdout().GetMissing(), o.GetStdout().GetSha256(),
+		o.GetStderr().GetBytes(), o.GetStderr().GetMissing(), o.GetStderr().GetSha256())
+}
+
+func (w *twin) recordOutput(before *View, m *raftlogv1.RecordOutput) raftlogv1.Code {
+	a, r := w.find(m.GetInvocationId()), m.GetRecord()
+	if a == nil {
+		return raftlogv1.Code_CODE_NOT_FOUND
+	}
+	switch n, known := before.Node(m.GetNodeId()); {
+	case !known:
+		return raftlogv1.Code_CODE_NOT_FOUND
+	case n.GetState() != raftlogv1.NodeState_NODE_STATE_REGISTERED:
+		return raftlogv1.Code_CODE_REFUSED
+	}
+	if r.GetAttempt() == 0 || !slices.Contains(r.GetNodeIds(), m.GetNodeId()) {
+		return raftlogv1.Code_CODE_INVALID
+	}
+	for _, s := range []*raftlogv1.StreamRecord{r.GetStdout(), r.GetStderr()} {
+		if len(s.GetSha256()) != 32 || s.GetMissing() > s.GetBytes() {
+			return raftlogv1.Code_CODE_INVALID
+		}
+	}
+	for n, id := range r.GetNodeIds() {
+		if _, known := before.Node(id); !known {
+			return raftlogv1.Code_CODE_NOT_FOUND
+		}
+		if n > 0 && r.GetNodeIds()[n-1] >= id {
+			return raftlogv1.Code_CODE_INVALID
+		}
+	}
+	if r.GetAttempt() > a.n || (r.GetAttempt() == a.n && a.fence == 0) {
+		return raftlogv1.Code_CODE_STALE
+	}
+	i, _ := before.Invocation(a.id)
+	all := slices.Clone(i.GetOutputs())
+	for n, o := range all {
+		if o.GetAttempt() != r.GetAttempt() {
+			continue
+		}
+		if contentWords(o) != contentWords(r) {
+			return raftlogv1.Code_CODE_CONFLICT
+		}
+		nodes := map[string]bool{}
+		for _, id := range append(slices.Clone(o.GetNodeIds()), r.GetNodeIds()...) {
+			nodes[id] = true
+		}
+		all[n] = &raftlogv1.OutputRecord{Attempt: o.GetAttempt(), NodeIds: slices.Sorted(maps.Keys(nodes)), Stdout: o.GetStdout(), Stderr: o.GetStderr()}
+		a.outputs = outputWords(all)
+		return raftlogv1.Code_CODE_OK
+	}
+	all = append(all, r)
+	slices.SortFunc(all, func(a, b *raftlogv1.OutputRecord) int { return int(a.GetAttempt()) - int(b.GetAttempt()) })
+	a.outputs = outputWords(all)
+	return raftlogv1.Code_CODE_OK
+}
+
 // openSession follows what became of claims that the agent's journal may not hold.
 func (w *twin) openSession(before *View, now int64, m *raftlogv1.OpenSession, got *raftlogv1.Outcome) {
 	a, _ := before.Agent(m.GetAgentId())
@@ -409,7 +481,7 @@ func (w *twin) compare(v *View) error {
 		got := twinAttempt{
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
 			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
-			rank: i.GetRank(), released: a.released,
+			rank: i.GetRank(), released: a.released, outputs: outputWords(i.GetOutputs()),
 		}
 		want := *a
 		want.superseded = false // the machine notes it only where there are attempts left

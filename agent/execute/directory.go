@@ -28,6 +28,7 @@ const (
 	fileAlive   = "alive"
 	fileExit    = "exit"
 	fileLog     = "supervisor.log"
+	fileKept    = "kept"
 	fileOutput  = "output." // and a number
 )
 

@@ -39,6 +39,7 @@
 //	output.N        output in frames; 0 is the head, the highest are the tail
 //	exit            the result, complete and fsynced before it gets this name
 //	supervisor.log  what a supervisor says when it fails
+//	kept            there when the cluster has taken all output, or wants none
 //
 // # After a restart
 //
@@ -75,6 +76,9 @@
 // 64 KiB and the last part up to the limit, in rotating files; a result carries the first
 // and last 4 KiB. Memory does not depend on how much is written. A full disk stops the
 // storing, not the program; what is missing is counted.
+//
+// [Runner.Tail] reads the stored output while it grows. Each frame says where it begins in
+// its stream, so that a reader whom the rotation overtakes knows how much it has missed.
 //
 // # Ownership
 //

@@ -23,15 +23,17 @@ const (
 	tailSegments = 4
 
 	// outputHeader is what stands in a frame before the data: where the data begins in
-	// all output of the attempt, and when it was read (wall clock, nanoseconds).
-	outputHeader = 16
+	// all output of the attempt, when it was read (wall clock, nanoseconds), and where it
+	// begins in its own stream.
+	outputHeader = 24
 )
 
 // StoredChunk is output as it lies on disk.
 type StoredChunk struct {
 	Chunk
-	Offset uint64    // in the output of both streams together
-	At     time.Time // when it was read
+	Offset       uint64    // in the output of both streams together
+	StreamOffset uint64    // in the chunk's own stream
+	At           time.Time // when it was read
 }
 
 // recorder stores output in output.0 (the head) and the last few of output.1, output.2
@@ -112,11 +114,20 @@ func (r *recorder) store(stream uint8, b []byte) error {
 	}
 	r.payload = binary.LittleEndian.AppendUint64(r.payload[:0], r.total)
 	r.payload = binary.LittleEndian.AppendUint64(r.payload, uint64(time.Now().UnixNano()))
+	r.payload = binary.LittleEndian.AppendUint64(r.payload, r.written(stream))
 	r.payload = append(r.payload, b...)
 	r.framed = frame.Append(r.framed[:0], stream, r.payload)
 	n, err := r.f.Write(r.framed)
 	r.size += int64(n)
 	return err
+}
+
+// written is how many bytes of the stream there were before.
+func (r *recorder) written(stream uint8) uint64 {
+	if stream == Stdout {
+		return r.stdout
+	}
+	return r.stderr
 }
 
 // finish makes durable what is stored and fills in res.
@@ -167,22 +178,31 @@ func storedIn(f *os.File, yield func(StoredChunk, error) bool) (more bool) {
 		switch {
 		case errors.Is(err, io.EOF) || errors.Is(err, frame.ErrTorn):
 			return true
-		case err == nil && len(payload) < outputHeader:
-			err = fmt.Errorf("frame has %d bytes, at least %d are needed", len(payload), outputHeader)
+		case err == nil:
+			var c StoredChunk
+			if c, err = storedChunk(stream, payload); err == nil {
+				if !yield(c, nil) {
+					return false
+				}
+				continue
+			}
 		}
-		if err != nil {
-			yield(StoredChunk{}, fmt.Errorf("read %q: %w", f.Name(), err))
-			return false
-		}
-		c := StoredChunk{
-			Chunk:  Chunk{Stream: stream, Data: slices.Clone(payload[outputHeader:])},
-			Offset: binary.LittleEndian.Uint64(payload),
-			At:     time.Unix(0, int64(binary.LittleEndian.Uint64(payload[8:]))),
-		}
-		if !yield(c, nil) {
-			return false
-		}
+		yield(StoredChunk{}, fmt.Errorf("read %q: %w", f.Name(), err))
+		return false
 	}
+}
+
+// storedChunk is what a frame holds; the data is its own.
+func storedChunk(stream uint8, payload []byte) (StoredChunk, error) {
+	if len(payload) < outputHeader {
+		return StoredChunk{}, fmt.Errorf("frame has %d bytes, at least %d are needed", len(payload), outputHeader)
+	}
+	return StoredChunk{
+		Chunk:        Chunk{Stream: stream, Data: slices.Clone(payload[outputHeader:])},
+		Offset:       binary.LittleEndian.Uint64(payload),
+		At:           time.Unix(0, int64(binary.LittleEndian.Uint64(payload[8:]))),
+		StreamOffset: binary.LittleEndian.Uint64(payload[16:]),
+	}, nil
 }
 
 // outputs gives the numbers of the output files, ascending.
@@ -206,21 +226,21 @@ func (d directory) outputs() ([]int, error) {
 // salvage fills res with what a dead supervisor has stored.
 func (d directory) salvage(res *Result) {
 	var sum summary
-	var end uint64
+	var end, kept uint64
 	for c, err := range d.stored() {
 		if err != nil {
 			res.say("output is incomplete: %v", err)
 			break
 		}
 		sum.add(c.Stream, c.Data)
-		end = c.Offset + uint64(len(c.Data))
+		end, kept = c.Offset+uint64(len(c.Data)), kept+uint64(len(c.Data))
 		if c.Stream == Stdout {
-			res.StdoutBytes += uint64(len(c.Data))
+			res.StdoutBytes = c.StreamOffset + uint64(len(c.Data))
 		} else {
-			res.StderrBytes += uint64(len(c.Data))
+			res.StderrBytes = c.StreamOffset + uint64(len(c.Data))
 		}
 	}
-	if kept := res.StdoutBytes + res.StderrBytes; end > kept {
+	if end > kept {
 		res.say("%d bytes of output are missing in the middle", end-kept)
 	}
 	res.Head, res.Tail = sum.head, sum.tail

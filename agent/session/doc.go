@@ -33,8 +33,8 @@
 //
 // # Goroutines and queues
 //
-// Run has none of its own. A session has a reader, and a seeker while it has been told to
-// move; both have ended when the session has. Nothing waits for the work: messages are
+// Run has none of its own. A session has a reader, a seeker while it has been told to
+// move, and what runs beside it (output); all have ended when the session has. Nothing waits for the work: messages are
 // offered to it, and when its queue is full a delivery ends the session (it comes again in
 // the next one) while anything else is dropped, since nodes repeat it. The silence of a
 // node is noticed by a timer that every message winds up again.

@@ -111,6 +111,9 @@ type Options struct {
 	// and one has said that the cluster does not know it or its key; nil is returned when
 	// that was mended (by a token). May be nil.
 	Removed func(context.Context) error
+	// Beside runs beside each session, from Ready on, and returns when ctx ends, which the
+	// session awaits. What it does must not need the session's stream. May be nil.
+	Beside func(ctx context.Context, n Node, epoch uint64)
 	// Rebooting says whether the host is going down, for Goodbye. May be nil.
 	Rebooting func() bool
 	Logger    hclog.Logger

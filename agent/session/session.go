@@ -77,12 +77,18 @@ func (s *session) serve(ctx context.Context, w *agentplanev1.Welcome) (*link, er
 	defer s.watchdog.Stop()
 	s.found = make(chan *link, 1)
 	seek, stopSeeking := context.WithCancel(ctx)
+	beside, stopBeside := context.WithCancel(ctx)
+	defer stopBeside()
+	if s.k.o.Beside != nil {
+		s.group.Go(func() { s.k.o.Beside(beside, s.link.node, s.epoch) })
+	}
 
 	ended := make(chan error, 1) // from the reader
 	s.group.Go(func() { ended <- s.read(seek) })
 	err := s.write(ctx, interval, w.GetWantFacts(), ended)
 	s.link.cancel(err)
 	stopSeeking()
+	stopBeside()
 	s.group.Wait()
 	select {
 	case l := <-s.found:

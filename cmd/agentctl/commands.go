@@ -17,7 +17,7 @@ func (a *app) commandsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "commands", Short: "look after the commands"}
 	one := args(1, 1, "the id of a command")
 	c.AddCommand(
-		a.commandsList(), a.commandsOutput(), a.commandsWatch(), a.commandsQueue(),
+		a.commandsList(), a.commandsOutput(), a.commandsAttach(), a.commandsWatch(), a.commandsQueue(),
 		&cobra.Command{
 			Use: "get COMMAND", Short: "show one command and its invocations", Args: one, Annotations: is(reads),
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsGet,
@@ -118,14 +118,25 @@ func (a *app) commandsWatch() *cobra.Command {
 }
 
 func (a *app) commandsOutput() *cobra.Command {
+	var f outputFlags
 	var results resultFlags
 	c := &cobra.Command{
-		Use: "output COMMAND [AGENT]", Short: "print what the programs printed: its head and tail, and how much is not shown",
+		Use: "output COMMAND [AGENT]", Short: "print what the programs printed: of one agent all that is kept, of all its head and tail",
+		Long: "Print what the programs of a command printed. Of one agent it is the exact bytes of all that is kept,\n" +
+			"stdout to stdout and stderr to stderr, compared with the recorded hash; what is not kept is said on\n" +
+			"stderr. Of all agents it is the head and the tail that the results hold, equal ones together.",
 		Args: args(1, 2, "the id of a command, and at most one agent"), Annotations: is(reads),
 		ValidArgsFunction: a.completeCommandAgent,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 2 && results.dir != "" {
+			f.ranged = cmd.Flags().Changed("offset")
+			plain := a.flags.output == "table" || a.flags.output == "wide"
+			switch {
+			case len(args) == 2 && results.dir != "":
 				return usagef("--output-dir takes the results of all agents: leave %q away", args[1])
+			case (f.stderr || f.ranged) && len(args) == 1:
+				return usagef("--stderr and --offset are of one agent: name it behind the command")
+			case (f.stderr || f.ranged) && !plain:
+				return usagef("--stderr and --offset print bytes: -o %s is not for them", a.flags.output)
 			}
 			if err := results.prepare(false); err != nil {
 				return err
@@ -142,17 +153,19 @@ func (a *app) commandsOutput() *cobra.Command {
 					return a.printOutputs(c.GetInvocations())
 				}
 				for _, i := range c.GetInvocations() {
-					if i.AgentId == args[1] || i.AgentName == args[1] {
+					switch {
+					case i.AgentId != args[1] && i.AgentName != args[1]:
+					case plain:
+						return a.printWhole(cmd.Context(), s, args[0], args[1], &f)
+					default:
 						return a.printOutput(i)
 					}
 				}
-				return &failure{
-					code: exitNotFound, err: fmt.Errorf("command %s does not mean agent %q", args[0], args[1]),
-					hint: fmt.Sprintf("see \"agentctl commands get %s\"; an agent that was removed is named by its id", args[0]),
-				}
+				return noInvocation(args[0], args[1])
 			})
 		},
 	}
+	f.add(c)
 	results.add(c)
 	return c
 }
@@ -165,22 +178,7 @@ func (a *app) printOutputs(all []*agentplanev1.Invocation) error {
 	return printObjects(a, objects, func(w io.Writer) { writeGroups(w, all) })
 }
 
-// printOutput gives the program's stdout to stdout, and its stderr to stderr.
+// printOutput gives the result, with the head and the tail that it holds, as an object.
 func (a *app) printOutput(i *agentplanev1.Invocation) error {
-	if err := printOne(a, toObject(i), func(w io.Writer) { a.writeRaw(w, a.stdout, i.Stdout) }); err != nil {
-		return err
-	}
-	if a.flags.output == "table" || a.flags.output == "wide" {
-		a.writeRaw(a.stderr, a.stderr, i.Stderr)
-	}
-	return nil
-}
-
-// writeRaw writes the bytes as they are, unless they would go to a terminal.
-func (a *app) writeRaw(w, sink io.Writer, o *agentplanev1.Output) {
-	text := shownText(o)
-	if isTerminal(sink) {
-		text = printableText(text)
-	}
-	_, _ = io.WriteString(w, text)
+	return printOne(a, toObject(i), func(io.Writer) {})
 }

@@ -31,6 +31,7 @@ type runFlags struct {
 	rerun     rerunFlags
 	results   resultFlags
 	splay     splayFlags
+	follow    followFlags
 	timeout   time.Duration
 	killGrace time.Duration
 	ttl       time.Duration
@@ -56,6 +57,9 @@ func (a *app) runCmd() *cobra.Command {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
 			command, err := f.command(a, args, cmd.Flags().Changed("ttl"), cmd.Flags().Changed("queue"))
+			if err == nil {
+				err = f.follow.check(a, f.detach)
+			}
 			if err != nil {
 				return err
 			}
@@ -68,6 +72,7 @@ func (a *app) runCmd() *cobra.Command {
 	f.add(c)
 	f.rerun.add(c)
 	f.results.add(c)
+	f.follow.add(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
 	return c
 }
@@ -212,6 +217,9 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *clie
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))
+	if f.follow.follow {
+		return a.attach(ctx, s, id, "", &f.results)
+	}
 	return a.follow(ctx, s, id, &f.results)
 }
 

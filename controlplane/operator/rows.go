@@ -41,10 +41,21 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 		c, _ := v.Command(i.GetCommandId())
 		r.StartsAt = fsm.StartsAt(c, i)
 	}
+	for _, o := range i.GetOutputs() {
+		if o.GetAttempt() == i.GetAttempt() {
+			r.Kept = &agentplanev1.KeptOutput{NodeIds: o.GetNodeIds(), Totals: &agentplanev1.OutputTotals{
+				Stdout: totalRow(o.GetStdout()), Stderr: totalRow(o.GetStderr()),
+			}}
+		}
+	}
 	if withOutput {
 		r.Stdout, r.Stderr = outputRow(i.GetResult().GetStdout()), outputRow(i.GetResult().GetStderr())
 	}
 	return r
+}
+
+func totalRow(s *raftlogv1.StreamRecord) *agentplanev1.OutputTotal {
+	return &agentplanev1.OutputTotal{Bytes: s.GetBytes(), Missing: s.GetMissing(), Sha256: s.GetSha256()}
 }
 
 func outputRow(o *raftlogv1.Output) *agentplanev1.Output {

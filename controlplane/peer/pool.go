@@ -268,6 +268,7 @@ func (p *Pool) conn(id string) (*pooled, error) {
 		// The dialer has done TLS already.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithChainUnaryInterceptor(p.o.Prefaces.clientInterceptor(id)),
+		grpc.WithChainStreamInterceptor(p.o.Prefaces.clientStreamInterceptor(id)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: poolKeepalive, Timeout: poolTimeout, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

@@ -116,6 +116,15 @@ func (p Prefaces) ServerInterceptor(ctx context.Context, req any, info *grpc.Una
 	if !isPeerMethod(info.FullMethod) {
 		return handler(ctx, req)
 	}
+	if err := p.receive(ctx); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
+}
+
+// receive judges the preface in the call's metadata, and puts this node's into the
+// header of the answer. The error is a refusal.
+func (p Prefaces) receive(ctx context.Context) error {
 	caller, _ := Caller(ctx)
 	theirs, err := prefaceIn(metadata.ValueFromIncomingContext(ctx, prefaceKey))
 	if err == nil {
@@ -127,42 +136,55 @@ func (p Prefaces) ServerInterceptor(ctx context.Context, req any, info *grpc.Una
 	}
 	b, merr := proto.Marshal(answer)
 	if merr != nil {
-		return nil, status.Errorf(codes.Internal, "marshal preface: %v", merr)
+		return status.Errorf(codes.Internal, "marshal preface: %v", merr)
 	}
 	if serr := grpc.SetHeader(ctx, metadata.Pairs(prefaceKey, string(b))); serr != nil {
-		return nil, status.Errorf(codes.Internal, "send preface: %v", serr)
+		return status.Errorf(codes.Internal, "send preface: %v", serr)
 	}
 	if err != nil {
 		detail := &agentplanev1.ErrorDetail{Reason: ReasonPreface}
 		if errors.Is(err, ErrPutBack) {
 			detail.Reason = ReasonPutBack
 		}
-		return nil, agentplanev1.Refusal(codes.FailedPrecondition, detail, "%v", err)
+		return agentplanev1.Refusal(codes.FailedPrecondition, detail, "%v", err)
 	}
-	return handler(ctx, req)
+	return nil
 }
 
 // clientInterceptor sends this node's preface and judges the peer's.
 func (p Prefaces) clientInterceptor(nodeID string) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		b, err := proto.Marshal(p.to(nodeID))
+		ctx, err := p.say(ctx, nodeID)
 		if err != nil {
-			return fmt.Errorf("marshal preface: %w", err)
+			return err
 		}
 		var header metadata.MD
-		ctx = metadata.AppendToOutgoingContext(ctx, prefaceKey, string(b))
 		if err := invoke(ctx, method, req, reply, cc, append(opts, grpc.Header(&header))...); err != nil {
 			return err
 		}
-		theirs, err := prefaceIn(header.Get(prefaceKey))
-		if err == nil {
-			err = p.Judge(nodeID, theirs)
-		}
-		if err != nil {
-			return status.Error(codes.FailedPrecondition, err.Error())
-		}
-		return nil
+		return p.hear(nodeID, header)
 	}
+}
+
+// say puts this node's preface into the metadata of a call.
+func (p Prefaces) say(ctx context.Context, nodeID string) (context.Context, error) {
+	b, err := proto.Marshal(p.to(nodeID))
+	if err != nil {
+		return nil, fmt.Errorf("marshal preface: %w", err)
+	}
+	return metadata.AppendToOutgoingContext(ctx, prefaceKey, string(b)), nil
+}
+
+// hear judges the preface in the header of an answer.
+func (p Prefaces) hear(nodeID string, header metadata.MD) error {
+	theirs, err := prefaceIn(header.Get(prefaceKey))
+	if err == nil {
+		err = p.Judge(nodeID, theirs)
+	}
+	if err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return nil
 }
 
 func prefaceIn(values []string) (*agentplanev1.Preface, error) {

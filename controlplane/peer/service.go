@@ -90,6 +90,8 @@ func ownBusiness(nodeID string, m *raftlogv1.Mutation) bool {
 		return k.ReportFacts.GetNodeId() == nodeID
 	case *raftlogv1.Mutation_LoseAttempt:
 		return k.LoseAttempt.GetNodeId() == nodeID
+	case *raftlogv1.Mutation_RecordOutput:
+		return k.RecordOutput.GetNodeId() == nodeID
 	default:
 		return false
 	}

@@ -173,7 +173,11 @@ func (n *node) pool() *Pool {
 }
 
 func (n *node) serve() *grpc.Server {
-	s := grpc.NewServer(grpc.Creds(ServerCredentials()), grpc.ChainUnaryInterceptor(n.prefaces.ServerInterceptor))
+	return n.serveWith(grpc.ChainUnaryInterceptor(n.prefaces.ServerInterceptor), grpc.ChainStreamInterceptor(n.prefaces.ServerStreamInterceptor))
+}
+
+func (n *node) serveWith(o ...grpc.ServerOption) *grpc.Server {
+	s := grpc.NewServer(append(o, grpc.Creds(ServerCredentials()))...)
 	agentplanev1.RegisterPeerServiceServer(s, terms{})
 	go func() { _ = s.Serve(n.port.Listener(identity.ProtocolGRPC)) }()
 	return s

@@ -1690,11 +1690,742 @@ func (x *MoveAway) GetWithinMs() uint32 {
 	return 0
 }
 
+type OutputRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*OutputRequest_Hello
+	//	*OutputRequest_Offer
+	//	*OutputRequest_Data
+	//	*OutputRequest_Finish
+	Message       isOutputRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputRequest) Reset() {
+	*x = OutputRequest{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputRequest) ProtoMessage() {}
+
+func (x *OutputRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputRequest.ProtoReflect.Descriptor instead.
+func (*OutputRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *OutputRequest) GetMessage() isOutputRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *OutputRequest) GetHello() *OutputHello {
+	if x != nil {
+		if x, ok := x.Message.(*OutputRequest_Hello); ok {
+			return x.Hello
+		}
+	}
+	return nil
+}
+
+func (x *OutputRequest) GetOffer() *OutputOffer {
+	if x != nil {
+		if x, ok := x.Message.(*OutputRequest_Offer); ok {
+			return x.Offer
+		}
+	}
+	return nil
+}
+
+func (x *OutputRequest) GetData() *OutputData {
+	if x != nil {
+		if x, ok := x.Message.(*OutputRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *OutputRequest) GetFinish() *OutputFinish {
+	if x != nil {
+		if x, ok := x.Message.(*OutputRequest_Finish); ok {
+			return x.Finish
+		}
+	}
+	return nil
+}
+
+type isOutputRequest_Message interface {
+	isOutputRequest_Message()
+}
+
+type OutputRequest_Hello struct {
+	Hello *OutputHello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
+}
+
+type OutputRequest_Offer struct {
+	Offer *OutputOffer `protobuf:"bytes,2,opt,name=offer,proto3,oneof"`
+}
+
+type OutputRequest_Data struct {
+	Data *OutputData `protobuf:"bytes,3,opt,name=data,proto3,oneof"`
+}
+
+type OutputRequest_Finish struct {
+	Finish *OutputFinish `protobuf:"bytes,4,opt,name=finish,proto3,oneof"`
+}
+
+func (*OutputRequest_Hello) isOutputRequest_Message() {}
+
+func (*OutputRequest_Offer) isOutputRequest_Message() {}
+
+func (*OutputRequest_Data) isOutputRequest_Message() {}
+
+func (*OutputRequest_Finish) isOutputRequest_Message() {}
+
+type OutputResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*OutputResponse_Wanted
+	//	*OutputResponse_Ack
+	//	*OutputResponse_Skip
+	//	*OutputResponse_Done
+	Message       isOutputResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputResponse) Reset() {
+	*x = OutputResponse{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputResponse) ProtoMessage() {}
+
+func (x *OutputResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputResponse.ProtoReflect.Descriptor instead.
+func (*OutputResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *OutputResponse) GetMessage() isOutputResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *OutputResponse) GetWanted() *OutputWanted {
+	if x != nil {
+		if x, ok := x.Message.(*OutputResponse_Wanted); ok {
+			return x.Wanted
+		}
+	}
+	return nil
+}
+
+func (x *OutputResponse) GetAck() *OutputAck {
+	if x != nil {
+		if x, ok := x.Message.(*OutputResponse_Ack); ok {
+			return x.Ack
+		}
+	}
+	return nil
+}
+
+func (x *OutputResponse) GetSkip() *OutputSkip {
+	if x != nil {
+		if x, ok := x.Message.(*OutputResponse_Skip); ok {
+			return x.Skip
+		}
+	}
+	return nil
+}
+
+func (x *OutputResponse) GetDone() *OutputDone {
+	if x != nil {
+		if x, ok := x.Message.(*OutputResponse_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isOutputResponse_Message interface {
+	isOutputResponse_Message()
+}
+
+type OutputResponse_Wanted struct {
+	Wanted *OutputWanted `protobuf:"bytes,1,opt,name=wanted,proto3,oneof"`
+}
+
+type OutputResponse_Ack struct {
+	Ack *OutputAck `protobuf:"bytes,2,opt,name=ack,proto3,oneof"`
+}
+
+type OutputResponse_Skip struct {
+	Skip *OutputSkip `protobuf:"bytes,3,opt,name=skip,proto3,oneof"`
+}
+
+type OutputResponse_Done struct {
+	Done *OutputDone `protobuf:"bytes,4,opt,name=done,proto3,oneof"`
+}
+
+func (*OutputResponse_Wanted) isOutputResponse_Message() {}
+
+func (*OutputResponse_Ack) isOutputResponse_Message() {}
+
+func (*OutputResponse_Skip) isOutputResponse_Message() {}
+
+func (*OutputResponse_Done) isOutputResponse_Message() {}
+
+// OutputHello names the session beside which the stream stands.
+type OutputHello struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionEpoch  uint64                 `protobuf:"varint,1,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputHello) Reset() {
+	*x = OutputHello{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputHello) ProtoMessage() {}
+
+func (x *OutputHello) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputHello.ProtoReflect.Descriptor instead.
+func (*OutputHello) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *OutputHello) GetSessionEpoch() uint64 {
+	if x != nil {
+		return x.SessionEpoch
+	}
+	return 0
+}
+
+// OutputOffer says that there is output of an attempt.
+type OutputOffer struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What any node has acknowledged, as far as the agent remembers.
+	Acknowledged *OutputEnds `protobuf:"bytes,3,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// The agent was started since: a node may have acknowledged more.
+	Forgot        bool `protobuf:"varint,4,opt,name=forgot,proto3" json:"forgot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputOffer) Reset() {
+	*x = OutputOffer{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputOffer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputOffer) ProtoMessage() {}
+
+func (x *OutputOffer) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputOffer.ProtoReflect.Descriptor instead.
+func (*OutputOffer) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *OutputOffer) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputOffer) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputOffer) GetAcknowledged() *OutputEnds {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return nil
+}
+
+func (x *OutputOffer) GetForgot() bool {
+	if x != nil {
+		return x.Forgot
+	}
+	return false
+}
+
+// OutputWanted asks for an attempt's output from here on. It is said again when the node
+// wants to begin anew.
+type OutputWanted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	From          *OutputEnds            `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputWanted) Reset() {
+	*x = OutputWanted{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputWanted) ProtoMessage() {}
+
+func (x *OutputWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputWanted.ProtoReflect.Descriptor instead.
+func (*OutputWanted) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *OutputWanted) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputWanted) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputWanted) GetFrom() *OutputEnds {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+type OutputData struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Chunks        []*OutputChunk         `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputData) Reset() {
+	*x = OutputData{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputData) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputData) ProtoMessage() {}
+
+func (x *OutputData) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputData.ProtoReflect.Descriptor instead.
+func (*OutputData) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *OutputData) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputData) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputData) GetChunks() []*OutputChunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+// OutputFinish follows the last data of an attempt that has ended: so many bytes its
+// program wrote. What did not come is missing for the reason.
+type OutputFinish struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Totals       *OutputEnds            `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"`
+	GapReason    string                 `protobuf:"bytes,4,opt,name=gap_reason,json=gapReason,proto3" json:"gap_reason,omitempty"`
+	// The result holds all of it: nodes need not keep it.
+	Whole         bool `protobuf:"varint,5,opt,name=whole,proto3" json:"whole,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputFinish) Reset() {
+	*x = OutputFinish{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputFinish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputFinish) ProtoMessage() {}
+
+func (x *OutputFinish) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputFinish.ProtoReflect.Descriptor instead.
+func (*OutputFinish) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *OutputFinish) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputFinish) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputFinish) GetTotals() *OutputEnds {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+func (x *OutputFinish) GetGapReason() string {
+	if x != nil {
+		return x.GapReason
+	}
+	return ""
+}
+
+func (x *OutputFinish) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+// OutputAck says that the output up to here is on the disks of enough nodes.
+type OutputAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Held          *OutputEnds            `protobuf:"bytes,3,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputAck) Reset() {
+	*x = OutputAck{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputAck) ProtoMessage() {}
+
+func (x *OutputAck) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputAck.ProtoReflect.Descriptor instead.
+func (*OutputAck) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *OutputAck) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputAck) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputAck) GetHeld() *OutputEnds {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// OutputSkip asks for no more data of an attempt, but for its finish.
+type OutputSkip struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// quota, disk_full
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputSkip) Reset() {
+	*x = OutputSkip{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputSkip) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputSkip) ProtoMessage() {}
+
+func (x *OutputSkip) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputSkip.ProtoReflect.Descriptor instead.
+func (*OutputSkip) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *OutputSkip) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputSkip) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputSkip) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// OutputDone says that nothing more is wanted of an attempt: all of it is kept, or its
+// result holds all, or nobody asks for it any more.
+type OutputDone struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// kept, whole, gone
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputDone) Reset() {
+	*x = OutputDone{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputDone) ProtoMessage() {}
+
+func (x *OutputDone) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputDone.ProtoReflect.Descriptor instead.
+func (*OutputDone) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *OutputDone) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputDone) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputDone) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_agentplane_v1_agent_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x19agentplane/v1/agent.proto\x12\ragentplane.v1\x1a\x1bagentplane/v1/command.proto\x1a\x1aagentplane/v1/common.proto\"\xca\x02\n" +
+	"\x19agentplane/v1/agent.proto\x12\ragentplane.v1\x1a\x1bagentplane/v1/command.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xca\x02\n" +
 	"\x0eSessionRequest\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.agentplane.v1.HelloH\x00R\x05hello\x12,\n" +
 	"\x05ready\x18\x02 \x01(\v2\x14.agentplane.v1.ReadyH\x00R\x05ready\x128\n" +
@@ -1829,9 +2560,59 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x06bundle\x18\x01 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle\"?\n" +
 	"\bMoveAway\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1b\n" +
-	"\twithin_ms\x18\x02 \x01(\rR\bwithinMs2g\n" +
+	"\twithin_ms\x18\x02 \x01(\rR\bwithinMs\"\xea\x01\n" +
+	"\rOutputRequest\x122\n" +
+	"\x05hello\x18\x01 \x01(\v2\x1a.agentplane.v1.OutputHelloH\x00R\x05hello\x122\n" +
+	"\x05offer\x18\x02 \x01(\v2\x1a.agentplane.v1.OutputOfferH\x00R\x05offer\x12/\n" +
+	"\x04data\x18\x03 \x01(\v2\x19.agentplane.v1.OutputDataH\x00R\x04data\x125\n" +
+	"\x06finish\x18\x04 \x01(\v2\x1b.agentplane.v1.OutputFinishH\x00R\x06finishB\t\n" +
+	"\amessage\"\xe2\x01\n" +
+	"\x0eOutputResponse\x125\n" +
+	"\x06wanted\x18\x01 \x01(\v2\x1b.agentplane.v1.OutputWantedH\x00R\x06wanted\x12,\n" +
+	"\x03ack\x18\x02 \x01(\v2\x18.agentplane.v1.OutputAckH\x00R\x03ack\x12/\n" +
+	"\x04skip\x18\x03 \x01(\v2\x19.agentplane.v1.OutputSkipH\x00R\x04skip\x12/\n" +
+	"\x04done\x18\x04 \x01(\v2\x19.agentplane.v1.OutputDoneH\x00R\x04doneB\t\n" +
+	"\amessage\"2\n" +
+	"\vOutputHello\x12#\n" +
+	"\rsession_epoch\x18\x01 \x01(\x04R\fsessionEpoch\"\xa3\x01\n" +
+	"\vOutputOffer\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12=\n" +
+	"\facknowledged\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\facknowledged\x12\x16\n" +
+	"\x06forgot\x18\x04 \x01(\bR\x06forgot\"|\n" +
+	"\fOutputWanted\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04from\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04from\"\x7f\n" +
+	"\n" +
+	"OutputData\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x122\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\"\xb5\x01\n" +
+	"\fOutputFinish\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x121\n" +
+	"\x06totals\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x06totals\x12\x1d\n" +
+	"\n" +
+	"gap_reason\x18\x04 \x01(\tR\tgapReason\x12\x14\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\"y\n" +
+	"\tOutputAck\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04held\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04held\"c\n" +
+	"\n" +
+	"OutputSkip\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"c\n" +
+	"\n" +
+	"OutputDone\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason2\xbd\x01\n" +
 	"\fAgentService\x12W\n" +
-	"\aSession\x12\x1d.agentplane.v1.SessionRequest\x1a\x1e.agentplane.v1.SessionResponse\"\t\xe2\xd1\x18\x05agent(\x010\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\aSession\x12\x1d.agentplane.v1.SessionRequest\x1a\x1e.agentplane.v1.SessionResponse\"\t\xe2\xd1\x18\x05agent(\x010\x01\x12T\n" +
+	"\x06Output\x12\x1c.agentplane.v1.OutputRequest\x1a\x1d.agentplane.v1.OutputResponse\"\t\xe2\xd1\x18\x05agent(\x010\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_agent_proto_rawDescOnce sync.Once
@@ -1845,7 +2626,7 @@ func file_agentplane_v1_agent_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_agent_proto_rawDescData
 }
 
-var file_agentplane_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_agentplane_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_agentplane_v1_agent_proto_goTypes = []any{
 	(*SessionRequest)(nil),  // 0: agentplane.v1.SessionRequest
 	(*SessionResponse)(nil), // 1: agentplane.v1.SessionResponse
@@ -1866,12 +2647,24 @@ var file_agentplane_v1_agent_proto_goTypes = []any{
 	(*Report)(nil),          // 16: agentplane.v1.Report
 	(*TrustUpdate)(nil),     // 17: agentplane.v1.TrustUpdate
 	(*MoveAway)(nil),        // 18: agentplane.v1.MoveAway
-	(*Incarnation)(nil),     // 19: agentplane.v1.Incarnation
-	(*Bundle)(nil),          // 20: agentplane.v1.Bundle
-	(*Label)(nil),           // 21: agentplane.v1.Label
-	(Part)(0),               // 22: agentplane.v1.Part
-	(AttemptState)(0),       // 23: agentplane.v1.AttemptState
-	(*Output)(nil),          // 24: agentplane.v1.Output
+	(*OutputRequest)(nil),   // 19: agentplane.v1.OutputRequest
+	(*OutputResponse)(nil),  // 20: agentplane.v1.OutputResponse
+	(*OutputHello)(nil),     // 21: agentplane.v1.OutputHello
+	(*OutputOffer)(nil),     // 22: agentplane.v1.OutputOffer
+	(*OutputWanted)(nil),    // 23: agentplane.v1.OutputWanted
+	(*OutputData)(nil),      // 24: agentplane.v1.OutputData
+	(*OutputFinish)(nil),    // 25: agentplane.v1.OutputFinish
+	(*OutputAck)(nil),       // 26: agentplane.v1.OutputAck
+	(*OutputSkip)(nil),      // 27: agentplane.v1.OutputSkip
+	(*OutputDone)(nil),      // 28: agentplane.v1.OutputDone
+	(*Incarnation)(nil),     // 29: agentplane.v1.Incarnation
+	(*Bundle)(nil),          // 30: agentplane.v1.Bundle
+	(*Label)(nil),           // 31: agentplane.v1.Label
+	(Part)(0),               // 32: agentplane.v1.Part
+	(AttemptState)(0),       // 33: agentplane.v1.AttemptState
+	(*Output)(nil),          // 34: agentplane.v1.Output
+	(*OutputEnds)(nil),      // 35: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),     // 36: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: agentplane.v1.SessionRequest.hello:type_name -> agentplane.v1.Hello
@@ -1890,24 +2683,39 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	9,  // 13: agentplane.v1.SessionResponse.heartbeat_ack:type_name -> agentplane.v1.HeartbeatAck
 	17, // 14: agentplane.v1.SessionResponse.trust:type_name -> agentplane.v1.TrustUpdate
 	18, // 15: agentplane.v1.SessionResponse.move_away:type_name -> agentplane.v1.MoveAway
-	19, // 16: agentplane.v1.Challenge.incarnation:type_name -> agentplane.v1.Incarnation
+	29, // 16: agentplane.v1.Challenge.incarnation:type_name -> agentplane.v1.Incarnation
 	4,  // 17: agentplane.v1.Hello.journal:type_name -> agentplane.v1.JournalState
 	16, // 18: agentplane.v1.Hello.open:type_name -> agentplane.v1.Report
-	19, // 19: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
-	20, // 20: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
-	21, // 21: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
-	22, // 22: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
-	23, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
-	24, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
-	24, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
-	20, // 26: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
-	0,  // 27: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	1,  // 28: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	28, // [28:29] is the sub-list for method output_type
-	27, // [27:28] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	29, // 19: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
+	30, // 20: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
+	31, // 21: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
+	32, // 22: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
+	33, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
+	34, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
+	34, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
+	30, // 26: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
+	21, // 27: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
+	22, // 28: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
+	24, // 29: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
+	25, // 30: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
+	23, // 31: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
+	26, // 32: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
+	27, // 33: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
+	28, // 34: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
+	35, // 35: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
+	35, // 36: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
+	36, // 37: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
+	35, // 38: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
+	35, // 39: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
+	0,  // 40: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	19, // 41: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
+	1,  // 42: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	20, // 43: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
+	42, // [42:44] is the sub-list for method output_type
+	40, // [40:42] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }
@@ -1917,6 +2725,7 @@ func file_agentplane_v1_agent_proto_init() {
 	}
 	file_agentplane_v1_command_proto_init()
 	file_agentplane_v1_common_proto_init()
+	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_agent_proto_msgTypes[0].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Ready)(nil),
@@ -1937,13 +2746,25 @@ func file_agentplane_v1_agent_proto_init() {
 		(*SessionResponse_Trust)(nil),
 		(*SessionResponse_MoveAway)(nil),
 	}
+	file_agentplane_v1_agent_proto_msgTypes[19].OneofWrappers = []any{
+		(*OutputRequest_Hello)(nil),
+		(*OutputRequest_Offer)(nil),
+		(*OutputRequest_Data)(nil),
+		(*OutputRequest_Finish)(nil),
+	}
+	file_agentplane_v1_agent_proto_msgTypes[20].OneofWrappers = []any{
+		(*OutputResponse_Wanted)(nil),
+		(*OutputResponse_Ack)(nil),
+		(*OutputResponse_Skip)(nil),
+		(*OutputResponse_Done)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_agent_proto_rawDesc), len(file_agentplane_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AgentService_Session_FullMethodName = "/agentplane.v1.AgentService/Session"
+	AgentService_Output_FullMethodName  = "/agentplane.v1.AgentService/Output"
 )
 
 // AgentServiceClient is the client API for AgentService service.
@@ -32,6 +33,11 @@ type AgentServiceClient interface {
 	// agent answers Hello; Welcome or Refused follows; the agent fsyncs the epoch and
 	// says Ready; then work flows.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
+	// Output carries what programs print to the node that holds the agent's session. The
+	// agent says hello and offers attempts; the node says from where it wants each; data
+	// follows, in the order in which it was printed, and the end. What is acknowledged is on
+	// the disks of enough nodes.
+	Output(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[OutputRequest, OutputResponse], error)
 }
 
 type agentServiceClient struct {
@@ -55,6 +61,19 @@ func (c *agentServiceClient) Session(ctx context.Context, opts ...grpc.CallOptio
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_SessionClient = grpc.BidiStreamingClient[SessionRequest, SessionResponse]
 
+func (c *agentServiceClient) Output(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[OutputRequest, OutputResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[1], AgentService_Output_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[OutputRequest, OutputResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_OutputClient = grpc.BidiStreamingClient[OutputRequest, OutputResponse]
+
 // AgentServiceServer is the server API for AgentService service.
 // All implementations must embed UnimplementedAgentServiceServer
 // for forward compatibility.
@@ -65,6 +84,11 @@ type AgentServiceServer interface {
 	// agent answers Hello; Welcome or Refused follows; the agent fsyncs the epoch and
 	// says Ready; then work flows.
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
+	// Output carries what programs print to the node that holds the agent's session. The
+	// agent says hello and offers attempts; the node says from where it wants each; data
+	// follows, in the order in which it was printed, and the end. What is acknowledged is on
+	// the disks of enough nodes.
+	Output(grpc.BidiStreamingServer[OutputRequest, OutputResponse]) error
 	mustEmbedUnimplementedAgentServiceServer()
 }
 
@@ -77,6 +101,9 @@ type UnimplementedAgentServiceServer struct{}
 
 func (UnimplementedAgentServiceServer) Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error {
 	return status.Error(codes.Unimplemented, "method Session not implemented")
+}
+func (UnimplementedAgentServiceServer) Output(grpc.BidiStreamingServer[OutputRequest, OutputResponse]) error {
+	return status.Error(codes.Unimplemented, "method Output not implemented")
 }
 func (UnimplementedAgentServiceServer) mustEmbedUnimplementedAgentServiceServer() {}
 func (UnimplementedAgentServiceServer) testEmbeddedByValue()                      {}
@@ -106,6 +133,13 @@ func _AgentService_Session_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_SessionServer = grpc.BidiStreamingServer[SessionRequest, SessionResponse]
 
+func _AgentService_Output_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AgentServiceServer).Output(&grpc.GenericServerStream[OutputRequest, OutputResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_OutputServer = grpc.BidiStreamingServer[OutputRequest, OutputResponse]
+
 // AgentService_ServiceDesc is the grpc.ServiceDesc for AgentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -117,6 +151,12 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Session",
 			Handler:       _AgentService_Session_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Output",
+			Handler:       _AgentService_Output_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

@@ -1890,7 +1890,9 @@ type Invocation struct {
 	// Of its command's rollout; 0 = none.
 	Wave uint32 `protobuf:"varint,30,opt,name=wave,proto3" json:"wave,omitempty"`
 	// While it is released and waits for its place within the splay: until when.
-	StartsAt      int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
+	StartsAt int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
+	// Where nodes keep more of the newest attempt's output than head and tail.
+	Kept          *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2079,6 +2081,66 @@ func (x *Invocation) GetStartsAt() int64 {
 	return 0
 }
 
+func (x *Invocation) GetKept() *KeptOutput {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// KeptOutput is output that nodes keep on their disks.
+type KeptOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeIds       []string               `protobuf:"bytes,1,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
+	Totals        *OutputTotals          `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptOutput) Reset() {
+	*x = KeptOutput{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptOutput) ProtoMessage() {}
+
+func (x *KeptOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
+func (*KeptOutput) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *KeptOutput) GetNodeIds() []string {
+	if x != nil {
+		return x.NodeIds
+	}
+	return nil
+}
+
+func (x *KeptOutput) GetTotals() *OutputTotals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
 type GetCommandRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2092,7 +2154,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2166,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2179,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -2164,7 +2226,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2238,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2251,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -2229,7 +2291,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2303,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2316,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -2349,7 +2411,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +2423,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +2436,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -2408,7 +2470,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2482,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2495,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -2465,7 +2527,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2539,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2552,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -2530,7 +2592,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2604,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2617,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -2574,7 +2636,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2648,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2661,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -2619,7 +2681,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2693,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2706,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PlanRequest) GetEnvelope() []byte {
@@ -2672,7 +2734,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2746,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2759,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PlanResponse) GetWaves() []*PlannedWave {
@@ -2752,7 +2814,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2826,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2839,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -2806,7 +2868,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2880,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2893,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -2864,7 +2926,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +2938,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +2951,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -2908,7 +2970,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +2982,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +2995,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -2954,7 +3016,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3028,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3041,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3005,7 +3067,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3079,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3092,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3049,7 +3111,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3123,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3136,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3093,7 +3155,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3167,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3180,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3139,7 +3201,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3151,7 +3213,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3164,7 +3226,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3197,7 +3259,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3271,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3284,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3281,7 +3343,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3355,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3368,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -3392,7 +3454,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3404,7 +3466,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3417,7 +3479,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -3459,7 +3521,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3533,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3546,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -3561,7 +3623,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3635,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3648,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -3680,11 +3742,370 @@ func (x *QueueItem) GetDetail() string {
 	return ""
 }
 
+type FollowRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	CommandId string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	// Id or name of one agent; empty is all of them.
+	Agent string `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	// 0 = each invocation's newest.
+	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Where to go on. An attempt that has none is sent from its begin.
+	Cursors []*FollowCursor `protobuf:"bytes,4,rep,name=cursors,proto3" json:"cursors,omitempty"`
+	// End with what there is, instead of waiting for what comes.
+	NoWait        bool `protobuf:"varint,5,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowRequest) Reset() {
+	*x = FollowRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowRequest) ProtoMessage() {}
+
+func (x *FollowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
+func (*FollowRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FollowRequest) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowRequest) GetCursors() []*FollowCursor {
+	if x != nil {
+		return x.Cursors
+	}
+	return nil
+}
+
+func (x *FollowRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+// FollowCursor says how much of an attempt the caller has.
+type FollowCursor struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Have         *OutputEnds            `protobuf:"bytes,3,opt,name=have,proto3" json:"have,omitempty"`
+	// The caller has seen the end.
+	Ended         bool `protobuf:"varint,4,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowCursor) Reset() {
+	*x = FollowCursor{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowCursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowCursor) ProtoMessage() {}
+
+func (x *FollowCursor) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
+func (*FollowCursor) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *FollowCursor) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *FollowCursor) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowCursor) GetHave() *OutputEnds {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+func (x *FollowCursor) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+type FollowResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Items []*FollowItem          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	Index uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// Everything asked for has ended and was sent.
+	Done          bool `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowResponse) Reset() {
+	*x = FollowResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowResponse) ProtoMessage() {}
+
+func (x *FollowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
+func (*FollowResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *FollowResponse) GetItems() []*FollowItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *FollowResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *FollowResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+// FollowItem is output of one attempt, or its end.
+type FollowItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	AgentId       string                 `protobuf:"bytes,3,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	AgentName     string                 `protobuf:"bytes,4,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	Chunks        []*OutputChunk         `protobuf:"bytes,5,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	End           *FollowEnd             `protobuf:"bytes,6,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowItem) Reset() {
+	*x = FollowItem{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowItem) ProtoMessage() {}
+
+func (x *FollowItem) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
+func (*FollowItem) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *FollowItem) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *FollowItem) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowItem) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *FollowItem) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *FollowItem) GetChunks() []*OutputChunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+func (x *FollowItem) GetEnd() *FollowEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// FollowEnd follows the last chunk of an attempt.
+type FollowEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State AttemptState           `protobuf:"varint,1,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	// What the nodes have recorded. Not there when nothing was: then incomplete says why.
+	Totals *OutputTotals `protobuf:"bytes,2,opt,name=totals,proto3" json:"totals,omitempty"`
+	// never_ran, not_ended, not_received, not_reachable: what was sent may not be all.
+	Incomplete    string `protobuf:"bytes,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowEnd) Reset() {
+	*x = FollowEnd{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowEnd) ProtoMessage() {}
+
+func (x *FollowEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
+func (*FollowEnd) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *FollowEnd) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *FollowEnd) GetTotals() *OutputTotals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+func (x *FollowEnd) GetIncomplete() string {
+	if x != nil {
+		return x.Incomplete
+	}
+	return ""
+}
+
 var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"\xc5\x02\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
 	"\vRolloutSpec\x12-\n" +
 	"\x05waves\x18\x01 \x03(\v2\x17.agentplane.v1.WaveSpecR\x05waves\x12\x12\n" +
 	"\x04soak\x18\x02 \x01(\x03R\x04soak\x12\x1f\n" +
@@ -3837,7 +4258,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x9a\x05\n" +
+	"totalBytes\"\xc9\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -3865,7 +4286,12 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bended_at\x18\x13 \x01(\x03R\aendedAt\x12\x17\n" +
 	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04wave\x18\x1e \x01(\rR\x04wave\x12\x1b\n" +
-	"\tstarts_at\x18( \x01(\x03R\bstartsAt\"\xa2\x01\n" +
+	"\tstarts_at\x18( \x01(\x03R\bstartsAt\x12-\n" +
+	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\"\\\n" +
+	"\n" +
+	"KeptOutput\x12\x19\n" +
+	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x123\n" +
+	"\x06totals\x18\x02 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\"\xa2\x01\n" +
 	"\x11GetCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x10with_invocations\x18\x02 \x01(\bR\x0fwithInvocations\x12\x1f\n" +
@@ -3987,7 +4413,38 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\texclusive\x18' \x01(\bR\texclusive\x12\x14\n" +
 	"\x05waits\x18( \x01(\tR\x05waits\x12\x1b\n" +
 	"\twaits_for\x18) \x01(\tR\bwaitsFor\x12\x16\n" +
-	"\x06detail\x18* \x01(\tR\x06detail*\xf4\x02\n" +
+	"\x06detail\x18* \x01(\tR\x06detail\"\xae\x01\n" +
+	"\rFollowRequest\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\rR\aattempt\x125\n" +
+	"\acursors\x18\x04 \x03(\v2\x1b.agentplane.v1.FollowCursorR\acursors\x12\x17\n" +
+	"\ano_wait\x18\x05 \x01(\bR\x06noWait\"\x92\x01\n" +
+	"\fFollowCursor\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04have\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04have\x12\x14\n" +
+	"\x05ended\x18\x04 \x01(\bR\x05ended\"k\n" +
+	"\x0eFollowResponse\x12/\n" +
+	"\x05items\x18\x01 \x03(\v2\x19.agentplane.v1.FollowItemR\x05items\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"\xe5\x01\n" +
+	"\n" +
+	"FollowItem\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x19\n" +
+	"\bagent_id\x18\x03 \x01(\tR\aagentId\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x04 \x01(\tR\tagentName\x122\n" +
+	"\x06chunks\x18\x05 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12*\n" +
+	"\x03end\x18\x06 \x01(\v2\x18.agentplane.v1.FollowEndR\x03end\"\x93\x01\n" +
+	"\tFollowEnd\x121\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x123\n" +
+	"\x06totals\x18\x02 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x03 \x01(\tR\n" +
+	"incomplete*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +
@@ -4020,7 +4477,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bOnBreach\x12\x19\n" +
 	"\x15ON_BREACH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fON_BREACH_PAUSE\x10\x01\x12\x13\n" +
-	"\x0fON_BREACH_ABORT\x10\x022\xf2\t\n" +
+	"\x0fON_BREACH_ABORT\x10\x022\xce\n" +
+	"\n" +
 	"\x0eCommandService\x12^\n" +
 	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
 	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
@@ -4033,7 +4491,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04Plan\x12\x1a.agentplane.v1.PlanRequest\x1a\x1b.agentplane.v1.PlanResponse\"\x11\xe2\xd1\x18\rcommands.read\x12p\n" +
 	"\fPauseCommand\x12\".agentplane.v1.PauseCommandRequest\x1a#.agentplane.v1.PauseCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12s\n" +
 	"\rResumeCommand\x12#.agentplane.v1.ResumeCommandRequest\x1a$.agentplane.v1.ResumeCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12p\n" +
-	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12O\n" +
+	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12Z\n" +
+	"\x06Follow\x12\x1c.agentplane.v1.FollowRequest\x1a\x1d.agentplane.v1.FollowResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
@@ -4049,7 +4508,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -4074,51 +4533,60 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*Stop)(nil),                  // 20: agentplane.v1.Stop
 	(*Output)(nil),                // 21: agentplane.v1.Output
 	(*Invocation)(nil),            // 22: agentplane.v1.Invocation
-	(*GetCommandRequest)(nil),     // 23: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 24: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 25: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 26: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 27: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 28: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 29: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 30: agentplane.v1.CancelCommandResponse
-	(*PlanRequest)(nil),           // 31: agentplane.v1.PlanRequest
-	(*PlanResponse)(nil),          // 32: agentplane.v1.PlanResponse
-	(*PlannedWave)(nil),           // 33: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 34: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 35: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 36: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 37: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 38: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 39: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 40: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 41: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 42: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 43: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 44: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 45: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 46: agentplane.v1.QueueItem
-	nil,                           // 47: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 48: agentplane.v1.Label
-	(*Incarnation)(nil),           // 49: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 50: agentplane.v1.ItemRefusal
+	(*KeptOutput)(nil),            // 23: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),     // 24: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 25: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 26: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 27: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 28: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 29: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 30: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 31: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),           // 32: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),          // 33: agentplane.v1.PlanResponse
+	(*PlannedWave)(nil),           // 34: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),         // 35: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),   // 36: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),  // 37: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),  // 38: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil), // 39: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),   // 40: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),  // 41: agentplane.v1.AbortCommandResponse
+	(*WhyRequest)(nil),            // 42: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 43: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 44: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),       // 45: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 46: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 47: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),         // 48: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),          // 49: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),        // 50: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),            // 51: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),             // 52: agentplane.v1.FollowEnd
+	nil,                           // 53: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                 // 54: agentplane.v1.Label
+	(*Incarnation)(nil),           // 55: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 56: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 57: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 58: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 59: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
 	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
 	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
 	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	48, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	54, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
 	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	49, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	55, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
 	17, // 10: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
 	16, // 11: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	50, // 12: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	56, // 12: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
 	1,  // 13: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	47, // 14: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	53, // 14: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
 	22, // 15: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
 	11, // 16: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
 	18, // 17: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
@@ -4129,55 +4597,66 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	0,  // 22: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
 	21, // 23: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
 	21, // 24: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	17, // 25: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 26: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 27: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	17, // 28: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	17, // 29: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	22, // 30: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	17, // 31: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	33, // 32: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	34, // 33: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	34, // 34: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	34, // 35: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	17, // 36: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	17, // 37: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	17, // 38: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	17, // 39: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	22, // 40: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	43, // 41: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 42: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	46, // 43: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 44: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	12, // 45: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	14, // 46: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	23, // 47: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	25, // 48: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	27, // 49: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	29, // 50: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	44, // 51: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	31, // 52: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	35, // 53: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	37, // 54: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	39, // 55: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	41, // 56: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	13, // 57: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	15, // 58: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	24, // 59: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	26, // 60: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	28, // 61: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	30, // 62: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	45, // 63: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	32, // 64: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	36, // 65: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	38, // 66: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	40, // 67: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	42, // 68: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	57, // [57:69] is the sub-list for method output_type
-	45, // [45:57] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	23, // 25: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	57, // 26: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	17, // 27: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 28: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 29: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	17, // 30: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	17, // 31: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	22, // 32: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	17, // 33: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	34, // 34: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	35, // 35: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	35, // 36: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	35, // 37: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	17, // 38: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	17, // 39: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	17, // 40: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	17, // 41: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	22, // 42: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	44, // 43: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 44: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	47, // 45: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 46: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	49, // 47: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	58, // 48: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	51, // 49: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	59, // 50: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	52, // 51: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 52: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	57, // 53: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	12, // 54: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	14, // 55: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	24, // 56: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	26, // 57: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	28, // 58: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	30, // 59: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	45, // 60: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	32, // 61: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	36, // 62: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	38, // 63: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	40, // 64: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	48, // 65: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	42, // 66: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	13, // 67: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	15, // 68: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	25, // 69: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	27, // 70: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	29, // 71: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	31, // 72: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	46, // 73: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	33, // 74: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	37, // 75: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	39, // 76: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	41, // 77: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	50, // 78: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	43, // 79: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	67, // [67:80] is the sub-list for method output_type
+	54, // [54:67] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -4186,16 +4665,17 @@ func file_agentplane_v1_command_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
+	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}
 	file_agentplane_v1_command_proto_msgTypes[13].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[27].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   43,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	CommandService_PauseCommand_FullMethodName  = "/agentplane.v1.CommandService/PauseCommand"
 	CommandService_ResumeCommand_FullMethodName = "/agentplane.v1.CommandService/ResumeCommand"
 	CommandService_AbortCommand_FullMethodName  = "/agentplane.v1.CommandService/AbortCommand"
+	CommandService_Follow_FullMethodName        = "/agentplane.v1.CommandService/Follow"
 	CommandService_Why_FullMethodName           = "/agentplane.v1.CommandService/Why"
 )
 
@@ -64,6 +65,10 @@ type CommandServiceClient interface {
 	ResumeCommand(ctx context.Context, in *ResumeCommandRequest, opts ...grpc.CallOption) (*ResumeCommandResponse, error)
 	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
 	AbortCommand(ctx context.Context, in *AbortCommandRequest, opts ...grpc.CallOption) (*AbortCommandResponse, error)
+	// Follow sends what the programs of a command have printed and what they print, from
+	// the cursors on, until all have ended and everything was sent. What is not kept is sent
+	// as a gap.
+	Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error)
 	// Why answers the proof of one invocation.
 	Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error)
 }
@@ -195,6 +200,25 @@ func (c *commandServiceClient) AbortCommand(ctx context.Context, in *AbortComman
 	return out, nil
 }
 
+func (c *commandServiceClient) Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CommandService_ServiceDesc.Streams[1], CommandService_Follow_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FollowRequest, FollowResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CommandService_FollowClient = grpc.ServerStreamingClient[FollowResponse]
+
 func (c *commandServiceClient) Why(ctx context.Context, in *WhyRequest, opts ...grpc.CallOption) (*WhyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WhyResponse)
@@ -236,6 +260,10 @@ type CommandServiceServer interface {
 	ResumeCommand(context.Context, *ResumeCommandRequest) (*ResumeCommandResponse, error)
 	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
 	AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error)
+	// Follow sends what the programs of a command have printed and what they print, from
+	// the cursors on, until all have ended and everything was sent. What is not kept is sent
+	// as a gap.
+	Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error
 	// Why answers the proof of one invocation.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	mustEmbedUnimplementedCommandServiceServer()
@@ -280,6 +308,9 @@ func (UnimplementedCommandServiceServer) ResumeCommand(context.Context, *ResumeC
 }
 func (UnimplementedCommandServiceServer) AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AbortCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error {
+	return status.Error(codes.Unimplemented, "method Follow not implemented")
 }
 func (UnimplementedCommandServiceServer) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Why not implemented")
@@ -496,6 +527,17 @@ func _CommandService_AbortCommand_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CommandService_Follow_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FollowRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CommandServiceServer).Follow(m, &grpc.GenericServerStream[FollowRequest, FollowResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CommandService_FollowServer = grpc.ServerStreamingServer[FollowResponse]
+
 func _CommandService_Why_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WhyRequest)
 	if err := dec(in); err != nil {
@@ -570,6 +612,11 @@ var CommandService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchCommand",
 			Handler:       _CommandService_WatchCommand_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Follow",
+			Handler:       _CommandService_Follow_Handler,
 			ServerStreams: true,
 		},
 	},

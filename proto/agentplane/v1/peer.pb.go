@@ -1043,11 +1043,369 @@ func (x *BootStateResponse) GetBootState() []byte {
 	return nil
 }
 
+// PeerServiceOutputRequest adds attempts to the stream, or takes them out again.
+type PeerServiceOutputRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Add           []*OutputPlace         `protobuf:"bytes,1,rep,name=add,proto3" json:"add,omitempty"`
+	Drop          []*OutputPlace         `protobuf:"bytes,2,rep,name=drop,proto3" json:"drop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerServiceOutputRequest) Reset() {
+	*x = PeerServiceOutputRequest{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerServiceOutputRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerServiceOutputRequest) ProtoMessage() {}
+
+func (x *PeerServiceOutputRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerServiceOutputRequest.ProtoReflect.Descriptor instead.
+func (*PeerServiceOutputRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PeerServiceOutputRequest) GetAdd() []*OutputPlace {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *PeerServiceOutputRequest) GetDrop() []*OutputPlace {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+// OutputPlace is a place in the output of an attempt.
+type OutputPlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Ends          *OutputEnds            `protobuf:"bytes,3,opt,name=ends,proto3" json:"ends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputPlace) Reset() {
+	*x = OutputPlace{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputPlace) ProtoMessage() {}
+
+func (x *OutputPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputPlace.ProtoReflect.Descriptor instead.
+func (*OutputPlace) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *OutputPlace) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *OutputPlace) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputPlace) GetEnds() *OutputEnds {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+type PeerServiceOutputResponse struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Chunks       []*OutputChunk         `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	// Everything that is here was sent; more may come.
+	CaughtUp bool `protobuf:"varint,4,opt,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
+	// Nothing is kept here of this attempt, at least not yet.
+	Absent bool `protobuf:"varint,5,opt,name=absent,proto3" json:"absent,omitempty"`
+	// Set when the output has ended and all of it was sent.
+	Totals        *OutputTotals `protobuf:"bytes,6,opt,name=totals,proto3" json:"totals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerServiceOutputResponse) Reset() {
+	*x = PeerServiceOutputResponse{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerServiceOutputResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerServiceOutputResponse) ProtoMessage() {}
+
+func (x *PeerServiceOutputResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerServiceOutputResponse.ProtoReflect.Descriptor instead.
+func (*PeerServiceOutputResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PeerServiceOutputResponse) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *PeerServiceOutputResponse) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *PeerServiceOutputResponse) GetChunks() []*OutputChunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+func (x *PeerServiceOutputResponse) GetCaughtUp() bool {
+	if x != nil {
+		return x.CaughtUp
+	}
+	return false
+}
+
+func (x *PeerServiceOutputResponse) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+func (x *PeerServiceOutputResponse) GetTotals() *OutputTotals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+type StoreOutputRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What the receiver is thought to have.
+	From   *OutputEnds    `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	Chunks []*OutputChunk `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	// With the last chunks of output that has ended: nothing will follow.
+	Last          bool `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreOutputRequest) Reset() {
+	*x = StoreOutputRequest{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreOutputRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreOutputRequest) ProtoMessage() {}
+
+func (x *StoreOutputRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreOutputRequest.ProtoReflect.Descriptor instead.
+func (*StoreOutputRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StoreOutputRequest) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *StoreOutputRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *StoreOutputRequest) GetFrom() *OutputEnds {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *StoreOutputRequest) GetChunks() []*OutputChunk {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+func (x *StoreOutputRequest) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+type StoreOutputResponse struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What is on the receiver's disk.
+	Held *OutputEnds `protobuf:"bytes,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Set when the output has ended there.
+	Totals *OutputTotals `protobuf:"bytes,4,opt,name=totals,proto3" json:"totals,omitempty"`
+	// Why the receiver keeps no more of it: quota, disk_full; empty when it does.
+	Refused       string `protobuf:"bytes,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreOutputResponse) Reset() {
+	*x = StoreOutputResponse{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreOutputResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreOutputResponse) ProtoMessage() {}
+
+func (x *StoreOutputResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreOutputResponse.ProtoReflect.Descriptor instead.
+func (*StoreOutputResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *StoreOutputResponse) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *StoreOutputResponse) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *StoreOutputResponse) GetHeld() *OutputEnds {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *StoreOutputResponse) GetTotals() *OutputTotals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
+func (x *StoreOutputResponse) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 var File_agentplane_v1_peer_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x16raftlog/v1/entry.proto\"\xbc\x02\n" +
+	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\x1a\x16raftlog/v1/entry.proto\"\xbc\x02\n" +
 	"\aPreface\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1117,7 +1475,33 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"2\n" +
 	"\x11BootStateResponse\x12\x1d\n" +
 	"\n" +
-	"boot_state\x18\x01 \x01(\fR\tbootState2\xce\x05\n" +
+	"boot_state\x18\x01 \x01(\fR\tbootState\"x\n" +
+	"\x18PeerServiceOutputRequest\x12,\n" +
+	"\x03add\x18\x01 \x03(\v2\x1a.agentplane.v1.OutputPlaceR\x03add\x12.\n" +
+	"\x04drop\x18\x02 \x03(\v2\x1a.agentplane.v1.OutputPlaceR\x04drop\"{\n" +
+	"\vOutputPlace\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04ends\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04ends\"\xf8\x01\n" +
+	"\x19PeerServiceOutputResponse\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x122\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12\x1b\n" +
+	"\tcaught_up\x18\x04 \x01(\bR\bcaughtUp\x12\x16\n" +
+	"\x06absent\x18\x05 \x01(\bR\x06absent\x123\n" +
+	"\x06totals\x18\x06 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\"\xca\x01\n" +
+	"\x12StoreOutputRequest\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04from\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04from\x122\n" +
+	"\x06chunks\x18\x04 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\"\xd2\x01\n" +
+	"\x13StoreOutputResponse\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
+	"\x04held\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04held\x123\n" +
+	"\x06totals\x18\x04 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\tR\arefused2\x9d\a\n" +
 	"\vPeerService\x12R\n" +
 	"\aForward\x12\x1d.agentplane.v1.ForwardRequest\x1a\x1e.agentplane.v1.ForwardResponse\"\b\xe2\xd1\x18\x04peer\x12R\n" +
 	"\aPropose\x12\x1d.agentplane.v1.ProposeRequest\x1a\x1e.agentplane.v1.ProposeResponse\"\b\xe2\xd1\x18\x04peer\x12X\n" +
@@ -1127,7 +1511,9 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"LostLeader\x12 .agentplane.v1.LostLeaderRequest\x1a!.agentplane.v1.LostLeaderResponse\"\b\xe2\xd1\x18\x04peer\x12U\n" +
 	"\bSessions\x12\x1e.agentplane.v1.SessionsRequest\x1a\x1f.agentplane.v1.SessionsResponse\"\b\xe2\xd1\x18\x04peer\x12X\n" +
 	"\tAddServer\x12\x1f.agentplane.v1.AddServerRequest\x1a .agentplane.v1.AddServerResponse\"\b\xe2\xd1\x18\x04peer\x12X\n" +
-	"\tBootState\x12\x1f.agentplane.v1.BootStateRequest\x1a .agentplane.v1.BootStateResponse\"\b\xe2\xd1\x18\x04peerBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\tBootState\x12\x1f.agentplane.v1.BootStateRequest\x1a .agentplane.v1.BootStateResponse\"\b\xe2\xd1\x18\x04peer\x12i\n" +
+	"\x06Output\x12'.agentplane.v1.PeerServiceOutputRequest\x1a(.agentplane.v1.PeerServiceOutputResponse\"\b\xe2\xd1\x18\x04peer(\x010\x01\x12b\n" +
+	"\vStoreOutput\x12!.agentplane.v1.StoreOutputRequest\x1a\".agentplane.v1.StoreOutputResponse\"\b\xe2\xd1\x18\x04peer(\x010\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_peer_proto_rawDescOnce sync.Once
@@ -1141,59 +1527,80 @@ func file_agentplane_v1_peer_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_peer_proto_rawDescData
 }
 
-var file_agentplane_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_agentplane_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_agentplane_v1_peer_proto_goTypes = []any{
-	(*Preface)(nil),            // 0: agentplane.v1.Preface
-	(*ForwardRequest)(nil),     // 1: agentplane.v1.ForwardRequest
-	(*ForwardResponse)(nil),    // 2: agentplane.v1.ForwardResponse
-	(*ProposeRequest)(nil),     // 3: agentplane.v1.ProposeRequest
-	(*ProposeResponse)(nil),    // 4: agentplane.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),   // 5: agentplane.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),  // 6: agentplane.v1.ReadIndexResponse
-	(*ReadTermRequest)(nil),    // 7: agentplane.v1.ReadTermRequest
-	(*ReadTermResponse)(nil),   // 8: agentplane.v1.ReadTermResponse
-	(*LostLeaderRequest)(nil),  // 9: agentplane.v1.LostLeaderRequest
-	(*LostLeaderResponse)(nil), // 10: agentplane.v1.LostLeaderResponse
-	(*SessionsRequest)(nil),    // 11: agentplane.v1.SessionsRequest
-	(*SessionsResponse)(nil),   // 12: agentplane.v1.SessionsResponse
-	(*HeldSession)(nil),        // 13: agentplane.v1.HeldSession
-	(*AddServerRequest)(nil),   // 14: agentplane.v1.AddServerRequest
-	(*AddServerResponse)(nil),  // 15: agentplane.v1.AddServerResponse
-	(*BootStateRequest)(nil),   // 16: agentplane.v1.BootStateRequest
-	(*BootStateResponse)(nil),  // 17: agentplane.v1.BootStateResponse
-	(*Incarnation)(nil),        // 18: agentplane.v1.Incarnation
-	(*Identity)(nil),           // 19: agentplane.v1.Identity
-	(*v1.Mutation)(nil),        // 20: raftlog.v1.Mutation
-	(*v1.Outcome)(nil),         // 21: raftlog.v1.Outcome
+	(*Preface)(nil),                   // 0: agentplane.v1.Preface
+	(*ForwardRequest)(nil),            // 1: agentplane.v1.ForwardRequest
+	(*ForwardResponse)(nil),           // 2: agentplane.v1.ForwardResponse
+	(*ProposeRequest)(nil),            // 3: agentplane.v1.ProposeRequest
+	(*ProposeResponse)(nil),           // 4: agentplane.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),          // 5: agentplane.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),         // 6: agentplane.v1.ReadIndexResponse
+	(*ReadTermRequest)(nil),           // 7: agentplane.v1.ReadTermRequest
+	(*ReadTermResponse)(nil),          // 8: agentplane.v1.ReadTermResponse
+	(*LostLeaderRequest)(nil),         // 9: agentplane.v1.LostLeaderRequest
+	(*LostLeaderResponse)(nil),        // 10: agentplane.v1.LostLeaderResponse
+	(*SessionsRequest)(nil),           // 11: agentplane.v1.SessionsRequest
+	(*SessionsResponse)(nil),          // 12: agentplane.v1.SessionsResponse
+	(*HeldSession)(nil),               // 13: agentplane.v1.HeldSession
+	(*AddServerRequest)(nil),          // 14: agentplane.v1.AddServerRequest
+	(*AddServerResponse)(nil),         // 15: agentplane.v1.AddServerResponse
+	(*BootStateRequest)(nil),          // 16: agentplane.v1.BootStateRequest
+	(*BootStateResponse)(nil),         // 17: agentplane.v1.BootStateResponse
+	(*PeerServiceOutputRequest)(nil),  // 18: agentplane.v1.PeerServiceOutputRequest
+	(*OutputPlace)(nil),               // 19: agentplane.v1.OutputPlace
+	(*PeerServiceOutputResponse)(nil), // 20: agentplane.v1.PeerServiceOutputResponse
+	(*StoreOutputRequest)(nil),        // 21: agentplane.v1.StoreOutputRequest
+	(*StoreOutputResponse)(nil),       // 22: agentplane.v1.StoreOutputResponse
+	(*Incarnation)(nil),               // 23: agentplane.v1.Incarnation
+	(*Identity)(nil),                  // 24: agentplane.v1.Identity
+	(*v1.Mutation)(nil),               // 25: raftlog.v1.Mutation
+	(*v1.Outcome)(nil),                // 26: raftlog.v1.Outcome
+	(*OutputEnds)(nil),                // 27: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),               // 28: agentplane.v1.OutputChunk
+	(*OutputTotals)(nil),              // 29: agentplane.v1.OutputTotals
 }
 var file_agentplane_v1_peer_proto_depIdxs = []int32{
-	18, // 0: agentplane.v1.Preface.incarnation:type_name -> agentplane.v1.Incarnation
-	19, // 1: agentplane.v1.ForwardRequest.identity:type_name -> agentplane.v1.Identity
-	20, // 2: agentplane.v1.ProposeRequest.mutations:type_name -> raftlog.v1.Mutation
-	21, // 3: agentplane.v1.ProposeResponse.outcomes:type_name -> raftlog.v1.Outcome
+	23, // 0: agentplane.v1.Preface.incarnation:type_name -> agentplane.v1.Incarnation
+	24, // 1: agentplane.v1.ForwardRequest.identity:type_name -> agentplane.v1.Identity
+	25, // 2: agentplane.v1.ProposeRequest.mutations:type_name -> raftlog.v1.Mutation
+	26, // 3: agentplane.v1.ProposeResponse.outcomes:type_name -> raftlog.v1.Outcome
 	13, // 4: agentplane.v1.SessionsResponse.sessions:type_name -> agentplane.v1.HeldSession
-	18, // 5: agentplane.v1.BootStateRequest.incarnation:type_name -> agentplane.v1.Incarnation
-	1,  // 6: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
-	3,  // 7: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
-	5,  // 8: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
-	7,  // 9: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
-	9,  // 10: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
-	11, // 11: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
-	14, // 12: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
-	16, // 13: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
-	2,  // 14: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
-	4,  // 15: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
-	6,  // 16: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
-	8,  // 17: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
-	10, // 18: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
-	12, // 19: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
-	15, // 20: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
-	17, // 21: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
-	14, // [14:22] is the sub-list for method output_type
-	6,  // [6:14] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	23, // 5: agentplane.v1.BootStateRequest.incarnation:type_name -> agentplane.v1.Incarnation
+	19, // 6: agentplane.v1.PeerServiceOutputRequest.add:type_name -> agentplane.v1.OutputPlace
+	19, // 7: agentplane.v1.PeerServiceOutputRequest.drop:type_name -> agentplane.v1.OutputPlace
+	27, // 8: agentplane.v1.OutputPlace.ends:type_name -> agentplane.v1.OutputEnds
+	28, // 9: agentplane.v1.PeerServiceOutputResponse.chunks:type_name -> agentplane.v1.OutputChunk
+	29, // 10: agentplane.v1.PeerServiceOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
+	27, // 11: agentplane.v1.StoreOutputRequest.from:type_name -> agentplane.v1.OutputEnds
+	28, // 12: agentplane.v1.StoreOutputRequest.chunks:type_name -> agentplane.v1.OutputChunk
+	27, // 13: agentplane.v1.StoreOutputResponse.held:type_name -> agentplane.v1.OutputEnds
+	29, // 14: agentplane.v1.StoreOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
+	1,  // 15: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
+	3,  // 16: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
+	5,  // 17: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
+	7,  // 18: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
+	9,  // 19: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
+	11, // 20: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
+	14, // 21: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
+	16, // 22: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
+	18, // 23: agentplane.v1.PeerService.Output:input_type -> agentplane.v1.PeerServiceOutputRequest
+	21, // 24: agentplane.v1.PeerService.StoreOutput:input_type -> agentplane.v1.StoreOutputRequest
+	2,  // 25: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
+	4,  // 26: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
+	6,  // 27: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
+	8,  // 28: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
+	10, // 29: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
+	12, // 30: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
+	15, // 31: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
+	17, // 32: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
+	20, // 33: agentplane.v1.PeerService.Output:output_type -> agentplane.v1.PeerServiceOutputResponse
+	22, // 34: agentplane.v1.PeerService.StoreOutput:output_type -> agentplane.v1.StoreOutputResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_peer_proto_init() }
@@ -1202,13 +1609,14 @@ func file_agentplane_v1_peer_proto_init() {
 		return
 	}
 	file_agentplane_v1_common_proto_init()
+	file_agentplane_v1_output_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_peer_proto_rawDesc), len(file_agentplane_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,14 +19,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PeerService_Forward_FullMethodName    = "/agentplane.v1.PeerService/Forward"
-	PeerService_Propose_FullMethodName    = "/agentplane.v1.PeerService/Propose"
-	PeerService_ReadIndex_FullMethodName  = "/agentplane.v1.PeerService/ReadIndex"
-	PeerService_ReadTerm_FullMethodName   = "/agentplane.v1.PeerService/ReadTerm"
-	PeerService_LostLeader_FullMethodName = "/agentplane.v1.PeerService/LostLeader"
-	PeerService_Sessions_FullMethodName   = "/agentplane.v1.PeerService/Sessions"
-	PeerService_AddServer_FullMethodName  = "/agentplane.v1.PeerService/AddServer"
-	PeerService_BootState_FullMethodName  = "/agentplane.v1.PeerService/BootState"
+	PeerService_Forward_FullMethodName     = "/agentplane.v1.PeerService/Forward"
+	PeerService_Propose_FullMethodName     = "/agentplane.v1.PeerService/Propose"
+	PeerService_ReadIndex_FullMethodName   = "/agentplane.v1.PeerService/ReadIndex"
+	PeerService_ReadTerm_FullMethodName    = "/agentplane.v1.PeerService/ReadTerm"
+	PeerService_LostLeader_FullMethodName  = "/agentplane.v1.PeerService/LostLeader"
+	PeerService_Sessions_FullMethodName    = "/agentplane.v1.PeerService/Sessions"
+	PeerService_AddServer_FullMethodName   = "/agentplane.v1.PeerService/AddServer"
+	PeerService_BootState_FullMethodName   = "/agentplane.v1.PeerService/BootState"
+	PeerService_Output_FullMethodName      = "/agentplane.v1.PeerService/Output"
+	PeerService_StoreOutput_FullMethodName = "/agentplane.v1.PeerService/StoreOutput"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -54,6 +56,10 @@ type PeerServiceClient interface {
 	AddServer(ctx context.Context, in *AddServerRequest, opts ...grpc.CallOption) (*AddServerResponse, error)
 	// BootState answers the node's boot.state when it is newer than the caller's.
 	BootState(ctx context.Context, in *BootStateRequest, opts ...grpc.CallOption) (*BootStateResponse, error)
+	// Output sends what this node keeps of the attempts asked for, and what comes.
+	Output(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PeerServiceOutputRequest, PeerServiceOutputResponse], error)
+	// StoreOutput takes copies of output, and answers what of it is on disk.
+	StoreOutput(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StoreOutputRequest, StoreOutputResponse], error)
 }
 
 type peerServiceClient struct {
@@ -144,6 +150,32 @@ func (c *peerServiceClient) BootState(ctx context.Context, in *BootStateRequest,
 	return out, nil
 }
 
+func (c *peerServiceClient) Output(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PeerServiceOutputRequest, PeerServiceOutputResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PeerService_ServiceDesc.Streams[0], PeerService_Output_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PeerServiceOutputRequest, PeerServiceOutputResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_OutputClient = grpc.BidiStreamingClient[PeerServiceOutputRequest, PeerServiceOutputResponse]
+
+func (c *peerServiceClient) StoreOutput(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StoreOutputRequest, StoreOutputResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PeerService_ServiceDesc.Streams[1], PeerService_StoreOutput_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StoreOutputRequest, StoreOutputResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_StoreOutputClient = grpc.BidiStreamingClient[StoreOutputRequest, StoreOutputResponse]
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -169,6 +201,10 @@ type PeerServiceServer interface {
 	AddServer(context.Context, *AddServerRequest) (*AddServerResponse, error)
 	// BootState answers the node's boot.state when it is newer than the caller's.
 	BootState(context.Context, *BootStateRequest) (*BootStateResponse, error)
+	// Output sends what this node keeps of the attempts asked for, and what comes.
+	Output(grpc.BidiStreamingServer[PeerServiceOutputRequest, PeerServiceOutputResponse]) error
+	// StoreOutput takes copies of output, and answers what of it is on disk.
+	StoreOutput(grpc.BidiStreamingServer[StoreOutputRequest, StoreOutputResponse]) error
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -202,6 +238,12 @@ func (UnimplementedPeerServiceServer) AddServer(context.Context, *AddServerReque
 }
 func (UnimplementedPeerServiceServer) BootState(context.Context, *BootStateRequest) (*BootStateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BootState not implemented")
+}
+func (UnimplementedPeerServiceServer) Output(grpc.BidiStreamingServer[PeerServiceOutputRequest, PeerServiceOutputResponse]) error {
+	return status.Error(codes.Unimplemented, "method Output not implemented")
+}
+func (UnimplementedPeerServiceServer) StoreOutput(grpc.BidiStreamingServer[StoreOutputRequest, StoreOutputResponse]) error {
+	return status.Error(codes.Unimplemented, "method StoreOutput not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -368,6 +410,20 @@ func _PeerService_BootState_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_Output_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServiceServer).Output(&grpc.GenericServerStream[PeerServiceOutputRequest, PeerServiceOutputResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_OutputServer = grpc.BidiStreamingServer[PeerServiceOutputRequest, PeerServiceOutputResponse]
+
+func _PeerService_StoreOutput_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServiceServer).StoreOutput(&grpc.GenericServerStream[StoreOutputRequest, StoreOutputResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_StoreOutputServer = grpc.BidiStreamingServer[StoreOutputRequest, StoreOutputResponse]
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -408,6 +464,19 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _PeerService_BootState_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Output",
+			Handler:       _PeerService_Output_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "StoreOutput",
+			Handler:       _PeerService_StoreOutput_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "agentplane/v1/peer.proto",
 }

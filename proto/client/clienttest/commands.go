@@ -3,6 +3,7 @@ package clienttest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -336,4 +337,109 @@ func (c commandService) GetQueue(_ context.Context, req *agentplanev1.GetQueueRe
 		}
 	}
 	return r, nil
+}
+
+// Follow sends what is kept of each program's output once it has ended, a few bytes at a
+// time; what is not kept is a gap in its middle.
+func (c commandService) Follow(req *agentplanev1.FollowRequest, stream grpc.ServerStreamingServer[agentplanev1.FollowResponse]) error {
+	s := c.state
+	ended := map[string]bool{}
+	for {
+		s.mu.Lock()
+		cmd := s.commandLocked(req.CommandId)
+		if cmd == nil {
+			s.mu.Unlock()
+			return noCommand(req.CommandId)
+		}
+		index, changed := s.index, s.changed
+		all := cmd.views(true)
+		s.mu.Unlock()
+		meant := 0
+		for _, i := range all {
+			if req.Agent != "" && i.AgentId != req.Agent && i.AgentName != req.Agent {
+				continue
+			}
+			meant++
+			if ended[i.Id] || i.State < agentplanev1.AttemptState_ATTEMPT_STATE_LOST && !req.NoWait {
+				continue
+			}
+			ended[i.Id] = true
+			for _, item := range followItems(i, req) {
+				if err := stream.Send(&agentplanev1.FollowResponse{Items: []*agentplanev1.FollowItem{item}, Index: index}); err != nil {
+					return err
+				}
+			}
+		}
+		switch {
+		case meant == 0:
+			return Refusal(codes.NotFound, "no_invocation", fmt.Sprintf("command %s does not mean agent %q", req.CommandId, req.Agent), "")
+		case len(ended) == meant:
+			return stream.Send(&agentplanev1.FollowResponse{Done: true, Index: index})
+		}
+		select {
+		case <-changed:
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+func followItems(i *agentplanev1.Invocation, req *agentplanev1.FollowRequest) []*agentplanev1.FollowItem {
+	item := func() *agentplanev1.FollowItem {
+		return &agentplanev1.FollowItem{InvocationId: i.Id, Attempt: i.Attempt, AgentId: i.AgentId, AgentName: i.AgentName}
+	}
+	have := &agentplanev1.OutputEnds{}
+	for _, c := range req.Cursors {
+		if c.InvocationId == i.Id {
+			have = c.Have
+		}
+	}
+	var items []*agentplanev1.FollowItem
+	end := &agentplanev1.FollowEnd{State: i.State, Totals: &agentplanev1.OutputTotals{}}
+	if i.State < agentplanev1.AttemptState_ATTEMPT_STATE_LOST {
+		end.Totals, end.Incomplete = nil, "not_ended"
+	}
+	for n, o := range []*agentplanev1.Output{i.Stdout, i.Stderr} {
+		var chunks []*agentplanev1.OutputChunk
+		at := uint64(0)
+		add := func(data []byte, gap uint64) {
+			chunks = append(chunks, &agentplanev1.OutputChunk{Stream: agentplanev1.OutputStream(n + 1), Offset: at, Data: data, GapBytes: gap})
+			at += uint64(len(data)) + gap
+		}
+		for part := range slices.Chunk(o.GetHead(), 4) {
+			add(part, 0)
+		}
+		kept := uint64(len(o.GetHead()) + len(o.GetTail()))
+		missing := max(o.GetTotalBytes(), kept) - kept
+		if missing > 0 {
+			add(nil, missing)
+			chunks[len(chunks)-1].GapReason = "quota"
+		}
+		for part := range slices.Chunk(o.GetTail(), 4) {
+			add(part, 0)
+		}
+		sum := sha256.Sum256(slices.Concat(o.GetHead(), o.GetTail()))
+		total := &agentplanev1.OutputTotal{Bytes: at, Missing: missing, Sha256: sum[:]}
+		from := have.Stdout
+		if n == 1 {
+			from = have.Stderr
+		}
+		switch {
+		case end.Totals == nil:
+		case n == 0:
+			end.Totals.Stdout = total
+		default:
+			end.Totals.Stderr = total
+		}
+		for _, c := range chunks {
+			if c.Offset >= from {
+				one := item()
+				one.Chunks = []*agentplanev1.OutputChunk{c}
+				items = append(items, one)
+			}
+		}
+	}
+	last := item()
+	last.End = end
+	return append(items, last)
 }

@@ -1266,7 +1266,10 @@ type Invocation struct {
 	// A later command with the same key took its place: there is no further attempt.
 	Superseded bool `protobuf:"varint,27,opt,name=superseded,proto3" json:"superseded,omitempty"`
 	// Its place in the order of a rollout, from 1; 0 = there is none, or it was skipped.
-	Rank          uint32 `protobuf:"varint,20,opt,name=rank,proto3" json:"rank,omitempty"`
+	Rank uint32 `protobuf:"varint,20,opt,name=rank,proto3" json:"rank,omitempty"`
+	// Where the output lies of attempts that printed more than the head and tail of a
+	// result hold; ascending by attempt.
+	Outputs       []*OutputRecord `protobuf:"bytes,35,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1448,6 +1451,147 @@ func (x *Invocation) GetRank() uint32 {
 	return 0
 }
 
+func (x *Invocation) GetOutputs() []*OutputRecord {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+// OutputRecord says which nodes keep the output of an attempt that has ended.
+type OutputRecord struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Attempt uint32                 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Ascending.
+	NodeIds       []string      `protobuf:"bytes,2,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
+	Stdout        *StreamRecord `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr        *StreamRecord `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutputRecord) Reset() {
+	*x = OutputRecord{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutputRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutputRecord) ProtoMessage() {}
+
+func (x *OutputRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutputRecord.ProtoReflect.Descriptor instead.
+func (*OutputRecord) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *OutputRecord) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *OutputRecord) GetNodeIds() []string {
+	if x != nil {
+		return x.NodeIds
+	}
+	return nil
+}
+
+func (x *OutputRecord) GetStdout() *StreamRecord {
+	if x != nil {
+		return x.Stdout
+	}
+	return nil
+}
+
+func (x *OutputRecord) GetStderr() *StreamRecord {
+	if x != nil {
+		return x.Stderr
+	}
+	return nil
+}
+
+// StreamRecord is what they keep of one stream.
+type StreamRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes that the program wrote.
+	Bytes uint64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Those of them that nobody keeps.
+	Missing uint64 `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"`
+	// SHA-256 over the kept ones, in order.
+	Sha256        []byte `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamRecord) Reset() {
+	*x = StreamRecord{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamRecord) ProtoMessage() {}
+
+func (x *StreamRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamRecord.ProtoReflect.Descriptor instead.
+func (*StreamRecord) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StreamRecord) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *StreamRecord) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *StreamRecord) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 // Transition is one step of the proof that "why" prints.
 type Transition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1465,7 +1609,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1621,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1634,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -1568,7 +1712,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1724,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1737,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -1658,7 +1802,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1814,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1827,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1752,7 +1896,7 @@ type SubmitCommand struct {
 
 func (x *SubmitCommand) Reset() {
 	*x = SubmitCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1908,7 @@ func (x *SubmitCommand) String() string {
 func (*SubmitCommand) ProtoMessage() {}
 
 func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1921,7 @@ func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitCommand.ProtoReflect.Descriptor instead.
 func (*SubmitCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubmitCommand) GetId() string {
@@ -1973,7 +2117,7 @@ type RolloutPlan struct {
 
 func (x *RolloutPlan) Reset() {
 	*x = RolloutPlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2129,7 @@ func (x *RolloutPlan) String() string {
 func (*RolloutPlan) ProtoMessage() {}
 
 func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2142,7 @@ func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
 func (*RolloutPlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RolloutPlan) GetWaves() []*WavePlan {
@@ -2107,7 +2251,7 @@ type WavePlan struct {
 
 func (x *WavePlan) Reset() {
 	*x = WavePlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2263,7 @@ func (x *WavePlan) String() string {
 func (*WavePlan) ProtoMessage() {}
 
 func (x *WavePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2276,7 @@ func (x *WavePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WavePlan.ProtoReflect.Descriptor instead.
 func (*WavePlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WavePlan) GetShare() string {
@@ -2178,7 +2322,7 @@ type ReleaseCommand struct {
 
 func (x *ReleaseCommand) Reset() {
 	*x = ReleaseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2334,7 @@ func (x *ReleaseCommand) String() string {
 func (*ReleaseCommand) ProtoMessage() {}
 
 func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2347,7 @@ func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCommand.ProtoReflect.Descriptor instead.
 func (*ReleaseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReleaseCommand) GetCommandId() string {
@@ -2247,7 +2391,7 @@ type ClaimAttempt struct {
 
 func (x *ClaimAttempt) Reset() {
 	*x = ClaimAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2403,7 @@ func (x *ClaimAttempt) String() string {
 func (*ClaimAttempt) ProtoMessage() {}
 
 func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2416,7 @@ func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimAttempt.ProtoReflect.Descriptor instead.
 func (*ClaimAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClaimAttempt) GetInvocationId() string {
@@ -2332,7 +2476,7 @@ type ReportAttempt struct {
 
 func (x *ReportAttempt) Reset() {
 	*x = ReportAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2488,7 @@ func (x *ReportAttempt) String() string {
 func (*ReportAttempt) ProtoMessage() {}
 
 func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2501,7 @@ func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttempt.ProtoReflect.Descriptor instead.
 func (*ReportAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReportAttempt) GetInvocationId() string {
@@ -2447,7 +2591,7 @@ type CancelCommand struct {
 
 func (x *CancelCommand) Reset() {
 	*x = CancelCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2603,7 @@ func (x *CancelCommand) String() string {
 func (*CancelCommand) ProtoMessage() {}
 
 func (x *CancelCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2616,7 @@ func (x *CancelCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommand.ProtoReflect.Descriptor instead.
 func (*CancelCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelCommand) GetCommandId() string {
@@ -2501,7 +2645,7 @@ type ExpireCommands struct {
 
 func (x *ExpireCommands) Reset() {
 	*x = ExpireCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2657,7 @@ func (x *ExpireCommands) String() string {
 func (*ExpireCommands) ProtoMessage() {}
 
 func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2670,7 @@ func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
 func (*ExpireCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExpireCommands) GetCommandIds() []string {
@@ -2563,7 +2707,7 @@ type LoseAttempt struct {
 
 func (x *LoseAttempt) Reset() {
 	*x = LoseAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2719,7 @@ func (x *LoseAttempt) String() string {
 func (*LoseAttempt) ProtoMessage() {}
 
 func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2732,7 @@ func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseAttempt.ProtoReflect.Descriptor instead.
 func (*LoseAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LoseAttempt) GetKey() *AttemptKey {
@@ -2656,7 +2800,7 @@ type AdvanceRollout struct {
 
 func (x *AdvanceRollout) Reset() {
 	*x = AdvanceRollout{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2812,7 @@ func (x *AdvanceRollout) String() string {
 func (*AdvanceRollout) ProtoMessage() {}
 
 func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2825,7 @@ func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceRollout.ProtoReflect.Descriptor instead.
 func (*AdvanceRollout) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AdvanceRollout) GetCommandId() string {
@@ -2722,7 +2866,7 @@ type PauseCommand struct {
 
 func (x *PauseCommand) Reset() {
 	*x = PauseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2878,7 @@ func (x *PauseCommand) String() string {
 func (*PauseCommand) ProtoMessage() {}
 
 func (x *PauseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2891,7 @@ func (x *PauseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommand.ProtoReflect.Descriptor instead.
 func (*PauseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PauseCommand) GetCommandId() string {
@@ -2778,7 +2922,7 @@ type ResumeCommand struct {
 
 func (x *ResumeCommand) Reset() {
 	*x = ResumeCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +2934,7 @@ func (x *ResumeCommand) String() string {
 func (*ResumeCommand) ProtoMessage() {}
 
 func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +2947,7 @@ func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommand.ProtoReflect.Descriptor instead.
 func (*ResumeCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeCommand) GetCommandId() string {
@@ -2838,7 +2982,7 @@ type AbortCommand struct {
 
 func (x *AbortCommand) Reset() {
 	*x = AbortCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +2994,7 @@ func (x *AbortCommand) String() string {
 func (*AbortCommand) ProtoMessage() {}
 
 func (x *AbortCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3007,7 @@ func (x *AbortCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommand.ProtoReflect.Descriptor instead.
 func (*AbortCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AbortCommand) GetCommandId() string {
@@ -2890,7 +3034,7 @@ type PurgeCommands struct {
 
 func (x *PurgeCommands) Reset() {
 	*x = PurgeCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3046,7 @@ func (x *PurgeCommands) String() string {
 func (*PurgeCommands) ProtoMessage() {}
 
 func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,12 +3059,75 @@ func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeCommands.ProtoReflect.Descriptor instead.
 func (*PurgeCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PurgeCommands) GetCommandIds() []string {
 	if x != nil {
 		return x.CommandIds
+	}
+	return nil
+}
+
+// RecordOutput says that the output of an attempt is on the disks of enough nodes, or of
+// further ones.
+type RecordOutput struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	// The node that says so; it is one of those that keep it.
+	NodeId        string        `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Record        *OutputRecord `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordOutput) Reset() {
+	*x = RecordOutput{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordOutput) ProtoMessage() {}
+
+func (x *RecordOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordOutput.ProtoReflect.Descriptor instead.
+func (*RecordOutput) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RecordOutput) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *RecordOutput) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RecordOutput) GetRecord() *OutputRecord {
+	if x != nil {
+		return x.Record
 	}
 	return nil
 }
@@ -3035,7 +3242,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\x94\x05\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\xc8\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -3064,7 +3271,17 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"superseded\x18\x1b \x01(\bR\n" +
 	"superseded\x12\x12\n" +
-	"\x04rank\x18\x14 \x01(\rR\x04rank\"\xe8\x01\n" +
+	"\x04rank\x18\x14 \x01(\rR\x04rank\x122\n" +
+	"\aoutputs\x18# \x03(\v2\x18.raftlog.v1.OutputRecordR\aoutputs\"\xa7\x01\n" +
+	"\fOutputRecord\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x19\n" +
+	"\bnode_ids\x18\x02 \x03(\tR\anodeIds\x120\n" +
+	"\x06stdout\x18\x03 \x01(\v2\x18.raftlog.v1.StreamRecordR\x06stdout\x120\n" +
+	"\x06stderr\x18\x04 \x01(\v2\x18.raftlog.v1.StreamRecordR\x06stderr\"V\n" +
+	"\fStreamRecord\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\x04R\amissing\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"\xe8\x01\n" +
 	"\n" +
 	"Transition\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -3208,7 +3425,11 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"aborted_by\x18\x02 \x01(\tR\tabortedBy\"0\n" +
 	"\rPurgeCommands\x12\x1f\n" +
 	"\vcommand_ids\x18\x01 \x03(\tR\n" +
-	"commandIds*\xf4\x02\n" +
+	"commandIds\"~\n" +
+	"\fRecordOutput\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x120\n" +
+	"\x06record\x18\x03 \x01(\v2\x18.raftlog.v1.OutputRecordR\x06record*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +
@@ -3256,7 +3477,7 @@ func file_raftlog_v1_commands_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_raftlog_v1_commands_proto_goTypes = []any{
 	(AttemptState)(0),      // 0: raftlog.v1.AttemptState
 	(CommandState)(0),      // 1: raftlog.v1.CommandState
@@ -3271,24 +3492,27 @@ var file_raftlog_v1_commands_proto_goTypes = []any{
 	(*Abort)(nil),          // 10: raftlog.v1.Abort
 	(*StateCount)(nil),     // 11: raftlog.v1.StateCount
 	(*Invocation)(nil),     // 12: raftlog.v1.Invocation
-	(*Transition)(nil),     // 13: raftlog.v1.Transition
-	(*Result)(nil),         // 14: raftlog.v1.Result
-	(*Output)(nil),         // 15: raftlog.v1.Output
-	(*SubmitCommand)(nil),  // 16: raftlog.v1.SubmitCommand
-	(*RolloutPlan)(nil),    // 17: raftlog.v1.RolloutPlan
-	(*WavePlan)(nil),       // 18: raftlog.v1.WavePlan
-	(*ReleaseCommand)(nil), // 19: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),   // 20: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),  // 21: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),  // 22: raftlog.v1.CancelCommand
-	(*ExpireCommands)(nil), // 23: raftlog.v1.ExpireCommands
-	(*LoseAttempt)(nil),    // 24: raftlog.v1.LoseAttempt
-	(*AdvanceRollout)(nil), // 25: raftlog.v1.AdvanceRollout
-	(*PauseCommand)(nil),   // 26: raftlog.v1.PauseCommand
-	(*ResumeCommand)(nil),  // 27: raftlog.v1.ResumeCommand
-	(*AbortCommand)(nil),   // 28: raftlog.v1.AbortCommand
-	(*PurgeCommands)(nil),  // 29: raftlog.v1.PurgeCommands
-	(*AttemptKey)(nil),     // 30: raftlog.v1.AttemptKey
+	(*OutputRecord)(nil),   // 13: raftlog.v1.OutputRecord
+	(*StreamRecord)(nil),   // 14: raftlog.v1.StreamRecord
+	(*Transition)(nil),     // 15: raftlog.v1.Transition
+	(*Result)(nil),         // 16: raftlog.v1.Result
+	(*Output)(nil),         // 17: raftlog.v1.Output
+	(*SubmitCommand)(nil),  // 18: raftlog.v1.SubmitCommand
+	(*RolloutPlan)(nil),    // 19: raftlog.v1.RolloutPlan
+	(*WavePlan)(nil),       // 20: raftlog.v1.WavePlan
+	(*ReleaseCommand)(nil), // 21: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),   // 22: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),  // 23: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),  // 24: raftlog.v1.CancelCommand
+	(*ExpireCommands)(nil), // 25: raftlog.v1.ExpireCommands
+	(*LoseAttempt)(nil),    // 26: raftlog.v1.LoseAttempt
+	(*AdvanceRollout)(nil), // 27: raftlog.v1.AdvanceRollout
+	(*PauseCommand)(nil),   // 28: raftlog.v1.PauseCommand
+	(*ResumeCommand)(nil),  // 29: raftlog.v1.ResumeCommand
+	(*AbortCommand)(nil),   // 30: raftlog.v1.AbortCommand
+	(*PurgeCommands)(nil),  // 31: raftlog.v1.PurgeCommands
+	(*RecordOutput)(nil),   // 32: raftlog.v1.RecordOutput
+	(*AttemptKey)(nil),     // 33: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
@@ -3302,24 +3526,28 @@ var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	4,  // 8: raftlog.v1.Rollout.on_breach:type_name -> raftlog.v1.OnBreach
 	0,  // 9: raftlog.v1.StateCount.state:type_name -> raftlog.v1.AttemptState
 	0,  // 10: raftlog.v1.Invocation.state:type_name -> raftlog.v1.AttemptState
-	13, // 11: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
-	14, // 12: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
-	0,  // 13: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
-	15, // 14: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
-	15, // 15: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
-	2,  // 16: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
-	17, // 17: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
-	18, // 18: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
-	4,  // 19: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
-	0,  // 20: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	14, // 21: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	30, // 22: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 23: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	15, // 11: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
+	16, // 12: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
+	13, // 13: raftlog.v1.Invocation.outputs:type_name -> raftlog.v1.OutputRecord
+	14, // 14: raftlog.v1.OutputRecord.stdout:type_name -> raftlog.v1.StreamRecord
+	14, // 15: raftlog.v1.OutputRecord.stderr:type_name -> raftlog.v1.StreamRecord
+	0,  // 16: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
+	17, // 17: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
+	17, // 18: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
+	2,  // 19: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
+	19, // 20: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
+	20, // 21: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
+	4,  // 22: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 23: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	16, // 24: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	33, // 25: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 26: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	13, // 27: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -3334,7 +3562,7 @@ func file_raftlog_v1_commands_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_commands_proto_rawDesc), len(file_raftlog_v1_commands_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -226,6 +226,7 @@ type Mutation struct {
 	//	*Mutation_FireSchedule
 	//	*Mutation_EndSchedules
 	//	*Mutation_PurgeSchedules
+	//	*Mutation_RecordOutput
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -653,6 +654,15 @@ func (x *Mutation) GetPurgeSchedules() *PurgeSchedules {
 	return nil
 }
 
+func (x *Mutation) GetRecordOutput() *RecordOutput {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_RecordOutput); ok {
+			return x.RecordOutput
+		}
+	}
+	return nil
+}
+
 type isMutation_Kind interface {
 	isMutation_Kind()
 }
@@ -825,6 +835,10 @@ type Mutation_PurgeSchedules struct {
 	PurgeSchedules *PurgeSchedules `protobuf:"bytes,86,opt,name=purge_schedules,json=purgeSchedules,proto3,oneof"`
 }
 
+type Mutation_RecordOutput struct {
+	RecordOutput *RecordOutput `protobuf:"bytes,90,opt,name=record_output,json=recordOutput,proto3,oneof"`
+}
+
 func (*Mutation_TakeOffice) isMutation_Kind() {}
 
 func (*Mutation_InitCluster) isMutation_Kind() {}
@@ -908,6 +922,8 @@ func (*Mutation_FireSchedule) isMutation_Kind() {}
 func (*Mutation_EndSchedules) isMutation_Kind() {}
 
 func (*Mutation_PurgeSchedules) isMutation_Kind() {}
+
+func (*Mutation_RecordOutput) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -1073,7 +1089,7 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\x8b\x16\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xcc\x16\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -1123,7 +1139,8 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0fresume_schedule\x18S \x01(\v2\x1a.raftlog.v1.ResumeScheduleH\x00R\x0eresumeSchedule\x12?\n" +
 	"\rfire_schedule\x18T \x01(\v2\x18.raftlog.v1.FireScheduleH\x00R\ffireSchedule\x12?\n" +
 	"\rend_schedules\x18U \x01(\v2\x18.raftlog.v1.EndSchedulesH\x00R\fendSchedules\x12E\n" +
-	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedulesB\x06\n" +
+	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedules\x12?\n" +
+	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutputB\x06\n" +
 	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
@@ -1210,6 +1227,7 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*FireSchedule)(nil),      // 44: raftlog.v1.FireSchedule
 	(*EndSchedules)(nil),      // 45: raftlog.v1.EndSchedules
 	(*PurgeSchedules)(nil),    // 46: raftlog.v1.PurgeSchedules
+	(*RecordOutput)(nil),      // 47: raftlog.v1.RecordOutput
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1255,13 +1273,14 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	44, // 40: raftlog.v1.Mutation.fire_schedule:type_name -> raftlog.v1.FireSchedule
 	45, // 41: raftlog.v1.Mutation.end_schedules:type_name -> raftlog.v1.EndSchedules
 	46, // 42: raftlog.v1.Mutation.purge_schedules:type_name -> raftlog.v1.PurgeSchedules
-	0,  // 43: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 44: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	47, // 43: raftlog.v1.Mutation.record_output:type_name -> raftlog.v1.RecordOutput
+	0,  // 44: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 45: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1316,6 +1335,7 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_FireSchedule)(nil),
 		(*Mutation_EndSchedules)(nil),
 		(*Mutation_PurgeSchedules)(nil),
+		(*Mutation_RecordOutput)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
