@@ -52,7 +52,8 @@ func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandR
 	return &agentplanev1.GetCommandResponse{Command: answer}, nil
 }
 
-// ListCommands answers commands, the newest first.
+// ListCommands answers commands, the newest first, each with its probes behind it, which
+// the limit does not count.
 func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListCommandsRequest) (*agentplanev1.ListCommandsResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
@@ -75,22 +76,35 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 		if first, err = c.command(v, req.GetBefore()); err != nil {
 			return nil, err
 		}
+		if parent := first.GetParentId(); parent != "" { // it stands with its parent
+			if first, err = c.command(v, parent); err != nil {
+				return nil, err
+			}
+		}
 		// Several commands may share an index: begin at it and pass by those up to
 		// the one that was named.
 		before = first.GetSubmittedIndex() + 1
 	}
-	answer := &agentplanev1.ListCommandsResponse{}
+	answer, listed := &agentplanev1.ListCommandsResponse{}, 0
 	for row := range v.CommandsNewestFirst(before) {
 		switch {
 		case first != nil && row.GetSubmittedIndex() == first.GetSubmittedIndex() && row.GetId() >= first.GetId():
 			continue
+		case row.GetParentId() != "":
+			continue
 		case req.GetState() != 0 && agentplanev1.CommandState(row.GetState()) != req.GetState():
 			continue
-		case len(answer.Commands) == limit:
+		case listed == limit:
 			answer.More = true
 			return answer, nil
 		}
+		listed++
 		answer.Commands = append(answer.Commands, commandRow(row))
+		for _, w := range row.GetRollout().GetWaves() {
+			if probe, found := v.Command(w.GetProbeId()); found {
+				answer.Commands = append(answer.Commands, commandRow(probe))
+			}
+		}
 	}
 	return answer, nil
 }

@@ -51,6 +51,11 @@ var hints = map[string]string{
 	"name_taken":      `choose another name`,
 	"feature_level":   `upgrade the node, then join again`,
 	"no_cluster":      `begin with "agentctl cluster init" on one node`,
+	"pause_moved":     `look at it with "agentctl commands get", then decide`,
+	"not_paused":      `see "agentctl commands get"`,
+	"not_active":      `see "agentctl commands get"`,
+	"is_probe":        `name the command whose wave it probes`,
+	"strict":          `give --max-failures 1 or more, or leave --strict away`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

@@ -130,7 +130,17 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 	case !traceparent(s.GetTraceparent()):
 		return problemf("traceparent", "traceparent %.60q has not the form VERSION-TRACE-PARENT-FLAGS", s.GetTraceparent())
 	}
-	for i, arg := range s.GetArgv() {
+	if p := checkArgs(s.GetArgv()); p != nil {
+		return p
+	}
+	if s.GetRollout() != nil {
+		return checkRollout(s.GetRollout())
+	}
+	return nil
+}
+
+func checkArgs(argv []string) *problem {
+	for i, arg := range argv {
 		switch {
 		case len(arg) > MaxArgBytes:
 			return problemf("argv", "argument %d has %d bytes, at most %d are allowed", i, len(arg), MaxArgBytes)

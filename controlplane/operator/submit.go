@@ -34,7 +34,7 @@ func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated()}, nil
+	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated(), Notes: p.notes}, nil
 }
 
 // plan is what an envelope comes to before anything is proposed: one of the two is
@@ -43,6 +43,7 @@ type plan struct {
 	id       string
 	stands   *raftlogv1.Command // the command is there already
 	mutation *raftlogv1.Mutation
+	notes    []string // on what does not come out as it was asked for
 }
 
 // findTargets answers the ordinals of the agents that a spec means, or a refusal.
@@ -72,7 +73,9 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	if err != nil {
 		return plan{}, err
 	}
-	return plan{id: id, mutation: c.submitMutation(ctx, sub, ordinals)}, nil
+	m := c.submitMutation(ctx, sub, ordinals)
+	notes := addRollout(v, sub.spec, m)
+	return plan{id: id, mutation: &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}, notes: notes}, nil
 }
 
 // submitted is the row of a command that the outcome says to stand.
@@ -131,7 +134,7 @@ func (c *Commands) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint3
 	return ordinals, nil
 }
 
-func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.Mutation {
+func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.SubmitCommand {
 	spec := sub.spec
 	m := &raftlogv1.SubmitCommand{
 		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: c.callerName(ctx), AgentOrdinals: ordinals,
@@ -139,12 +142,12 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
 		QueueMax: c.o.QueueMax,
-		// There is one wave, and everybody belongs to it: what Submit releases itself
-		// needs no second entry before it can be claimed.
+		// What Submit releases itself needs no second entry before it can be claimed: all,
+		// or the first wave.
 		Release: uint32(len(ordinals)),
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts
 	}
-	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
+	return m
 }
