@@ -80,6 +80,19 @@ func (p *progress) drawLocked() {
 	p.drawn = true
 }
 
+// say prints a line of talk, and draws the line of progress again behind it.
+func (p *progress) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drawn {
+		fmt.Fprint(p.app.stderr, "\r\x1b[K")
+	}
+	p.app.talk(format, args...)
+	if p.terminal {
+		p.drawLocked()
+	}
+}
+
 // end takes the line away; it may be called again.
 func (p *progress) end() {
 	p.mu.Lock()
@@ -110,6 +123,9 @@ func progressLine(v *commandView) string {
 		}
 	}
 	parts := []string{fmt.Sprintf("%d/%d ended", ended, len(v.invocations))}
+	if r := v.command.GetRollout(); len(r.GetWaves()) > 1 {
+		parts[0] = "wave " + waveText(v.command) + ": " + parts[0]
+	}
 	for _, p := range []struct {
 		n    int
 		word string
@@ -117,6 +133,9 @@ func progressLine(v *commandView) string {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
 		}
+	}
+	if v.command.GetPaused() != nil {
+		parts = append(parts, "paused")
 	}
 	return strings.Join(parts, ", ")
 }

@@ -25,7 +25,7 @@ const (
 var notBuilt = map[string]bool{
 	"roles": true, "config": true, "events": true, "logs": true, "metrics": true, "top": true, "ui": true,
 	"schedule": true, "lock": true, "health": true, "keys": true, "audit": true, "debug": true,
-	"--wave": true, "--max-failures": true, "--strict": true, "--lock": true, "--profile": true,
+	"--lock": true, "--profile": true,
 }
 
 var formats = []string{"table", "wide", "json", "jsonl", "yaml"}

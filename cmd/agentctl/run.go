@@ -36,6 +36,8 @@ type runFlags struct {
 	class     string
 	script    string
 	detach    bool
+	waves     waveFlags
+	plan      bool
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -52,18 +54,25 @@ func (a *app) runCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.with(cmd.Context(), func(s *session) error { return a.submit(cmd.Context(), s, &f, spec) })
+			return a.with(cmd.Context(), func(s *session) error {
+				if f.plan {
+					return a.showPlan(cmd.Context(), s, spec)
+				}
+				return a.submit(cmd.Context(), s, &f, spec)
+			})
 		},
 	}
 	f.sel.add(c)
+	f.waves.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
-	durationVar(fl, &f.ttl, "ttl", defaultTTL, "how long it may wait to be started")
+	durationVar(fl, &f.ttl, "ttl", defaultTTL, "how long it may wait to be started (24h with several waves)")
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
 	fl.BoolVar(&f.detach, "detach", false, "return once the command is accepted")
+	fl.BoolVar(&f.plan, "plan", false, "only show who would run it, in which waves, and who cannot")
 	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"at-most-once", "idempotent"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
@@ -89,8 +98,11 @@ func (f *runFlags) spec(a *app, argv []string, ttlSet, queueSet bool) (*agentpla
 		return nil, usagef("no program is given: write it behind --, as in: agentctl run --on all -- uptime")
 	}
 	wait := f.ttl
-	if queueSet {
+	switch {
+	case queueSet:
 		wait = f.queue
+	case !ttlSet && f.waves.several():
+		wait = waveTTL
 	}
 	for _, d := range []struct {
 		flag  string
@@ -108,19 +120,19 @@ func (f *runFlags) spec(a *app, argv []string, ttlSet, queueSet bool) (*agentpla
 		NotAfter: int64(wait), Delivery: class, QueueOffline: queueSet,
 	}
 	if f.script != "" {
-		if spec.Script, err = a.readScript(f.script); err != nil {
+		if spec.Script, err = a.readScript("--script", f.script); err != nil {
 			return nil, err
 		}
 	}
-	return spec, nil
+	return spec, f.waves.into(a, spec)
 }
 
-func (a *app) readScript(path string) ([]byte, error) {
+func (a *app) readScript(flag, path string) ([]byte, error) {
 	r := a.stdin
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("--script: %w", err)
+			return nil, usagef("%s: %w", flag, err)
 		}
 		defer file.Close()
 		r = file
@@ -130,9 +142,9 @@ func (a *app) readScript(path string) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read script %q: %w", path, err)
 	case len(script) == 0:
-		return nil, usagef("--script %q is empty", path)
+		return nil, usagef("%s %q is empty", flag, path)
 	case len(script) > maxScriptBytes:
-		return nil, usagef("--script %q is above the maximum of %d bytes; let it fetch what is large", path, maxScriptBytes)
+		return nil, usagef("%s %q is above the maximum of %d bytes; let it fetch what is large", flag, path, maxScriptBytes)
 	}
 	return script, nil
 }
@@ -179,6 +191,9 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, spec *agentpl
 	if r.Repeated {
 		a.talk("command %s stood already", id)
 	}
+	for _, note := range r.Notes {
+		a.talk("%s", note)
+	}
 	if f.detach {
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
@@ -192,9 +207,11 @@ func (a *app) follow(ctx context.Context, s *session, id string) error {
 	defer p.end()
 	view := newCommandView()
 	printed := map[string]bool{}
+	var stopped stops
 	err := s.WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: id, WithOutput: true}, func(r *agentplanev1.WatchCommandResponse) error {
 		view.take(r)
 		p.show(view)
+		stopped.take(p.say, view.command)
 		if a.flags.output != "jsonl" {
 			return nil
 		}
