@@ -71,6 +71,8 @@
 //	epoch          I5      fsm                     TestStories
 //	delivery       I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
 //	cancel         I6      fsm                     TestStateKeepsItsPromises
+//	pause          I6      fsm                     TestStories
+//	breach         I6      controlplane/rollout    TestFailuresStopTheBatch
 //	verifyleader   I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
 //	verifyleader   I7      e2e                     TestPausedLeaderNeverAnswersStale
 //	digest         I8      fsm                     TestStories

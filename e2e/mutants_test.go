@@ -55,6 +55,8 @@ var catches = []catch{
 	{mutant: "epoch", promises: "I5", pkg: "fsm", test: "TestStories", says: "testdata/sessions.txt tells another story"},
 	{mutant: "delivery", promises: "I5", pkg: "agent/session", test: "TestDeliveriesOfOtherSessionsAreDropped"},
 	{mutant: "cancel", promises: "I6", pkg: "fsm", test: "TestStateKeepsItsPromises", args: noFailFile},
+	{mutant: "pause", promises: "I6", pkg: "fsm", test: "TestStories", says: "testdata/waves.txt tells another story"},
+	{mutant: "breach", promises: "I6", pkg: "controlplane/rollout", test: "TestFailuresStopTheBatch", says: "has claimed after the second failure"},
 	{mutant: "verifyleader", promises: "I7", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
 	{mutant: "verifyleader", promises: "I7", pkg: "e2e", test: "TestPausedLeaderNeverAnswersStale", says: "miss a write", full: true},
 	{mutant: "digest", promises: "I8", pkg: "fsm", test: "TestStories", says: "testdata/commands.txt tells another story"},

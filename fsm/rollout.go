@@ -27,7 +27,7 @@ type layout struct {
 
 // layRollout lays the targets of a submission into waves, and releases at most the given
 // number of the first. It writes nothing; both answers are nil when there is no rollout.
-func (tx *tx) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout, *raftlogv1.Outcome) {
+func (t *tables) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout, *raftlogv1.Outcome) {
 	p := m.GetRollout()
 	if p == nil {
 		return nil, nil
@@ -38,8 +38,8 @@ func (tx *tx) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout, *
 	targets, size := make([]wave.Target, len(m.GetAgentOrdinals())), uint32(0)
 	for n, at := range orderOf(m) {
 		ordinal := m.GetAgentOrdinals()[at]
-		a, _ := tx.agents.getBy(agentsByOrdinal, be32(ordinal))
-		targets[n].Skipped = tx.skips(a, ordinal, m.GetQueueOffline(), m.GetQueueMax()) != ""
+		a, _ := t.agents.getBy(agentsByOrdinal, be32(ordinal))
+		targets[n].Skipped = t.skips(a, ordinal, m.GetQueueOffline(), m.GetQueueMax()) != ""
 		if !targets[n].Skipped {
 			size++
 		}
@@ -71,7 +71,7 @@ func (tx *tx) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout, *
 	}
 	first := wave.State{
 		Ends: ends, Pending: size, Limited: p.GetLimited(), Max: l.rollout.GetMaxFailures(), Strict: p.GetStrict(), Stopped: release == 0,
-	}.Next(tx.now())
+	}.Next(t.cluster.GetNow()) // a first wave waits for nothing
 	if first.Kind == wave.Release {
 		l.wave, l.release = uint32(first.Wave), min(release, first.Release)
 	}

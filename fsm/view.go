@@ -142,6 +142,17 @@ func (v *View) Skips(ordinal uint32, queueOffline bool, queueMax uint32) string 
 	return v.t.skips(a, ordinal, queueOffline, queueMax)
 }
 
+// LayRollout answers how the rollout of a submission would begin, if it were applied now,
+// and the rank of each target: 0 for those that would be skipped. The outcome is a refusal
+// of the rollout.
+func (v *View) LayRollout(m *raftlogv1.SubmitCommand) (*raftlogv1.Rollout, []uint32, *raftlogv1.Outcome) {
+	l, refusal := v.t.layRollout(m, 0)
+	if l == nil {
+		return nil, nil, refusal
+	}
+	return l.rollout, l.ranks, nil
+}
+
 // Stopped says that nothing of the command may be claimed because it is paused; of a
 // probe, because the command is whose wave it probes.
 func (v *View) Stopped(c *raftlogv1.Command) bool { return v.t.paused(c) }

@@ -27,18 +27,24 @@ func (a *app) commandsCmd() *cobra.Command {
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsCancel,
 		},
 	)
+	c.AddCommand(a.brakeCmds()...)
 	return c
 }
 
 func (a *app) commandColumns() []column[*agentplanev1.Command] {
 	return []column[*agentplanev1.Command]{
 		{"ID", false, (*agentplanev1.Command).GetId},
-		{"STATE", false, func(c *agentplanev1.Command) string { return stateName(c.State) }},
+		{"STATE", false, commandState},
 		{"AGE", false, func(c *agentplanev1.Command) string { return a.age(c.SubmittedAt) }},
 		{"BY", false, (*agentplanev1.Command).GetSubmittedBy},
 		{"TARGETS", false, func(c *agentplanev1.Command) string { return fmt.Sprint(c.Targets) }},
 		{"COUNTS", false, func(c *agentplanev1.Command) string { return counts(c.Counts) }},
-		{"WHAT", false, (*agentplanev1.Command).GetSummary},
+		{"WHAT", false, func(c *agentplanev1.Command) string {
+			if c.GetParentId() != "" {
+				return fmt.Sprintf("└ probe of wave %d: %s", c.GetParentWave(), c.GetSummary())
+			}
+			return c.GetSummary()
+		}},
 		{"SELECTOR", true, (*agentplanev1.Command).GetSelector},
 		{"INDEX", true, func(c *agentplanev1.Command) string { return fmt.Sprint(c.SubmittedIndex) }},
 		{"SLOT", true, func(c *agentplanev1.Command) string { return clock(c.Slot) }},
@@ -50,6 +56,18 @@ func unlessNormal(priority uint32) string {
 		return ""
 	}
 	return fmt.Sprint(priority)
+}
+
+// commandState is the state of a command, and whether it is stopped.
+func commandState(c *agentplanev1.Command) string {
+	switch {
+	case c.GetPaused() != nil:
+		return stateName(c.State) + "(paused)"
+	case c.GetAborted() != nil:
+		return stateName(c.State) + "(aborted)"
+	default:
+		return stateName(c.State)
+	}
 }
 
 func counts(m map[string]uint32) string {
@@ -69,16 +87,30 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 			return err
 		}
 		return printOne(a, toObject(c), func(w io.Writer) {
-			pairs(w,
-				[2]string{"id", c.Id}, [2]string{"state", stateName(c.State)}, [2]string{"what", c.Summary},
-				[2]string{"selector", c.Selector},
-				[2]string{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
-				[2]string{"schedule", c.Schedule}, [2]string{"slot", clock(c.Slot)}, [2]string{"splay", splayText(c.Splay)},
-				[2]string{"not after", clock(c.NotAfter)}, [2]string{"finished", clock(c.FinishedAt)},
-				[2]string{"locks", heldLocks(c)}, [2]string{"priority", unlessNormal(c.Priority)}, [2]string{"supersedes", c.Supersede},
-				[2]string{"canceled", canceledText(c)}, [2]string{"rerun of", c.RerunOf}, [2]string{"counts", counts(c.Counts)},
-			)
+			about := [][2]string{
+				{"id", c.Id},
+				{"state", commandState(c)},
+				{"what", c.Summary},
+				{"selector", c.Selector},
+				{"submitted", fmt.Sprintf("%s by %s, at index %d", clock(c.SubmittedAt), c.SubmittedBy, c.SubmittedIndex)},
+				{"schedule", c.Schedule},
+				{"slot", clock(c.Slot)},
+				{"splay", splayText(c.Splay)},
+				{"not after", clock(c.NotAfter)},
+				{"finished", clock(c.FinishedAt)},
+				{"locks", heldLocks(c)},
+				{"priority", unlessNormal(c.Priority)},
+				{"supersedes", c.Supersede},
+				{"canceled", canceledText(c)},
+				{"rerun of", c.RerunOf},
+				{"counts", counts(c.Counts)},
+			}
+			pairs(w, append(about, rolloutPairs(c)...)...)
 			fmt.Fprintln(w)
+			if len(c.GetRollout().GetWaves()) > 1 {
+				writeWaves(w, a.flags.output == "wide", c.Rollout)
+				fmt.Fprintln(w)
+			}
 			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns())
 		})
 	})

@@ -81,6 +81,19 @@ func (p *progress) drawLocked() {
 	p.drawn = true
 }
 
+// say prints a line of talk, and draws the line of progress again behind it.
+func (p *progress) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drawn {
+		fmt.Fprint(p.app.stderr, "\r\x1b[K")
+	}
+	p.app.talk(format, args...)
+	if p.terminal {
+		p.drawLocked()
+	}
+}
+
 // end takes the line away; it may be called again.
 func (p *progress) end() {
 	p.mu.Lock()
@@ -97,8 +110,8 @@ func (p *progress) end() {
 
 func progressLine(v *client.Progress) string {
 	var ended, failed, running, waiting int
-	invocations := v.Invocations()
-	for _, i := range invocations {
+	c := v.Command()
+	for _, i := range c.Invocations {
 		switch {
 		case i.State == agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED:
 			ended++
@@ -111,7 +124,10 @@ func progressLine(v *client.Progress) string {
 			waiting++
 		}
 	}
-	parts := []string{fmt.Sprintf("%d/%d ended", ended, len(invocations))}
+	parts := []string{fmt.Sprintf("%d/%d ended", ended, len(c.Invocations))}
+	if len(c.GetRollout().GetWaves()) > 1 {
+		parts[0] = "wave " + waveText(c) + ": " + parts[0]
+	}
 	for _, p := range []struct {
 		n    int
 		word string
@@ -119,6 +135,9 @@ func progressLine(v *client.Progress) string {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
 		}
+	}
+	if c.GetPaused() != nil {
+		parts = append(parts, "paused")
 	}
 	return strings.Join(parts, ", ")
 }

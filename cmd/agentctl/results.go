@@ -170,6 +170,12 @@ func (a *app) invocationColumns() []column[*agentplanev1.Invocation] {
 			return i.Reason
 		}},
 		{"ENDED", false, func(i *agentplanev1.Invocation) string { return clock(i.EndedAt) }},
+		{"WAVE", true, func(i *agentplanev1.Invocation) string {
+			if i.Wave == 0 {
+				return ""
+			}
+			return fmt.Sprint(i.Wave)
+		}},
 		{"INVOCATION", true, (*agentplanev1.Invocation).GetId},
 		{"ATTEMPT", true, func(i *agentplanev1.Invocation) string { return fmt.Sprint(i.Attempt) }},
 		{"FENCE", true, func(i *agentplanev1.Invocation) string { return fmt.Sprint(i.Fence) }},

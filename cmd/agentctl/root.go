@@ -24,8 +24,7 @@ const (
 // until they do.
 var notBuilt = map[string]bool{
 	"roles": true, "config": true, "events": true, "logs": true, "metrics": true, "top": true, "ui": true,
-	"lock": true, "health": true, "keys": true, "audit": true, "debug": true,
-	"--wave": true, "--max-failures": true, "--strict": true, "--profile": true,
+	"lock": true, "health": true, "keys": true, "audit": true, "debug": true, "--profile": true,
 }
 
 var formats = []string{"table", "wide", "json", "jsonl", "yaml"}

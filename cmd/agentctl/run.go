@@ -40,6 +40,8 @@ type runFlags struct {
 	script    string
 	detach    bool
 	locks     lockFlags
+	waves     waveFlags
+	plan      bool
 }
 
 func (a *app) runCmd() *cobra.Command {
@@ -66,7 +68,12 @@ func (a *app) runCmd() *cobra.Command {
 			if err := f.results.prepare(f.detach); err != nil {
 				return err
 			}
-			return a.with(cmd.Context(), func(s *session) error { return a.submit(cmd.Context(), s, &f, command) })
+			return a.with(cmd.Context(), func(s *session) error {
+				if f.plan {
+					return a.showPlan(cmd.Context(), s, command)
+				}
+				return a.submit(cmd.Context(), s, &f, command)
+			})
 		},
 	}
 	f.add(c)
@@ -74,6 +81,7 @@ func (a *app) runCmd() *cobra.Command {
 	f.results.add(c)
 	f.follow.add(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
+	c.Flags().BoolVar(&f.plan, "plan", false, "only show who would run it, in which waves, and who cannot")
 	return c
 }
 
@@ -81,10 +89,11 @@ func (a *app) runCmd() *cobra.Command {
 func (f *runFlags) add(c *cobra.Command) {
 	f.sel.add(c)
 	f.splay.add(c)
+	f.waves.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
-	durationVar(fl, &f.ttl, "ttl", client.DefaultTTL, "how long it may wait to be started")
+	durationVar(fl, &f.ttl, "ttl", client.DefaultTTL, "how long it may wait to be started (24h with several waves)")
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
@@ -133,11 +142,14 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		Selector: expr, Agents: agents, Argv: argv, RunTimeout: f.timeout, KillGrace: f.killGrace,
 		TTL: wait, Queue: queueSet, Delivery: class, Edit: f.edit,
 	}
+	if err := f.waves.prepare(a); err != nil {
+		return nil, err
+	}
 	if err := f.edit(&agentplanev1.CommandSpec{}); err != nil {
 		return nil, err // before anybody is asked
 	}
 	if f.script != "" {
-		if c.Script, err = a.readScript(f.script); err != nil {
+		if c.Script, err = a.readScript("--script", f.script); err != nil {
 			return nil, err
 		}
 	}
@@ -146,7 +158,7 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 
 // edit puts the flags that stand in files of their own into the spec.
 func (f *runFlags) edit(spec *agentplanev1.CommandSpec) error {
-	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into, f.splay.into} {
+	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into, f.splay.into, f.waves.into} {
 		if err := into(spec); err != nil {
 			return err
 		}
@@ -160,8 +172,11 @@ func (f *runFlags) wait(ttlSet, queueSet bool) (time.Duration, error) {
 		return 0, usagef("--ttl and --queue are both given: --queue D says how long it may wait, offline agents included")
 	}
 	wait := f.ttl
-	if queueSet {
+	switch {
+	case queueSet:
 		wait = f.queue
+	case !ttlSet && f.waves.several():
+		wait = waveTTL
 	}
 	for _, d := range []struct {
 		flag  string
@@ -177,12 +192,12 @@ func (f *runFlags) wait(ttlSet, queueSet bool) (time.Duration, error) {
 	return wait, nil
 }
 
-func (a *app) readScript(path string) ([]byte, error) {
+func (a *app) readScript(flag, path string) ([]byte, error) {
 	r := a.stdin
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("--script: %w", err)
+			return nil, usagef("%s: %w", flag, err)
 		}
 		defer file.Close()
 		r = file
@@ -192,9 +207,9 @@ func (a *app) readScript(path string) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read script %q: %w", path, err)
 	case len(script) == 0:
-		return nil, usagef("--script %q is empty", path)
+		return nil, usagef("%s %q is empty", flag, path)
 	case len(script) > maxScriptBytes:
-		return nil, usagef("--script %q is above the maximum of %d bytes; let it fetch what is large", path, maxScriptBytes)
+		return nil, usagef("%s %q is above the maximum of %d bytes; let it fetch what is large", flag, path, maxScriptBytes)
 	}
 	return script, nil
 }
@@ -213,6 +228,9 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *clie
 	if r.Repeated {
 		a.talk("command %s stood already", id)
 	}
+	for _, note := range r.Notes {
+		a.talk("%s", note)
+	}
 	if f.detach {
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
@@ -228,8 +246,10 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 	p := newProgress(a, isTerminal(a.stderr))
 	defer p.end()
 	printed := map[string]bool{}
+	var stopped stops
 	c, err := s.Await(ctx, id, func(v *client.Progress) error {
 		p.show(v)
+		stopped.take(p.say, v.Command())
 		if a.flags.output != "jsonl" {
 			return nil
 		}

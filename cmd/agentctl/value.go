@@ -90,10 +90,11 @@ var times = map[protoreflect.Name]bool{
 	"created_at": true, "expires_at": true, "revoked_at": true, "enrolled_at": true,
 	"submitted_at": true, "finished_at": true, "started_at": true, "ended_at": true, "canceled_at": true,
 	"until": true, "changed_at": true, "paused_at": true, "next_at": true, "waiting_at": true, "slot": true, "slots": true, "starts_at": true,
+	"released_at": true, "settled_at": true, "soaked_at": true,
 }
 
-// wides are the fields that hold an epoch or a fence.
-var wides = map[protoreflect.Name]bool{"fence": true, "session_epoch": true, "leader_epoch": true}
+// wides are the fields that hold an epoch, a fence or the number of a stop.
+var wides = map[protoreflect.Name]bool{"fence": true, "session_epoch": true, "leader_epoch": true, "number": true}
 
 // texts are the fields of bytes that hold what a program printed.
 var texts = map[protoreflect.Name]bool{"head": true, "tail": true}
@@ -147,7 +148,7 @@ func fieldValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, set bool)
 			list[i] = single(fd, v.List().Get(i))
 		}
 		return list
-	case fd.Kind() == protoreflect.MessageKind && !set:
+	case fd.HasPresence() && !set:
 		return nil
 	default:
 		return single(fd, v)

@@ -260,6 +260,10 @@ func (l *testLog) submit(edit func(*raftlogv1.SubmitCommand), agents ...int) str
 		edit(m)
 	}
 	l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}})
+	if m.GetRollout() != nil {
+		l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AdvanceRollout{AdvanceRollout: &raftlogv1.AdvanceRollout{CommandId: m.GetId(), Max: 10_000}}})
+		return m.GetId()
+	}
 	l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseCommand{ReleaseCommand: &raftlogv1.ReleaseCommand{CommandId: id, Max: 10000, Wave: 1}}})
 	return id
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 const (
@@ -518,6 +519,64 @@ func TestClaimThatMetALockIsTriedAgainWhenItIsFree(t *testing.T) {
 		settle(100 * time.Millisecond)
 		if got := commandsOf(s.deliveries()); !slices.Equal(got, []string{first, second}) {
 			t.Fatalf("delivered %v, want %v", got, []string{first, second})
+		}
+	})
+}
+
+// TestPausedCommandsAreNotClaimed has a command paused before its agents come: nobody
+// proposes claims for it, and all claim within moments when it is resumed.
+func TestPausedCommandsAreNotClaimed(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		id := l.submit(nil, 0)
+		pause := l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PauseCommand{PauseCommand: &raftlogv1.PauseCommand{CommandId: id, PausedBy: "ann"}}})
+		a := newAgent(t, 0)
+		a.run = true
+		s := a.live(n.Dispatcher)
+		settle(time.Minute)
+		if got := n.Stats().Claims; got != 0 || len(s.deliveries()) != 0 {
+			t.Fatalf("%d claims and %d deliveries of a paused command", got, len(s.deliveries()))
+		}
+		l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ResumeCommand{ResumeCommand: &raftlogv1.ResumeCommand{CommandId: id, ExpectedPause: pause.GetNumber()}}})
+		settle(100 * time.Millisecond)
+		if got := l.invocation(id, 0).GetState(); got != succeeded {
+			t.Errorf("a moment after the resume it is %v", got)
+		}
+	})
+}
+
+// TestProbesAreDeliveredAsSuch has a probe delivered with the envelope of its command,
+// and says which part of it is meant.
+func TestProbesAreDeliveredAsSuch(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		a, b := newAgent(t, 0), newAgent(t, 1)
+		a.run, b.run = true, true
+		s := a.live(n.Dispatcher)
+		b.live(n.Dispatcher)
+		id := l.submit(func(m *raftlogv1.SubmitCommand) {
+			m.Rollout = &raftlogv1.RolloutPlan{GateProbe: true, ProbeTimeout: int64(time.Minute), Waves: []*raftlogv1.WavePlan{{Count: 1}, {BasisPoints: wave.Whole}}}
+		}, 0, 1)
+		advance := func() *raftlogv1.Outcome {
+			c, _ := l.view().Command(id)
+			return l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AdvanceRollout{AdvanceRollout: &raftlogv1.AdvanceRollout{
+				CommandId: id, ExpectedWave: c.GetWave(), ExpectedReleased: c.GetReleased(), Max: 9,
+			}}})
+		}
+		settle(time.Second)
+		if o := advance(); o.GetReason() != "probing" {
+			t.Fatalf("behind the first wave: %v", o)
+		}
+		settle(time.Second)
+		d := s.deliveries()
+		if len(d) != 2 || d[0].GetPart() != 0 || d[0].GetCommandId() != id {
+			t.Fatalf("deliveries %v", d)
+		}
+		if p := d[1]; p.GetPart() != agentplanev1.Part_PART_PROBE || p.GetWave() != 1 || p.GetCommandId() != wave.ProbeID(id, 1) || string(p.GetEnvelope()) != string(d[0].GetEnvelope()) {
+			t.Errorf("the probe's delivery is %v", p)
+		}
+		if c, _ := l.view().Command(id); !c.GetRollout().GetWaves()[0].GetProbed() {
+			t.Errorf("the probe has not opened the gate: %v", c)
 		}
 	})
 }

@@ -57,7 +57,8 @@ func TestListCommandsNewestFirstInPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		ids = append([]string{sub.spec.CommandId}, ids...)
-		return w.Commands.submitMutation(t.Context(), sub, []uint32{1})
+		m, _ := w.Commands.submitOf(w.m.View(), sub, []uint32{1}, "ann")
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}
 	}
 	w.must(twin(), twin())
 	slices.SortStableFunc(ids[:2], func(a, b string) int { return strings.Compare(b, a) })

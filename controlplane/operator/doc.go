@@ -34,6 +34,14 @@
 // list is frozen in the mutation. A command that stands already is answered before
 // anything else is looked at: its list is the first one's.
 //
+// # Waves
+//
+// What a rollout needs to know of agents is frozen here as well: the order (a random one
+// is drawn, a coverage one computed, and what it cannot cover said in notes) and who has
+// the label that a wave names. Who is in which wave is left to the state, which alone
+// knows who is skipped. Plan makes the same mutation on any node and lays it out on a
+// linearizable view instead of proposing it.
+//
 // # Secrets
 //
 // Of a token only what is derived from its secret arrives here, and nothing of that

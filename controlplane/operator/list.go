@@ -24,7 +24,8 @@ const (
 	maxFilterBytes = 1024
 )
 
-// ListCommands answers commands, the newest first.
+// ListCommands answers commands, the newest first, each with its probes behind it, which
+// the limit does not count.
 func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListCommandsRequest) (*agentplanev1.ListCommandsResponse, error) {
 	v, err := c.read(ctx, req.GetStale())
 	if err != nil {
@@ -48,19 +49,26 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 	}
 	answer := &agentplanev1.ListCommandsResponse{}
 	last := "" // that was looked at
-	looked := 0
+	looked, listed := 0, 0
 	for row := range rows {
 		if row.GetSubmittedAt() < req.GetSince() {
 			break // all others are older: the cluster's time never goes back
 		}
-		if looked >= maxLooked || len(answer.Commands) == limit {
+		if looked >= maxLooked || listed == limit {
 			answer.More, answer.Next = true, last
 			break
 		}
 		looked += f.cost(row)
 		last = row.GetId()
-		if f.means(v, row) {
-			answer.Commands = append(answer.Commands, commandRow(row))
+		if row.GetParentId() != "" || !f.means(v, row) {
+			continue
+		}
+		listed++
+		answer.Commands = append(answer.Commands, commandRow(row))
+		for _, w := range row.GetRollout().GetWaves() {
+			if probe, found := v.Command(w.GetProbeId()); found {
+				answer.Commands = append(answer.Commands, commandRow(probe))
+			}
 		}
 	}
 	return answer, nil
@@ -74,6 +82,11 @@ func (c *Commands) from(v *fsm.View, req *agentplanev1.ListCommandsRequest) (ite
 		var err error
 		if first, err = c.command(v, req.GetBefore()); err != nil {
 			return nil, err
+		}
+		if parent := first.GetParentId(); parent != "" { // it stands with its parent
+			if first, err = c.command(v, parent); err != nil {
+				return nil, err
+			}
 		}
 		// Several commands may share an index: begin at it and pass by those up to
 		// the one that was named.

@@ -56,6 +56,11 @@ var hints = map[string]string{
 	"schedule_exists": `look at it with "agentctl schedule get"; to change it, create it again with --version N`,
 	"schedule_moved":  `look at it again with "agentctl schedule get", then decide`,
 	"past":            `choose a later time; compare the clocks when it should lie ahead`,
+	"pause_moved":     `look at it with "agentctl commands get", then decide`,
+	"not_paused":      `see "agentctl commands get"`,
+	"not_active":      `see "agentctl commands get"`,
+	"is_probe":        `name the command whose wave it probes`,
+	"strict":          `give --max-failures 1 or more, or leave --strict away`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

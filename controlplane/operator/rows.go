@@ -3,6 +3,8 @@ package operator
 import (
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -21,9 +23,51 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		Priority: uint32(fsm.NormalPriority + c.GetPrecedence()), Supersede: c.GetSupersede(),
 		Counts:   make(map[string]uint32, len(c.GetCounts())),
 		Schedule: c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
+		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c),
+	}
+	if p := c.GetPause(); p != nil && c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE {
+		r.Paused = &agentplanev1.Stop{Number: p.GetNumber(), At: p.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Detail: p.GetDetail()}
+	}
+	if a := c.GetAbort(); a != nil {
+		r.Aborted = &agentplanev1.Stop{Number: a.GetNumber(), At: a.GetAt(), By: a.GetBy(), Reason: a.GetReason(), Detail: a.GetDetail()}
 	}
 	for _, n := range c.GetCounts() {
 		r.Counts[strings.ToLower(agentplanev1.AttemptState(n.GetState()).ShortName())] = n.GetCount()
+	}
+	return r
+}
+
+// waveOf is the wave that a rank is in.
+func waveOf(c *raftlogv1.Command, rank uint32) uint32 {
+	for n, w := range c.GetRollout().GetWaves() {
+		if rank <= w.GetEnd() {
+			return uint32(n + 1)
+		}
+	}
+	return 0
+}
+
+// rolloutRow answers how far the rollout of a command is; nil when it has none.
+func rolloutRow(c *raftlogv1.Command) *agentplanev1.Rollout {
+	have := c.GetRollout()
+	if have == nil {
+		return nil
+	}
+	r := &agentplanev1.Rollout{
+		Wave: c.GetWave(), Size: have.GetSize(), Failures: fsm.Failures(c), Forgiven: have.GetForgiven(), Strict: have.GetStrict(),
+		OnBreach: agentplanev1.OnBreach(max(have.GetOnBreach(), raftlogv1.OnBreach_ON_BREACH_PAUSE)), Order: have.GetOrder(),
+		Soak: have.GetSoak(), GateHealth: have.GetGateHealth(), GateProbe: have.GetGateProbe(), SoakedAt: fsm.WaveState(c).Soaked(),
+	}
+	if have.GetLimited() {
+		r.MaxFailures = proto.Uint32(have.GetMaxFailures())
+	}
+	last := uint32(0)
+	for _, w := range have.GetWaves() {
+		r.Waves = append(r.Waves, &agentplanev1.Wave{
+			Share: w.GetShare(), Targets: w.GetEnd() - last, ReleasedAt: w.GetReleasedAt(), SettledAt: w.GetSettledAt(),
+			PassedOver: w.GetEnd() == last, ProbeId: w.GetProbeId(), Probed: w.GetProbed(),
+		})
+		last = w.GetEnd()
 	}
 	return r
 }
@@ -47,6 +91,10 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 				Stdout: totalRow(o.GetStdout()), Stderr: totalRow(o.GetStderr()),
 			}}
 		}
+	}
+	if i.GetRank() > 0 {
+		c, _ := v.Command(i.GetCommandId())
+		r.Wave = waveOf(c, i.GetRank())
 	}
 	if withOutput {
 		r.Stdout, r.Stderr = outputRow(i.GetResult().GetStdout()), outputRow(i.GetResult().GetStderr())

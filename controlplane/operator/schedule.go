@@ -125,7 +125,8 @@ func (s *Schedules) PlanScheduled(v *fsm.View, row *raftlogv1.Schedule, commandI
 		return nil, s.refuse(codes.Internal, "bad_schedule", "the command of schedule %q cannot be made: %v", row.GetName(), err)
 	}
 	sum := sha256.Sum256(data)
-	return s.commands.submitOf(&submission{envelope: data, digest: sum[:], spec: spec}, ordinals, "schedule "+row.GetName()), nil
+	m, _ := s.commands.submitOf(v, &submission{envelope: data, digest: sum[:], spec: spec}, ordinals, "schedule "+row.GetName())
+	return m, nil
 }
 
 // GetSchedule answers a schedule with its last firings, the newest first.

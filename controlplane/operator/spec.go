@@ -150,7 +150,17 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 			return problemf("lock_name", "lock %.80q: a name has 1 to %d letters, digits and . _ - / inside", name, fsm.MaxLockNameBytes)
 		}
 	}
-	for i, arg := range s.GetArgv() {
+	if p := checkArgs(s.GetArgv()); p != nil {
+		return p
+	}
+	if s.GetRollout() != nil {
+		return checkRollout(s.GetRollout())
+	}
+	return nil
+}
+
+func checkArgs(argv []string) *problem {
+	for i, arg := range argv {
 		switch {
 		case len(arg) > MaxArgBytes:
 			return problemf("argv", "argument %d has %d bytes, at most %d are allowed", i, len(arg), MaxArgBytes)

@@ -26,6 +26,9 @@ func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) 
 	if p.stands != nil {
 		return &agentplanev1.SubmitResponse{Command: commandRow(p.stands), Repeated: true}, nil
 	}
+	if err := c.mayAsk(ctx); err != nil {
+		return nil, err
+	}
 	o, v, err := c.propose(ctx, p.mutation)
 	if err != nil {
 		return nil, err
@@ -34,7 +37,7 @@ func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated()}, nil
+	return &agentplanev1.SubmitResponse{Command: commandRow(row), Repeated: o.GetRepeated(), Notes: p.notes}, nil
 }
 
 // plan is what an envelope comes to before anything is proposed: one of the two is
@@ -43,6 +46,7 @@ type plan struct {
 	id       string
 	stands   *raftlogv1.Command // the command is there already
 	mutation *raftlogv1.Mutation
+	notes    []string // on what does not come out as it was asked for
 }
 
 // findTargets answers the ordinals of the agents that a spec means, or a refusal.
@@ -72,10 +76,8 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	if err != nil {
 		return plan{}, err
 	}
-	if err := c.mayAsk(ctx); err != nil {
-		return plan{}, err
-	}
-	return plan{id: id, mutation: c.submitMutation(ctx, sub, ordinals)}, nil
+	m, notes := c.submitOf(v, sub, ordinals, c.callerName(ctx))
+	return plan{id: id, mutation: &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}, notes: notes}, nil
 }
 
 // submitted is the row of a command that the outcome says to stand.
@@ -137,21 +139,18 @@ func (c *Commands) targets(v *fsm.View, spec *agentplanev1.CommandSpec) ([]uint3
 	return ordinals, nil
 }
 
-// submitMutation is the submission as a mutation.
-func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals []uint32) *raftlogv1.Mutation {
-	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: c.submitOf(sub, ordinals, c.callerName(ctx))}}
-}
-
-func (c *Commands) submitOf(sub *submission, ordinals []uint32, by string) *raftlogv1.SubmitCommand {
+// submitOf is what a submission comes to on the state, and what is to be said about its
+// rollout.
+func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by string) (m *raftlogv1.SubmitCommand, notes []string) {
 	spec := sub.spec
-	m := &raftlogv1.SubmitCommand{
+	m = &raftlogv1.SubmitCommand{
 		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: by, AgentOrdinals: ordinals,
 		NotBefore: spec.GetNotBefore(), NotAfter: spec.GetNotAfter(), QueueOffline: spec.GetQueueOffline(),
 		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
 		RerunOf: spec.GetRerunOf(), QueueMax: c.o.QueueMax,
-		// There is one wave, and everybody belongs to it: what Submit releases itself
-		// needs no second entry before it can be claimed.
+		// What Submit releases itself needs no second entry before it can be claimed: all,
+		// or the first wave.
 		Release: uint32(len(ordinals)),
 		Splay:   spec.GetSplay(),
 		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
@@ -163,7 +162,7 @@ func (c *Commands) submitOf(sub *submission, ordinals []uint32, by string) *raft
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts
 	}
-	return m
+	return m, addRollout(v, spec, m)
 }
 
 // ascending is the names in order, each once; the spec's own bytes stay as they are.

@@ -39,6 +39,10 @@ func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatc
 		case p.stands != nil:
 			answers[i] = submitAnswer(p.stands, true)
 		default:
+			if err := c.mayAsk(ctx); err != nil {
+				answers[i] = refusedAnswer(err)
+				continue
+			}
 			waiting = append(waiting, &batched{plan: p, place: i})
 		}
 	}

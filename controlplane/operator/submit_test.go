@@ -17,6 +17,7 @@ import (
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 func fleetWorld(t testing.TB, edit ...func(*Options)) *world {
@@ -114,6 +115,33 @@ func TestSubmitRefuses(t *testing.T) {
 			w.now = w.now.Add(-time.Hour)
 			s.CommandId = ahead
 		}, codes.InvalidArgument, "id_ahead"},
+		{"waves that go back", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Waves = append(r.Waves, &agentplanev1.WaveSpec{Count: 1}) }), codes.InvalidArgument, "waves"},
+		{"a wave that is two things", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Waves[0].Label = &agentplanev1.Label{Name: "x"} }), codes.InvalidArgument, "waves"},
+		{"too many waves", rolloutOf(func(r *agentplanev1.RolloutSpec) {
+			for n := range uint32(wave.MaxWaves) {
+				r.Waves = append(r.Waves, &agentplanev1.WaveSpec{Count: n + 2})
+			}
+		}), codes.InvalidArgument, "waves"},
+		{"a soak of a year", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Soak = int64(365 * 24 * time.Hour) }), codes.InvalidArgument, "soak"},
+		{"a gate with nothing behind it", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Waves, r.GateHealth = nil, true }), codes.InvalidArgument, "gate"},
+		{"a probe without a program", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Probe = &agentplanev1.ProbeSpec{} }), codes.InvalidArgument, "no_probe"},
+		{"a probe with two", rolloutOf(func(r *agentplanev1.RolloutSpec) {
+			r.Probe = &agentplanev1.ProbeSpec{Argv: []string{"x"}, Script: []byte("x")}
+		}), codes.InvalidArgument, "two_probes"},
+		{"a probe with a zero byte", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Probe = &agentplanev1.ProbeSpec{Argv: []string{"x", "\x00"}} }), codes.InvalidArgument, "argv"},
+		{"a probe of a year", rolloutOf(func(r *agentplanev1.RolloutSpec) {
+			r.Probe = &agentplanev1.ProbeSpec{Argv: []string{"x"}, Timeout: int64(365 * 24 * time.Hour)}
+		}), codes.InvalidArgument, "probe_timeout"},
+		{"strict about nothing", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Strict, r.MaxFailures = true, &agentplanev1.FailureLimit{} }), codes.InvalidArgument, "strict"},
+		{"strict about what comes to nothing", rolloutOf(func(r *agentplanev1.RolloutSpec) {
+			r.Strict, r.MaxFailures = true, &agentplanev1.FailureLimit{BasisPoints: 10}
+		}), codes.InvalidArgument, "strict"},
+		{"two limits", rolloutOf(func(r *agentplanev1.RolloutSpec) {
+			r.MaxFailures = &agentplanev1.FailureLimit{Count: 1, BasisPoints: 1}
+		}), codes.InvalidArgument, "max_failures"},
+		{"an order of the future", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Order = "alphabet" }), codes.InvalidArgument, "order"},
+		{"an order by no label", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Order = "label:" }), codes.InvalidArgument, "order"},
+		{"a breach of the future", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.OnBreach = 7 }), codes.InvalidArgument, "on_breach"},
 		{"a selector that does not parse", func(_ *world, s *agentplanev1.CommandSpec) { s.Selector = "lable.env == 3" }, codes.InvalidArgument, "bad_selector"},
 		{"a selector that means nobody", func(_ *world, s *agentplanev1.CommandSpec) { s.Selector = `label.env == "moon"` }, codes.NotFound, "no_targets"},
 		{"an agent that is not there", func(_ *world, s *agentplanev1.CommandSpec) { s.Selector, s.Agents = "", []string{"a9"} }, codes.NotFound, "no_agent"},
@@ -126,7 +154,8 @@ func TestSubmitRefuses(t *testing.T) {
 			before, _ := w.m.Published()
 			_, err := w.Commands.Submit(t.Context(), &agentplanev1.SubmitRequest{Envelope: envelope(t, spec)})
 			wantRefusal(t, err, c.code, c.reason)
-			if after, _ := w.m.Published(); w.m.View().CommandCount() != 0 || c.code == codes.InvalidArgument && !strings.HasPrefix(c.reason, "id") && after != before {
+			byState := strings.HasPrefix(c.reason, "id") || c.reason == "strict"
+			if after, _ := w.m.Published(); w.m.View().CommandCount() != 0 || c.code == codes.InvalidArgument && !byState && after != before {
 				t.Fatalf("it left something behind: %d commands, index %d then %d", w.m.View().CommandCount(), before, after)
 			}
 		})
@@ -264,7 +293,8 @@ func TestTheLargestSubmissionFitsAMutation(t *testing.T) {
 	for i := range ordinals {
 		ordinals[i] = 1<<32 - 1 - fsm.MaxTargets + uint32(i)
 	}
-	if n := proto.Size(w.Commands.submitMutation(t.Context(), sub, ordinals)); n > raftlogv1.MaxMutationBytes {
+	m, _ := w.Commands.submitOf(w.m.View(), sub, ordinals, "ann")
+	if n := proto.Size(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}); n > raftlogv1.MaxMutationBytes {
 		t.Fatalf("the mutation has %d bytes, above %d", n, raftlogv1.MaxMutationBytes)
 	}
 }

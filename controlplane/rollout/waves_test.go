@@ -380,3 +380,53 @@ func TestAPausedCommandExpires(t *testing.T) {
 		w.want(id, Counts{expired: 3})
 	})
 }
+
+// TestCancelRacesTheFanOut cancels while a wave is released piece by piece and agents
+// claim it (kibana#150047): what was not claimed by then never is, whichever of the
+// pieces were still on their way.
+func TestCancelRacesTheFanOut(t *testing.T) {
+	for name, mutation := range map[string]func(id string) *raftlogv1.Mutation{
+		"cancel": func(id string) *raftlogv1.Mutation {
+			return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CancelCommand{CancelCommand: &raftlogv1.CancelCommand{CommandId: id}}}
+		},
+		"abort": func(id string) *raftlogv1.Mutation {
+			return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AbortCommand{AbortCommand: &raftlogv1.AbortCommand{CommandId: id}}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, fsm.Options{})
+				targets := w.enrol(60)
+				o := w.options()
+				o.ReleaseMax = 5
+				stop := w.lead(o)
+				defer stop()
+				id := w.submit(targets, inWaves(t, "1,100%", nil))
+				w.claim(id, 1)
+				w.report(id, 1, succeeded) // the engine begins to release 59 in pieces
+				racing := make(chan struct{})
+				go func() {
+					defer close(racing)
+					for ordinal := uint32(2); ordinal <= 60; ordinal++ {
+						w.claim(id, ordinal)
+						if ordinal == 20 {
+							w.must(mutation(id))
+						}
+					}
+				}()
+				<-racing
+				pass(time.Minute)
+				c := w.command(id)
+				counts := CountsOf(c)
+				if counts[pending]+counts[released] != 0 || counts[claimed] > 19 || counts[canceled]+counts[claimed]+1 != 60 {
+					t.Fatalf("%v after %s at the twentieth claim", counts, name)
+				}
+				for i := range w.m.View().Invocations(id) {
+					if asked := i.GetCancelIndex() != 0; asked != (name == "cancel" && i.GetState() == claimed) {
+						t.Errorf("%s is %s and asked to end: %v", i.GetId(), i.GetState(), asked)
+					}
+				}
+			})
+		})
+	}
+}

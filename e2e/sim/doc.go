@@ -76,7 +76,9 @@
 // applied to a fresh state, and a second, smaller state machine judges each outcome: that
 // no older session and no node that does not hold it was heard (I5), no attempt claimed
 // twice (I2) or after its cancel (I6), no deposed leader obeyed (I4), no other content
-// taken (I8). A mutation that is granted wrongly shows there although nothing comes of
+// taken (I8). Rollouts are counted anew from their invocations in each state of that log:
+// strict bounds are never overshot, nothing is released before its wave, nor claimed of
+// what is paused or aborted, and nothing goes on after one failure too many. A mutation that is granted wrongly shows there although nothing comes of
 // it, because a further protection stands behind.
 //
 // # What cannot show

@@ -75,12 +75,18 @@ func (w *World) agree(ctx context.Context) error {
 	for {
 		v, why := w.common()
 		if why == "" {
-			for _, wrong := range w.book.audit(v.Index(), w.watches.judge) {
+			waves := newWaveJudge()
+			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View) []string { return append(w.watches.judge(v), waves.judge(v)...) }) {
 				w.fault("%s", wrong)
 			}
 			for _, wrong := range w.watches.wrong {
 				w.fault("%s", wrong)
 			}
+			w.mu.Lock()
+			for what, n := range waves.seen {
+				w.accepted[what] += n
+			}
+			w.mu.Unlock()
 			return nil
 		}
 		select {
@@ -141,7 +147,7 @@ func (w *World) judge() {
 	}
 }
 
-// judgeCommand answers whether the command is there.
+// judgeCommand answers how many commands it is: none, itself, or itself and its probes.
 func (w *World) judgeCommand(v *fsm.View, c *command, starts map[execute.Attempt][]Start) int {
 	row, there := v.Command(c.id)
 	one := c // whose content stands
@@ -175,15 +181,26 @@ func (w *World) judgeCommand(v *fsm.View, c *command, starts map[execute.Attempt
 	case f.acked == 0 && f.unknown == 0 && row.GetCancelIndex() != 0:
 		w.fault("I8: %s is canceled, and the operator was told that nothing happened", c.id)
 	}
-	n := 0
+	n, known := 0, 1
 	for i := range v.Invocations(c.id) {
 		n++
 		w.judgeInvocation(row, i, starts)
 	}
+	for _, wave := range row.GetRollout().GetWaves() {
+		if probe, found := v.Command(wave.GetProbeId()); found {
+			known++
+			w.mu.Lock()
+			w.accepted["probe"]++
+			w.mu.Unlock()
+			for i := range v.Invocations(probe.GetId()) {
+				w.judgeInvocation(probe, i, starts)
+			}
+		}
+	}
 	if n != len(c.agents) && (!c.all || n > len(c.agents)) {
 		w.fault("%s has %d invocations, it was for %d agents", c.id, n, len(c.agents))
 	}
-	return 1
+	return known
 }
 
 func (w *World) judgeInvocation(c *raftlogv1.Command, i *raftlogv1.Invocation, starts map[execute.Attempt][]Start) {
@@ -214,7 +231,7 @@ func (w *World) judgeInvocation(c *raftlogv1.Command, i *raftlogv1.Invocation, s
 	default:
 		bad("I3: it has not ended")
 	}
-	if c.GetCancelIndex() == 0 && i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED {
+	if c.GetCancelIndex() == 0 && c.GetAbort() == nil && i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED {
 		bad("nobody has canceled it")
 	}
 }

@@ -39,6 +39,7 @@ type command struct {
 	takes    time.Duration
 	timeout  time.Duration
 	code     int
+	waves    bool // it goes in waves, or stops at failures
 	// rival is another content that was submitted under the same id at the same time,
 	// if one was; only its envelope and submit are used.
 	rival *command
@@ -321,6 +322,8 @@ func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.
 		o.forge(ctx, c, old)
 	case n < 18:
 		o.rivals(ctx, c, other, o.compose(rng))
+	case n < 19 && old.waves:
+		o.brake(ctx, c, old, rng)
 	default:
 		o.read(ctx, c, old)
 	}
@@ -363,6 +366,9 @@ func (o *operators) compose(rng *rand.Rand) *command {
 		spec.Selector, c.all = "all", true
 	} else {
 		spec.Agents = c.agents
+	}
+	if c.waves = wide > 1 && rng.IntN(2) == 0; c.waves {
+		rollOut(rng, spec)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -506,7 +512,7 @@ func (w *World) proof(ctx context.Context) error {
 	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
 	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
-	spec.Selector, spec.Agents, spec.Argv = "all", nil, []string{"work", "10ms", "0"}
+	spec.Selector, spec.Agents, spec.Argv, spec.Rollout = "all", nil, []string{"work", "10ms", "0"}, nil
 	spec.NotAfter, spec.RunTimeout = w.newest().Now()+int64(20*time.Second), int64(5*time.Second)
 	env.Spec, _ = proto.Marshal(spec)
 	o.mu.Lock()

@@ -18,6 +18,8 @@ type Submission struct {
 	Command *agentplanev1.Command
 	// Repeated says that the command stood already, with the same content.
 	Repeated bool
+	// Notes say what of its rollout does not come out as it was asked for.
+	Notes []string
 }
 
 // Submit hands the command to the cluster and returns when a majority of the nodes holds
@@ -43,7 +45,7 @@ func (c *Client) Submit(ctx context.Context, cmd *Command) (*Submission, error) 
 		c.forgetWhereabouts() // the incarnation may be another one by now
 		return nil, err
 	}
-	return &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated()}, nil
+	return &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated(), Notes: r.GetNotes()}, nil
 }
 
 // Run submits the command and awaits its end: the results of all its targets. That some

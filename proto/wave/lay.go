@@ -30,7 +30,7 @@ func Lay(shares []Share, targets []Target) (ranks, ends []uint32) {
 				}
 			}
 		} else {
-			for end := s.of(size); rank < end && next < len(targets); next++ {
+			for end := s.Of(size); rank < end && next < len(targets); next++ {
 				if !targets[next].Skipped && ranks[next] == 0 {
 					rank++
 					ranks[next] = rank
@@ -40,19 +40,6 @@ func Lay(shares []Share, targets []Target) (ranks, ends []uint32) {
 		ends[n] = rank
 	}
 	return ranks, ends
-}
-
-// Of is the wave that a rank is in, from 1; 0 for rank 0.
-func Of(ends []uint32, rank uint32) int {
-	if rank == 0 {
-		return 0
-	}
-	for n, end := range ends {
-		if rank <= end {
-			return n + 1
-		}
-	}
-	return 0
 }
 
 // Limit is how many failures a rollout of size targets bears, of which basisPoints are

@@ -45,8 +45,8 @@ func Percent(basisPoints uint32) string {
 	return text + "%"
 }
 
-// of is how many of size targets have been released when the wave is.
-func (s Share) of(size uint32) uint32 {
+// Of is how many of size targets have been released when the wave is.
+func (s Share) Of(size uint32) uint32 {
 	if s.BasisPoints > 0 {
 		return uint32((uint64(size)*uint64(s.BasisPoints) + Whole - 1) / Whole)
 	}

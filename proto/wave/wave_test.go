@@ -112,6 +112,19 @@ func TestLay(t *testing.T) {
 	}
 }
 
+// waveOf is the wave that a rank is in, from 1; 0 for rank 0.
+func waveOf(ends []uint32, rank uint32) int {
+	if rank == 0 {
+		return 0
+	}
+	for n, end := range ends {
+		if rank <= end {
+			return n + 1
+		}
+	}
+	return 0
+}
+
 func drawShares(t *rapid.T) []Share {
 	var shares []Share
 	count, points := uint32(0), uint32(0)
@@ -157,15 +170,15 @@ func TestLayGivesEachItsPlace(t *testing.T) {
 				t.Fatalf("rank %d for %v in %v", rank, targets[i], ranks)
 			}
 			seen[rank] = true
-			if l := targets[i].Label; rank != 0 && l != 0 && Of(ends, rank) > l {
-				t.Fatalf("target %d has the label of wave %d and is in wave %d", i, l, Of(ends, rank))
+			if l := targets[i].Label; rank != 0 && l != 0 && waveOf(ends, rank) > l {
+				t.Fatalf("target %d has the label of wave %d and is in wave %d", i, l, waveOf(ends, rank))
 			}
 		}
 		if !slices.IsSorted(ends) || ends[len(ends)-1] != size {
 			t.Fatalf("ends %v of %d", ends, size)
 		}
 		for n, s := range shares {
-			if s.Label == "" && ends[n] < s.of(size) {
+			if s.Label == "" && ends[n] < s.Of(size) {
 				t.Fatalf("wave %d of %v ends at %d of %d", n+1, shares, ends[n], size)
 			}
 		}

@@ -984,7 +984,9 @@ type SubmitResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Command *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// It already stood.
-	Repeated      bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	Repeated bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	// What does not come out as it was asked for.
+	Notes         []string `protobuf:"bytes,20,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1031,6 +1033,13 @@ func (x *SubmitResponse) GetRepeated() bool {
 		return x.Repeated
 	}
 	return false
+}
+
+func (x *SubmitResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 type SubmitBatchRequest struct {
@@ -4167,10 +4176,11 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05splay\x18( \x01(\x03R\x05splayB\v\n" +
 	"\t_priority\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"t\n" +
 	"\x0eSubmitResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x12\x1a\n" +
-	"\brepeated\x18\x02 \x01(\bR\brepeated\"2\n" +
+	"\brepeated\x18\x02 \x01(\bR\brepeated\x12\x14\n" +
+	"\x05notes\x18\x14 \x03(\tR\x05notes\"2\n" +
 	"\x12SubmitBatchRequest\x12\x1c\n" +
 	"\tenvelopes\x18\x01 \x03(\fR\tenvelopes\"L\n" +
 	"\x13SubmitBatchResponse\x125\n" +

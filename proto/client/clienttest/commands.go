@@ -91,7 +91,7 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 	}
 	s.changedLocked()
 	cmd := &command{
-		envelope: req.Envelope, transitions: map[string][]*agentplanev1.Transition{},
+		envelope: req.Envelope, spec: spec, transitions: map[string][]*agentplanev1.Transition{},
 		command: &agentplanev1.Command{
 			Id: spec.CommandId, State: agentplanev1.CommandState_COMMAND_STATE_ACTIVE, Summary: fmt.Sprint(spec.Argv),
 			Selector: spec.Selector, SubmittedBy: "admin", SubmittedAt: time.Now().UnixNano(), SubmittedIndex: s.index,
@@ -109,7 +109,13 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 			Attempt: 1, NodeId: "id-node-a",
 		}
 		cmd.invocations = append(cmd.invocations, i)
-		s.startLocked(cmd, i, a, spec.QueueOffline)
+		if spec.Rollout == nil {
+			s.startLocked(cmd, i, a, spec.QueueOffline)
+		}
+	}
+	if spec.Rollout != nil {
+		s.layLocked(cmd, matched)
+		s.advanceLocked(cmd)
 	}
 	return &agentplanev1.SubmitResponse{Command: cmd.view(false, false)}, nil
 }

@@ -48,6 +48,7 @@ type command struct {
 	invocations []*agentplanev1.Invocation
 	transitions map[string][]*agentplanev1.Transition // by invocation id
 	envelope    []byte
+	spec        *agentplanev1.CommandSpec
 }
 
 type token struct {

@@ -1,0 +1,73 @@
+package operator
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/wave"
+)
+
+// Plan answers what Submit would do with the envelope on the state as it is: who runs it
+// in which wave, who cannot, and why. A random order is drawn anew by Submit.
+func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*agentplanev1.PlanResponse, error) {
+	v, err := c.read(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.plan(ctx, v, req.GetEnvelope(), func(spec *agentplanev1.CommandSpec) ([]uint32, error) { return c.targets(v, spec) })
+	switch {
+	case err != nil:
+		return nil, err
+	case p.stands != nil:
+		return nil, c.refuse(codes.AlreadyExists, "command_exists", "command %q stands already", p.id)
+	}
+	m, limited := p.mutation.GetSubmitCommand(), true
+	if m.GetRollout() == nil {
+		m.Rollout, limited = &raftlogv1.RolloutPlan{Waves: []*raftlogv1.WavePlan{{Share: "100%", BasisPoints: wave.Whole}}}, false
+	}
+	r, ranks, refusal := v.LayRollout(m)
+	if err := c.outcomeRefusal(refusal); refusal != nil {
+		return nil, err
+	}
+	answer := &agentplanev1.PlanResponse{Notes: p.notes, Index: v.Index()}
+	if limited && r.GetLimited() {
+		answer.MaxFailures = proto.Uint32(r.GetMaxFailures())
+	}
+	byRank := make([]*agentplanev1.PlannedTarget, r.GetSize())
+	for n, ordinal := range m.GetAgentOrdinals() {
+		a, _ := v.AgentByOrdinal(ordinal)
+		t := &agentplanev1.PlannedTarget{AgentId: a.GetId(), AgentName: a.GetName()}
+		switch {
+		case ranks[n] == 0:
+			t.Reason = whyNot(v, a, v.Skips(ordinal, m.GetQueueOffline(), m.GetQueueMax()))
+			answer.Skipped = append(answer.Skipped, t)
+			continue
+		case m.GetQueueOffline():
+			if why := v.Skips(ordinal, false, m.GetQueueMax()); why != "" {
+				answer.Waits = append(answer.Waits, &agentplanev1.PlannedTarget{AgentId: a.GetId(), AgentName: a.GetName(), Reason: whyNot(v, a, why)})
+			}
+		}
+		byRank[ranks[n]-1] = t
+	}
+	last := uint32(0)
+	for _, w := range r.GetWaves() {
+		answer.Waves = append(answer.Waves, &agentplanev1.PlannedWave{Share: w.GetShare(), Targets: byRank[last:w.GetEnd()]})
+		last = w.GetEnd()
+	}
+	return answer, nil
+}
+
+// whyNot says more of an agent that counts as offline.
+func whyNot(v *fsm.View, a *raftlogv1.Agent, reason string) string {
+	if reason == "offline" && a.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED {
+		s, _ := v.Session(a.GetId())
+		_, why, _ := Health(a, s, v.Now())
+		return "quarantined(" + why + ")"
+	}
+	return reason
+}
