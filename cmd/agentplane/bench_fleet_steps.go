@@ -61,11 +61,10 @@ func (b *fleetBench) enrol(ctx context.Context) error {
 }
 
 // connect returns when all agents are online, and answers how much memory of this process
-// each of them takes.
-func (b *fleetBench) connect(ctx context.Context) (int, error) {
+// each of them has taken since it had so much.
+func (b *fleetBench) connect(ctx context.Context, before int) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, benchSetUpTimeout)
 	defer cancel()
-	before := memory()
 	all := b.o.agents
 	if b.o.alone > 0 {
 		all++
@@ -111,7 +110,7 @@ func (b *fleetBench) round(ctx context.Context, r *fleetReport, number int) erro
 		r.FanOuts = append(r.FanOuts, m)
 		b.say("round %d/%d  %s", number, b.o.rounds, m)
 	}
-	c, err := b.cancel(ctx)
+	c, err := b.cancel(ctx, number)
 	if err != nil {
 		return fmt.Errorf("cancel in mid fan-out: %w", err)
 	}
@@ -253,8 +252,9 @@ func judgeInvocation(i *agentplanev1.Invocation, starts int) error {
 	return nil
 }
 
-// cancel cancels a command in the middle of its fan-out.
-func (b *fleetBench) cancel(ctx context.Context) (canceled, error) {
+// cancel cancels a command in the middle of its fan-out: when the first claim is seen, and
+// in later rounds when a quarter, a half and three quarters are claimed.
+func (b *fleetBench) cancel(ctx context.Context, round int) (canceled, error) {
 	m := canceled{Agents: b.o.agents}
 	if err := b.fleet.Change(fleet.Program{Slow: cancelPrograms}); err != nil {
 		return m, err
@@ -267,9 +267,10 @@ func (b *fleetBench) cancel(ctx context.Context) (canceled, error) {
 		return m, err
 	}
 	api := agentplanev1.NewCommandServiceClient(b.c.all[0])
-	first := errors.New("the first claim is there")
+	wait := uint32(max(1, (round-1)%4*b.o.agents/4))
+	first := errors.New("enough is claimed")
 	err = b.c.all[0].WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: command.GetId()}, func(r *agentplanev1.WatchCommandResponse) error {
-		if n := r.GetCommand().GetCounts(); n["released"]+n["pending"] < uint32(b.o.agents) {
+		if n := r.GetCommand().GetCounts(); n["released"]+n["pending"]+wait <= uint32(b.o.agents) {
 			return first
 		}
 		return nil
