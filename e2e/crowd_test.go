@@ -148,6 +148,43 @@ func (c *crowd) end(t *testing.T, id string) map[agentplanev1.AttemptState]int {
 	return ends
 }
 
+// canceling answers an index at which the state shows that the command is canceled: the
+// cancel's own, or one behind it when the watch was told of several changes at once.
+func (c *crowd) canceling(t *testing.T, id string) <-chan uint64 {
+	t.Helper()
+	shown := make(chan uint64, 1)
+	seen := errors.New("it is canceled")
+	go func() {
+		index := uint64(0)
+		err := c.api.WatchCommand(t.Context(), &agentplanev1.WatchCommandRequest{Id: id}, func(r *agentplanev1.WatchCommandResponse) error {
+			if s := r.GetCommand().GetState(); s != agentplanev1.CommandState_COMMAND_STATE_UNSPECIFIED && s != agentplanev1.CommandState_COMMAND_STATE_ACTIVE {
+				index = r.GetIndex()
+				return seen
+			}
+			return nil
+		})
+		if !errors.Is(err, seen) {
+			t.Errorf("watch command %s: %v", id, err)
+		}
+		shown <- index
+	}()
+	return shown
+}
+
+// noClaimAfter wants that no claim of the command lies behind the index.
+func (c *crowd) noClaimAfter(t *testing.T, id string, index uint64) {
+	t.Helper()
+	a, err := agentplanev1.NewCommandServiceClient(c.api).GetCommand(within(t, 30*time.Second), &agentplanev1.GetCommandRequest{Id: id, WithInvocations: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range a.GetCommand().GetInvocations() {
+		if at := i.GetFence() >> 8 & (1<<44 - 1); at > index { // a fence is incarnation, index and ordinal
+			t.Errorf("%s was claimed at index %d, the cancel shows at %d", i.GetId(), at, index)
+		}
+	}
+}
+
 func crowdSize() int {
 	if full() {
 		return 1000
@@ -215,11 +252,13 @@ func TestCrowdKeepsACancel(t *testing.T) {
 				}
 			}()
 		}
+		canceling := c.canceling(t, id)
 		await(t, time.Minute, "the cancel is acknowledged", func() error {
 			_, err := agentplanev1.NewCommandServiceClient(c.api).CancelCommand(t.Context(), &agentplanev1.CancelCommandRequest{Id: id})
 			return err
 		})
 		ends := c.end(t, id)
+		c.noClaimAfter(t, id, <-canceling)
 		t.Logf("canceled when %d had started: %v, %d started in the end", first, ends, len(c.Witness.Starts(id)))
 		if ends[agentplanev1.AttemptState_ATTEMPT_STATE_CANCELED] != c.agents {
 			// A program may have ended before its cancel came.

@@ -35,6 +35,7 @@ type cellEnd struct {
 const (
 	theLeader = "leader" // which does not hold the agent's session
 	theHolder = "holder" // the node that does
+	theBoth   = "both"   // a leader that does
 	theAgent  = "agent"
 )
 
@@ -61,7 +62,14 @@ var killMatrix = []cell{
 	{"leader-before_CancelCommand", theLeader, "cancel", canceled},
 	{"leader-handed_CancelCommand", theLeader, "cancel", canceled},
 	{"leader-after_CancelCommand", theLeader, "cancel", canceled},
-	// The node that holds the session.
+	// The leader, which holds the session as well.
+	{"leader-handed_SubmitCommand", theBoth, "submit", ran},
+	{"leader-handed_ClaimAttempt", theBoth, "submit", ran},
+	{"leader-after_ClaimAttempt", theBoth, "submit", ran},
+	{"node-before-deliver", theBoth, "submit", ran},
+	{"leader-handed_ReportAttempt", theBoth, "submit", ran},
+	{"leader-after_ReportAttempt", theBoth, "submit", ran},
+	// The node that holds the session, and does not lead.
 	{"node-before-deliver", theHolder, "submit", ran},
 	{"node-after-deliver", theHolder, "submit", ran},
 	{"node-before-report", theHolder, "submit", ran},
@@ -108,7 +116,7 @@ func TestKillMatrix(t *testing.T) {
 	m.fleet = newFleetIn(t, l, 1, []string{"--agent-heartbeat-interval", "500ms", "--agent-node-death-grace", "5s"}, []string{"--slots", "1"})
 	m.stream = newStream(t, m.fleet)
 	for _, c := range killMatrix {
-		t.Run(c.point, func(t *testing.T) { m.kill(t, c) })
+		t.Run(c.who+"/"+c.point, func(t *testing.T) { m.kill(t, c) })
 		if t.Failed() {
 			t.Fatal("the next cell needs a whole cluster")
 		}
@@ -198,8 +206,7 @@ func (m *matrix) kill(t *testing.T, c cell) {
 	}
 }
 
-// victim is the process that is to die; before the leader does, leadership goes to a node
-// that does not hold the agent's session.
+// victim is the process that is to die, once leadership is where the cell wants it.
 func (m *matrix) victim(t *testing.T, c cell) *lab.Process {
 	if c.who == theAgent {
 		return &m.agents[0].Process
@@ -209,19 +216,23 @@ func (m *matrix) victim(t *testing.T, c cell) *lab.Process {
 		t.Fatal(err)
 	}
 	var victim *lab.Process
-	await(t, 30*time.Second, "the leader does not hold the session", func() error {
+	await(t, 30*time.Second, "leadership is where "+c.who+" wants it", func() error {
 		members, err := m.Members(t.Context(), "--request-timeout", "3s")
 		if err != nil {
 			return err
 		}
 		for _, mem := range members {
 			holds := mem.ID == a.Node || mem.Name == a.Node
-			if holds && mem.Leader {
+			switch {
+			case holds && mem.Leader && c.who != theBoth:
 				o := m.Ctl(t.Context(), "cluster", "transfer")
-				return errors.Join(errors.New("it does"), o.Err())
+				return errors.Join(errors.New("the holder leads"), o.Err())
+			case holds && !mem.Leader && c.who == theBoth:
+				o := m.Ctl(t.Context(), "cluster", "transfer", mem.Name)
+				return errors.Join(errors.New("the holder does not lead"), o.Err())
 			}
 			for _, n := range m.nodes {
-				if n.Name == mem.Name && (c.who == theHolder && holds || c.who == theLeader && mem.Leader) {
+				if n.Name == mem.Name && (c.who != theLeader && holds || c.who == theLeader && mem.Leader) {
 					victim = &n.Process
 				}
 			}

@@ -24,6 +24,8 @@ const (
 	fleetProgram = "/bin/true"
 	// realAgent is the name of the agent that is no simulation.
 	realAgent = "real"
+	// mutePatience is how long after the longest program what never answers is canceled.
+	mutePatience = 5 * time.Second
 	// cancelPrograms run for so long at most in the step that cancels them.
 	cancelPrograms = 2 * time.Second
 )
@@ -177,13 +179,15 @@ func (b *fleetBench) fanOut(ctx context.Context, size int) (fanOut, error) {
 		return m, err
 	}
 	m.Submit = milliseconds(time.Since(begin))
+	if b.o.program.Mute > 0 {
+		defer time.AfterFunc(b.o.program.Slow+mutePatience, func() {
+			// One that fails is seen as the timeout of the step.
+			_, _ = agentplanev1.NewCommandServiceClient(b.c.all[0]).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: command.GetId()})
+		}).Stop()
+	}
 	var last *agentplanev1.WatchCommandResponse
 	err = b.c.all[0].WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: command.GetId()}, func(r *agentplanev1.WatchCommandResponse) error {
 		last = r
-		if mute := int(r.GetCommand().GetCounts()["running"] + r.GetCommand().GetCounts()["claimed"]); b.o.program.Mute > 0 && mute > 0 && time.Since(begin) > b.o.program.Slow+5*time.Second {
-			_, err := agentplanev1.NewCommandServiceClient(b.c.all[0]).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: command.GetId()})
-			return err
-		}
 		return nil
 	})
 	if err != nil {
