@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -284,5 +285,37 @@ func TestCrowdKeepsACancel(t *testing.T) {
 	}
 	if err := c.Witness.Twice(); err != nil {
 		t.Error(err)
+	}
+}
+
+// entriesOfACrowd is how many entries a command for a thousand agents may cost whose
+// programs end at once.
+const entriesOfACrowd = 30
+
+// TestCrowdSharesEntries counts the entries from a submission to the last result, whatever
+// they are of. The median of five is judged: a sixth of a second in which the machine gives
+// a node nothing splits batches.
+func TestCrowdSharesEntries(t *testing.T) {
+	c := newCrowd(t, crowdSize(), simulated.Program{})
+	var entries []int
+	for range 5 {
+		id := c.submit(t)
+		first, last := uint64(0), uint64(0)
+		err := c.api.WatchCommand(within(t, 2*time.Minute), &agentplanev1.WatchCommandRequest{Id: id}, func(r *agentplanev1.WatchCommandResponse) error {
+			first, last = max(first, r.GetCommand().GetSubmittedIndex()), r.GetIndex()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ends := c.end(t, id); ends[agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED] != c.agents {
+			t.Fatalf("they ended as %v", ends)
+		}
+		entries = append(entries, int(last-first)+1)
+	}
+	slices.Sort(entries)
+	t.Logf("entries of five commands for %d agents: %v", c.agents, entries)
+	if entries[2] > entriesOfACrowd {
+		t.Errorf("commands for %d agents cost %v entries, want %d at most", c.agents, entries, entriesOfACrowd)
 	}
 }
