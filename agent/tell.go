@@ -103,6 +103,7 @@ func (w *worker) tellEnd(k journal.Key, canceled bool) {
 	}
 	w.mu.Unlock()
 	w.tell(k, p)
+	point("agent-told")
 }
 
 // confirm journals that results are applied: the one given and those that wait behind it.
@@ -128,10 +129,12 @@ func (w *worker) confirm(c *agentplanev1.Confirm) *agentplanev1.SessionResponse 
 	if len(keys) == 0 {
 		return next
 	}
+	point("agent-before-confirmed")
 	if err := w.o.Book.now().Confirm(keys...); err != nil {
 		w.o.Logger.Error("confirmations not journalled; the results are told again", "results", len(keys), "err", err)
 		return next
 	}
+	point("agent-confirmed")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, k := range keys {

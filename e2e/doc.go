@@ -92,6 +92,13 @@
 //	preface        I13     e2e                     TestOldLeaderOfAnotherIncarnation
 //	queue          I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
 //
+// # Death at a point
+//
+// TestKillMatrix builds the programs with the tag agentplane_points (points_die.go of their
+// packages): a process that comes to the point whose name stands in the file POINT takes
+// the file and kills itself. So each death is at the step it is meant for, and the test
+// knows that it was met. README.md lists which step is killed where.
+//
 // # When a run fails
 //
 // A run prints its seed first; AGENTPLANE_E2E_SEED runs the same faults again. On failure every log of every process is kept, and

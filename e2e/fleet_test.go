@@ -39,7 +39,13 @@ func (f *fleet) everyone() string {
 // online.
 func newFleet(t *testing.T, agents int, nodeArgs, agentArgs []string) *fleet {
 	t.Helper()
-	f := &fleet{Lab: newLab(t)}
+	return newFleetIn(t, newLab(t), agents, nodeArgs, agentArgs)
+}
+
+// newFleetIn is newFleet in a lab that is there.
+func newFleetIn(t *testing.T, l *lab.Lab, agents int, nodeArgs, agentArgs []string) *fleet {
+	t.Helper()
+	f := &fleet{Lab: l}
 	f.witnesses = filepath.Join(f.Dir, "witnesses")
 	if err := os.Mkdir(f.witnesses, 0o700); err != nil {
 		t.Fatal(err)
@@ -58,6 +64,9 @@ func newFleet(t *testing.T, agents int, nodeArgs, agentArgs []string) *fleet {
 			t.Fatal(err)
 		}
 		f.addresses = append(f.addresses, address)
+	}
+	if agents == 0 {
+		return f
 	}
 	token, err := f.Token(within(t, 20*time.Second), "agent", "--uses", fmt.Sprint(agents))
 	if err != nil {

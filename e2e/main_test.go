@@ -59,7 +59,12 @@ func full() bool { return os.Getenv("AGENTPLANE_E2E") == "full" }
 // directory is kept, with every log.
 func newLab(t *testing.T) *lab.Lab {
 	t.Helper()
-	bin := binaries(t)
+	return newLabOf(t, binaries(t))
+}
+
+// newLabOf is newLab with other programs.
+func newLabOf(t *testing.T, bin lab.Binaries) *lab.Lab {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "agentplane-"+strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))+"-")
 	if err != nil {
 		t.Fatal(err)

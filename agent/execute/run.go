@@ -78,8 +78,18 @@ func (run *Run) Wait(ctx context.Context) (Result, error) {
 	return *run.result, nil
 }
 
+// The lock is tried again after a pause that grows from shortPause. A supervisor that begins
+// or ends shows no sign of its life for some milliseconds: a quick program is over then, so
+// that pauses stay short until startingFor has passed.
+const (
+	shortPause    = time.Millisecond
+	startingPause = 5 * time.Millisecond
+	longPause     = 100 * time.Millisecond
+	startingFor   = time.Second
+)
+
 func (run *Run) wait(ctx context.Context) (Result, error) {
-	pause := 2 * time.Millisecond
+	pause, begin := shortPause, time.Now()
 	for {
 		lock, held, err := run.d.tryLock()
 		if err != nil {
@@ -93,10 +103,17 @@ func (run *Run) wait(ctx context.Context) (Result, error) {
 			run.reap()
 			return res, nil
 		}
-		if err := run.sleep(ctx, pause); err != nil {
+		lived, err := run.sleep(ctx, pause)
+		switch {
+		case err != nil:
 			return Result{}, err
+		case lived:
+			pause, begin = shortPause, time.Now()
+		case time.Since(begin) < startingFor:
+			pause = min(2*pause, startingPause)
+		default:
+			pause = min(2*pause, longPause)
 		}
-		pause = min(2*pause, 100*time.Millisecond)
 	}
 }
 
@@ -109,22 +126,28 @@ func (run *Run) reap() {
 }
 
 // sleep returns when the supervisor seems to be gone, or ctx has ended. Before the
-// supervisor has opened the fifo, and when it has just closed it, that is after pause.
-func (run *Run) sleep(ctx context.Context, pause time.Duration) error {
+// supervisor has opened the fifo, and when it has just closed it, that is after pause. It
+// says whether the supervisor was seen alive for longer than that.
+func (run *Run) sleep(ctx context.Context, pause time.Duration) (lived bool, err error) {
+	begin := time.Now()
 	f, err := os.OpenFile(run.d.path(fileAlive), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var b [1]byte
 	_, _ = f.Read(b[:]) // nobody writes: this ends with the last writer, or the deadline
+	left := pause - time.Since(begin)
+	if left <= 0 && ctx.Err() == nil {
+		return true, nil
+	}
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(pause):
-		return nil
+		return false, ctx.Err()
+	case <-time.After(left):
+		return false, nil
 	}
 }
 

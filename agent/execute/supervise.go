@@ -24,9 +24,6 @@ const (
 	exitRetryEvery = time.Second
 )
 
-// fault is called at named points; tests make it kill the process there.
-var fault = func(point string) {}
-
 // SuperviseMain serves "agentd supervise DIR" and returns the exit code. It must be
 // called before anything else in main: if len(os.Args) > 1 and os.Args[1] is
 // SuperviseCommand, then os.Exit(SuperviseMain(os.Args[2:])). People do not call it.

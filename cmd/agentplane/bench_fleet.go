@@ -41,17 +41,17 @@ with mutual TLS 1.3. Their programs are simulated too: like /bin/true, or as --f
   fan-out  a command for each size of --sizes, from its submission to the moment when the
            operator's watch shows its last result. Entries are those of the replicated
            log between both, whatever they are of.
-  cancel   a command for all agents, canceled as soon as the first claim is seen. The
-           agents' own witness is compared with what the cluster says: what is canceled
-           before it was claimed must not have started.
+  cancel   a command for all agents, canceled as soon as the first claim is seen, in later
+           rounds a quarter, half or three quarters of them. The agents' own witness is
+           compared with what the cluster says: what was canceled before its claim must not
+           have started.
   alone    one real agentd that runs /bin/true: from the submission to its result, in turn
            with os/exec of the same program in this process.
 
 Every round does these one after the other; the table has medians over the rounds.
 Any deviation (an attempt started twice, a result that is not what the agent reported, a
-cancel that was overtaken) ends it with exit code 1. Attempts that never answer (--mute)
-are TIMED_OUT after --timeout by the cluster's watch only when lost_after has passed, so
-that such rounds end by cancel.`,
+cancel that was overtaken) ends it with exit code 1. A command of which some attempts never
+answer (--mute) is canceled five seconds after the longest program.`,
 		Example: `  agentplane bench fleet
   agentplane bench fleet --agents 1000 --sizes 1000 --rounds 3 --slow 2s --fail 0.1 --json`,
 		Args: noArgs,
@@ -137,8 +137,9 @@ func (o fleetOptions) run(ctx context.Context, dir string, bin lab.Binaries, std
 	if err := b.enrol(ctx); err != nil {
 		return err
 	}
+	before := memory()
 	go func() { lived <- b.fleet.Run(life) }()
-	if r.AgentBytes, err = b.connect(ctx); err != nil {
+	if r.AgentBytes, err = b.connect(ctx, before); err != nil {
 		return err
 	}
 	for round := range o.rounds {

@@ -24,6 +24,8 @@ const (
 	fleetProgram = "/bin/true"
 	// realAgent is the name of the agent that is no simulation.
 	realAgent = "real"
+	// mutePatience is how long after the longest program what never answers is canceled.
+	mutePatience = 5 * time.Second
 	// cancelPrograms run for so long at most in the step that cancels them.
 	cancelPrograms = 2 * time.Second
 )
@@ -61,11 +63,10 @@ func (b *fleetBench) enrol(ctx context.Context) error {
 }
 
 // connect returns when all agents are online, and answers how much memory of this process
-// each of them takes.
-func (b *fleetBench) connect(ctx context.Context) (int, error) {
+// each of them has taken since it had so much.
+func (b *fleetBench) connect(ctx context.Context, before int) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, benchSetUpTimeout)
 	defer cancel()
-	before := memory()
 	all := b.o.agents
 	if b.o.alone > 0 {
 		all++
@@ -111,7 +112,7 @@ func (b *fleetBench) round(ctx context.Context, r *fleetReport, number int) erro
 		r.FanOuts = append(r.FanOuts, m)
 		b.say("round %d/%d  %s", number, b.o.rounds, m)
 	}
-	c, err := b.cancel(ctx)
+	c, err := b.cancel(ctx, number)
 	if err != nil {
 		return fmt.Errorf("cancel in mid fan-out: %w", err)
 	}
@@ -178,13 +179,15 @@ func (b *fleetBench) fanOut(ctx context.Context, size int) (fanOut, error) {
 		return m, err
 	}
 	m.Submit = milliseconds(time.Since(begin))
+	if b.o.program.Mute > 0 {
+		defer time.AfterFunc(b.o.program.Slow+mutePatience, func() {
+			// One that fails is seen as the timeout of the step.
+			_, _ = agentplanev1.NewCommandServiceClient(b.c.all[0]).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: command.GetId()})
+		}).Stop()
+	}
 	var last *agentplanev1.WatchCommandResponse
 	err = b.c.all[0].WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: command.GetId()}, func(r *agentplanev1.WatchCommandResponse) error {
 		last = r
-		if mute := int(r.GetCommand().GetCounts()["running"] + r.GetCommand().GetCounts()["claimed"]); b.o.program.Mute > 0 && mute > 0 && time.Since(begin) > b.o.program.Slow+5*time.Second {
-			_, err := agentplanev1.NewCommandServiceClient(b.c.all[0]).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: command.GetId()})
-			return err
-		}
 		return nil
 	})
 	if err != nil {
@@ -253,8 +256,9 @@ func judgeInvocation(i *agentplanev1.Invocation, starts int) error {
 	return nil
 }
 
-// cancel cancels a command in the middle of its fan-out.
-func (b *fleetBench) cancel(ctx context.Context) (canceled, error) {
+// cancel cancels a command in the middle of its fan-out: when the first claim is seen, and
+// in later rounds when a quarter, a half and three quarters are claimed.
+func (b *fleetBench) cancel(ctx context.Context, round int) (canceled, error) {
 	m := canceled{Agents: b.o.agents}
 	if err := b.fleet.Change(fleet.Program{Slow: cancelPrograms}); err != nil {
 		return m, err
@@ -267,9 +271,10 @@ func (b *fleetBench) cancel(ctx context.Context) (canceled, error) {
 		return m, err
 	}
 	api := agentplanev1.NewCommandServiceClient(b.c.all[0])
-	first := errors.New("the first claim is there")
+	wait := uint32(max(1, (round-1)%4*b.o.agents/4))
+	first := errors.New("enough is claimed")
 	err = b.c.all[0].WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: command.GetId()}, func(r *agentplanev1.WatchCommandResponse) error {
-		if n := r.GetCommand().GetCounts(); n["released"]+n["pending"] < uint32(b.o.agents) {
+		if n := r.GetCommand().GetCounts(); n["released"]+n["pending"]+wait <= uint32(b.o.agents) {
 			return first
 		}
 		return nil

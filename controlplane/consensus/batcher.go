@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -186,10 +187,25 @@ func (b *batcher) work() {
 			b.fail(batch, err)
 			continue
 		}
+		pointOf("leader-before", batch)
 		f := b.apply(entry)
+		pointOf("leader-handed", batch)
 		<-b.turn
 		if !acknowledgesEarly(batch) {
 			b.deliver(batch, f)
+		}
+	}
+}
+
+// pointOf names a point in the way of each mutation of a batch.
+func pointOf(where string, batch []*proposal) {
+	if !dies {
+		return
+	}
+	for _, p := range batch {
+		for _, m := range p.muts {
+			kind := fmt.Sprintf("%T", m.GetKind())
+			point(where + kind[strings.LastIndexByte(kind, '_'):])
 		}
 	}
 }
@@ -258,6 +274,7 @@ func (b *batcher) deliver(batch []*proposal, f raft.ApplyFuture) {
 		b.fail(batch, b.classify(err))
 		return
 	}
+	pointOf("leader-after", batch)
 	n := 0
 	for _, p := range batch {
 		n += len(p.muts)

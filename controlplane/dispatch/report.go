@@ -72,6 +72,9 @@ func (s *session) report(r *agentplanev1.Report) error {
 			s.end(t)
 		}
 	}
+	if m.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
+		point("node-before-report")
+	}
 	if settled(v, i, m) {
 		s.confirm(m)
 		return nil
@@ -178,6 +181,7 @@ func (s *session) confirm(m *raftlogv1.ReportAttempt) {
 	if m.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_LOST {
 		return
 	}
+	point("node-before-confirm")
 	s.d.count.confirms.Add(1)
 	s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Confirm{Confirm: &agentplanev1.Confirm{
 		InvocationId: m.GetInvocationId(), Attempt: m.GetAttempt(), JournalSeq: m.GetResult().GetJournalSeq(),

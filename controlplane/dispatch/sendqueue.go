@@ -122,6 +122,9 @@ func (q *sendQueue) send(stream sender, m *agentplanev1.SessionResponse) bool {
 	q.sending = now
 	q.mu.Unlock()
 	err := stream.Send(m)
+	if m.GetDeliver() != nil {
+		point("node-after-deliver")
+	}
 	q.mu.Lock()
 	q.sending = time.Time{}
 	q.unsent = max(0, q.unsent-1)

@@ -108,6 +108,7 @@ func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftl
 		if envelope, found := v.Envelope(i.GetCommandId()); found {
 			t.delivered, t.since = true, now
 			s.d.count.deliveries.Add(1)
+			point("node-before-deliver")
 			s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Deliver{Deliver: &agentplanev1.Deliver{
 				InvocationId: i.GetId(), Attempt: i.GetAttempt(), CommandId: i.GetCommandId(), Fence: i.GetFence(),
 				Incarnation: v.Cluster().GetIncarnation().GetNumber(), SessionEpoch: s.epoch,

@@ -20,8 +20,8 @@ type Lab struct {
 	Dir  string
 	Bin  Binaries
 	User string // the directory that stands for an operator's home
-	// NodeEnv is added to the environment of nodes.
-	NodeEnv []string
+	// NodeEnv is added to the environment of nodes, AgentEnv to that of agents.
+	NodeEnv, AgentEnv []string
 
 	mu     sync.Mutex // guards what follows
 	nodes  []*Node
@@ -100,7 +100,7 @@ func (n *Node) Address(ctx context.Context) (string, error) {
 func (l *Lab) Agent(name, servers, token string, args ...string) *Agent {
 	a := &Agent{DataDir: filepath.Join(l.Dir, name)}
 	a.Process = Process{
-		Name: name, Log: filepath.Join(l.Dir, "logs", name+".log"), path: l.Bin.Agentd, env: environ(),
+		Name: name, Log: filepath.Join(l.Dir, "logs", name+".log"), path: l.Bin.Agentd, env: environ(l.AgentEnv...),
 		args: append([]string{"run", "--data-dir", a.DataDir, "--name", name, "--servers", servers, "--token", token}, args...),
 	}
 	l.mu.Lock()
