@@ -78,6 +78,11 @@ func (m *member) tryBecomeKnown(ctx context.Context) (done bool, err error) {
 		return false, nil
 	}
 	if m.inConfiguration() {
+		if err := m.state.WaitPublished(ctx, o.GetIndex()); err != nil {
+			m.logger.Debug("start announced, and not yet seen in the state", "err", err)
+			return false, nil
+		}
+		m.clock.current.Store(true)
 		m.logger.Info("this start is known to the cluster", "start", m.n.dir.Starts(), "index", o.GetIndex())
 		return true, nil
 	}

@@ -3,7 +3,6 @@ package controlplane
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/agentplane/agentplane/controlplane/authz"
@@ -120,28 +119,3 @@ func (i issuer) Issue(kind, name string, publicKey []byte) ([]byte, error) {
 }
 
 func (i issuer) CACertificate() []byte { return i.ca.Entry().CertDER }
-
-// clock tells the cluster's time between entries: what the state last said, and how
-// long ago that was by the monotonic clock. The machine's wall clock has no part in
-// it.
-type clock struct{ last atomic.Pointer[tick] }
-
-type tick struct {
-	now  int64
-	seen time.Time
-}
-
-// saw notes what the state says now.
-func (c *clock) saw(now int64) {
-	if t := c.last.Load(); t == nil || t.now < now {
-		c.last.Store(&tick{now: now, seen: time.Now()})
-	}
-}
-
-func (c *clock) now() time.Time {
-	t := c.last.Load()
-	if t == nil {
-		return time.Unix(0, 0)
-	}
-	return time.Unix(0, t.now).Add(time.Since(t.seen))
-}
