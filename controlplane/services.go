@@ -52,9 +52,18 @@ func (m *member) register() error {
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
 		BootIndex: func() uint64 { return m.trust.state().Index },
 		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
-		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer,
+		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer, Reach: m.reach,
 	}))
 	return nil
+}
+
+// reach says why a node is not reached at an address that is new to this one.
+func (m *member) reach(ctx context.Context, nodeID, address string) error {
+	if known, _ := m.trust.Address(nodeID); known == address {
+		return nil
+	}
+	node, _ := m.trust.state().Bundle.Node(nodeID)
+	return peer.Reach(ctx, m.n.o.Surroundings.Dial, address, node.Key)
 }
 
 // peerStates is how each node is of which this one has heard, by gossip or by the
