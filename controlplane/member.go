@@ -127,7 +127,7 @@ func openMember(n *Node) (_ *member, err error) {
 			return m.host.Remove(ctx, consensus.ServerID(id), index)
 		},
 	})
-	m.forwarder = forward.New(forward.Options{NodeID: n.ID(), Local: m.host, Remote: m.pool, Hold: n.o.Config.HoldWithoutLeader})
+	m.forwarder = forward.New(forward.Options{NodeID: n.ID(), Local: m.host, Remote: m.pool, Hold: n.o.Config.HoldWithoutLeader, LeaderSeen: m.leaderSeen})
 	if err := m.openGossip(boot); err != nil {
 		return nil, err
 	}
