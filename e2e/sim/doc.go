@@ -115,7 +115,9 @@
 //     lasts for half a minute. Renewal since the issuer has left is lived.
 //   - Upgrades of the feature level: there is one level, nothing raises it yet, and a node
 //     that registers a level which its build does not have would lie.
-//   - Clones of agents: fsm's stories and package e2e have them.
+//   - Clones of agents: a clone that is made between the start of a program and the first
+//     report of it may start it again, which DESIGN section 8 grants, and a judge could not
+//     tell from what must not be. fsm's stories and package e2e have clones.
 //
 // # How near to determinism
 //
