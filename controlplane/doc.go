@@ -23,6 +23,13 @@
 // that a node which comes back can always verify a leader that was elected
 // meanwhile by those whom the entry made known.
 //
+// # Time
+//
+// Certificates are judged by the node's wall clock and by the cluster's time, which is what
+// the state last said and the monotonic clock since; either may call one valid. The state
+// counts only once it has been up to date in this life of the node, except that it is never
+// earlier than what the state says.
+//
 // # The local socket
 //
 // Its callers are known by the kernel: Init and Join, and Status, which tells the owner

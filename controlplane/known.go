@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc/status"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
@@ -38,7 +39,7 @@ func (m *member) becomeKnown(ctx context.Context) error {
 	defer tick.Stop()
 	log := consensus.Quiet(m.logger) // a line at once, then now and then
 	for begun := time.Now(); ; {
-		done, err := m.tryBecomeKnown(ctx)
+		done, err := m.tryBecomeKnown(ctx, log)
 		if done || err != nil {
 			return err
 		}
@@ -55,7 +56,7 @@ func (m *member) becomeKnown(ctx context.Context) error {
 	}
 }
 
-func (m *member) tryBecomeKnown(ctx context.Context) (done bool, err error) {
+func (m *member) tryBecomeKnown(ctx context.Context, log hclog.Logger) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	// First the addresses: a leader that knows an old one only cannot reach this node,
@@ -64,6 +65,9 @@ func (m *member) tryBecomeKnown(ctx context.Context) (done bool, err error) {
 	switch d := agentplanev1.DetailOf(err); {
 	case d.GetReason() == peer.ReasonPutBack:
 		return false, fmt.Errorf("%w (%w)", ErrPutBack, err)
+	case d.GetReason() == peer.ReasonUnreachable:
+		log.Error("the cluster does not take this node's address and looks for it at the old one", "err", err, "hint", d.GetHint())
+		return false, nil
 	case err != nil:
 		m.logger.Debug("start not yet announced", "err", err)
 		return false, nil
@@ -78,6 +82,11 @@ func (m *member) tryBecomeKnown(ctx context.Context) (done bool, err error) {
 		return false, nil
 	}
 	if m.inConfiguration() {
+		if err := m.state.WaitPublished(ctx, o.GetIndex()); err != nil {
+			m.logger.Debug("start announced, and not yet seen in the state", "err", err)
+			return false, nil
+		}
+		m.clock.current.Store(true)
 		m.logger.Info("this start is known to the cluster", "start", m.n.dir.Starts(), "index", o.GetIndex())
 		return true, nil
 	}

@@ -136,7 +136,7 @@ func (n *Node) found() error {
 	if err != nil {
 		return err
 	}
-	ca, leaf, err := n.openIdentity(clusterID)
+	ca, leaf, err := n.openIdentity(clusterID, identity.Wall(n.o.Surroundings.WallClock))
 	if err != nil {
 		return err
 	}
@@ -378,7 +378,7 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 				return nil, err
 			}
 			var leaf *pki.Leaf
-			if ca, leaf, err = n.openIdentity(clusterID); err != nil {
+			if ca, leaf, err = n.openIdentity(clusterID, identity.Wall(n.o.Surroundings.WallClock)); err != nil {
 				return nil, err
 			}
 			n.port.Introduce(leaf.GetCertificate)

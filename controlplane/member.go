@@ -86,10 +86,11 @@ func openMember(n *Node) (_ *member, err error) {
 	if m.state == nil {
 		m.state = fsm.New(fsm.Options{FeedChanges: n.o.Config.Feed.MaxChanges, FeedBytes: int(n.o.Config.Feed.MaxBytes)})
 	}
-	if m.ca, m.leaf, err = n.openIdentity(boot.Bundle.ClusterID); err != nil {
+	m.clock.wall = n.o.Surroundings.WallClock
+	if m.ca, m.leaf, err = n.openIdentity(boot.Bundle.ClusterID, m.clock.moment); err != nil {
 		return nil, err
 	}
-	if m.trust, err = openTrust(n.ID(), n.dir.Path(bootFile), boot, logger.Named("trust"), n.o.Fatal); err != nil {
+	if m.trust, err = openTrust(n.ID(), n.dir.Path(bootFile), boot, m.clock.moment, logger.Named("trust"), n.o.Fatal); err != nil {
 		return nil, err
 	}
 	m.trust.changed = func() {
@@ -129,7 +130,7 @@ func openMember(n *Node) (_ *member, err error) {
 			return m.host.Remove(ctx, consensus.ServerID(id), index)
 		},
 	})
-	m.forwarder = forward.New(forward.Options{NodeID: n.ID(), Local: m.host, Remote: m.pool, Hold: n.o.Config.HoldWithoutLeader})
+	m.forwarder = forward.New(forward.Options{NodeID: n.ID(), Local: m.host, Remote: m.pool, Hold: n.o.Config.HoldWithoutLeader, LeaderSeen: m.leaderSeen})
 	if err := m.openGossip(boot); err != nil {
 		return nil, err
 	}
@@ -150,12 +151,12 @@ func (m *member) preface() *agentplanev1.Preface {
 }
 
 // openIdentity opens the node's CA and its own certificate in a cluster.
-func (n *Node) openIdentity(clusterID string) (*pki.CA, *pki.Leaf, error) {
+func (n *Node) openIdentity(clusterID string, clock identity.Clock) (*pki.CA, *pki.Leaf, error) {
 	dir, err := n.dir.Subdir(pkiDir)
 	if err != nil {
 		return nil, nil, err
 	}
-	ca, err := pki.OpenCA(dir, identity.ID{Cluster: clusterID, Kind: identity.KindNode, Name: n.ID()}, nil)
+	ca, err := pki.OpenCA(dir, identity.ID{Cluster: clusterID, Kind: identity.KindNode, Name: n.ID()}, clock)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -181,7 +182,7 @@ func (m *member) openHost(transport consensus.Transport) error {
 	}
 	m.host, err = consensus.Open(consensus.Options{
 		NodeID: consensus.ServerID(m.n.ID()), Dir: dir, Log: c.Raft.LogStore, Disk: m.n.o.Surroundings.Disk, Transport: transport,
-		FreeBytes: m.n.o.Surroundings.FreeBytes, WallClock: m.n.o.Surroundings.WallClock,
+		FreeBytes: m.n.o.Surroundings.FreeBytes, WallClock: m.n.o.Surroundings.WallClock, Reckoned: m.clock.reckoned,
 		Machine: machine{fsm.Raft{Machine: m.state}, m.trust, &m.clock}, Peers: m.pool, Profile: profile,
 		SnapshotInterval: c.Raft.SnapshotInterval, SnapshotThreshold: uint64(c.Raft.SnapshotThreshold), TrailingLogs: uint64(c.Raft.TrailingLogs),
 		MaxBatchMutations: c.Batch.MaxMutations, MaxBatchBytes: int(c.Batch.MaxBytes), MaxInFlight: c.Batch.MaxInFlight,

@@ -3,7 +3,6 @@ package controlplane
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/agentplane/agentplane/controlplane/authz"
@@ -55,9 +54,18 @@ func (m *member) register() error {
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
 		BootIndex: func() uint64 { return m.trust.state().Index },
 		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
-		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer,
+		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer, Reach: m.reach,
 	}), m.output})
 	return nil
+}
+
+// reach says why a node is not reached at an address that is new to this one.
+func (m *member) reach(ctx context.Context, nodeID, address string) error {
+	if known, _ := m.trust.Address(nodeID); known == address {
+		return nil
+	}
+	node, _ := m.trust.state().Bundle.Node(nodeID)
+	return peer.Reach(ctx, m.n.o.Surroundings.Dial, address, node.Key)
 }
 
 // peerStates is how each node is of which this one has heard, by gossip or by the
@@ -122,28 +130,3 @@ func (i issuer) Issue(kind, name string, publicKey []byte) ([]byte, error) {
 }
 
 func (i issuer) CACertificate() []byte { return i.ca.Entry().CertDER }
-
-// clock tells the cluster's time between entries: what the state last said, and how
-// long ago that was by the monotonic clock. The machine's wall clock has no part in
-// it.
-type clock struct{ last atomic.Pointer[tick] }
-
-type tick struct {
-	now  int64
-	seen time.Time
-}
-
-// saw notes what the state says now.
-func (c *clock) saw(now int64) {
-	if t := c.last.Load(); t == nil || t.now < now {
-		c.last.Store(&tick{now: now, seen: time.Now()})
-	}
-}
-
-func (c *clock) now() time.Time {
-	t := c.last.Load()
-	if t == nil {
-		return time.Unix(0, 0)
-	}
-	return time.Unix(0, t.now).Add(time.Since(t.seen))
-}

@@ -39,8 +39,8 @@ type trust struct {
 }
 
 // openTrust begins with a boot.state that is on disk.
-func openTrust(self, path string, boot *pki.BootState, logger hclog.Logger, fatal func(error)) (*trust, error) {
-	v, err := identity.NewVerifier(boot.Bundle, nil)
+func openTrust(self, path string, boot *pki.BootState, clock identity.Clock, logger hclog.Logger, fatal func(error)) (*trust, error) {
+	v, err := identity.NewVerifier(boot.Bundle, clock)
 	if err != nil {
 		return nil, fmt.Errorf("use %s: %w", path, err)
 	}

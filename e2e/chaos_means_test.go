@@ -29,6 +29,7 @@ const (
 	needQuota      = "cgroup cpu"
 	needThrottle   = "cgroup blkio"
 	needClock      = "clock"
+	needOld        = "older version"
 	needProxy      = "proxy" // is always there
 )
 

@@ -76,6 +76,12 @@ func shapeOf(t *testing.T, seed uint64, faults []*weapon) shape {
 	}
 }
 
+// gateBound is within what the cluster must be whole again when nothing is broken: the
+// command for all starts a program for each agent.
+func (s shape) gateBound() time.Duration {
+	return time.Minute + time.Duration(max(s.agents-50, 0))*300*time.Millisecond
+}
+
 func numberOr(t *testing.T, variable string, otherwise int) int {
 	t.Helper()
 	text := os.Getenv(variable)
@@ -187,9 +193,12 @@ func TestChaos(t *testing.T) {
 		until = time.Now().Add(time.Duration(h * float64(time.Hour)))
 	}
 	missing := missingMeans()
+	b := chaosPrograms(t)
+	if b.old.Agentplane == "" {
+		missing[needOld] = fmt.Sprintf("that of commit %s was not built", oldCommit)
+	}
 	deal := dealer(t, seed, missing)
 	t.Logf("%s=%d", chaosSeedVar, seed)
-	b := chaosPrograms(t)
 	if missing[needNamespaces] == "" && !insideNamespaces() {
 		enterNamespaces(t, seed)
 		return

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,8 +34,12 @@ type weapon struct {
 
 // goesWith says whether both can be done at once. Two faults of one kind say no more
 // than one; what ends every node cannot be done twice, and takes away the process or the
-// mount that a fault of a disk works on.
+// mount that a fault of a disk works on. The program whose clock can be moved is one, and
+// has no older version.
 func (w *weapon) goesWith(o *weapon) bool {
+	if w.name == upgrade && slices.Contains(o.needs, needClock) || o.name == upgrade && slices.Contains(w.needs, needClock) {
+		return false
+	}
 	return w != o && !(w.reach == all && (o.reach == all || o.disk)) && !(o.reach == all && w.disk)
 }
 
@@ -88,6 +93,7 @@ var arsenal = []*weapon{
 	{name: "power-cut-all", needs: []string{needDisk}, disk: true, reach: all, begin: powerCut(everyNode)},
 	{name: clockJump, needs: []string{needClock}, begin: jumpClock},
 	{name: "starve", needs: []string{needQuota}, begin: starve},
+	{name: upgrade, needs: []string{needOld}, begin: upgradeSome},
 }
 
 // A chooser chooses processes that no other fault of the round has for target.

@@ -27,8 +27,6 @@ const (
 	chaosRecorders  = 3
 	// recordedLeast is how many of their operations are answered, at least.
 	recordedLeast = 50
-	// gateBound is within what a cluster must be whole again when nothing is broken.
-	gateBound = time.Minute
 	// seenBound is how long a fault has to show its effect.
 	seenBound = 15 * time.Second
 )
@@ -46,6 +44,10 @@ type world struct {
 	b       *breaker
 	each    []*client.Client // that asks this node only
 	keeper  *keeper
+	bins    programs
+
+	upgraded int                     // how often a node was replaced by another version
+	programs map[*lab.Process]string // what they are by then; none is the older version
 
 	undo   []func() error  // of what is broken now
 	struck int             // faults that were done
@@ -60,8 +62,8 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	t.Helper()
 	w := &world{
 		shape: s, rng: rand.New(rand.NewPCG(s.seed, 3)), seen: make(map[string]int),
-		disks: make(map[string]*disk), clocks: make(map[string]string), proxies: make(map[string]*proxy), meant: make(map[string]bool),
-		fleet: &fleet{Lab: newLab(t)},
+		disks: make(map[string]*disk), clocks: make(map[string]string), proxies: make(map[string]*proxy), bins: b, programs: make(map[*lab.Process]string), meant: make(map[string]bool),
+		fleet: &fleet{Lab: newLab(t), goodbyes: s.upgrades()},
 	}
 	w.Bin = b.now
 	w.keeper = &keeper{held: make(map[string]bool), excused: make(map[string]string), ended: make(map[string]int), stop: make(chan struct{})}
@@ -123,7 +125,7 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 func (w *world) haunt(t *testing.T, a *lab.Agent) {
 	t.Helper()
 	fleet := agentplanev1.NewFleetServiceClient(w.b.client)
-	await(t, time.Minute, "the ghost is known", func() error {
+	await(t, w.shape.gateBound(), "the ghost is known", func() error {
 		_, err := fleet.GetAgent(t.Context(), &agentplanev1.GetAgentRequest{Agent: a.Name})
 		return err
 	})
@@ -140,7 +142,7 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 	switch {
 	case w.shape.needs(needClock):
 		w.Bin.Agentplane = b.clock
-	case w.shape.old && i%3 == 2:
+	case w.shape.upgrades(), w.shape.old && i%3 == 2:
 		w.Bin.Agentplane = b.old.Agentplane
 	}
 	dir := name
@@ -193,12 +195,12 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.Agent {
 	t.Helper()
 	w.Bin.Agentd = b.now.Agentd
-	if w.shape.old && i%2 == 1 {
+	if w.shape.upgrades() || w.shape.old && i%2 == 1 {
 		w.Bin.Agentd = b.old.Agentd
 	}
 	a := w.Lab.Agent(name, strings.Join(w.addresses, ","), token)
 	if w.net != nil {
-		h, err := w.net.host(a.Name, fmt.Sprintf("10.99.1.%d", 1+i))
+		h, err := w.net.host(a.Name, fmt.Sprintf("10.99.%d.%d", 1+i/250, 1+i%250))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +287,7 @@ func (w *world) round(t *testing.T, number int) {
 func (w *world) gate(t *testing.T, when string) {
 	t.Helper()
 	began := time.Now()
-	ctx := within(t, gateBound)
+	ctx := within(t, w.shape.gateBound())
 	// The last try ends with the time: what the one before it lacked tells more.
 	var lacked error
 	try := func(condition func() error) error {
@@ -431,7 +433,7 @@ func (w *world) linear(t *testing.T, r *recorder) (void string) {
 	t.Helper()
 	commands := agentplanev1.NewCommandServiceClient(w.b.client)
 	for id := range r.content {
-		await(t, gateBound, "the commands of the ghost are canceled", func() error {
+		await(t, w.shape.gateBound(), "the commands of the ghost are canceled", func() error {
 			_, err := commands.CancelCommand(within(t, 20*time.Second), &agentplanev1.CancelCommandRequest{Id: id})
 			if err != nil && client.AsError(err).Code != codes.NotFound {
 				return err

@@ -49,48 +49,51 @@
 //	MUTANT=verifyleader AGENTPLANE_E2E_TAGS=agentplane_mutants AGENTPLANE_E2E=full go test -run 'TestPausedLeaderNeverAnswersStale$' ./e2e
 //
 // `make teeth` does this for all of them, `make teeth M=NAME` for one. Each row says
-// what is taken out, which promise that breaks, and the test that must fail:
+// what is taken out, which promise that breaks, and the test that must fail. Two with a
+// comma between are taken out together: each stands before the other. No promise is without
+// a mutant; TestMutantsAreListed sees to that.
 //
-//	earlyack       I1      controlplane/consensus  TestLives
-//	putback        I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
-//	putback        I1 I13  e2e                     TestOldLeaderFromADiskImage
-//	claimtwice     I2      fsm                     TestStories
-//	claimtwice     I2      fsm                     TestAttemptsMatchTheirTwin
-//	locks          none    fsm                     TestAttemptsMatchTheirTwin
-//	locks          none    fsm                     TestStories
-//	nofsync        I2      agent/journal           TestPowerCuts
-//	startagain     I2      agent/execute           TestStartRefuses
-//	journalbehind  I2      fsm                     TestStories
-//	journalbehind  I2      e2e                     TestBadDayRestoredAgent
-//	journallost    I2 I3   fsm                     TestStories
-//	journallost    I2 I3   e2e                     TestBadDayWipedAgent
-//	expiry         I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
-//	deposed        I4      fsm                     TestStories
-//	tornvote       I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
-//	termchange     I4      controlplane/consensus  TestHeartbeatOfALaterTermWaitsForTheMainLoop
-//	epoch          I5      fsm                     TestStories
-//	delivery       I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
-//	cancel         I6      fsm                     TestStateKeepsItsPromises
-//	pause          I6      fsm                     TestStories
-//	breach         I6      controlplane/rollout    TestFailuresStopTheBatch
-//	verifyleader   I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
-//	verifyleader   I7      e2e                     TestPausedLeaderNeverAnswersStale
-//	digest         I8      fsm                     TestStories
-//	clock          I9      fsm                     TestTwoReplicasAgree
-//	snapshot       I9      fsm                     TestSnapshotAndRestIsTheWholeLog
-//	lonelyread     I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
-//	starvation     I11     controlplane/consensus  TestFollowerWhoseAppendFailedIsNotStarved
-//	falsedeath     I11     controlplane/health     TestDeadNodeBeginsGraceAndThenDown
-//	registration   I12     proto/identity          TestServerJudgesClients
-//	registration   I12     e2e                     TestOldLeaderThatWasRemoved
-//	othercluster   I12 I13 proto/identity          TestServerJudgesClients
-//	othercluster   I12 I13 e2e                     TestOldLeaderOfAWipedCluster
-//	roles          I12     controlplane/authz      TestGate
-//	incarnation    I13     controlplane/peer       TestStreamRefusesByPreface
-//	incarnation    I13     e2e                     TestOldLeaderOfAnotherIncarnation
-//	preface        I13     controlplane/peer       TestStreamRefusesByPreface
-//	preface        I13     e2e                     TestOldLeaderOfAnotherIncarnation
-//	queue          I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
+//	earlyack         I1      controlplane/consensus  TestLives
+//	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
+//	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
+//	claimtwice       I2      fsm                     TestStories
+//	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
+//	locks            none    fsm                     TestAttemptsMatchTheirTwin
+//	locks            none    fsm                     TestStories
+//	nofsync          I2      agent/journal           TestPowerCuts
+//	startagain       I2      agent/execute           TestStartRefuses
+//	journalbehind    I2      fsm                     TestStories
+//	journalbehind    I2      e2e                     TestBadDayRestoredAgent
+//	journallost      I2 I3   fsm                     TestStories
+//	journallost      I2 I3   e2e                     TestBadDayWipedAgent
+//	expiry           I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
+//	deposed          I4      fsm                     TestStories
+//	deposed,reoffer  I4      e2e/sim                 TestLives
+//	tornvote         I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
+//	termchange       I4      controlplane/consensus  TestHeartbeatOfALaterTermWaitsForTheMainLoop
+//	epoch            I5      fsm                     TestStories
+//	delivery         I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
+//	cancel           I6      fsm                     TestStateKeepsItsPromises
+//	pause            I6      fsm                     TestStories
+//	breach           I6      controlplane/rollout    TestFailuresStopTheBatch
+//	verifyleader     I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
+//	verifyleader     I7      e2e                     TestPausedLeaderNeverAnswersStale
+//	digest           I8      fsm                     TestStories
+//	clock            I9      fsm                     TestTwoReplicasAgree
+//	snapshot         I9      fsm                     TestSnapshotAndRestIsTheWholeLog
+//	lonelyread       I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
+//	starvation       I11     controlplane/consensus  TestFollowerWhoseAppendFailedIsNotStarved
+//	falsedeath       I11     controlplane/health     TestDeadNodeBeginsGraceAndThenDown
+//	registration     I12     proto/identity          TestServerJudgesClients
+//	registration     I12     e2e                     TestOldLeaderThatWasRemoved
+//	othercluster     I12 I13 proto/identity          TestServerJudgesClients
+//	othercluster     I12 I13 e2e                     TestOldLeaderOfAWipedCluster
+//	roles            I12     controlplane/authz      TestGate
+//	incarnation      I13     controlplane/peer       TestStreamRefusesByPreface
+//	incarnation      I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	preface          I13     controlplane/peer       TestStreamRefusesByPreface
+//	preface          I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	queue            I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
 //
 // # Death at a point
 //

@@ -25,6 +25,7 @@ type fleet struct {
 	witnesses string   // a directory
 	self      string   // the program that agents run
 	ghost     string   // an agent that is gone for good, and is not missed; may be empty
+	goodbyes  bool     // agents are stopped as planned, which they tell the cluster
 }
 
 // everyone is the selector of all agents that are there.

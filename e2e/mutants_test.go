@@ -27,6 +27,18 @@ type catch struct {
 	says     string   // part of what the test prints then
 	args     []string // further ones of the test
 	full     bool     // the short form may miss it
+	// with is another mutant that is taken out at the same time: a protection that
+	// stands before this one, without which alone nothing shows either.
+	with  string
+	lives int // how many simulated ones are enough
+}
+
+// name is what the environment's MUTANT is.
+func (c catch) name() string {
+	if c.with == "" {
+		return c.mutant
+	}
+	return c.mutant + "," + c.with
 }
 
 // noFailFile keeps rapid from writing what failed into testdata.
@@ -51,6 +63,7 @@ var catches = []catch{
 	{mutant: "journallost", promises: "I2 I3", pkg: "e2e", test: "TestBadDayWipedAgent", says: "is LOST"},
 	{mutant: "expiry", promises: "I3", pkg: "controlplane/rollout", test: "TestReleasesAtOnceAndExpiresInTime"},
 	{mutant: "deposed", promises: "I4", pkg: "fsm", test: "TestStories", says: "testdata/office.txt tells another story"},
+	{mutant: "deposed", with: "reoffer", promises: "I4", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "I4: a mutation of leader"},
 	{mutant: "tornvote", promises: "I4", pkg: "controlplane/consensus", test: "TestTornVoteDoesNotElectAStaleLog", says: "a stale log got the vote"},
 	{mutant: "epoch", promises: "I5", pkg: "fsm", test: "TestStories", says: "testdata/sessions.txt tells another story"},
 	{mutant: "delivery", promises: "I5", pkg: "agent/session", test: "TestDeliveriesOfOtherSessionsAreDropped"},
@@ -81,7 +94,11 @@ var catches = []catch{
 // command is the line that a person types to see it.
 func (c catch) command() (env, args []string) {
 	args = []string{"test", "-count=1"}
-	env = append(env, "MUTANT="+c.mutant)
+	env = append(env, "MUTANT="+c.name())
+	if c.lives > 0 {
+		args = append(args, "-failfast")
+		env = append(env, fmt.Sprintf("AGENTPLANE_SIM_LIVES=%d", c.lives), "AGENTPLANE_SIM_SHRINK=0")
+	}
 	if c.pkg == "e2e" {
 		env = append(env, "AGENTPLANE_E2E_TAGS="+mutantsTag)
 	} else {
@@ -104,7 +121,7 @@ func TestMutants(t *testing.T) {
 	// makes it fail. Those that start processes are part of every run without the tag.
 	tried := map[string]bool{}
 	for _, c := range catches {
-		if c.mutant = "none"; c.pkg == "e2e" || tried[c.pkg+c.test] {
+		if c.mutant, c.with = "none", ""; c.pkg == "e2e" || tried[c.pkg+c.test] {
 			continue
 		}
 		tried[c.pkg+c.test] = true
@@ -118,7 +135,7 @@ func TestMutants(t *testing.T) {
 		})
 	}
 	for _, c := range catches {
-		t.Run(c.mutant+"/"+c.test, func(t *testing.T) {
+		t.Run(c.name()+"/"+c.test, func(t *testing.T) {
 			env, args := c.command()
 			t.Log(strings.Join(slices.Concat(env, []string{"go"}, args), " "))
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -165,21 +182,23 @@ func TestMutantsAreListed(t *testing.T) {
 	files := mutantFiles(t)
 	broken := map[string]bool{}
 	for _, c := range catches {
-		if files[c.mutant] == "" {
-			t.Errorf("mutant %q is in no mutants.go", c.mutant)
+		for name := range strings.SplitSeq(c.name(), ",") {
+			if files[name] == "" {
+				t.Errorf("mutant %q is in no mutants.go", name)
+			}
 		}
 		if !slices.ContainsFunc(strings.Split(string(doc), "\n"), func(l string) bool {
 			f := strings.Fields(l)
-			return len(f) > 4 && f[1] == c.mutant && slices.Contains(f, c.pkg) && f[len(f)-1] == c.test
+			return len(f) > 4 && f[1] == c.name() && slices.Contains(f, c.pkg) && f[len(f)-1] == c.test
 		}) {
-			t.Errorf("doc.go has no line of mutant %q, package %s and %s", c.mutant, c.pkg, c.test)
+			t.Errorf("doc.go has no line of mutant %q, package %s and %s", c.name(), c.pkg, c.test)
 		}
 		for p := range strings.FieldsSeq(c.promises) {
 			broken[p] = true
 		}
 	}
 	for name, file := range files {
-		if !slices.ContainsFunc(catches, func(c catch) bool { return c.mutant == name }) {
+		if !slices.ContainsFunc(catches, func(c catch) bool { return c.mutant == name || c.with == name }) {
 			t.Errorf("%s: nothing says which test catches it", file)
 		}
 	}

@@ -53,11 +53,17 @@ func slew(elapsed, behind time.Duration) (step, rest time.Duration) {
 	return elapsed + correction, behind - correction
 }
 
-// median is the middle of d, of an even number the lower one. d is not empty and is
+// median is the middle of d. Of an even number nobody can tell by the clocks alone which of
+// the two middle ones is wrong: it is the one that is nearer to the cluster's time so far,
+// and the lower one when that is not known or is as near to both. d is not empty and is
 // sorted by the call.
-func median(d []time.Duration) time.Duration {
+func median(d []time.Duration, reckoned time.Duration, known bool) time.Duration {
 	slices.Sort(d)
-	return d[(len(d)-1)/2]
+	low, high := d[(len(d)-1)/2], d[len(d)/2]
+	if known && (high-reckoned).Abs() < (low-reckoned).Abs() {
+		return high
+	}
+	return low
 }
 
 const (
@@ -104,7 +110,17 @@ func (h *Host) measure(ctx context.Context) (time.Duration, error) {
 	if len(offsets) < majority(voters) || voters == 0 {
 		return 0, fmt.Errorf("measure clocks: %w: %d of %d voters", ErrNoQuorum, len(offsets), voters)
 	}
-	return median(offsets), nil
+	reckoned, known := h.reckoned()
+	return median(offsets, reckoned, known), nil
+}
+
+// reckoned is how far the cluster's time so far is ahead of this node's wall clock.
+func (h *Host) reckoned() (time.Duration, bool) {
+	if h.opts.Reckoned == nil {
+		return 0, false
+	}
+	now, known := h.opts.Reckoned()
+	return now.Round(0).Sub(h.opts.WallClock().Round(0)), known
 }
 
 // offset is how far the answering node's wall clock is ahead of this one's, given

@@ -24,6 +24,12 @@
 // at most a tenth towards the median, starting at what the state calls now: a year
 // that a wrong clock once added is walked off without time standing still.
 //
+// An even number of voters has two clocks in the middle, and by them alone nobody can tell
+// which is wrong. The one counts that is nearer to the cluster's time so far
+// ([Options].Reckoned): when one of three nodes is down, a clock that is set back or ahead
+// costs its node the leadership and moves nobody. Before this node's state has been up to
+// date the lower one counts.
+//
 // # Batching
 //
 // Two workers move proposals from one bounded queue into entries. A worker takes

@@ -159,7 +159,7 @@ func (h *Host) takeOffice(ctx context.Context, number uint64) (*term, error) {
 		queueBytes:     h.opts.MaxQueueBytes,
 	}, t.Epoch)
 	b.now = t.clock.Now
-	b.apply = func(entry []byte) raft.ApplyFuture { return h.raft.Apply(entry, enqueueTimeout) }
+	b.apply = h.offer
 	b.classify = h.classify
 	b.broken = h.fatal
 	t.batch = b

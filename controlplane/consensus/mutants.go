@@ -5,12 +5,18 @@ package consensus
 import (
 	"context"
 	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// mutates says that the mutant with the name is asked for (see e2e/doc.go).
-func mutates(name string) bool { return os.Getenv("MUTANT") == name }
+// mutates says that the mutant with the name is asked for (see e2e/doc.go), alone or, with a
+// comma between, with another one.
+func mutates(name string) bool { return slices.Contains(strings.Split(os.Getenv("MUTANT"), ","), name) }
 
 // The mutant: what raft has been given is called done.
 func acknowledgesEarly(batch []*proposal) bool {
@@ -55,3 +61,29 @@ func (h *Host) confirmation() func(context.Context) (uint64, error) {
 
 // The mutant: a pipeline stays open behind the answer after which raft reads none.
 var closesPipelines = !mutates("starvation")
+
+// The mutant: an entry that raft refuses is offered again, for a while, whoever leads then.
+func (h *Host) offer(entry []byte) raft.ApplyFuture {
+	f := h.raft.Apply(entry, enqueueTimeout)
+	if !mutates("reoffer") {
+		return f
+	}
+	return &insistent{ApplyFuture: f, again: func() raft.ApplyFuture { return h.raft.Apply(entry, enqueueTimeout) }}
+}
+
+type insistent struct {
+	raft.ApplyFuture
+	again func() raft.ApplyFuture
+}
+
+// Error is raft's.
+func (f *insistent) Error() error {
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		err := f.ApplyFuture.Error()
+		if err != raft.ErrNotLeader && err != raft.ErrLeadershipTransferInProgress {
+			return err
+		}
+		f.ApplyFuture = f.again()
+	}
+	return f.ApplyFuture.Error()
+}

@@ -104,6 +104,60 @@ func TestNodeWithAWrongClockHandsOverAndStaysQuiet(t *testing.T) {
 	})
 }
 
+// reckoning is the cluster's time as a node's state and its monotonic clock have it.
+func reckoning(o *consensus.Options) func() (time.Time, bool) {
+	var mu sync.Mutex
+	var last int64
+	var at time.Time
+	return func() (time.Time, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := o.Machine.Now(); now != last {
+			last, at = now, time.Now()
+		}
+		return time.Unix(0, last).Add(time.Since(at)), last != 0
+	}
+}
+
+// One of three is down when the leader's clock is set back by an hour. Of two clocks the
+// lower one is wrong then, and it is the leader's own.
+func TestOfTwoClocksTheOneThatJumpedIsNotBelieved(t *testing.T) {
+	for name, jump := range map[string]time.Duration{"back": -time.Hour, "ahead": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var skew atomic.Int64
+				c := consensustest.New(t, consensustest.Options{Nodes: 3, Seed: 4, Host: func(i int, o *consensus.Options) {
+					o.Reckoned = reckoning(o)
+					if i == 0 {
+						o.WallClock = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+					}
+				}})
+				put(t, c, "a")
+				if l := c.WaitLeader(); l != 0 {
+					t.Fatalf("node %d leads, want the founder", l)
+				}
+				c.Kill(2)
+				put(t, c, "b")
+				skew.Store(int64(jump))
+				time.Sleep(12 * time.Second)
+				if l := c.WaitLeader(); l != 1 {
+					t.Errorf("the node leads whose clock was set %s", name)
+				}
+				put(t, c, "c")
+				if d := distance(c, c.Leader()); d > time.Second {
+					t.Errorf("cluster time is %s from the true time", d)
+				}
+				if why := c.Host(0).Stats().WhyUnwilling; !strings.Contains(why, "median") {
+					t.Errorf("it is unwilling because %q, want its clock", why)
+				}
+				if s := c.Host(1).Stats(); !s.Willing {
+					t.Errorf("the node whose clock is right is unwilling: %s", s.WhyUnwilling)
+				}
+			})
+		})
+	}
+}
+
 func TestClusterTimeWalksOffAYearWithoutStandingStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var skew atomic.Int64

@@ -62,6 +62,9 @@ type Options struct {
 	FreeFloorBytes uint64
 	// WallClock is time.Now.
 	WallClock func() time.Time
+	// Reckoned is the cluster's time as this node's state and its monotonic clock have it,
+	// once that is known. Nil is never.
+	Reckoned func() (time.Time, bool)
 	// MaxClockDistance is how far the node's wall clock may be from the voters'
 	// median for it to lead. 30 s
 	MaxClockDistance time.Duration

@@ -10,8 +10,8 @@ import (
 // an answer ends it.
 func (g *gate) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	inner, err := g.Transport.AppendEntriesPipeline(id, target)
-	if err != nil {
-		return nil, err
+	if err != nil || !closesPipelines {
+		return inner, err
 	}
 	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	go p.pass()
@@ -47,7 +47,7 @@ func (p *pipeline) pass() {
 			case <-p.closed:
 				return
 			}
-			if last && closesPipelines {
+			if last {
 				_ = p.AppendPipeline.Close() // who sends is let go
 				return
 			}

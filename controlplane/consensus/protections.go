@@ -4,6 +4,8 @@ package consensus
 
 import (
 	"context"
+
+	"github.com/hashicorp/raft"
 )
 
 // acknowledgesEarly answers a batch before raft has: never, since what is not committed
@@ -29,3 +31,7 @@ func (h *Host) confirmation() func(context.Context) (uint64, error) { return h.r
 // closesPipelines says that a pipeline to a follower ends with the answer that ends it
 // (I10, I11: a follower must not starve while all looks well).
 const closesPipelines = true
+
+// offer hands an entry to raft, once: what raft refuses is of a leader that was, and
+// nothing has happened (I4).
+func (h *Host) offer(entry []byte) raft.ApplyFuture { return h.raft.Apply(entry, enqueueTimeout) }

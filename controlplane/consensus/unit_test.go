@@ -10,18 +10,28 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestMedianIsTheLowerMiddle(t *testing.T) {
-	for _, c := range []struct {
-		in   []time.Duration
-		want time.Duration
+func TestMedianIsTheMiddle(t *testing.T) {
+	const hour = time.Hour
+	for name, c := range map[string]struct {
+		in       []time.Duration
+		reckoned time.Duration
+		known    bool
+		want     time.Duration
 	}{
-		{[]time.Duration{5}, 5},
-		{[]time.Duration{9, 1}, 1},
-		{[]time.Duration{9, 1, 5}, 5},
-		{[]time.Duration{4, 3, 2, 1}, 2},
+		"of one":            {[]time.Duration{5}, 0, false, 5},
+		"of two the lower":  {[]time.Duration{9, 1}, 0, false, 1},
+		"of three":          {[]time.Duration{9, 1, 5}, 0, false, 5},
+		"of four the lower": {[]time.Duration{4, 3, 2, 1}, 0, false, 2},
+		"own clock was set back and is the lower":      {[]time.Duration{0, hour}, hour, true, hour},
+		"the other's was set back":                     {[]time.Duration{0, -hour}, 0, true, 0},
+		"the other's is ahead":                         {[]time.Duration{0, hour}, 0, true, 0},
+		"of four the nearer one in the middle":         {[]time.Duration{-hour, 0, hour, 9 * hour}, hour, true, hour},
+		"of three what the cluster thought is nothing": {[]time.Duration{0, 1, hour}, hour, true, 1},
+		"the cluster slept: both are as far ahead":     {[]time.Duration{0, hour}, -99 * hour, true, 0},
+		"as near to both, the lower":                   {[]time.Duration{0, hour}, hour / 2, true, 0},
 	} {
-		if got := median(c.in); got != c.want {
-			t.Errorf("median(%v) = %d, want %d", c.in, got, c.want)
+		if got := median(c.in, c.reckoned, c.known); got != c.want {
+			t.Errorf("%s: median(%v, %v, %v) = %d, want %d", name, c.in, c.reckoned, c.known, got, c.want)
 		}
 	}
 }

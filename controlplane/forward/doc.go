@@ -4,7 +4,8 @@
 // A [Forwarder] knows two ways, this node's own consensus and the connections to
 // peers, and takes the one that leads to the leader: one hop, never two. While no
 // leader is known it holds the caller, for at most Hold and inside the caller's
-// deadline; elections take less.
+// deadline; elections take less. Where nobody has led for longer than that, it answers
+// after a moment: a caller whose client tries again would wait for Hold each time.
 //
 // # What an error means
 //

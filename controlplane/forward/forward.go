@@ -43,6 +43,9 @@ type Options struct {
 	Remote Remote
 	// Hold is how long a call waits while there is no leader; 0 means 7 s.
 	Hold time.Duration
+	// LeaderSeen is when this node last heard of a leader; zero is not since it started. A
+	// call that comes later than that waits for less. Nil: nobody knows, and all wait for Hold.
+	LeaderSeen func() time.Time
 	// Retry is the pause between tries; 0 means 20 ms.
 	Retry time.Duration
 }
@@ -161,7 +164,7 @@ func (f *Forwarder) try(ctx context.Context, once func(ctx context.Context, lead
 	}
 	changes, end := f.o.Local.LeaderChanges()
 	defer end()
-	held := time.NewTimer(f.o.Hold)
+	held := time.NewTimer(f.hold())
 	defer held.Stop()
 	for ; ; here = false {
 		if leader, ok := f.leader(); ok && !here {
@@ -187,6 +190,22 @@ func (f *Forwarder) try(ctx context.Context, once func(ctx context.Context, lead
 		}
 		pause.Stop()
 	}
+}
+
+// leastHold is the part of Hold for which a call is held however long nobody leads.
+const leastHold = 7
+
+// hold is how long a call is held: until Hold after a leader was last heard, when every
+// election should be over, and a moment at least.
+func (f *Forwarder) hold() time.Duration {
+	if f.o.LeaderSeen == nil {
+		return f.o.Hold
+	}
+	seen := f.o.LeaderSeen()
+	if seen.IsZero() { // not since the start, which may be a moment ago
+		return f.o.Hold
+	}
+	return max(f.o.Hold-time.Since(seen), f.o.Hold/leastHold)
 }
 
 // errReplaced says that another node leads now: what the old leader was asked is

@@ -135,6 +135,34 @@ func TestPropose(t *testing.T) {
 	}
 }
 
+// A leader that has been gone for longer than elections take is not waited for as long by
+// every call.
+func TestCallIsHeldUntilHoldAfterALeaderWasHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			name  string
+			heard time.Duration // how long ago; negative is not since the start
+			want  time.Duration
+		}{
+			{"not since the start", -1, 7 * time.Second},
+			{"just now", 0, 7 * time.Second},
+			{"three seconds ago", 3 * time.Second, 4 * time.Second},
+			{"an hour ago", time.Hour, time.Second},
+		} {
+			w, began := &way{leader: led("")}, time.Now()
+			f := New(Options{NodeID: "me", Local: w, Remote: remote{w}, LeaderSeen: func() time.Time {
+				if c.heard < 0 {
+					return time.Time{}
+				}
+				return began.Add(-c.heard)
+			}})
+			if _, err := f.Propose(context.Background(), &raftlogv1.Mutation{}); !errors.Is(err, ErrNoLeader) || time.Since(began) != c.want {
+				t.Errorf("%s: Propose = %v after %v, want ErrNoLeader after %v", c.name, err, time.Since(began), c.want)
+			}
+		}
+	})
+}
+
 func TestProposeEndsWithItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &way{leader: led("")}

@@ -12,6 +12,10 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
+// ReasonUnreachable is why a node is refused that advertises an address where it is not
+// reached.
+const ReasonUnreachable = "unreachable_address"
+
 // Consensus is this node's, as peers ask it.
 type Consensus interface {
 	TermReply() consensus.TermReply
@@ -33,6 +37,9 @@ type ServiceOptions struct {
 	Forward func(ctx context.Context, req *agentplanev1.ForwardRequest) (*agentplanev1.ForwardResponse, error)
 	// Held answers which agent sessions this node holds.
 	Held func() []*agentplanev1.HeldSession
+	// Reach says why a node that has started is not reached at the address that it tells
+	// of; nil also where this one knows it by that already.
+	Reach func(ctx context.Context, nodeID, address string) error
 	// AddServer makes a registered node a non-voter.
 	AddServer func(ctx context.Context, nodeID string) (*agentplanev1.AddServerResponse, error)
 }
@@ -56,9 +63,8 @@ func (s *Service) Forward(ctx context.Context, req *agentplanev1.ForwardRequest)
 func (s *Service) Propose(ctx context.Context, req *agentplanev1.ProposeRequest) (*agentplanev1.ProposeResponse, error) {
 	caller, _ := Caller(ctx)
 	for _, m := range req.GetMutations() {
-		if !ownBusiness(caller.ID.Name, m) {
-			return nil, agentplanev1.Refusal(codes.PermissionDenied, &agentplanev1.ErrorDetail{Reason: "not_its_business"},
-				"node %q may not propose this mutation (%T)", caller.ID.Name, m.GetKind())
+		if err := s.judge(ctx, caller.ID.Name, m); err != nil {
+			return nil, err
 		}
 	}
 	outcomes, err := s.o.Consensus.Propose(ctx, req.GetMutations()...)
@@ -66,6 +72,25 @@ func (s *Service) Propose(ctx context.Context, req *agentplanev1.ProposeRequest)
 		return nil, refusal(err)
 	}
 	return &agentplanev1.ProposeResponse{Outcomes: outcomes}, nil
+}
+
+// judge says why a node may not propose the mutation.
+func (s *Service) judge(ctx context.Context, nodeID string, m *raftlogv1.Mutation) error {
+	if !ownBusiness(nodeID, m) {
+		return agentplanev1.Refusal(codes.PermissionDenied, &agentplanev1.ErrorDetail{Reason: "not_its_business"},
+			"node %q may not propose this mutation (%T)", nodeID, m.GetKind())
+	}
+	started := m.GetNodeStarted()
+	if started == nil {
+		return nil
+	}
+	// Once it is in the log, nobody looks for the node where it was.
+	if err := s.o.Reach(ctx, nodeID, started.GetAddress()); err != nil {
+		return agentplanev1.Refusal(codes.FailedPrecondition, &agentplanev1.ErrorDetail{
+			Reason: ReasonUnreachable, Hint: "start the node again with an --advertise HOST:PORT at which the other nodes reach it",
+		}, "you advertise %s, and the leader cannot reach it: %v", started.GetAddress(), err)
+	}
+	return nil
 }
 
 // ownBusiness says that the mutation is of a kind that nodes propose, and names no

@@ -42,15 +42,18 @@ type CA struct {
 	node identity.ID
 	key  identity.Key
 	cert *x509.Certificate
-	now  func() time.Time
+	// clock is that of certificates; now is the wall clock in it.
+	clock identity.Clock
 }
+
+func (c *CA) now() time.Time { return c.clock().Own }
 
 // OpenCA loads the CA of the node from the directory, or makes it there when
 // there is none. What it returns is on disk. The directory has to be private and
-// locked by the caller. A nil now means the wall clock.
-func OpenCA(dir string, node identity.ID, now func() time.Time) (*CA, error) {
-	if now == nil {
-		now = time.Now
+// locked by the caller.
+func OpenCA(dir string, node identity.ID, clock identity.Clock) (*CA, error) {
+	if clock == nil {
+		clock = identity.Wall(time.Now)
 	}
 	if err := node.Validate(); err != nil {
 		return nil, fmt.Errorf("open CA: %w", err)
@@ -58,7 +61,7 @@ func OpenCA(dir string, node identity.ID, now func() time.Time) (*CA, error) {
 	if node.Kind != identity.KindNode {
 		return nil, fmt.Errorf("open CA: %s is not a node", node)
 	}
-	ca := &CA{node: node, now: now}
+	ca := &CA{node: node, clock: clock}
 	keyPath, certPath := filepath.Join(dir, caKeyFile), filepath.Join(dir, caCertFile)
 	text, err := identity.ReadSecretFile(certPath, maxCertBytes)
 	switch {
@@ -193,7 +196,7 @@ func (c *CA) issue(r Request) ([]byte, error) {
 	if lifetime < 0 || lifetime > maxLifetime {
 		return nil, fmt.Errorf("lifetime %v is not between 0 and %v", lifetime, maxLifetime)
 	}
-	from, to, err := validity(c.now(), lifetime, c.cert)
+	from, to, err := validity(c.clock(), lifetime, c.cert)
 	if err != nil {
 		return nil, err
 	}
@@ -221,15 +224,19 @@ func (c *CA) issue(r Request) ([]byte, error) {
 // validity returns from when to when a leaf issued now is valid: backdated,
 // within the CA's own validity. Whole seconds, as certificates have them. A
 // short life is backdated less, so that it is not half over when it begins.
-func validity(now time.Time, lifetime time.Duration, ca *x509.Certificate) (from, to time.Time, err error) {
+//
+// It reaches out towards the cluster's time by up to a quarter of its life, so that of a
+// node whose wall clock was set wrong others take certificates as well.
+func validity(m identity.Moment, lifetime time.Duration, ca *x509.Certificate) (from, to time.Time, err error) {
+	now, lean := m.Own, m.Lean(lifetime/4)
 	if now.Before(ca.NotBefore) || !now.Before(ca.NotAfter) {
 		return from, to, fmt.Errorf("the CA is valid from %s to %s and the clock says %s; correct the clock or replace the CA",
 			ca.NotBefore.UTC().Format(time.RFC3339), ca.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	if from = now.Add(-min(leafBackdate, lifetime/2)).Truncate(time.Second); from.Before(ca.NotBefore) {
+	if from = now.Add(min(lean, 0) - min(leafBackdate, lifetime/2)).Truncate(time.Second); from.Before(ca.NotBefore) {
 		from = ca.NotBefore
 	}
-	if to = now.Add(lifetime).Truncate(time.Second); to.After(ca.NotAfter) {
+	if to = now.Add(max(lean, 0) + lifetime).Truncate(time.Second); to.After(ca.NotAfter) {
 		to = ca.NotAfter
 	}
 	return from, to, nil

@@ -108,6 +108,34 @@ func TestIssueByKind(t *testing.T) {
 	}
 }
 
+// A node whose wall clock was set wrong issues what others, whose clocks are right, take.
+func TestIssueReachesOutTowardsTheClustersTime(t *testing.T) {
+	for name, cluster := range map[string]time.Duration{"behind": 2 * time.Hour, "ahead": -2 * time.Hour, "a year behind": 365 * 24 * time.Hour} {
+		own := time.Now().Truncate(time.Second)
+		ca, err := OpenCA(t.TempDir(), nodeID("a"), func() identity.Moment { return identity.Moment{Own: own, Cluster: own.Add(cluster)} })
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := mustKey(t)
+		der, err := ca.Issue(Request{ID: identity.ID{Cluster: testCluster, Kind: identity.KindAgent, Name: "x"}, Key: key.Public()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lean := min(cluster, AgentLifetime/4)
+		from, to := own.Add(min(lean, 0)-leafBackdate), own.Add(AgentLifetime+max(lean, 0))
+		if !cert.NotBefore.Equal(from) || !cert.NotAfter.Equal(to) {
+			t.Errorf("%s: valid from %v to %v, want %v to %v", name, cert.NotBefore, cert.NotAfter, from, to)
+		}
+		if identity.RenewalDue(cert, own) {
+			t.Errorf("%s: it is due at once", name)
+		}
+	}
+}
+
 func TestIssueRefuses(t *testing.T) {
 	c := &clock{testNow}
 	ca := mustCA(t, t.TempDir(), "a", c.now)

@@ -16,6 +16,10 @@
 // (the bundle says who is trusted since when) while a machine whose clock is
 // corrected backwards after its first start would otherwise be locked out.
 //
+// A leaf is valid from five minutes before the wall clock says it is issued. Where the
+// cluster's time is another, its validity reaches out towards that by up to a quarter of
+// its life: of a node whose clock was set wrong others take certificates all the same.
+//
 // # Leaf
 //
 // [Leaf] is the node's certificate for both sides of TLS. It is issued anew at

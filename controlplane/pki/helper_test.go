@@ -28,7 +28,7 @@ func nodeID(name string) identity.ID {
 
 func mustCA(t testing.TB, dir, node string, now func() time.Time) *CA {
 	t.Helper()
-	ca, err := OpenCA(dir, nodeID(node), now)
+	ca, err := OpenCA(dir, nodeID(node), identity.Wall(now))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,9 @@ import (
 var lostWords = map[string][]string{
 	"reboot":          {"reboot of an agent's host"},
 	"supervisor_gone": {"kill a supervisor"},
-	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host"},
+	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host", journalPutBack},
+	"journal_behind":  {journalPutBack},
+	"journal_lost":    {journalPutBack},
 	"agent_removed":   {agentRemoval},
 	"no_contact":      {"*"},
 	"no_answer":       {"*"},
@@ -36,6 +38,7 @@ func (w *World) heals(ctx context.Context) error {
 		}
 		for _, a := range w.agents {
 			w.enrolAgain(a, 10*time.Second)
+			w.readmit(a, 10*time.Second)
 		}
 		asked = time.Now()
 	})

@@ -63,10 +63,10 @@ func (n *node) start() error {
 	n.life = life
 	w.mu.Unlock()
 	stores := disk.Disk()
-	stores.Log = written{stores.Log, w.book}
+	stores.Log, stores.Snapshots = written{stores.Log, w.book}, counted{stores.Snapshots, w, life}
 	config, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: w.nodeFlags(n, dir)})
 	if err != nil {
-		return err
+		panic(err) // only what it was given can be wrong
 	}
 	life.node, err = controlplane.Open(controlplane.Options{
 		Config: config.Node(), Version: "sim", Logger: w.logger(n.name),

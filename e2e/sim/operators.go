@@ -244,6 +244,7 @@ func (o *operators) work(ctx context.Context) {
 		})
 	}
 	wg.Go(func() { o.follow(ctx) })
+	wg.Go(func() { o.relabel(ctx) })
 	wg.Wait()
 }
 
@@ -312,8 +313,10 @@ func (o *operators) readersAt(node int) (ask func() (wait func())) {
 func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.Rand) {
 	old := o.any(rng)
 	switch n := rng.IntN(20); {
-	case n < 11 || old == nil:
+	case n < 10 || old == nil:
 		o.submit(ctx, c, o.compose(rng))
+	case n < 11:
+		o.submitBatch(ctx, c, []*command{o.compose(rng), o.compose(rng), old})
 	case n < 13:
 		o.submit(ctx, c, old)
 	case n < 16:

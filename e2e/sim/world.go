@@ -37,6 +37,24 @@ const (
 	settled = time.Minute
 )
 
+// compaction is how often nodes make snapshots and how much of the log they keep behind
+// them; a zero threshold leaves that to the defaults, which a life does not reach.
+type compaction struct {
+	interval            time.Duration
+	threshold, trailing int
+}
+
+// drawCompaction draws one. Of three lives two have logs that end behind the oldest of what
+// a node may lack after a fault, so that it is sent a snapshot.
+func drawCompaction(rng *rand.Rand) compaction {
+	c := compaction{interval: time.Duration(200+rng.IntN(2800)) * time.Millisecond, threshold: 16 + rng.IntN(80)}
+	c.trailing = 16 + rng.IntN(c.threshold)
+	if rng.IntN(3) == 0 {
+		return compaction{}
+	}
+	return c
+}
+
 // none is the number of no node.
 const none = -1
 
@@ -56,7 +74,7 @@ type World struct {
 	profile   string
 	breaking  time.Duration
 	slow      int // number of the node with slow timers, or none
-	compact   bool
+	compact   compaction
 
 	ctx  context.Context // of the watchers
 	stop context.CancelFunc
@@ -89,7 +107,7 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
-		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: rng.IntN(2) == 0, slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
+		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: drawCompaction(rng), slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	for i := range 3 + 2*(rng.IntN(8)/7) {
@@ -102,7 +120,11 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 		n.skew.Store(int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond))
 		w.nodes = append(w.nodes, n)
 	}
-	for i := range 2 + rng.IntN(3) {
+	fleet := 2 + rng.IntN(3)
+	if rng.IntN(24) == 0 {
+		fleet = 16 + rng.IntN(17) // few lives: what a life costs is mostly its agents
+	}
+	for i := range fleet {
 		name := fmt.Sprintf("agent-%d", i+1)
 		w.agents = append(w.agents, &agentHost{Host: newHost(name, w.trace), w: w, ip: fmt.Sprintf("10.0.2.%d", i+1), dir: filepath.Join(dir, name+".0")})
 	}
@@ -131,8 +153,8 @@ func (w *World) nodeFlags(n *node, dir string) map[string][]string {
 		"agent.node_death_grace": {grace.String()}, "agent.leaderless_after": {leaderless.String()},
 		"commands.lost_after": {lostAfter.String()},
 	}
-	if w.compact {
-		flags["raft.snapshot_interval"], flags["raft.snapshot_threshold"], flags["raft.trailing_logs"] = []string{"500ms"}, []string{"40"}, []string{"20"}
+	if c := w.compact; c.threshold > 0 {
+		flags["raft.snapshot_interval"], flags["raft.snapshot_threshold"], flags["raft.trailing_logs"] = []string{c.interval.String()}, []string{fmt.Sprint(c.threshold)}, []string{fmt.Sprint(c.trailing)}
 	}
 	return flags
 }

@@ -169,7 +169,8 @@ type trust struct {
 // window is a span of time, both ends included.
 type window struct{ from, to time.Time }
 
-func (w window) contains(t time.Time) bool { return !t.Before(w.from) && !t.After(w.to) }
+// meets says whether the two have a moment in common.
+func (w window) meets(o window) bool { return !o.to.Before(w.from) && !o.from.After(w.to) }
 
 // nearest returns the moment within the window that is nearest to t.
 func (w window) nearest(t time.Time) time.Time {

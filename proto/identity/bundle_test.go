@@ -84,7 +84,7 @@ func TestBundleRefusesWhatNoClusterHas(t *testing.T) {
 			if _, err := w.bundle.Marshal(); err == nil {
 				t.Fatal("Marshal wrote what ParseBundle would refuse")
 			}
-			if _, err := NewVerifier(w.bundle, testClock); err == nil {
+			if _, err := NewVerifier(w.bundle, Wall(testClock)); err == nil {
 				t.Fatal("a Verifier took it")
 			}
 		})

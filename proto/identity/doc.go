@@ -33,6 +33,13 @@
 // ran a year ahead would otherwise lock its agent out for a year, while Renew,
 // which is authorized by the registered key, costs no safety.
 //
+// By which clock: a machine's wall clock may be set wrong, and the cluster's
+// time may once have followed a majority of wrong ones. A certificate is out
+// of its time when it is by both, where a node knows both ([Moment]): a clock
+// that is set back by an hour would otherwise refuse each operator and each
+// node whose certificate is younger than that. Who can set a node's clock
+// gains nothing that it had not before.
+//
 // [Verifier.Peer] and [Verifier.Server] may be asked again at any time about an
 // open connection: the answer follows the bundle and the clock of that moment.
 //

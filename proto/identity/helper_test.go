@@ -140,7 +140,7 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) verifier(t testing.TB) *Verifier {
 	t.Helper()
-	v, err := NewVerifier(w.bundle, testClock)
+	v, err := NewVerifier(w.bundle, Wall(testClock))
 	if err != nil {
 		t.Fatal(err)
 	}

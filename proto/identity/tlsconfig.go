@@ -22,7 +22,7 @@ func (v *Verifier) ServerConfig(certificate func(*tls.ClientHelloInfo) (*tls.Cer
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		MaxVersion: tls.VersionTLS13,
-		Time:       v.now,
+		Time:       v.clock.own,
 		// In the server's order: a client that offers both is given HTTP/1.1.
 		NextProtos:     []string{ProtocolRaft, ProtocolHTTP, ProtocolGRPC},
 		GetCertificate: certificate,
@@ -44,7 +44,7 @@ func (v *Verifier) ClientConfig(protocol, meant string, certificate func(*tls.Ce
 	return &tls.Config{
 		MinVersion:           tls.VersionTLS13,
 		MaxVersion:           tls.VersionTLS13,
-		Time:                 v.now,
+		Time:                 v.clock.own,
 		NextProtos:           []string{protocol},
 		GetClientCertificate: certificate,
 		// Host names mean nothing here; VerifyConnection judges instead.

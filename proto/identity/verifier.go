@@ -13,18 +13,14 @@ import (
 // Verifier judges certificates against the bundle in use. It is safe for
 // concurrent use; configurations made from it follow Update at once.
 type Verifier struct {
-	now   func() time.Time
+	clock Clock
 	mu    sync.Mutex // serializes Update
 	trust atomic.Pointer[trust]
 }
 
-// NewVerifier returns a Verifier that begins with the bundle. A nil now means
-// the wall clock.
-func NewVerifier(b *Bundle, now func() time.Time) (*Verifier, error) {
-	if now == nil {
-		now = time.Now
-	}
-	v := &Verifier{now: now}
+// NewVerifier returns a Verifier that begins with the bundle.
+func NewVerifier(b *Bundle, clock Clock) (*Verifier, error) {
+	v := &Verifier{clock: clock}
 	if err := v.Update(b); err != nil {
 		return nil, err
 	}
@@ -136,7 +132,7 @@ func (v *Verifier) strict(p Peer) error {
 	switch {
 	case p.Expired:
 		return fmt.Errorf("%s: %w: it ends %s, here it is %s; compare the clocks of both machines",
-			p.ID, ErrExpired, p.NotAfter.UTC().Format(time.RFC3339), v.now().UTC().Format(time.RFC3339))
+			p.ID, ErrExpired, p.NotAfter.UTC().Format(time.RFC3339), v.clock.moment().Own.UTC().Format(time.RFC3339))
 	case p.CAUnknown:
 		return fmt.Errorf("%s: %w", p.ID, ErrUnknownCA)
 	default:
@@ -147,7 +143,7 @@ func (v *Verifier) strict(p Peer) error {
 // judge says whose certificate this is, or why it is nobody's. The handshake has
 // proved the possession of its key.
 func (v *Verifier) judge(cert *x509.Certificate, usage x509.ExtKeyUsage) (Peer, error) {
-	t, now := v.trust.Load(), v.now()
+	t, now := v.trust.Load(), v.clock.moment().span()
 	id, key, err := readLeaf(cert)
 	if err != nil {
 		return Peer{}, fmt.Errorf("%w: %w", ErrBadCertificate, err)
@@ -169,7 +165,7 @@ func (v *Verifier) judge(cert *x509.Certificate, usage x509.ExtKeyUsage) (Peer, 
 	}
 	return Peer{
 		ID: id, Key: key, NotAfter: cert.NotAfter,
-		Expired:   !window{from: cert.NotBefore, to: cert.NotAfter}.contains(now),
+		Expired:   !window{from: cert.NotBefore, to: cert.NotAfter}.meets(now),
 		CAUnknown: !vouched,
 	}, nil
 }
@@ -197,12 +193,12 @@ func readLeaf(cert *x509.Certificate) (ID, PublicKey, error) {
 
 // vouches says whether a CA that is trusted now issued the certificate. An error
 // means that a CA of the bundle signed what it never should have.
-func (t *trust) vouches(cert *x509.Certificate, now time.Time, usage x509.ExtKeyUsage) (bool, error) {
+func (t *trust) vouches(cert *x509.Certificate, now window, usage x509.ExtKeyUsage) (bool, error) {
 	// Asked at a moment within the leaf's own validity: that it may be over is
 	// the caller's finding, not an unknown issuer.
 	chains, err := cert.Verify(x509.VerifyOptions{
 		Roots:       t.roots,
-		CurrentTime: window{from: cert.NotBefore, to: cert.NotAfter}.nearest(now),
+		CurrentTime: window{from: cert.NotBefore, to: cert.NotAfter}.nearest(now.from),
 		KeyUsages:   []x509.ExtKeyUsage{usage},
 	})
 	var unknown x509.UnknownAuthorityError
@@ -214,7 +210,7 @@ func (t *trust) vouches(cert *x509.Certificate, now time.Time, usage x509.ExtKey
 		return false, err
 	}
 	for _, chain := range chains {
-		if len(chain) == 2 && t.cas[string(chain[1].Raw)].contains(now) {
+		if len(chain) == 2 && t.cas[string(chain[1].Raw)].meets(now) {
 			return true, nil
 		}
 	}

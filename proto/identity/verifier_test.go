@@ -226,7 +226,7 @@ func TestLeafFormIsStrict(t *testing.T) {
 func TestConnectionIsJudgedAgain(t *testing.T) {
 	w := newWorld(t)
 	now := testNow
-	v, err := NewVerifier(w.bundle, func() time.Time { return now })
+	v, err := NewVerifier(w.bundle, Wall(func() time.Time { return now }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,11 +256,64 @@ func TestConnectionIsJudgedAgain(t *testing.T) {
 	}
 }
 
+// A certificate is out of its time when it is by both clocks.
+func TestNeitherClockIsBelievedAlone(t *testing.T) {
+	w := newWorld(t)
+	var now Moment
+	v, err := NewVerifier(w.bundle, func() Moment { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Both are valid for an hour around testNow.
+	node := tls.ConnectionState{NegotiatedProtocol: ProtocolRaft, PeerCertificates: []*x509.Certificate{w.leafB.Leaf}}
+	agent := tls.ConnectionState{NegotiatedProtocol: ProtocolGRPC, PeerCertificates: []*x509.Certificate{w.caB.issue(t, agentURI("x"), mustKey(t), nil).Leaf}}
+	year := 365 * 24 * time.Hour
+	for name, tt := range map[string]struct {
+		now  Moment
+		good bool
+	}{
+		"both are right":                             {Moment{testNow, testNow}, true},
+		"the machine's clock was set back":           {Moment{testNow.Add(-year), testNow}, true},
+		"the machine's clock is ahead":               {Moment{testNow.Add(year), testNow}, true},
+		"a majority of clocks was ahead once":        {Moment{testNow, testNow.Add(year)}, true},
+		"the cluster's time is not known":            {Moment{Own: testNow}, true},
+		"set back, and the cluster's is not known":   {Moment{Own: testNow.Add(-year)}, false},
+		"ahead, and the cluster's time is not known": {Moment{Own: testNow.Add(year)}, false},
+		"it has ended by both":                       {Moment{testNow.Add(3 * time.Hour), testNow.Add(year)}, false},
+		"it has not begun by either, however wrong":  {Moment{testNow.Add(-year), testNow.Add(-3 * time.Hour)}, false},
+	} {
+		now = tt.now
+		if p, err := v.Peer(agent); err != nil || p.Expired == tt.good || p.CAUnknown {
+			t.Errorf("%s: agent %+v, %v; want expired %v", name, p, err, !tt.good)
+		}
+		if _, err := v.Peer(node); (err == nil) != tt.good || err != nil && !errors.Is(err, ErrExpired) {
+			t.Errorf("%s: node %v; want good %v", name, err, tt.good)
+		}
+	}
+}
+
+func TestLeanIsBounded(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cluster time.Time
+		want    time.Duration
+	}{
+		"unknown":    {time.Time{}, 0},
+		"ahead":      {testNow.Add(time.Minute), time.Minute},
+		"behind":     {testNow.Add(-time.Minute), -time.Minute},
+		"far ahead":  {testNow.Add(100 * time.Hour), time.Hour},
+		"far behind": {testNow.Add(-100 * time.Hour), -time.Hour},
+	} {
+		if got := (Moment{Own: testNow, Cluster: tt.cluster}).Lean(time.Hour); got != tt.want {
+			t.Errorf("%s: Lean = %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
 func TestTrustInACAMayEndEarly(t *testing.T) {
 	w := newWorld(t)
 	w.bundle.CAs[0].NotAfter = testNow.Add(time.Minute)
 	now := testNow
-	v, err := NewVerifier(w.bundle, func() time.Time { return now })
+	v, err := NewVerifier(w.bundle, Wall(func() time.Time { return now }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +405,7 @@ func TestNewcomerLearnsTheBundleAndReconnectsVerified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := NewVerifier(b, testClock)
+	v, err := NewVerifier(b, Wall(testClock))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,6 +68,17 @@ func (p *Process) Start() error {
 	return nil
 }
 
+// Use has the next start run another program, with the same arguments.
+func (p *Process) Use(program string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil && !isClosed(p.done) {
+		return fmt.Errorf("use %s for %s: %w", program, p.Name, ErrRunning)
+	}
+	p.path = program
+	return nil
+}
+
 func isClosed(ch <-chan struct{}) bool {
 	select {
 	case <-ch:

@@ -189,7 +189,8 @@ type Member struct {
 	Address string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
 	Leader  bool                   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
 	Voter   bool                   `protobuf:"varint,5,opt,name=voter,proto3" json:"voter,omitempty"`
-	// alive, suspect, dead, left (gossip); unknown when nobody gossips of it
+	// alive, suspect, dead or left: what gossip says, or alive since a connection to it was
+	// opened later than that; unknown when the node that answers has heard nothing of it.
 	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	// A non-voter that would become a voter.
 	Candidate    bool   `protobuf:"varint,7,opt,name=candidate,proto3" json:"candidate,omitempty"`
