@@ -152,14 +152,14 @@ func (g *gen) rolloutMutation() *raftlogv1.Mutation {
 // checkRollouts says what in rollouts contradicts itself.
 func checkRollouts(t *tables) error {
 	for c := range t.commands.all() {
-		if err := checkRollout1(t, c); err != nil {
+		if err := checkRolloutOf(t, c); err != nil {
 			return fmt.Errorf("command %s: %w: %v", c.GetId(), err, c)
 		}
 	}
 	return nil
 }
 
-func checkRollout1(t *tables, c *raftlogv1.Command) error {
+func checkRolloutOf(t *tables, c *raftlogv1.Command) error {
 	if c.GetParentId() != "" {
 		parent, found := t.commands.get(c.GetParentId())
 		waves := parent.GetRollout().GetWaves()
