@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"testing"
@@ -151,14 +152,14 @@ func (g *gen) rolloutMutation() *raftlogv1.Mutation {
 // checkRollouts says what in rollouts contradicts itself.
 func checkRollouts(t *tables) error {
 	for c := range t.commands.all() {
-		if err := checkRollout1(t, c); err != nil {
+		if err := checkRolloutOf(t, c); err != nil {
 			return fmt.Errorf("command %s: %w: %v", c.GetId(), err, c)
 		}
 	}
 	return nil
 }
 
-func checkRollout1(t *tables, c *raftlogv1.Command) error {
+func checkRolloutOf(t *tables, c *raftlogv1.Command) error {
 	if c.GetParentId() != "" {
 		parent, found := t.commands.get(c.GetParentId())
 		waves := parent.GetRollout().GetWaves()
@@ -280,4 +281,45 @@ func TestHistoriesReachEveryBrake(t *testing.T) {
 		}
 	}
 	t.Log(seen)
+}
+
+// TestSnapshotsWithLooseWavesAreRefused spoils rows that refer to each other: whoever
+// applies entries to them would stop in the middle of one.
+func TestSnapshotsWithLooseWavesAreRefused(t *testing.T) {
+	command := commandID(storyBegin, "c")
+	probe := wave.ProbeID(command, 1)
+	build := func() *Machine {
+		m := full(t)
+		mut := submitTo(command, 1, 3)
+		mut.GetSubmitCommand().Release = 2
+		mut.GetSubmitCommand().Rollout = &raftlogv1.RolloutPlan{GateProbe: true, ProbeTimeout: 1, Waves: []*raftlogv1.WavePlan{{Count: 1}, {BasisPoints: wave.Whole}}}
+		enrolled(t, m, "web-3", 4)
+		apply(t, m, mut)
+		apply(t, m, claimOf(m, command, 1))
+		apply(t, m, reportOf(m, command, 1, raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED))
+		apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AdvanceRollout{AdvanceRollout: &raftlogv1.AdvanceRollout{CommandId: command, ExpectedWave: 1, ExpectedReleased: 1, Max: 9}}})
+		return m
+	}
+	for name, spoil := range map[string]func(*tables){
+		"":                         func(*tables) {},
+		"a wave that is not there": func(t *tables) { editRow(t, command, func(c *raftlogv1.Command) { c.Wave = 3 }) },
+		"no wave at all":           func(t *tables) { editRow(t, command, func(c *raftlogv1.Command) { c.Rollout.Waves = nil }) },
+		"a probe without a parent": func(t *tables) { editRow(t, probe, func(c *raftlogv1.Command) { c.ParentId = probe }) },
+		"a probe of another wave":  func(t *tables) { editRow(t, probe, func(c *raftlogv1.Command) { c.ParentWave = 2 }) },
+		"a probe nobody knows":     func(t *tables) { editRow(t, command, func(c *raftlogv1.Command) { c.Rollout.Waves[0].ProbeId = "" }) },
+	} {
+		m := build()
+		spoil(m.tables)
+		v := &View{t: m.tables.published()}
+		if _, err := ReadSnapshot(bytes.NewReader(written(t, v))); (err == nil) != (name == "") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+func editRow(t *tables, id string, edit func(*raftlogv1.Command)) {
+	have, _ := t.commands.get(id)
+	c := clone(have)
+	edit(c)
+	t.commands.put(c)
 }

@@ -127,7 +127,11 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 	case *raftlogv1.SnapshotRecord_Envelope:
 		return loaded(TableEnvelopes, t.envelopes, row.Envelope), nil
 	case *raftlogv1.SnapshotRecord_Command:
-		return loaded(TableCommands, t.commands, row.Command), nil
+		c := row.Command
+		if n := len(c.GetRollout().GetWaves()); c.GetRollout() != nil && (n == 0 || int(c.GetWave()) > n) {
+			return place{}, fmt.Errorf("command %q is at wave %d of %d", c.GetId(), c.GetWave(), n)
+		}
+		return loaded(TableCommands, t.commands, c), nil
 	case *raftlogv1.SnapshotRecord_Invocation:
 		i := row.Invocation
 		if _, found := t.commands.get(i.GetCommandId()); !found || i.GetId() != InvocationID(i.GetCommandId(), i.GetAgentOrdinal()) {
@@ -334,10 +338,27 @@ func checkTrailer(b []byte, h *recordHash, t *tables, header *raftlogv1.Snapshot
 		return errors.New("the hash of its records is not the one in its trailer")
 	case h.n == 0:
 		return errors.New("it holds no record of the cluster")
+	case t.lostProbe() != "":
+		return fmt.Errorf("command %q probes a wave that is not there", t.lostProbe())
 	case !proto.Equal(header, headerOf(t.cluster, header.GetFormat())):
 		return fmt.Errorf("its header (%v) does not fit its state (%v)", header, headerOf(t.cluster, header.GetFormat()))
 	}
 	return nil
+}
+
+// lostProbe is a command that probes a wave which does not know it; "" = there is none.
+func (t *tables) lostProbe() string {
+	for c := range t.commands.all() {
+		if c.GetParentId() == "" {
+			continue
+		}
+		parent, _ := t.commands.get(c.GetParentId())
+		waves, n := parent.GetRollout().GetWaves(), c.GetParentWave()
+		if n == 0 || int(n) > len(waves) || waves[n-1].GetProbeId() != c.GetId() {
+			return c.GetId()
+		}
+	}
+	return ""
 }
 
 // fromFormat1 brings tables of format 1 into today's form: uses stood in the rows of
