@@ -206,12 +206,11 @@ func TestSchedulesMatchTheirTwin(t *testing.T) {
 					all[m.PutSchedule.GetName()] = &scheduleTwin{id: m.PutSchedule.GetId(), version: g.index, spec: spec, last: now, settled: make(map[int64]string), byHand: make(map[string]bool)}
 				default:
 					sameTimes := w.spec.GetCron() == spec.GetCron() && w.spec.GetAt() == spec.GetAt()
-					if !sameTimes {
+					revived := w.ended && (!sameTimes || w.spec.GetUntil() != spec.GetUntil())
+					if !sameTimes || revived {
 						w.last = max(w.last, now)
 					}
-					if !sameTimes || w.spec.GetUntil() != spec.GetUntil() {
-						w.ended = false
-					}
+					w.ended = w.ended && !revived
 					if !sameTimes || spec.GetOverlap() != raftlogv1.Overlap_OVERLAP_QUEUE {
 						w.drop()
 					}

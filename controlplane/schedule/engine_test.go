@@ -48,7 +48,7 @@ func TestFiresAtEachSlot(t *testing.T) {
 func TestFiresOnceOnDaysOfTheClockChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.jump(time.Date(2026, 3, 27, 12, 0, 0, 0, time.UTC).Sub(time.Now()))
+		w.jump(time.Until(time.Date(2026, 3, 27, 12, 0, 0, 0, time.UTC)))
 		w.elect()
 		_, stop := w.lead()
 		defer stop()
