@@ -115,6 +115,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	want.Admission.SessionsPerSecond = 500
 	want.Commands.LostAfter, want.Commands.Retain, want.Commands.RetainCount = 15*time.Minute, 720*time.Hour, 100_000
 	want.Tokens.Retain, want.Tokens.RetainCount = 720*time.Hour, 10_000
+	want.Schedules.MissedAfter, want.Schedules.Retain, want.Schedules.RetainCount = time.Minute, 720*time.Hour, 500
 	want.Clock.MaxDistanceLeading = 30 * time.Second
 	want.Limits.MessageBytes = 1 << 20
 	want.Log = Log{"info", "text"}

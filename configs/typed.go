@@ -65,6 +65,11 @@ type Node struct {
 		Retain      time.Duration `key:"retain"`
 		RetainCount int           `key:"retain_count"`
 	} `key:"tokens"`
+	Schedules struct {
+		MissedAfter time.Duration `key:"missed_after"`
+		Retain      time.Duration `key:"retain"`
+		RetainCount int           `key:"retain_count"`
+	} `key:"schedules"`
 
 	Clock struct {
 		MaxDistanceLeading time.Duration `key:"max_distance_leading"`
