@@ -321,8 +321,8 @@ func TestManyAtOnceInBoundedEntries(t *testing.T) {
 		if told := w.told(); len(told) != 200 {
 			t.Errorf("%d of 200 slots were settled", len(told))
 		}
-		if w.largest > 7 {
-			t.Errorf("a proposal had %d mutations, at most 7 are allowed", w.largest)
+		if n, _ := w.bounds(); n > 7 {
+			t.Errorf("a proposal had %d mutations, at most 7 are allowed", n)
 		}
 		pass(time.Hour)
 		if told := w.told(); len(told) != 100 {
@@ -346,8 +346,8 @@ func TestLargeCommandsInBoundedEntries(t *testing.T) {
 		if told := w.told(); len(told) != 20 {
 			t.Errorf("%d of 20 slots were settled", len(told))
 		}
-		if w.heavy > 256<<10 || w.largest != 3 {
-			t.Errorf("a proposal had %d mutations of %d bytes, at most 256 KiB are allowed", w.largest, w.heavy)
+		if n, bytes := w.bounds(); bytes > 256<<10 || n != 3 {
+			t.Errorf("a proposal had %d mutations of %d bytes, at most 256 KiB are allowed", n, bytes)
 		}
 	})
 }
@@ -366,8 +366,8 @@ func TestManyEndInBoundedEntries(t *testing.T) {
 		if n := w.m.View().ScheduleCount(); n != 10 {
 			t.Errorf("%d schedules are left, want 10", n)
 		}
-		if w.heavy > 256<<10 {
-			t.Errorf("a proposal had %d bytes", w.heavy)
+		if _, bytes := w.bounds(); bytes > 256<<10 {
+			t.Errorf("a proposal had %d bytes", bytes)
 		}
 	})
 }

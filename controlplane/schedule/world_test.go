@@ -278,6 +278,13 @@ func (w *world) told() []fired {
 	return told
 }
 
+// bounds are how many mutations and how many bytes a proposal had at most.
+func (w *world) bounds() (mutations, bytes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.largest, w.heavy
+}
+
 // pass lets time pass and what follows from it happen.
 func pass(d time.Duration) {
 	time.Sleep(d)
