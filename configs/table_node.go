@@ -171,6 +171,20 @@ var nodeOptions = []Option{
 		Doc: "The free space below which this node keeps no more output, so that the log has room.",
 	},
 
+	// Schedules.
+	{
+		Key: "schedules.missed_after", Readers: ProgramNode, Kind: KindDuration, Default: "1m", Min: "5s", Max: "1d",
+		Doc: "How late a slot still fires as if it were in time. Later ones were missed, and the schedule says what becomes of those.",
+	},
+	{
+		Key: "schedules.retain", Readers: ProgramNode, Kind: KindDuration, Default: "30d", Min: "1m", Max: "3650d",
+		Doc: "How long a schedule is kept that has ended.",
+	},
+	{
+		Key: "schedules.retain_count", Readers: ProgramNode, Kind: KindInt, Default: "500", Min: "1", Max: "900",
+		Doc: "How many schedules that have ended are kept.",
+	},
+
 	// Limits.
 	{
 		Key: "clock.max_distance_leading", Readers: ProgramNode, Kind: KindDuration, Default: "30s", Min: "1s", Max: "1h",

@@ -117,6 +117,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	want.Commands.RateBurst = 100
 	want.Tokens.Retain, want.Tokens.RetainCount = 720*time.Hour, 10_000
 	want.Output.StoreBytes, want.Output.AttemptBytes, want.Output.ReserveBytes = 10<<30, 64<<20, 1<<30
+	want.Schedules.MissedAfter, want.Schedules.Retain, want.Schedules.RetainCount = time.Minute, 720*time.Hour, 500
 	want.Clock.MaxDistanceLeading = 30 * time.Second
 	want.Limits.MessageBytes = 1 << 20
 	want.Log = Log{"info", "text"}

@@ -72,6 +72,11 @@ type Node struct {
 		AttemptBytes int64 `key:"attempt_bytes"`
 		ReserveBytes int64 `key:"reserve_bytes"`
 	} `key:"output"`
+	Schedules struct {
+		MissedAfter time.Duration `key:"missed_after"`
+		Retain      time.Duration `key:"retain"`
+		RetainCount int           `key:"retain_count"`
+	} `key:"schedules"`
 
 	Clock struct {
 		MaxDistanceLeading time.Duration `key:"max_distance_leading"`

@@ -79,7 +79,7 @@ func (m *member) newSchedules() (*schedule.Engine, error) {
 	c := m.n.o.Config
 	return schedule.New(schedule.Options{
 		Machine: m.state, Proposer: m.host, Planner: m.services.Schedules, Now: m.clock.now, MaxMutations: c.Batch.MaxMutations,
-		Retain: c.Commands.Retain, Logger: m.logger.Named("schedule"),
+		MissedAfter: c.Schedules.MissedAfter, Retain: c.Schedules.Retain, RetainCount: c.Schedules.RetainCount, Logger: m.logger.Named("schedule"),
 	})
 }
 

@@ -79,6 +79,7 @@
 //	verifyleader     I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
 //	verifyleader     I7      e2e                     TestPausedLeaderNeverAnswersStale
 //	digest           I8      fsm                     TestStories
+//	firetwice        I8      fsm                     TestStories
 //	clock            I9      fsm                     TestTwoReplicasAgree
 //	snapshot         I9      fsm                     TestSnapshotAndRestIsTheWholeLog
 //	lonelyread       I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads

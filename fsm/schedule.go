@@ -112,17 +112,18 @@ func (tx *tx) checkSchedule(name string, s *raftlogv1.ScheduleSpec) *raftlogv1.O
 }
 
 // changedSchedule is the row with another spec. Whoever changes what is asked loses no
-// slot; whoever changes the times gets those from now on, since older slots of other
-// times were never meant.
+// slot; whoever changes the times, or revives a schedule that has ended, gets slots from
+// now on, since older ones were never meant.
 func (tx *tx) changedSchedule(have *raftlogv1.Schedule, spec *raftlogv1.ScheduleSpec, d []byte, by string) *raftlogv1.Schedule {
 	row := clone(have)
 	row.Spec, row.Digest, row.Version, row.ChangedBy, row.ChangedAt = spec, d, tx.index, by, tx.now()
 	was := have.GetSpec()
 	sameTimes := was.GetCron() == spec.GetCron() && was.GetAt() == spec.GetAt() && was.GetTimeZone() == spec.GetTimeZone()
-	if !sameTimes || was.GetUntil() != spec.GetUntil() {
-		row.EndedAt = 0 // the leader looks again
+	revived := have.GetEndedAt() != 0 && (!sameTimes || was.GetUntil() != spec.GetUntil())
+	if revived {
+		row.EndedAt = 0
 	}
-	if !sameTimes {
+	if !sameTimes || revived {
 		row.LastSlot = max(row.GetLastSlot(), tx.now())
 	}
 	if !sameTimes || spec.GetOverlap() != raftlogv1.Overlap_OVERLAP_QUEUE {

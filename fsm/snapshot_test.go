@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"pgregory.net/rapid"
 
 	"github.com/agentplane/agentplane/proto/frame"
@@ -113,6 +114,23 @@ func reportOf(m *Machine, id string, ordinal uint32, state raftlogv1.AttemptStat
 		InvocationId: i.GetId(), Attempt: i.GetAttempt(), Fence: i.GetFence(), AgentId: i.GetAgentId(), SessionEpoch: s.GetEpoch(), State: state, NodeId: "a",
 		Result: &raftlogv1.Result{ExitCode: 1, JournalSeq: s.GetJournal().GetSeq() + 1, Stdout: &raftlogv1.Output{Head: []byte("hello"), TotalBytes: 5}},
 	}}}
+}
+
+// What the tests of snapshots begin with has a row in every table that there is.
+func TestFullHasARowInEveryTable(t *testing.T) {
+	seen := make(map[int32]bool)
+	for r := range full(t).View().records() {
+		r.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+			seen[int32(f.Number())] = true
+			return true
+		})
+	}
+	rows := new(raftlogv1.SnapshotRecord).ProtoReflect().Descriptor().Fields()
+	for n := range rows.Len() {
+		if f := rows.Get(n); !seen[int32(f.Number())] {
+			t.Errorf("there is no row of %s", f.Name())
+		}
+	}
 }
 
 // A golden snapshot was written by the first release of its format. It must be

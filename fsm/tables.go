@@ -32,8 +32,6 @@ const (
 	TableTokenUses
 
 	TableSchedules Table = 24
-
-	lastTable = TableSchedules
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,

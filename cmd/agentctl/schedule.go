@@ -3,14 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
-	"github.com/agentplane/agentplane/proto/timetable"
 )
 
 func (a *app) scheduleCmd() *cobra.Command {
@@ -31,43 +28,6 @@ func (a *app) scheduleCmd() *cobra.Command {
 		a.scheduleRun(), a.scheduleNext(),
 	)
 	return c
-}
-
-var overlaps = map[string]agentplanev1.Overlap{
-	"skip":  agentplanev1.Overlap_OVERLAP_SKIP,
-	"queue": agentplanev1.Overlap_OVERLAP_QUEUE,
-	"allow": agentplanev1.Overlap_OVERLAP_ALLOW,
-}
-
-var missedPolicies = map[string]agentplanev1.Missed{
-	"skip": agentplanev1.Missed_MISSED_SKIP,
-	"once": agentplanev1.Missed_MISSED_ONCE,
-}
-
-// scheduleFlags say when, and what becomes of a slot that cannot fire as it should.
-type scheduleFlags struct {
-	run     runFlags
-	cron    string
-	at      string
-	zone    string
-	until   string
-	overlap string
-	missed  string
-	version uint64
-}
-
-func (f *scheduleFlags) add(c *cobra.Command) {
-	f.run.add(c)
-	fl := c.Flags()
-	fl.StringVar(&f.cron, "cron", "", "when, as `EXPR`: minute hour day month weekday, or @hourly, @daily, @weekly, @monthly")
-	fl.StringVar(&f.at, "at", "", "when, once, as `TIME`: 2026-12-01T03:00, or with an offset of its own")
-	fl.StringVar(&f.zone, "tz", "", "time `ZONE` of --cron, --at and --until, as Europe/Vienna (default UTC)")
-	fl.StringVar(&f.until, "until", "", "last `TIME` at which it may fire")
-	fl.StringVar(&f.overlap, "overlap", "skip", "`WHAT` to do while an earlier command of it is open: skip, queue or allow")
-	fl.StringVar(&f.missed, "missed", "skip", "`WHAT` to do about times at which nobody could fire: skip, or once for all")
-	fl.Uint64Var(&f.version, "version", 0, "change the schedule, which must be at version `N`")
-	_ = c.RegisterFlagCompletionFunc("overlap", cobra.FixedCompletions([]string{"skip", "queue", "allow"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("missed", cobra.FixedCompletions([]string{"skip", "once"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (a *app) scheduleCreate() *cobra.Command {
@@ -115,47 +75,6 @@ func splitName(cmd *cobra.Command, args []string) (name string, argv []string) {
 	}
 }
 
-func (f *scheduleFlags) schedule(a *app, argv []string, ttlSet, queueSet bool) (*client.Schedule, error) {
-	command, err := f.run.command(a, argv, ttlSet, queueSet)
-	if err != nil {
-		return nil, err
-	}
-	overlap, knownOverlap := overlaps[f.overlap]
-	missed, knownMissed := missedPolicies[f.missed]
-	switch {
-	case !knownOverlap:
-		return nil, usagef("--overlap %q is none of skip, queue, allow", f.overlap)
-	case !knownMissed:
-		return nil, usagef("--missed %q is neither skip nor once", f.missed)
-	case f.cron == "" && f.at == "":
-		return nil, usagef("no time is given: say --cron '0 3 * * *', or --at 2026-12-01T03:00")
-	case f.cron != "" && f.at != "":
-		return nil, usagef("--cron and --at are both given")
-	}
-	s := &client.Schedule{Command: command, Cron: f.cron, Zone: f.zone, Overlap: overlap, Missed: missed}
-	if s.At, err = timeFlag("--at", f.at, f.zone); err != nil {
-		return nil, err
-	}
-	if s.Until, err = timeFlag("--until", f.until, f.zone); err != nil {
-		return nil, err
-	}
-	if _, err := timetable.New(timetable.Spec{Cron: s.Cron, At: s.At, Zone: s.Zone, Until: s.Until}); err != nil {
-		return nil, usagef("%w", err)
-	}
-	return s, nil
-}
-
-func timeFlag(flag, text, zone string) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	t, err := timetable.ParseTime(text, zone)
-	if err != nil {
-		return time.Time{}, usagef("%s: %w", flag, err)
-	}
-	return t, nil
-}
-
 func (a *app) putSchedule(cmd *cobra.Command, schedule *client.Schedule) error {
 	return a.with(cmd.Context(), func(s *session) error {
 		made, repeated, err := s.PutSchedule(cmd.Context(), schedule)
@@ -167,18 +86,6 @@ func (a *app) putSchedule(cmd *cobra.Command, schedule *client.Schedule) error {
 		}
 		return a.done(toObject(made), "schedule %s fires next at %s", schedule.Name, inZone(made.GetNextAt(), made.GetSpec().GetTimeZone()))
 	})
-}
-
-// inZone prints a time as the zone's clock shows it.
-func inZone(ns int64, zone string) string {
-	if ns == 0 {
-		return "no time"
-	}
-	in, err := timetable.Zone(zone)
-	if err != nil {
-		in = time.UTC
-	}
-	return time.Unix(0, ns).In(in).Format(time.RFC3339)
 }
 
 func (a *app) scheduleList(cmd *cobra.Command, _ []string) error {
@@ -213,41 +120,6 @@ func (a *app) scheduleList(cmd *cobra.Command, _ []string) error {
 	})
 }
 
-// when says when a schedule fires, in the words in which it was made.
-func when(s *agentplanev1.Schedule) string {
-	zone := s.Spec.GetTimeZone()
-	if s.Spec.GetAt() != 0 {
-		return "once at " + inZone(s.Spec.GetAt(), zone)
-	}
-	text := s.Spec.GetCron()
-	if zone != "" {
-		text += " " + zone
-	}
-	if s.Spec.GetUntil() != 0 {
-		text += " until " + inZone(s.Spec.GetUntil(), zone)
-	}
-	return text
-}
-
-// became says what became of a slot.
-func became(f *agentplanev1.Firing) string {
-	word := strings.ToLower(stateName(f.Result))
-	var why []string
-	if f.Reason != "" {
-		why = append(why, f.Reason)
-	}
-	if f.Missed > 0 {
-		why = append(why, fmt.Sprintf("%s before it missed", count(int(f.Missed), "slot")))
-	}
-	if f.RunBy != "" {
-		why = append(why, "by "+f.RunBy)
-	}
-	if len(why) > 0 {
-		word += " (" + strings.Join(why, ", ") + ")"
-	}
-	return word
-}
-
 func (a *app) scheduleGet(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
 		r, err := s.Schedule(cmd.Context(), args[0], client.Stale(a.flags.stale))
@@ -255,50 +127,6 @@ func (a *app) scheduleGet(cmd *cobra.Command, args []string) error {
 			return err
 		}
 		return printOne(a, toObject(r), func(w io.Writer) { a.writeSchedule(w, r) })
-	})
-}
-
-func (a *app) writeSchedule(w io.Writer, s *agentplanev1.Schedule) {
-	zone := s.Spec.GetTimeZone()
-	since := func(ns int64, by string) string {
-		if ns == 0 {
-			return ""
-		}
-		return fmt.Sprintf("%s by %s", clock(ns), by)
-	}
-	next, waits := "", ""
-	if s.NextAt != 0 {
-		next = inZone(s.NextAt, zone)
-	}
-	if s.WaitingAt != 0 {
-		waits = inZone(s.WaitingAt, zone) + ", for the end of an earlier command"
-	}
-	pairs(w,
-		[2]string{"name", s.Name}, [2]string{"state", s.State}, [2]string{"when", when(s)}, [2]string{"next", next}, [2]string{"waits", waits},
-		[2]string{"what", s.Summary}, [2]string{"selector", s.Selector}, [2]string{"splay", splayText(s.Spec.GetCommand().GetSplay())},
-		[2]string{"overlap", strings.ToLower(stateName(s.Spec.GetOverlap()))}, [2]string{"missed", strings.ToLower(stateName(s.Spec.GetMissed()))},
-		[2]string{"created", since(s.CreatedAt, s.CreatedBy)}, [2]string{"changed", since(s.ChangedAt, s.ChangedBy)},
-		[2]string{"paused", since(s.PausedAt, s.PausedBy)}, [2]string{"ended", clock(s.EndedAt)},
-		[2]string{"version", fmt.Sprint(s.Version)}, [2]string{"slots", fmt.Sprintf("%d fired, %d skipped", s.Fired, s.Skipped)},
-	)
-	if len(s.Firings) == 0 {
-		return
-	}
-	fmt.Fprintln(w)
-	writeTable(w, a.flags.output == "wide", s.Firings, []column[*agentplanev1.Firing]{
-		{"SLOT", false, func(f *agentplanev1.Firing) string { return inZone(f.Slot, zone) }},
-		{"RESULT", false, became},
-		{"COMMAND", false, (*agentplanev1.Firing).GetCommandId},
-		{"STATE", false, func(f *agentplanev1.Firing) string {
-			if f.CommandId != "" && f.CommandState == "" {
-				return "purged"
-			}
-			return f.CommandState
-		}},
-		{"COUNTS", false, func(f *agentplanev1.Firing) string { return counts(f.Counts) }},
-		{"DETAIL", true, (*agentplanev1.Firing).GetDetail},
-		{"AT", true, func(f *agentplanev1.Firing) string { return clock(f.At) }},
-		{"INDEX", true, func(f *agentplanev1.Firing) string { return fmt.Sprint(f.Index) }},
 	})
 }
 

@@ -2,8 +2,6 @@ package operator
 
 import (
 	"context"
-	"crypto/sha256"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -12,7 +10,6 @@ import (
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
-	"github.com/agentplane/agentplane/proto/timetable"
 )
 
 const (
@@ -50,83 +47,6 @@ func (s *Schedules) PutSchedule(ctx context.Context, req *agentplanev1.PutSchedu
 	}
 	s.o.Logger.Info("schedule put", "schedule", row.GetName(), "version", row.GetVersion(), "by", s.callerName(ctx))
 	return &agentplanev1.PutScheduleResponse{Schedule: s.scheduleRow(v, row, 1), Repeated: o.GetRepeated()}, nil
-}
-
-// scheduleSpec checks what is asked as a submission at the first slot would be, but for
-// whom it means, which is asked at each slot.
-func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*raftlogv1.ScheduleSpec, error) {
-	if in := raftlogv1.Unknown(asked); in != "" {
-		return nil, s.refuse(codes.InvalidArgument, "bad_schedule", "the schedule holds a field of %s that this node does not know: upgrade the nodes, or ask with an older agentctl", in.Name())
-	}
-	command := proto.CloneOf(asked.GetCommand())
-	ttl := asked.GetTtl()
-	if ttl == 0 {
-		ttl = int64(defaultScheduledTTL)
-	}
-	switch {
-	case command == nil:
-		return nil, s.refuse(codes.InvalidArgument, "no_program", "the schedule asks nothing")
-	case command.GetClusterId() != "" || command.GetIncarnation() != nil || command.GetCommandId() != "" || command.GetNotBefore() != 0 || command.GetNotAfter() != 0 || command.GetTraceparent() != "":
-		return nil, s.refuse(codes.InvalidArgument, "bad_schedule", "the schedule's command names a cluster, an id, a time or a trace of its own: each firing has its own")
-	case ttl < 0 || ttl+command.GetSplay() > int64(MaxTTL):
-		return nil, s.refuse(codes.InvalidArgument, "ttl", "ttl %v with a splay of %v is not between 0 and %v", time.Duration(ttl), time.Duration(command.GetSplay()), MaxTTL)
-	}
-	if _, err := timetable.OfNanos(asked.GetCron(), asked.GetTimeZone(), asked.GetAt(), asked.GetUntil()); err != nil {
-		return nil, s.refuseHint(codes.InvalidArgument, "time", `spell it like --cron "0 3 * * *" --tz Europe/Vienna, or --at 2026-12-01T03:00`, "%v", err)
-	}
-	probe := proto.CloneOf(command)
-	probe.NotAfter = now + ttl + command.GetSplay()
-	if p := check(probe, now); p != nil {
-		return nil, s.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
-	}
-	if command.GetSelector() != "" {
-		if _, err := s.parseSelector(command.GetSelector(), false); err != nil {
-			return nil, err
-		}
-	}
-	b, err := exact.Marshal(command)
-	if err != nil {
-		return nil, s.refuse(codes.InvalidArgument, "bad_schedule", "the schedule's command cannot be kept: %v", err)
-	}
-	spec := &raftlogv1.ScheduleSpec{
-		Command: b, Cron: asked.GetCron(), At: asked.GetAt(), TimeZone: asked.GetTimeZone(), Until: asked.GetUntil(), Ttl: ttl,
-		Overlap: raftlogv1.Overlap(asked.GetOverlap()), Missed: raftlogv1.Missed(asked.GetMissed()), Summary: summary(command), Selector: command.GetSelector(),
-	}
-	if spec.Overlap == 0 {
-		spec.Overlap = raftlogv1.Overlap_OVERLAP_SKIP
-	}
-	if spec.Missed == 0 {
-		spec.Missed = raftlogv1.Missed_MISSED_SKIP
-	}
-	return spec, nil
-}
-
-// PlanScheduled is what the leader proposes for a firing, or a refusal: the command as
-// its operator would submit it now.
-func (s *Schedules) PlanScheduled(v *fsm.View, row *raftlogv1.Schedule, commandID string, now int64) (*raftlogv1.SubmitCommand, error) {
-	spec := new(agentplanev1.CommandSpec)
-	if err := decodeStrictly("schedule", row.GetSpec().GetCommand(), spec); err != nil {
-		return nil, s.refuse(codes.FailedPrecondition, "bad_schedule", "%v", err)
-	}
-	spec.ClusterId, spec.Incarnation, spec.CommandId = v.Cluster().GetClusterId(), incarnation(v.Cluster()), commandID
-	spec.NotAfter = now + row.GetSpec().GetTtl() + spec.GetSplay()
-	if p := check(spec, now); p != nil {
-		return nil, s.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
-	}
-	ordinals, err := s.commands.targets(v, spec)
-	if err != nil {
-		return nil, err
-	}
-	data, err := exact.Marshal(spec)
-	if err == nil {
-		data, err = exact.Marshal(&agentplanev1.Envelope{Spec: data})
-	}
-	if err != nil {
-		return nil, s.refuse(codes.Internal, "bad_schedule", "the command of schedule %q cannot be made: %v", row.GetName(), err)
-	}
-	sum := sha256.Sum256(data)
-	m, _ := s.commands.submitOf(v, &submission{envelope: data, digest: sum[:], spec: spec}, ordinals, "schedule "+row.GetName())
-	return m, nil
 }
 
 // GetSchedule answers a schedule with its last firings, the newest first.
@@ -253,23 +173,6 @@ func (s *Schedules) NextSlots(ctx context.Context, req *agentplanev1.NextSlotsRe
 	return answer, nil
 }
 
-func tableOf(row *raftlogv1.Schedule) (*timetable.Timetable, error) {
-	spec := row.GetSpec()
-	return timetable.OfNanos(spec.GetCron(), spec.GetTimeZone(), spec.GetAt(), spec.GetUntil())
-}
-
-// nextSlot is the first one that is not settled and lies ahead; 0 = none.
-func (s *Schedules) nextSlot(v *fsm.View, row *raftlogv1.Schedule, table *timetable.Timetable) int64 {
-	if row.GetEndedAt() != 0 {
-		return 0
-	}
-	next := table.Next(time.Unix(0, max(row.GetLastSlot(), s.now(v)-int64(time.Second))))
-	if next.IsZero() {
-		return 0
-	}
-	return next.UnixNano()
-}
-
 // changed proposes and answers the schedule as it is then.
 func (s *Schedules) changed(ctx context.Context, name string, m *raftlogv1.Mutation) (*agentplanev1.Schedule, error) {
 	_, v, err := s.propose(ctx, m)
@@ -288,48 +191,4 @@ func (s *Schedules) schedule(v *fsm.View, name string) (*raftlogv1.Schedule, err
 		return row, nil
 	}
 	return nil, s.refuse(codes.NotFound, "no_schedule", "there is no schedule %.100q", name)
-}
-
-// scheduleRow answers the schedule with so many of its firings.
-func (s *Schedules) scheduleRow(v *fsm.View, row *raftlogv1.Schedule, firings int) *agentplanev1.Schedule {
-	spec := row.GetSpec()
-	command := new(agentplanev1.CommandSpec)
-	if proto.Unmarshal(spec.GetCommand(), command) != nil {
-		command = nil // PutSchedule has read it
-	}
-	r := &agentplanev1.Schedule{
-		Name: row.GetName(), Id: row.GetId(), State: "active", Version: row.GetVersion(), CreatedBy: row.GetCreatedBy(), CreatedAt: row.GetCreatedAt(),
-		ChangedBy: row.GetChangedBy(), ChangedAt: row.GetChangedAt(), PausedAt: row.GetPausedAt(), PausedBy: row.GetPausedBy(), EndedAt: row.GetEndedAt(),
-		WaitingAt: row.GetWaitingSlot(), Fired: row.GetFired(), Skipped: row.GetSkipped(), Summary: spec.GetSummary(), Selector: spec.GetSelector(),
-		Spec: &agentplanev1.ScheduleSpec{
-			Command: command, Cron: spec.GetCron(), At: spec.GetAt(), TimeZone: spec.GetTimeZone(), Until: spec.GetUntil(), Ttl: spec.GetTtl(),
-			Overlap: agentplanev1.Overlap(spec.GetOverlap()), Missed: agentplanev1.Missed(spec.GetMissed()),
-		},
-	}
-	switch {
-	case row.GetEndedAt() != 0:
-		r.State = "ended"
-	case row.GetPausedAt() != 0:
-		r.State = "paused"
-	}
-	if table, err := tableOf(row); err == nil && r.State == "active" {
-		r.NextAt = s.nextSlot(v, row, table)
-	}
-	all := row.GetFirings()
-	for n := len(all) - 1; n >= 0 && len(r.Firings) < firings; n-- {
-		r.Firings = append(r.Firings, firingRow(v, all[n]))
-	}
-	return r
-}
-
-func firingRow(v *fsm.View, f *raftlogv1.Firing) *agentplanev1.Firing {
-	r := &agentplanev1.Firing{
-		Slot: f.GetSlot(), Result: agentplanev1.FiringResult(f.GetResult()), CommandId: f.GetCommandId(), Reason: f.GetReason(), Detail: f.GetDetail(),
-		At: f.GetAt(), Index: f.GetIndex(), Missed: f.GetMissed(), RunBy: f.GetRunBy(),
-	}
-	if c, found := v.Command(f.GetCommandId()); found {
-		row := commandRow(c)
-		r.CommandState, r.Counts = strings.TrimPrefix(row.GetState().String(), "COMMAND_STATE_"), row.GetCounts()
-	}
-	return r
 }

@@ -28,25 +28,33 @@ type batch struct {
 	settle  []func(o *raftlogv1.Outcome)
 	bytes   int
 	targets int
+	most    int  // mutations
+	full    bool // something did not fit: it comes first in the next one
 	ends    []*raftlogv1.ScheduleKey
 	wait    time.Duration // when there is nothing to do
 }
 
-func (b *batch) add(mut *raftlogv1.Mutation, settle func(o *raftlogv1.Outcome)) {
-	b.mutations, b.settle = append(b.mutations, mut), append(b.settle, settle)
-	b.bytes += proto.Size(mut)
-	b.targets += len(mut.GetFireSchedule().GetSubmit().GetAgentOrdinals())
-}
+// mutationOverhead is what a mutation takes in its entry beside its bytes, at most.
+const mutationOverhead = 16
 
-func (b *batch) full(most int) bool {
-	return len(b.mutations) >= most || b.bytes >= maxBatchBytes || b.targets >= maxBatchTargets
+// add adds the mutation when there is room for it. One alone always has: what a schedule
+// may ask is bounded.
+func (b *batch) add(mut *raftlogv1.Mutation, settle func(o *raftlogv1.Outcome)) (added bool) {
+	bytes, targets := proto.Size(mut)+mutationOverhead, len(mut.GetFireSchedule().GetSubmit().GetAgentOrdinals())
+	if n := len(b.mutations); b.full || n >= b.most || n > 0 && (b.bytes+bytes > maxBatchBytes || b.targets+targets > maxBatchTargets) {
+		b.full = true
+		return false
+	}
+	b.mutations, b.settle = append(b.mutations, mut), append(b.settle, settle)
+	b.bytes, b.targets = b.bytes+bytes, b.targets+targets
+	return true
 }
 
 // gather looks at the schedules whose row has changed or whose time has come.
 func (l *term) gather() *batch {
 	v := l.o.Machine.View()
 	now, at := max(v.Now(), l.o.Now().UnixNano()), time.Now()
-	b := &batch{wait: time.Hour}
+	b := &batch{wait: time.Hour, most: l.o.MaxMutations}
 	seen := 0
 	for s := range v.Schedules() {
 		seen++
@@ -66,21 +74,20 @@ func (l *term) gather() *batch {
 		}
 		step := NextStep(s, k.table, now, v.OpenFirings(s), l.o.MissedAfter)
 		switch {
-		case step.End:
+		case step.End && len(b.ends) < maxKeys:
 			b.ends = append(b.ends, keyOf(s))
+		case step.End: // the rest follows at once
 		case step.Slot == 0:
 			k.lookAt = step.LookAt
 			b.wait = min(b.wait, time.Duration(k.lookAt-now), tick)
-		case b.full(l.o.MaxMutations): // the rest follows at once
-			b.wait = 0
-		default:
+		case !b.full:
 			l.fire(b, v, k, step, now)
 		}
 	}
 	if len(l.books) > seen {
 		l.forget(v)
 	}
-	if len(b.ends) > 0 && !b.full(l.o.MaxMutations) {
+	if len(b.ends) > 0 {
 		b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EndSchedules{EndSchedules: &raftlogv1.EndSchedules{Keys: b.ends}}}, func(*raftlogv1.Outcome) {
 			for _, k := range b.ends {
 				l.again(k.GetName())
@@ -178,17 +185,19 @@ func newID(now time.Time) (string, error) {
 
 // purge adds the removal of schedules that ended long ago, once in a while.
 func (l *term) purge(b *batch, v *fsm.View, now int64, at time.Time) {
-	if at.Before(l.purgeAt) || b.full(l.o.MaxMutations) {
+	if at.Before(l.purgeAt) {
 		return
 	}
-	l.purgeAt = at.Add(purgeEvery)
 	keys := Purge(v.Schedules(), now, l.o.Retain, l.o.RetainCount)
 	if len(keys) == 0 {
+		l.purgeAt = at.Add(purgeEvery)
 		return
 	}
-	b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeSchedules{PurgeSchedules: &raftlogv1.PurgeSchedules{Keys: keys}}}, func(o *raftlogv1.Outcome) {
+	if added := b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PurgeSchedules{PurgeSchedules: &raftlogv1.PurgeSchedules{Keys: keys}}}, func(o *raftlogv1.Outcome) {
 		l.o.Logger.Info("schedules purged", "schedules", o.GetCount(), "first", keys[0].GetName())
-	})
+	}); added {
+		l.purgeAt = at.Add(purgeEvery)
+	}
 }
 
 func stamp(nanos int64) string { return time.Unix(0, nanos).UTC().Format(time.RFC3339) }

@@ -77,7 +77,9 @@ func Purge(all iter.Seq[*raftlogv1.Schedule], now int64, retain time.Duration, k
 		if now-s.GetEndedAt() <= int64(retain) && len(ended)-n <= keep {
 			break
 		}
-		keys = append(keys, keyOf(s))
+		if keys = append(keys, keyOf(s)); len(keys) == maxKeys {
+			break
+		}
 	}
 	return keys
 }

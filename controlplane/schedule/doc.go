@@ -46,4 +46,12 @@
 // successor computes the same slot from the last settled one. One that dies after the
 // commit has fired; its successor sees the slot settled. One that was frozen meanwhile
 // proposes under an epoch that is over, which changes nothing.
+//
+// A schedule belongs to the cluster: it goes on when whoever made it is revoked, under its
+// own name, and says who made and who changed it. Commands that somebody runs by hand are
+// that operator's.
+//
+// A cluster that was restored from a backup knows nothing of what fired after it was made:
+// those slots count as missed, and the newest of them fires again where the schedule says
+// so ("once").
 package schedule

@@ -12,10 +12,13 @@ import (
 )
 
 const (
-	// maxBatch, maxBatchBytes and maxBatchTargets bound one proposal.
+	// maxBatch, maxBatchBytes and maxBatchTargets bound one proposal: the bytes stay below
+	// the smallest bound that an entry may have, with what they are wrapped in.
 	maxBatch        = 64
-	maxBatchBytes   = 256 << 10
+	maxBatchBytes   = 240 << 10
 	maxBatchTargets = 10_000
+	// maxKeys bounds the schedules that one mutation ends or purges.
+	maxKeys = 500
 	// tick is how often the clock is looked at, at the least.
 	tick = time.Second
 	// lookAgain is how soon a schedule is looked at again whose proposal was refused.

@@ -48,7 +48,7 @@ func TestFiresAtEachSlot(t *testing.T) {
 func TestFiresOnceOnDaysOfTheClockChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.jump(time.Date(2026, 3, 27, 12, 0, 0, 0, time.UTC).Sub(time.Now()))
+		w.jump(time.Until(time.Date(2026, 3, 27, 12, 0, 0, 0, time.UTC)))
 		w.elect()
 		_, stop := w.lead()
 		defer stop()
@@ -321,12 +321,53 @@ func TestManyAtOnceInBoundedEntries(t *testing.T) {
 		if told := w.told(); len(told) != 200 {
 			t.Errorf("%d of 200 slots were settled", len(told))
 		}
-		if w.largest > 7 {
-			t.Errorf("a proposal had %d mutations, at most 7 are allowed", w.largest)
+		if n, _ := w.bounds(); n > 7 {
+			t.Errorf("a proposal had %d mutations, at most 7 are allowed", n)
 		}
 		pass(time.Hour)
 		if told := w.told(); len(told) != 100 {
 			t.Errorf("%d of 100 slots were settled", len(told))
+		}
+	})
+}
+
+// Slots of large commands that are due at once are divided among entries that any
+// configuration takes.
+func TestLargeCommandsInBoundedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.size = 70 << 10
+		_, stop := w.lead()
+		defer stop()
+		for n := range 20 {
+			w.put(fmt.Sprintf("s%03d", n), nil)
+		}
+		pass(time.Hour + time.Second)
+		if told := w.told(); len(told) != 20 {
+			t.Errorf("%d of 20 slots were settled", len(told))
+		}
+		if n, bytes := w.bounds(); bytes > 256<<10 || n != 3 {
+			t.Errorf("a proposal had %d mutations of %d bytes, at most 256 KiB are allowed", n, bytes)
+		}
+	})
+}
+
+// Thousands end at once, and are purged at once.
+func TestManyEndInBoundedEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_, stop := w.lead(func(o *Options) { o.RetainCount = 10 })
+		defer stop()
+		until := w.now().Add(90 * time.Minute).UnixNano()
+		for n := range 900 {
+			w.put(fmt.Sprintf("s%03d", n), func(s *raftlogv1.ScheduleSpec) { s.Cron, s.Until = "0 0 * * *", until })
+		}
+		pass(2 * time.Hour)
+		if n := w.m.View().ScheduleCount(); n != 10 {
+			t.Errorf("%d schedules are left, want 10", n)
+		}
+		if _, bytes := w.bounds(); bytes > 256<<10 {
+			t.Errorf("a proposal had %d bytes", bytes)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -37,6 +38,8 @@ type world struct {
 	twice   int            // entries whose mutations come a second time
 	refusal error          // of the planner
 	largest int            // mutations of one proposal
+	heavy   int            // bytes of one proposal
+	size    int            // of envelopes; 0 = small
 	settled map[string]int // by schedule and slot: how often a slot was settled
 	order   []fired
 }
@@ -166,7 +169,7 @@ func (o *office) Propose(ctx context.Context, mutations ...*raftlogv1.Mutation) 
 		o.w.applyUnder(o.epoch, mutations...)
 		o.w.mu.Lock()
 	}
-	o.w.largest = max(o.w.largest, len(mutations))
+	o.w.largest, o.w.heavy = max(o.w.largest, len(mutations)), max(o.w.heavy, proto.Size(&raftlogv1.Entry{Mutations: mutations}))
 	if o.w.lost > 0 {
 		o.w.lost--
 		return nil, errLost
@@ -195,7 +198,7 @@ func (w *world) PlanScheduled(_ *fsm.View, _ *raftlogv1.Schedule, commandID stri
 		return nil, w.refusal
 	}
 	return &raftlogv1.SubmitCommand{
-		Id: commandID, Envelope: []byte("e"), Digest: []byte("d"), AgentOrdinals: []uint32{1}, Ttl: int64(time.Hour), RunTimeout: 1, Release: 1, QueueOffline: true,
+		Id: commandID, Envelope: make([]byte, max(1, w.size)), Digest: []byte("d"), AgentOrdinals: []uint32{1}, Ttl: int64(time.Hour), RunTimeout: 1, Release: 1, QueueOffline: true,
 	}, nil
 }
 
@@ -273,6 +276,13 @@ func (w *world) told() []fired {
 	told := w.order
 	w.order = nil
 	return told
+}
+
+// bounds are how many mutations and how many bytes a proposal had at most.
+func (w *world) bounds() (mutations, bytes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.largest, w.heavy
 }
 
 // pass lets time pass and what follows from it happen.

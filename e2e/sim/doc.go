@@ -63,6 +63,8 @@
 //     started once, EXPIRED, SKIPPED and REJECTED never; nothing was started of which
 //     the state knows nothing.
 //   - I3: every invocation has ended, LOST only with a fault that explains its reason.
+//   - The slot of each schedule is settled once, not before its time, by one command at
+//     most, through whatever leaders there were (I2, I8).
 //   - I5: session epochs never go back, on any node, nor in what watches show.
 //   - I6: what was canceled before it was claimed never started.
 //   - I7: a read finds what was acknowledged before it began, commands and labels. What a watch has come to

@@ -57,16 +57,16 @@ func (w *World) heals(ctx context.Context) error {
 		time.Sleep(200 * time.Millisecond)
 	}
 	for {
-		open := 0
+		open, slots := 0, unsettledSchedules(w.newest())
 		for range w.newest().OpenCommands() {
 			open++
 		}
-		if open == 0 {
+		if open == 0 && slots == 0 {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d commands have not ended", open)
+			return fmt.Errorf("%d commands have not ended, %d schedules have not fired", open, slots)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -139,6 +139,13 @@ func (w *World) judge() {
 	known := 0
 	for _, c := range w.operators.commands {
 		known += w.judgeCommand(v, c, starts)
+	}
+	made := make(map[string][]*raftlogv1.Command)
+	for c := range v.CommandsNewestFirst(0) {
+		made[c.GetSchedule()] = append(made[c.GetSchedule()], c)
+	}
+	for _, s := range w.operators.schedules {
+		known += w.judgeSchedule(v, s, made[s.req.GetName()], starts)
 	}
 	for at := range starts {
 		if _, ok := v.Invocation(at.InvocationID); !ok {

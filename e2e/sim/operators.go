@@ -59,15 +59,16 @@ type operators struct {
 	clients []*client.Client
 	expired atomic.Bool // a node wants another certificate
 
-	mu       sync.Mutex // guards what follows; never held while waiting
-	bundle   *agentplanev1.Bundle
-	open     map[*client.Client]bool
-	commands []*command
-	last     *command // that was acknowledged
-	serial   uint32
-	writes   int // acknowledged
-	reads    int
-	failed   int
+	mu        sync.Mutex // guards what follows; never held while waiting
+	bundle    *agentplanev1.Bundle
+	open      map[*client.Client]bool
+	commands  []*command
+	schedules []*scheduled
+	last      *command // that was acknowledged
+	serial    uint32
+	writes    int // acknowledged
+	reads     int
+	failed    int
 }
 
 const clients = 3
@@ -323,6 +324,8 @@ func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.
 		o.cancelOne(ctx, c, old)
 	case n < 17:
 		o.forge(ctx, c, old)
+	case n == 17 && rng.IntN(2) == 0:
+		o.schedule(ctx, c, rng)
 	case n < 18:
 		o.rivals(ctx, c, other, o.compose(rng))
 	case n < 19 && old.waves:

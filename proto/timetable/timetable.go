@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	// MaxExpressionBytes bounds a cron expression, MaxZoneBytes the name of a zone.
+	// MaxExpressionBytes bounds a cron expression.
 	MaxExpressionBytes = 256
-	MaxZoneBytes       = 64
+	// MaxZoneBytes bounds the name of a zone.
+	MaxZoneBytes = 64
 	// MaxCounted is up to how many slots Due counts.
 	MaxCounted = 1000
 
