@@ -63,6 +63,7 @@
 //	journallost    I2 I3   fsm                     TestStories
 //	journallost    I2 I3   e2e                     TestBadDayWipedAgent
 //	expiry         I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
+//	oldclaim       I3      controlplane/dispatch   TestClaimIsDeliveredAgainOnAnotherNode
 //	deposed        I4      fsm                     TestStories
 //	tornvote       I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
 //	termchange     I4      controlplane/consensus  TestHeartbeatOfALaterTermWaitsForTheMainLoop
