@@ -60,6 +60,7 @@
 //	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestStories
+//	oldclaim         I3      controlplane/dispatch  TestClaimIsDeliveredAgainOnAnotherNode
 //	nofsync          I2      agent/journal           TestPowerCuts
 //	startagain       I2      agent/execute           TestStartRefuses
 //	journalbehind    I2      fsm                     TestStories

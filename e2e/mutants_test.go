@@ -62,6 +62,7 @@ var catches = []catch{
 	{mutant: "journallost", promises: "I2 I3", pkg: "fsm", test: "TestStories", says: "tells another story"},
 	{mutant: "journallost", promises: "I2 I3", pkg: "e2e", test: "TestBadDayWipedAgent", says: "is LOST"},
 	{mutant: "expiry", promises: "I3", pkg: "controlplane/rollout", test: "TestReleasesAtOnceAndExpiresInTime"},
+	{mutant: "oldclaim", promises: "I3", pkg: "controlplane/dispatch", test: "TestClaimIsDeliveredAgainOnAnotherNode"},
 	{mutant: "deposed", promises: "I4", pkg: "fsm", test: "TestStories", says: "testdata/office.txt tells another story"},
 	{mutant: "deposed", with: "reoffer", promises: "I4", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "I4: a mutation of leader"},
 	{mutant: "tornvote", promises: "I4", pkg: "controlplane/consensus", test: "TestTornVoteDoesNotElectAStaleLog", says: "a stale log got the vote"},

@@ -104,7 +104,8 @@ func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftl
 		// Before the delivery: an agent that has never heard of it may then refuse it.
 		s.cancel(i, t, now)
 	}
-	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet && i.GetSessionEpoch() <= s.epoch {
+	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet &&
+		(i.GetSessionEpoch() == s.epoch || deliversOldClaims && i.GetSessionEpoch() < s.epoch) {
 		if envelope, found := v.Envelope(i.GetCommandId()); found {
 			t.delivered, t.since = true, now
 			s.d.count.deliveries.Add(1)
