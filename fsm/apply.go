@@ -97,6 +97,11 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.loseAttempt(k.LoseAttempt)
 	case *raftlogv1.Mutation_PurgeCommands:
 		return tx.purgeCommands(k.PurgeCommands)
+
+	case *raftlogv1.Mutation_PutTemplate:
+		return tx.putTemplate(k.PutTemplate)
+	case *raftlogv1.Mutation_DeleteTemplate:
+		return tx.deleteTemplate(k.DeleteTemplate)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

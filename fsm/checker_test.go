@@ -20,7 +20,7 @@ func check(m *Machine) error {
 		checkTable("operators", t.operators), checkTable("agents", t.agents), checkTable("facts", t.facts),
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
-		checkTable("token uses", t.tokenUses),
+		checkTable("token uses", t.tokenUses), checkTable("templates", t.templates), checkTemplates(t),
 		checkAgents(t), checkCommands(t), checkWork(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {

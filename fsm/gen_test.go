@@ -246,9 +246,11 @@ func (g *gen) openSession(agent string, honest bool) *raftlogv1.Mutation {
 
 // mutation draws one mutation: work more often than the rest.
 func (g *gen) mutation() *raftlogv1.Mutation {
-	switch g.random.IntN(12) {
+	switch g.random.IntN(13) {
 	case 0:
 		return g.registryMutation()
+	case 12:
+		return g.templateMutation()
 	case 1, 2, 3:
 		return g.agentMutation()
 	default:

@@ -253,6 +253,7 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableInvocations, s.invocations, expect)
 	expectAll(TableRemovals, s.removals, expect)
 	expectAll(TableTokenUses, s.tokenUses, expect)
+	expectAll(TableTemplates, s.templates, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}

@@ -77,6 +77,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.tokenUses, yield, func(r *raftlogv1.TokenUse) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_TokenUse{TokenUse: r}}
+			}) &&
+			each(t.templates, yield, func(r *raftlogv1.Template) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Template{Template: r}}
 			})
 	}
 }
@@ -142,6 +145,8 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 			return place{}, fmt.Errorf("use %d belongs to no token %q", u.GetNumber(), u.GetTokenId())
 		}
 		return loaded(TableTokenUses, t.tokenUses, u), nil
+	case *raftlogv1.SnapshotRecord_Template:
+		return loaded(TableTemplates, t.templates, row.Template), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

@@ -31,7 +31,9 @@ const (
 	TableRemovals
 	TableTokenUses
 
-	lastTable = TableTokenUses
+	TableTemplates Table = 34
+
+	lastTable = TableTemplates
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -50,6 +52,7 @@ type tables struct {
 	invocations *table[*raftlogv1.Invocation]
 	removals    *table[*raftlogv1.Removal]
 	tokenUses   *table[*raftlogv1.TokenUse]
+	templates   *table[*raftlogv1.Template]
 	work        *work
 }
 
@@ -128,6 +131,7 @@ func newTables() *tables {
 				return userKey(u.GetTokenId(), u.GetPublicKey(), u.GetIdentity()), true
 			},
 		),
+		templates: newTable(func(r *raftlogv1.Template) string { return templateKey(r.GetName(), r.GetVersion()) }),
 	}
 	t.followInvocations()
 	return t
@@ -146,7 +150,8 @@ func (t *tables) published() *tables {
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
-		work: t.work.published(),
+		templates: t.templates.published(),
+		work:      t.work.published(),
 	}
 }
 

@@ -70,7 +70,7 @@ func (a *app) completeFlags(root *cobra.Command) {
 	fixed(root, "output", formats...)
 	each(root, func(c *cobra.Command) {
 		fixed(c, "kind", slices.Sorted(maps.Keys(tokenKinds))...)
-		fixed(c, "role", "admin", "operator", "viewer")
+		fixed(c, "role", "admin", "operator", "runner", "viewer")
 		if c.Flags().Lookup("on") != nil {
 			_ = c.RegisterFlagCompletionFunc("on", cobra.FixedCompletions(
 				[]string{"all", "id", "name", "health", "label.", "fact."}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))

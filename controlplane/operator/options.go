@@ -118,6 +118,7 @@ type Services struct {
 	Tokens    *Tokens
 	Operators *Operators
 	Enroll    *Enrolment
+	Templates *Templates
 }
 
 // New returns the services. It touches nothing outside.
@@ -171,13 +172,15 @@ func New(o Options) (*Services, error) {
 		o.Logger = hclog.NewNullLogger()
 	}
 	s := &service{o: o}
+	commands := &Commands{service: s}
 	return &Services{
 		Cluster:   &Cluster{service: s},
-		Commands:  &Commands{service: s},
+		Commands:  commands,
 		Fleet:     &Fleet{service: s},
 		Tokens:    &Tokens{service: s},
 		Operators: &Operators{service: s},
 		Enroll:    &Enrolment{service: s},
+		Templates: &Templates{service: s, commands: commands},
 	}, nil
 }
 
@@ -189,4 +192,5 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	agentplanev1.RegisterTokenServiceServer(r, s.Tokens)
 	agentplanev1.RegisterOperatorServiceServer(r, s.Operators)
 	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
+	agentplanev1.RegisterTemplateServiceServer(r, s.Templates)
 }

@@ -83,7 +83,7 @@ func checkToken(req *agentplanev1.CreateTokenRequest) *problem {
 	case !operator && (req.GetRole() != "" || req.GetOperatorName() != ""):
 		return problemf("role", "a role and a name belong to a token for operators")
 	case operator && !validRole(req.GetRole()):
-		return problemf("role", "role %.40q is none of viewer, operator, admin", req.GetRole())
+		return problemf("role", "role %.40q is none of viewer, runner, operator, admin", req.GetRole())
 	case !node && req.GetNonVoter():
 		return problemf("non_voter", "only a token for nodes may say non-voter")
 	}

@@ -336,8 +336,12 @@ type CommandSpec struct {
 	Traceparent string `protobuf:"bytes,15,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	// Another command: the targets are those of its targets that are in one of
 	// rerun_states when this one is taken. Exclusive with selector and agents.
-	RerunOf       string         `protobuf:"bytes,60,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
-	RerunStates   []AttemptState `protobuf:"varint,61,rep,packed,name=rerun_states,json=rerunStates,proto3,enum=agentplane.v1.AttemptState" json:"rerun_states,omitempty"`
+	RerunOf     string         `protobuf:"bytes,60,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	RerunStates []AttemptState `protobuf:"varint,61,rep,packed,name=rerun_states,json=rerunStates,proto3,enum=agentplane.v1.AttemptState" json:"rerun_states,omitempty"`
+	// The template that argv was made from.
+	Template *TemplateUse `protobuf:"bytes,62,opt,name=template,proto3" json:"template,omitempty"`
+	// For the environment of the program; their values are shown to nobody.
+	Secrets       []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -491,6 +495,135 @@ func (x *CommandSpec) GetRerunStates() []AttemptState {
 	return nil
 }
 
+func (x *CommandSpec) GetTemplate() *TemplateUse {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetSecrets() []*Secret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// TemplateUse says from which template a command was made, and with which arguments.
+type TemplateUse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Without secret ones.
+	Arguments     map[string]string `protobuf:"bytes,3,rep,name=arguments,proto3" json:"arguments,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemplateUse) Reset() {
+	*x = TemplateUse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemplateUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemplateUse) ProtoMessage() {}
+
+func (x *TemplateUse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemplateUse.ProtoReflect.Descriptor instead.
+func (*TemplateUse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TemplateUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TemplateUse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TemplateUse) GetArguments() map[string]string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+type Secret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The environment variable.
+	Env           string `protobuf:"bytes,1,opt,name=env,proto3" json:"env,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secret) Reset() {
+	*x = Secret{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secret) ProtoMessage() {}
+
+func (x *Secret) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secret.ProtoReflect.Descriptor instead.
+func (*Secret) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Secret) GetEnv() string {
+	if x != nil {
+		return x.Env
+	}
+	return ""
+}
+
+func (x *Secret) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type SubmitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Marshalled Envelope.
@@ -501,7 +634,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +646,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +659,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -547,7 +680,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +692,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +705,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -599,7 +732,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +744,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +757,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -644,7 +777,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +789,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +802,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -696,7 +829,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +841,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +854,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -789,7 +922,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +934,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +947,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Command) GetId() string {
@@ -947,7 +1080,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1092,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1105,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1024,7 +1157,7 @@ type Invocation struct {
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1169,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1182,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Invocation) GetId() string {
@@ -1205,7 +1338,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1350,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1363,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -1277,7 +1410,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1422,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1435,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -1342,7 +1475,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1487,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1500,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -1462,7 +1595,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1607,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1620,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -1521,7 +1654,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1666,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1679,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -1578,7 +1711,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1723,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1736,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -1643,7 +1776,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1788,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1801,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -1687,7 +1820,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1832,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1845,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -1733,7 +1866,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1878,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1891,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -1791,7 +1924,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1936,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1949,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -1875,7 +2008,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2020,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2033,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -1985,7 +2118,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd6\x04\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xbf\x05\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -2009,7 +2142,19 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\rqueue_offline\x18\x0e \x01(\bR\fqueueOffline\x12 \n" +
 	"\vtraceparent\x18\x0f \x01(\tR\vtraceparent\x12\x19\n" +
 	"\brerun_of\x18< \x01(\tR\arerunOf\x12>\n" +
-	"\frerun_states\x18= \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\vrerunStates\"+\n" +
+	"\frerun_states\x18= \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\vrerunStates\x126\n" +
+	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
+	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\"\xc2\x01\n" +
+	"\vTemplateUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12G\n" +
+	"\targuments\x18\x03 \x03(\v2).agentplane.v1.TemplateUse.ArgumentsEntryR\targuments\x1a<\n" +
+	"\x0eArgumentsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
+	"\x06Secret\x12\x10\n" +
+	"\x03env\x18\x01 \x01(\tR\x03env\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -2192,7 +2337,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -2200,74 +2345,80 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*Envelope)(nil),              // 3: agentplane.v1.Envelope
 	(*Signature)(nil),             // 4: agentplane.v1.Signature
 	(*CommandSpec)(nil),           // 5: agentplane.v1.CommandSpec
-	(*SubmitRequest)(nil),         // 6: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 7: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),    // 8: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),   // 9: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),          // 10: agentplane.v1.SubmitAnswer
-	(*Command)(nil),               // 11: agentplane.v1.Command
-	(*Output)(nil),                // 12: agentplane.v1.Output
-	(*Invocation)(nil),            // 13: agentplane.v1.Invocation
-	(*GetCommandRequest)(nil),     // 14: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 15: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 16: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 17: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 18: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 19: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 20: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 21: agentplane.v1.CancelCommandResponse
-	(*WhyRequest)(nil),            // 22: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 23: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 24: agentplane.v1.Transition
-	nil,                           // 25: agentplane.v1.Command.CountsEntry
-	(*Incarnation)(nil),           // 26: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 27: agentplane.v1.ItemRefusal
+	(*TemplateUse)(nil),           // 6: agentplane.v1.TemplateUse
+	(*Secret)(nil),                // 7: agentplane.v1.Secret
+	(*SubmitRequest)(nil),         // 8: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),        // 9: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),    // 10: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),   // 11: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),          // 12: agentplane.v1.SubmitAnswer
+	(*Command)(nil),               // 13: agentplane.v1.Command
+	(*Output)(nil),                // 14: agentplane.v1.Output
+	(*Invocation)(nil),            // 15: agentplane.v1.Invocation
+	(*GetCommandRequest)(nil),     // 16: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 17: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 18: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 19: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 20: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 21: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 22: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 23: agentplane.v1.CancelCommandResponse
+	(*WhyRequest)(nil),            // 24: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 25: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 26: agentplane.v1.Transition
+	nil,                           // 27: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                           // 28: agentplane.v1.Command.CountsEntry
+	(*Incarnation)(nil),           // 29: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 30: agentplane.v1.ItemRefusal
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	4,  // 0: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	26, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	29, // 1: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 2: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 3: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
-	11, // 4: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	10, // 5: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	27, // 6: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 7: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	25, // 8: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	13, // 9: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	5,  // 10: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	0,  // 11: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	12, // 12: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	12, // 13: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	11, // 14: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 15: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 16: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	11, // 17: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	11, // 18: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	13, // 19: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	11, // 20: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	11, // 21: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	13, // 22: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	24, // 23: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 24: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	6,  // 25: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	8,  // 26: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	14, // 27: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	16, // 28: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	18, // 29: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	20, // 30: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	22, // 31: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	7,  // 32: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	9,  // 33: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	15, // 34: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	17, // 35: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	19, // 36: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	21, // 37: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	23, // 38: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	32, // [32:39] is the sub-list for method output_type
-	25, // [25:32] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	6,  // 4: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
+	7,  // 5: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
+	27, // 6: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	13, // 7: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	12, // 8: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	30, // 9: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 10: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	28, // 11: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	15, // 12: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	5,  // 13: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	0,  // 14: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	14, // 15: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	14, // 16: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	13, // 17: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 18: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 19: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	13, // 20: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	13, // 21: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	15, // 22: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	13, // 23: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	13, // 24: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	15, // 25: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	26, // 26: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 27: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	8,  // 28: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	10, // 29: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	16, // 30: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	18, // 31: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	20, // 32: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	22, // 33: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	24, // 34: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	9,  // 35: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	11, // 36: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	17, // 37: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	19, // 38: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	21, // 39: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	23, // 40: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	25, // 41: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	35, // [35:42] is the sub-list for method output_type
+	28, // [28:35] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -2282,7 +2433,7 @@ func file_agentplane_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

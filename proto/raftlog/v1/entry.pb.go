@@ -215,6 +215,8 @@ type Mutation struct {
 	//	*Mutation_LoseAttempt
 	//	*Mutation_PurgeCommands
 	//	*Mutation_ExpireCommands
+	//	*Mutation_PutTemplate
+	//	*Mutation_DeleteTemplate
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -543,6 +545,24 @@ func (x *Mutation) GetExpireCommands() *ExpireCommands {
 	return nil
 }
 
+func (x *Mutation) GetPutTemplate() *PutTemplate {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PutTemplate); ok {
+			return x.PutTemplate
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetDeleteTemplate() *DeleteTemplate {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_DeleteTemplate); ok {
+			return x.DeleteTemplate
+		}
+	}
+	return nil
+}
+
 type isMutation_Kind interface {
 	isMutation_Kind()
 }
@@ -671,6 +691,14 @@ type Mutation_ExpireCommands struct {
 	ExpireCommands *ExpireCommands `protobuf:"bytes,58,opt,name=expire_commands,json=expireCommands,proto3,oneof"`
 }
 
+type Mutation_PutTemplate struct {
+	PutTemplate *PutTemplate `protobuf:"bytes,95,opt,name=put_template,json=putTemplate,proto3,oneof"`
+}
+
+type Mutation_DeleteTemplate struct {
+	DeleteTemplate *DeleteTemplate `protobuf:"bytes,96,opt,name=delete_template,json=deleteTemplate,proto3,oneof"`
+}
+
 func (*Mutation_TakeOffice) isMutation_Kind() {}
 
 func (*Mutation_InitCluster) isMutation_Kind() {}
@@ -732,6 +760,10 @@ func (*Mutation_LoseAttempt) isMutation_Kind() {}
 func (*Mutation_PurgeCommands) isMutation_Kind() {}
 
 func (*Mutation_ExpireCommands) isMutation_Kind() {}
+
+func (*Mutation_PutTemplate) isMutation_Kind() {}
+
+func (*Mutation_DeleteTemplate) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -892,12 +924,12 @@ var File_raftlog_v1_entry_proto protoreflect.FileDescriptor
 const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\n" +
 	"\x16raftlog/v1/entry.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\"\x88\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/templates.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xa5\x10\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xaa\x11\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -936,7 +968,9 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0ecancel_command\x186 \x01(\v2\x19.raftlog.v1.CancelCommandH\x00R\rcancelCommand\x12<\n" +
 	"\flose_attempt\x188 \x01(\v2\x17.raftlog.v1.LoseAttemptH\x00R\vloseAttempt\x12B\n" +
 	"\x0epurge_commands\x189 \x01(\v2\x19.raftlog.v1.PurgeCommandsH\x00R\rpurgeCommands\x12E\n" +
-	"\x0fexpire_commands\x18: \x01(\v2\x1a.raftlog.v1.ExpireCommandsH\x00R\x0eexpireCommandsB\x06\n" +
+	"\x0fexpire_commands\x18: \x01(\v2\x1a.raftlog.v1.ExpireCommandsH\x00R\x0eexpireCommands\x12<\n" +
+	"\fput_template\x18_ \x01(\v2\x17.raftlog.v1.PutTemplateH\x00R\vputTemplate\x12E\n" +
+	"\x0fdelete_template\x18` \x01(\v2\x1a.raftlog.v1.DeleteTemplateH\x00R\x0edeleteTemplateB\x06\n" +
 	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
@@ -1012,6 +1046,8 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*LoseAttempt)(nil),       // 33: raftlog.v1.LoseAttempt
 	(*PurgeCommands)(nil),     // 34: raftlog.v1.PurgeCommands
 	(*ExpireCommands)(nil),    // 35: raftlog.v1.ExpireCommands
+	(*PutTemplate)(nil),       // 36: raftlog.v1.PutTemplate
+	(*DeleteTemplate)(nil),    // 37: raftlog.v1.DeleteTemplate
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1046,13 +1082,15 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	33, // 29: raftlog.v1.Mutation.lose_attempt:type_name -> raftlog.v1.LoseAttempt
 	34, // 30: raftlog.v1.Mutation.purge_commands:type_name -> raftlog.v1.PurgeCommands
 	35, // 31: raftlog.v1.Mutation.expire_commands:type_name -> raftlog.v1.ExpireCommands
-	0,  // 32: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 33: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	36, // 32: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
+	37, // 33: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
+	0,  // 34: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 35: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1063,6 +1101,7 @@ func file_raftlog_v1_entry_proto_init() {
 	file_raftlog_v1_agents_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
+	file_raftlog_v1_templates_proto_init()
 	file_raftlog_v1_entry_proto_msgTypes[1].OneofWrappers = []any{
 		(*Mutation_TakeOffice)(nil),
 		(*Mutation_InitCluster)(nil),
@@ -1095,6 +1134,8 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_LoseAttempt)(nil),
 		(*Mutation_PurgeCommands)(nil),
 		(*Mutation_ExpireCommands)(nil),
+		(*Mutation_PutTemplate)(nil),
+		(*Mutation_DeleteTemplate)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
