@@ -61,7 +61,7 @@ __agentctl_init_completion()
 `
 
 // filesOf are the flags whose values are files, which the shell completes.
-var filesOf = []string{"script", "data-dir", "output-dir"}
+var filesOf = []string{"script", "data-dir", "output-dir", "file"}
 
 func (a *app) completeFlags(root *cobra.Command) {
 	fixed := func(c *cobra.Command, name string, values ...string) {

@@ -146,7 +146,7 @@ func fieldValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, set bool)
 			list[i] = single(fd, v.List().Get(i))
 		}
 		return list
-	case fd.Kind() == protoreflect.MessageKind && !set:
+	case !set && (fd.Kind() == protoreflect.MessageKind || fd.HasOptionalKeyword()):
 		return nil
 	default:
 		return single(fd, v)

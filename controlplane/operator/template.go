@@ -123,7 +123,7 @@ func (s *Templates) RunTemplate(ctx context.Context, req *agentplanev1.RunTempla
 // it holds a program.
 var runnerFields = []protoreflect.Name{
 	"cluster_id", "incarnation", "command_id", "selector", "agents", "argv", "run_timeout", "kill_grace", "not_before", "not_after",
-	"delivery", "queue_offline", "traceparent", "template", "secrets",
+	"delivery", "queue_offline", "traceparent", "template", "secrets", "rerun_of", "rerun_states",
 }
 
 // beside names a field of the spec that is not one of these; empty when there is none.

@@ -38,13 +38,25 @@ func (c *Client) Submit(ctx context.Context, cmd *Command) (*Submission, error) 
 	if err != nil {
 		return nil, err
 	}
-	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+	var r interface {
+		GetCommand() *agentplanev1.Command
+		GetRepeated() bool
+	}
+	if info.GetRole() == roleRunner {
+		r, err = agentplanev1.NewTemplateServiceClient(c).RunTemplate(ctx, &agentplanev1.RunTemplateRequest{Envelope: envelope})
+	} else {
+		r, err = agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
+	}
 	if err != nil {
-		c.forgetWhereabouts() // the incarnation may be another one by now
+		c.forgetWhereabouts() // the incarnation, or the role, may be another one by now
 		return nil, err
 	}
 	return &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated()}, nil
 }
+
+// roleRunner is the role of those who may run templates and nothing else: there is a call
+// for them.
+const roleRunner = "runner"
 
 // Run submits the command and awaits its end: the results of all its targets. That some
 // did not succeed is no error.

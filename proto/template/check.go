@@ -183,6 +183,9 @@ func CheckValue(p *agentplanev1.Parameter, value string) error {
 }
 
 func checkValue(p *agentplanev1.Parameter, value string) error {
+	if p.GetSecret() && value == "" {
+		return errors.New("it is empty")
+	}
 	if len(value) > MaxValueBytes {
 		return fmt.Errorf("it has %d bytes, at most %d are allowed", len(value), MaxValueBytes)
 	}

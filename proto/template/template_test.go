@@ -66,6 +66,7 @@ func TestFillRefusesWhatDoesNotFit(t *testing.T) {
 		"no duration":                     {"wait", "soon", "no duration"},
 		"another truth":                   {"dry", "maybe", "neither true nor false"},
 		"a parameter that is not there":   {"colour", "red", "there is no parameter"},
+		"an empty secret":                 {"password", "", "what was given is no string"},
 		"a secret with a line break":      {"password", "hunter3\n", "what was given is no string"},
 	} {
 		t.Run(name, func(t *testing.T) {
