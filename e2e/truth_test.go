@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 )
 
 // A command fails on one of two hosts; files, lists, the rerun and the proof tell so, and
@@ -86,5 +88,72 @@ func TestWhatFailedIsFoundAndRunAgainThereAlone(t *testing.T) {
 	}
 	if len(why.EnvelopeSha256) != 64 {
 		t.Errorf("the envelope is %q", why.EnvelopeSha256)
+	}
+}
+
+// Whoever may run templates alone runs them and nothing else; a secret reaches the program
+// and is found neither in listings, nor in logs, nor on the host's disk.
+func TestARunnerRunsTemplatesAlone(t *testing.T) {
+	f := newFleet(t, 1, nil, nil)
+	dir := t.TempDir()
+	file, secret := filepath.Join(dir, "check.yaml"), filepath.Join(dir, "secret")
+	const word = "correct-horse-battery"
+	body := `
+argv: [/bin/sh, -c, 'test $${#PASSWORD} -eq 21 || exit 9; exit $$1', sh, "${code}"]
+parameters:
+  - {name: code, type: int, min: 0, max: 8}
+  - {name: password, secret: true, env: PASSWORD}
+`
+	for path, content := range map[string]string{file: body, secret: word + "\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o := f.Ctl(within(t, 20*time.Second), "templates", "create", "check", "-f", file); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	o := f.Ctl(within(t, 20*time.Second), "tokens", "create", "--kind", "operator", "--role", "runner", "--name", "ron", "--one-word")
+	if o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	ron := func(args ...string) lab.Output { return f.CtlAs(within(t, time.Minute), "ron.yaml", args...) }
+	if o := ron("login", strings.TrimSpace(o.Stdout)); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	id := newID(t)
+	o = ron("run", "@check", "code=3", "password=@"+secret, "--id", id, "--on", "all")
+	if o.Code != 7 {
+		t.Fatalf("ron's template exits with %d: %s", o.Code, o.Stderr)
+	}
+	if i := f.awaitState(t, id, "FAILED"); i.ExitCode == nil || *i.ExitCode != 3 {
+		t.Errorf("%v, exit code %v, want 3: the program did not get its secret and its argument", i, i.ExitCode)
+	}
+	for _, args := range [][]string{
+		append([]string{"run", "--on", "all", "--"}, f.argv()...), {"templates", "delete", "check"}, {"tokens", "create", "--kind", "agent"},
+	} {
+		if o := ron(args...); o.Code != 4 {
+			t.Errorf("ron's %q exits with %d, want 4: %s", args[:2], o.Code, o.Stderr)
+		}
+	}
+	for _, args := range [][]string{{"commands", "list", "-o", "json"}, {"commands", "get", id, "-o", "json"}, {"why", id, "a1", "-o", "json"}} {
+		if o := f.Ctl(within(t, 20*time.Second), args...); o.Err() != nil || strings.Contains(o.Stdout, word) {
+			t.Errorf("agentctl %q shows the secret, or fails: %v", args, o.Err())
+		}
+	}
+	files := 0
+	err := filepath.WalkDir(f.Dir, func(path string, d os.DirEntry, err error) error {
+		ofAgent := strings.HasPrefix(path, f.agents[0].DataDir+string(filepath.Separator))
+		if err != nil || !d.Type().IsRegular() || !ofAgent && filepath.Ext(path) != ".log" {
+			return err // what nodes replicate holds the command whole
+		}
+		files++
+		b, err := os.ReadFile(path)
+		if strings.Contains(string(b), word) {
+			t.Errorf("%s holds the secret", path)
+		}
+		return err
+	})
+	if err != nil || files < 5 {
+		t.Errorf("%d files were looked at: %v", files, err)
 	}
 }

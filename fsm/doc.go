@@ -35,6 +35,13 @@
 // Nothing else hangs on them: which keys a cloned agent had stands in its own row, for
 // as long as there is one.
 //
+// # Templates
+//
+// A template has versions, each a row; a version is given once for each name, also when the
+// template was deleted meanwhile: of a deleted one the number of its last version stays. To
+// put one names the version that it follows, so that no late repetition undoes a newer one.
+// How many names and versions are kept is bounded ([MaxTemplates], [MaxTemplateVersions]).
+//
 // # How it is kept
 //
 // Each family (nodes, tokens, agents, sessions, commands …) is a table of

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -172,5 +173,21 @@ func TestSecretsAreShownToNobody(t *testing.T) {
 	stored, _ := w.m.View().Envelope(id)
 	if !bytes.Contains(stored, []byte("hunter2")) {
 		t.Error("the agent would not get it")
+	}
+}
+
+func TestATokenIsTakenForEveryRole(t *testing.T) {
+	w := newWorld(t)
+	for role, want := range map[string]codes.Code{
+		"viewer": codes.OK, "runner": codes.OK, "operator": codes.OK, "admin": codes.OK, "king": codes.InvalidArgument,
+	} {
+		rec := mustToken(t).Record()
+		_, err := w.Tokens.CreateToken(t.Context(), &agentplanev1.CreateTokenRequest{
+			Id: rec.ID, ProofKey: rec.ProofKey.Reveal(), AuthenticatorHash: rec.AuthenticatorHash,
+			Kind: agentplanev1.TokenKind_TOKEN_KIND_OPERATOR, MaxUses: 1, Ttl: int64(time.Hour), Role: role,
+		})
+		if status.Code(err) != want {
+			t.Errorf("role %s: %v, want %v", role, err, want)
+		}
 	}
 }

@@ -103,7 +103,7 @@ func tokenID(s string) bool {
 }
 
 func validRole(role string) bool {
-	return role == fsm.RoleViewer || role == fsm.RoleOperator || role == fsm.RoleAdmin
+	return role == fsm.RoleViewer || role == fsm.RoleRunner || role == fsm.RoleOperator || role == fsm.RoleAdmin
 }
 
 // ListTokens answers all tokens by id. Their secrets are not known here.
