@@ -32,8 +32,6 @@ const (
 	TableTokenUses
 
 	TableTemplates Table = 34
-
-	lastTable = TableTemplates
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,

@@ -167,11 +167,8 @@ func (v *View) CommandCount() int { return v.t.commands.len() }
 // Template returns a version of the template, 0 for the newest. There is none of one that
 // was deleted.
 func (v *View) Template(name string, version uint32) (*raftlogv1.Template, bool) {
-	var r *raftlogv1.Template
-	found := false
-	if version == 0 {
-		r, found = v.t.newestTemplate(name)
-	} else {
+	r, found := v.t.newestTemplate(name)
+	if version != 0 {
 		r, found = v.t.templates.get(templateKey(name, version))
 	}
 	if !found || r.GetDeletedAt() != 0 {
