@@ -43,7 +43,7 @@ func TestResultsStayInTheirDirectory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		inside := filepath.Join(dir, "inside")
 		if err := os.Mkdir(inside, 0o700); err != nil {
 			t.Fatal(err)
