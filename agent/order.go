@@ -196,6 +196,9 @@ func (w *worker) spec(o *order) execute.Spec {
 		Timeout: time.Duration(program.GetRunTimeout()), KillGrace: time.Duration(program.GetKillGrace()),
 		OutputBytes: max(c.Output.MaxBytes, minOutputBytes),
 	}
+	for _, secret := range o.spec.GetSecrets() {
+		s.Secrets = append(s.Secrets, secret.GetEnv()+"="+secret.GetValue())
+	}
 	if s.Timeout == 0 {
 		s.Timeout = c.Run.TimeoutDefault
 	}

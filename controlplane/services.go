@@ -49,6 +49,7 @@ func (m *member) register() error {
 	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, m.services.Operators)
 	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, m.services.Enroll)
 	m.calls.serve(m.server, &agentplanev1.ScheduleService_ServiceDesc, m.services.Schedules)
+	m.calls.serve(m.server, &agentplanev1.TemplateService_ServiceDesc, m.services.Templates)
 	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, agentAPI{m.dispatch, m.output})
 	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peerAPI{peer.NewService(peer.ServiceOptions{
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),

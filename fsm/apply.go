@@ -124,6 +124,11 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 
 	case *raftlogv1.Mutation_RecordOutput:
 		return tx.recordOutput(k.RecordOutput)
+
+	case *raftlogv1.Mutation_PutTemplate:
+		return tx.putTemplate(k.PutTemplate)
+	case *raftlogv1.Mutation_DeleteTemplate:
+		return tx.deleteTemplate(k.DeleteTemplate)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

@@ -22,6 +22,8 @@ func check(m *Machine) error {
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
 		checkTable("token uses", t.tokenUses), checkTable("schedules", t.schedules), checkSchedules(t),
 		checkAgents(t), checkCommands(t), checkRollouts(t), checkWork(t), checkHostLocks(t), checkFences(t), checkTokens(t),
+		checkTable("token uses", t.tokenUses), checkTable("templates", t.templates), checkTemplates(t),
+		checkAgents(t), checkCommands(t), checkWork(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
 			return err

@@ -65,6 +65,13 @@
 // A command with a splay holds each target's claim back ([StartsAt]): the delay is made
 // from the ids of command and agent, so that nobody has to remember it.
 //
+// # Templates
+//
+// A template has versions, each a row; a version is given once for each name, also when the
+// template was deleted meanwhile: of a deleted one the number of its last version stays. To
+// put one names the version that it follows, so that no late repetition undoes a newer one.
+// How many names and versions are kept is bounded ([MaxTemplates], [MaxTemplateVersions]).
+//
 // # How it is kept
 //
 // Each family (nodes, tokens, agents, sessions, commands …) is a table of

@@ -255,11 +255,13 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 	if g.drives && !g.rarely(5) {
 		return g.drive()
 	}
-	switch g.random.IntN(13) {
+	switch g.random.IntN(14) {
 	case 0:
 		return g.registryMutation()
 	case 12:
 		return g.scheduleMutation()
+	case 13:
+		return g.templateMutation()
 	case 1, 2, 3:
 		return g.agentMutation()
 	default:

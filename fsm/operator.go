@@ -9,12 +9,13 @@ import (
 // Roles that an operator may have, weakest first.
 const (
 	RoleViewer   = "viewer"
+	RoleRunner   = "runner" // runs templates, and nothing else
 	RoleOperator = "operator"
 	RoleAdmin    = "admin"
 )
 
 func validRole(role string) bool {
-	return role == RoleViewer || role == RoleOperator || role == RoleAdmin
+	return role == RoleViewer || role == RoleRunner || role == RoleOperator || role == RoleAdmin
 }
 
 // enrollOperator registers an operator's key. A name belongs to one key for as
@@ -40,7 +41,7 @@ func (tx *tx) enrollOperator(m *raftlogv1.EnrollOperator) *raftlogv1.Outcome {
 	case name == "" || len(m.GetPublicKey()) == 0:
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_operator", "an operator needs a name and a key")
 	case !validRole(role):
-		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, operator, admin", role)
+		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, runner, operator, admin", role)
 	}
 	have, found := tx.operators.get(name)
 	if found && bytes.Equal(have.GetPublicKey(), m.GetPublicKey()) {

@@ -260,6 +260,7 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableRemovals, s.removals, expect)
 	expectAll(TableTokenUses, s.tokenUses, expect)
 	expectAll(TableSchedules, s.schedules, expect)
+	expectAll(TableTemplates, s.templates, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}

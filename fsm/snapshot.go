@@ -80,6 +80,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.schedules, yield, func(r *raftlogv1.Schedule) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Schedule{Schedule: r}}
+			}) &&
+			each(t.templates, yield, func(r *raftlogv1.Template) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Template{Template: r}}
 			})
 	}
 }
@@ -151,6 +154,8 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 		return loaded(TableTokenUses, t.tokenUses, u), nil
 	case *raftlogv1.SnapshotRecord_Schedule:
 		return loaded(TableSchedules, t.schedules, row.Schedule), nil
+	case *raftlogv1.SnapshotRecord_Template:
+		return loaded(TableTemplates, t.templates, row.Template), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

@@ -76,6 +76,7 @@ func full(t testing.TB) *Machine {
 	if o := applyAfter(m, time.Second, fireSchedule(m, "nightly", 0))[0]; o.GetCode() != raftlogv1.Code_CODE_OK {
 		t.Fatal(o)
 	}
+	apply(t, m, putTemplate("restart", "one", 0), putTemplate("restart", "two", 1), putTemplate("gone", "one", 0), deleteTemplate("gone"))
 	return m
 }
 

@@ -32,6 +32,7 @@ const (
 	TableTokenUses
 
 	TableSchedules Table = 24
+	TableTemplates Table = 34
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -51,6 +52,7 @@ type tables struct {
 	removals    *table[*raftlogv1.Removal]
 	tokenUses   *table[*raftlogv1.TokenUse]
 	schedules   *table[*raftlogv1.Schedule]
+	templates   *table[*raftlogv1.Template]
 	work        *work
 }
 
@@ -138,6 +140,7 @@ func newTables() *tables {
 			},
 		),
 		schedules: newTable((*raftlogv1.Schedule).GetName),
+		templates: newTable(func(r *raftlogv1.Template) string { return templateKey(r.GetName(), r.GetVersion()) }),
 	}
 	t.followInvocations()
 	return t
@@ -156,8 +159,8 @@ func (t *tables) published() *tables {
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
-		schedules: t.schedules.published(),
-		work:      t.work.published(),
+		schedules: t.schedules.published(), templates: t.templates.published(),
+		work: t.work.published(),
 	}
 }
 

@@ -67,7 +67,7 @@ func (tx *tx) createToken(m *raftlogv1.CreateToken) *raftlogv1.Outcome {
 	case m.GetTtl() <= 0:
 		return refuse(raftlogv1.Code_CODE_INVALID, "ttl", "ttl is %v; it must be above zero", time.Duration(m.GetTtl()))
 	case t.GetKind() == raftlogv1.TokenKind_TOKEN_KIND_OPERATOR && !validRole(t.GetRole()):
-		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, operator, admin", t.GetRole())
+		return refuse(raftlogv1.Code_CODE_INVALID, "role", "role %q is none of viewer, runner, operator, admin", t.GetRole())
 	}
 	if refusal := badLabelName(t.GetLabels()); refusal != nil {
 		return refusal

@@ -209,6 +209,24 @@ func (v *View) OpenFirings(s *raftlogv1.Schedule) (n int) {
 	return n
 }
 
+// Template returns a version of the template, 0 for the newest. There is none of one that
+// was deleted.
+func (v *View) Template(name string, version uint32) (*raftlogv1.Template, bool) {
+	r, found := v.t.newestTemplate(name)
+	if version != 0 {
+		r, found = v.t.templates.get(templateKey(name, version))
+	}
+	if !found || r.GetDeletedAt() != 0 {
+		return nil, false
+	}
+	return r, true
+}
+
+// Templates yields the newest version of each template that was not deleted, by name.
+func (v *View) Templates() iter.Seq[*raftlogv1.Template] {
+	return where(v.t.newestTemplates(), func(r *raftlogv1.Template) bool { return r.GetDeletedAt() == 0 })
+}
+
 // Invocation returns the invocation with the id.
 func (v *View) Invocation(id string) (*raftlogv1.Invocation, bool) {
 	key, valid := invocationKey(id)

@@ -21,6 +21,7 @@ const (
 	fileLock    = "lock"
 	fileSpec    = "spec"
 	fileScript  = "script"
+	fileSecrets = "secrets"
 	fileBegun   = "begun"
 	fileStarted = "started"
 	fileCancel  = "cancel"
@@ -37,6 +38,7 @@ const (
 	typeSpec    = 0x11
 	typeStarted = 0x12
 	typeExit    = 0x13
+	typeSecrets = 0x14
 )
 
 // started is the STARTED record: which process the program is.
@@ -81,6 +83,11 @@ func (d directory) fill(s Spec, boot string, lock *os.File) error {
 			return err
 		}
 	}
+	if len(s.Secrets) > 0 {
+		if err := d.write(fileSecrets, typeSecrets, toBytes(s.Secrets), false); err != nil {
+			return err
+		}
+	}
 	// Not fsynced: after a power cut there is no supervisor to read it.
 	return d.write(fileSpec, typeSpec, s.file(boot, d.path(fileScript)), false)
 }
@@ -105,6 +112,9 @@ func (d directory) tryLock() (lock *os.File, held bool, err error) {
 	}
 	return f, false, nil
 }
+
+// forget removes the secrets, which only the gate has a use for.
+func (d directory) forget() { _ = os.Remove(d.path(fileSecrets)) } // where there are none, all is well
 
 func (d directory) has(name string) bool {
 	_, err := os.Lstat(d.path(name))

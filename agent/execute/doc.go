@@ -32,6 +32,8 @@
 //	lock            see above
 //	spec            what to run, and the boot id under which it was asked
 //	script          the script, when it is one
+//	secrets         what goes into the environment and is shown to nobody; the gate removes
+//	                it before it becomes the program
 //	begun           made once by the supervisor
 //	started         STARTED
 //	cancel          there when a cancel was asked; control is a fifo that says "look"

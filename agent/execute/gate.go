@@ -44,6 +44,12 @@ func gate(d directory) int {
 		return 1
 	}
 	status := os.NewFile(statusFD, "status")
+	var secrets [][]byte
+	if readErr == nil && d.has(fileSecrets) {
+		readErr = d.read(fileSecrets, typeSecrets, &secrets)
+		d.forget()
+	}
+	sf.Env = append(sf.Env, secrets...)
 	if readErr != nil {
 		return fail(status, gateFailure{126, ReasonNotPrepared, readErr.Error()})
 	}

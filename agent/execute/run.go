@@ -31,6 +31,7 @@ func (run *Run) Attempt() Attempt { return run.a }
 
 // refuse gives run the result that the host could not try.
 func (run *Run) refuse(err error) *Run {
+	run.d.forget()
 	res := notPrepared(err)
 	run.result = &res
 	return run
@@ -172,6 +173,7 @@ func (run *Run) conclude() Result {
 
 // lost ends what is left of the attempt and says why it is LOST.
 func (run *Run) lost() Result {
+	run.d.forget()
 	res := Result{State: Lost, ExitCode: -1}
 	boot, err := bootID()
 	if err != nil {

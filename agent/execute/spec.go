@@ -33,6 +33,7 @@ type Spec struct {
 	Script []byte
 
 	Env         []string      // NAME=value; nothing else is inherited, but PATH has a default
+	Secrets     []string      // NAME=value, for the environment too; on disk until the program starts
 	Dir         string        // absolute; "/" when empty
 	TraceParent string        // for TRACEPARENT, when not empty
 	Timeout     time.Duration // of the run; 10 min when 0
@@ -67,6 +68,13 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("%w: output limit %d is not between %d and %d", ErrInvalid, s.OutputBytes, minOutputBytes, maxOutputBytes)
 	}
 	size := len(s.Script)
+	for _, v := range s.Secrets {
+		// Their values stand in no error.
+		if name, _, ok := strings.Cut(v, "="); !ok || name == "" || reserved(name) || strings.IndexByte(v, 0) >= 0 {
+			return fmt.Errorf("%w: a secret is not NAME=value, or for a reserved name", ErrInvalid)
+		}
+		size += len(v)
+	}
 	for _, v := range slices.Concat(s.Argv, s.Env, []string{s.Dir, s.CommandID, s.AgentID, s.TraceParent}) {
 		if strings.IndexByte(v, 0) >= 0 {
 			return fmt.Errorf("%w: %.40q has a zero byte", ErrInvalid, v)
@@ -94,6 +102,15 @@ const (
 	envAgent       = "AGENTPLANE_AGENT_ID"
 	envTraceParent = "TRACEPARENT"
 )
+
+// reserved says whether the variable is the agent's to set.
+func reserved(name string) bool {
+	switch name {
+	case envCommand, envInvocation, envAttempt, envFence, envAgent, envTraceParent, "PATH":
+		return true
+	}
+	return false
+}
 
 // marks are the variables by which a process can be recognized as this attempt's.
 func (a Attempt) marks() []string {

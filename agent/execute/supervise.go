@@ -76,6 +76,7 @@ func supervise(d directory) error {
 		res = notPrepared(err)
 	}
 	fault("supervisor-reaped")
+	d.forget() // a program that never started did not
 	err = writeExit(d, res)
 	fault("supervisor-recorded")
 	runtime.KeepAlive(s) // with the fifo that says that this process lives

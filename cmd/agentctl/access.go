@@ -75,7 +75,7 @@ token, and makes it if it is not there: a token whose answer was lost is not los
 	durationVar(fl, &f.ttl, "ttl", defaultTokenTTL, "how long it may be used")
 	fl.StringArrayVar(&f.labels, "label", nil, "label of the agents that it lets in, `NAME=VALUE`; may be repeated")
 	fl.BoolVar(&f.only, "only-these-labels", false, "the agents may bring no other labels")
-	fl.StringVar(&f.role, "role", "", "`ROLE` of the operator: admin, operator or viewer")
+	fl.StringVar(&f.role, "role", "", "`ROLE` of the operator: admin, operator, runner (of templates alone) or viewer")
 	fl.StringVar(&f.name, "name", "", "`NAME` of the operator")
 	fl.BoolVar(&f.nonVoter, "non-voter", false, "the node never votes")
 	fl.BoolVar(&f.oneWord, "one-word", false, "print TOKEN@ADDR, which join and login take as one word")
@@ -100,7 +100,7 @@ func (f *tokenFlags) request() (*agentplanev1.CreateTokenRequest, error) {
 	case f.kind != "operator" && (f.role != "" || f.name != ""):
 		return nil, usagef("--role and --name are for tokens of kind operator, not %s", f.kind)
 	case f.kind == "operator" && f.role == "":
-		return nil, usagef("--role is missing: admin, operator or viewer")
+		return nil, usagef("--role is missing: admin, operator, runner or viewer")
 	case f.kind != "node" && f.nonVoter:
 		return nil, usagef("--non-voter is for tokens of kind node, not %s", f.kind)
 	case f.name != "" && f.uses > 1:

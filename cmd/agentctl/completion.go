@@ -61,7 +61,7 @@ __agentctl_init_completion()
 `
 
 // filesOf are the flags whose values are files, which the shell completes.
-var filesOf = []string{"script", "probe-script", "data-dir", "output-dir"}
+var filesOf = []string{"script", "probe-script", "data-dir", "output-dir", "file"}
 
 func (a *app) completeFlags(root *cobra.Command) {
 	fixed := func(c *cobra.Command, name string, values ...string) {
@@ -70,7 +70,7 @@ func (a *app) completeFlags(root *cobra.Command) {
 	fixed(root, "output", formats...)
 	each(root, func(c *cobra.Command) {
 		fixed(c, "kind", slices.Sorted(maps.Keys(tokenKinds))...)
-		fixed(c, "role", "admin", "operator", "viewer")
+		fixed(c, "role", "admin", "operator", "runner", "viewer")
 		if c.Flags().Lookup("on") != nil {
 			_ = c.RegisterFlagCompletionFunc("on", cobra.FixedCompletions(
 				[]string{"all", "id", "name", "health", "label.", "fact."}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))

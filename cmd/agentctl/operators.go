@@ -51,7 +51,7 @@ func (a *app) operatorsCreate() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&role, "role", "operator", "`ROLE`: admin, operator or viewer")
+	c.Flags().StringVar(&role, "role", "operator", "`ROLE`: admin, operator, runner (of templates alone) or viewer")
 	durationVar(c.Flags(), &ttl, "ttl", defaultTokenTTL, "how long the line works")
 	return c
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -45,8 +46,25 @@ func writePlan(w io.Writer, p *agentplanev1.PlanResponse) {
 			fmt.Fprintf(w, "%s %s: %s\n", x.verb, count(len(x.who), "agent"), printable(strings.Join(plannedNames(x.who, true), ", ")))
 		}
 	}
+	if e := p.Estimate; e.GetRuns() > 0 {
+		fmt.Fprintf(w, "takes about %v on one agent, at most %v on nine of ten, by %s of it so far, of which %d succeeded\n",
+			rounded(e.GetMedian()), rounded(e.GetP90()), count(int(e.GetRuns()), "run"), e.GetSucceeded())
+	}
 	if p.MaxFailures != nil {
 		fmt.Fprintf(w, "stops when more than %d of %d have failed\n", p.GetMaxFailures(), total)
+	}
+}
+
+// rounded is a span in three digits or so.
+func rounded(ns int64) time.Duration {
+	d := time.Duration(ns)
+	switch {
+	case d > time.Minute:
+		return d.Round(time.Second)
+	case d > time.Second:
+		return d.Round(100 * time.Millisecond)
+	default:
+		return d.Round(time.Millisecond)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -86,6 +87,10 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 			return &failure{code: exitError, err: fmt.Errorf("node %s does not say what command %s was", s.Address(), old.GetId()), hint: "upgrade the nodes"}
 		}
 		again, err := client.Rerun(old.GetSpec(), states...)
+		if errors.Is(err, client.ErrSecrets) {
+			return &failure{code: exitError, err: err, hint: fmt.Sprintf("give them again: agentctl run @%s …, to the hosts of \"agentctl commands output %s --output-dir DIR\": --on @DIR/hosts.failed",
+				old.GetSpec().GetTemplate().GetName(), old.GetId())}
+		}
 		if err != nil {
 			return err
 		}

@@ -77,7 +77,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.flags.noColor, "no-color", false, "print no colours")
 	root.AddCommand(
 		a.clusterCmd(), a.agentsCmd(), a.runCmd(), a.commandsCmd(), a.scheduleCmd(), a.tokensCmd(), a.operatorsCmd(),
-		a.loginCmd(), a.contextCmd(), a.whyCmd(), a.reasonsCmd(), a.completionCmd(), a.versionCmd(),
+		a.loginCmd(), a.contextCmd(), a.whyCmd(), a.reasonsCmd(), a.templatesCmd(), a.completionCmd(), a.versionCmd(),
 	)
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() {

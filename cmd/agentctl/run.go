@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,12 +50,15 @@ func (a *app) runCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "run --on SELECTOR [flags] -- ARGV…", Short: "run a program on agents, and follow it to its end",
 		Long: runHelp,
-		Args: cobra.ArbitraryArgs, Annotations: is(creates),
+		Args: cobra.ArbitraryArgs, Annotations: is(creates), ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.rerun.given(cmd) {
 				return a.runAgain(cmd, &f, args)
 			}
 			dash := cmd.ArgsLenAtDash()
+			if len(args) > 0 && dash < 0 && strings.HasPrefix(args[0], "@") {
+				return a.runTemplate(cmd, &f, args)
+			}
 			if len(args) > 0 && dash != 0 {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
@@ -106,6 +110,7 @@ const runHelp = `Run a program on agents, and follow it to its end.
   agentctl run --on 'label.role == "web"' -- uptime
   agentctl run --on @hosts.failed -- uptime        the agents in a file, one a line
   agentctl run --rerun failed COMMAND              once more, where it failed
+  agentctl run @restart name=nginx --on all        a template, see "agentctl templates"
 
 Results that are equal stand together, the largest group first; a text that differs from
 that group's in some lines is shown as what differs. With --output-dir they go to files,

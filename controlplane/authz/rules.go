@@ -26,7 +26,7 @@ const (
 )
 
 // Roles, weakest first: each may do what the ones before it may.
-var roles = []string{"viewer", "operator", "admin"}
+var roles = []string{"viewer", "runner", "operator", "admin"}
 
 // grants says which role a permission needs at least. A permission that is not
 // here is granted to nobody.
@@ -34,6 +34,9 @@ var grants = map[string]string{
 	"cluster.read":     "viewer",
 	"agents.read":      "viewer",
 	"commands.read":    "viewer",
+	"templates.read":   "viewer",
+	"templates.run":    "runner", // and nothing else
+	"templates.write":  "admin",
 	"tokens.read":      "admin",
 	"operators.read":   "admin",
 	"commands.submit":  "operator",
@@ -81,6 +84,7 @@ func Rules() map[string]Rule {
 		agentplanev1.File_agentplane_v1_local_proto,
 		agentplanev1.File_agentplane_v1_peer_proto,
 		agentplanev1.File_agentplane_v1_schedule_proto,
+		agentplanev1.File_agentplane_v1_template_proto,
 	} {
 		for s := range file.Services().Len() {
 			service := file.Services().Get(s)

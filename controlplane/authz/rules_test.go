@@ -1,11 +1,14 @@
 package authz
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/agentplane/agentplane/fsm"
 )
 
 // Every method of the API, wherever its file, must name a permission that somebody
@@ -54,5 +57,15 @@ func TestRolesGrow(t *testing.T) {
 	}
 	if Allowed("admin", "cluster.explode") {
 		t.Error("a permission that nobody declared is granted")
+	}
+}
+
+// The names of the roles stand in the state, too, and a token for each is taken.
+func TestEveryRoleMayBeGiven(t *testing.T) {
+	if got := []string{fsm.RoleViewer, fsm.RoleRunner, fsm.RoleOperator, fsm.RoleAdmin}; !slices.Equal(got, roles) {
+		t.Errorf("the state knows the roles %q, the rules %q", got, roles)
+	}
+	if Allowed(fsm.RoleRunner, "commands.submit") || !Allowed(fsm.RoleRunner, "templates.run") || Allowed(fsm.RoleViewer, "templates.run") {
+		t.Error("a runner runs templates, and nothing else, and a viewer not even these")
 	}
 }

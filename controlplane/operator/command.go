@@ -34,9 +34,11 @@ func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandR
 	}
 	answer := commandRow(row)
 	if req.GetWithSpec() {
-		if _, answer.Spec, err = c.asked(v, row.GetId()); err != nil {
+		_, spec, err := c.asked(v, row.GetId())
+		if err != nil {
 			return nil, err
 		}
+		answer.Spec = withoutSecrets(spec)
 	}
 	if !req.GetWithInvocations() {
 		return &agentplanev1.GetCommandResponse{Command: answer}, nil

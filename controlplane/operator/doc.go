@@ -42,7 +42,27 @@
 // knows who is skipped. Plan makes the same mutation on any node and lays it out on a
 // linearizable view instead of proposing it.
 //
+// # Lists and proofs
+//
+// ListCommands filters here, so that nobody fetches a history to find one command; a call
+// looks at a bounded number of rows and says where the next one goes on. Why tells of each
+// step what it was and who decided it: the operator who submitted or canceled, the node that
+// claimed, the agent that ran it, or the cluster by what stood in its state. A command that
+// runs an earlier one again names it and the states that are meant; whom that is, is decided
+// when the leader takes it, and frozen like any other list.
+//
+// # Templates
+//
+// A command that says from which version of a template it was made is held to that: filling
+// the template with its arguments has to give the very program and limits (package
+// template). RunTemplate, for those who may run nothing else, takes no command that says
+// anything which nobody has looked at yet.
+//
 // # Secrets
+//
+// Secret values of a template's parameters lie in the envelope, which is what agents run,
+// and so in the log and the snapshots of nodes. No answer holds them, nor, of such a command,
+// the hash of its envelope, by which guesses could be tried.
 //
 // Of a token only what is derived from its secret arrives here, and nothing of that
 // is ever put into an error or a log line. Without the right authenticating half

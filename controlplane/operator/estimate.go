@@ -64,6 +64,16 @@ func EstimateOf(v *fsm.View, spec *agentplanev1.CommandSpec) Estimate {
 	return e
 }
 
+// estimateRow is an estimate as the API has it; nil when it is of no run.
+func estimateRow(e Estimate) *agentplanev1.Estimate {
+	if e.Runs == 0 {
+		return nil
+	}
+	return &agentplanev1.Estimate{
+		Runs: uint32(e.Runs), Succeeded: uint32(e.Succeeded), Median: int64(e.Median), P90: int64(e.P90),
+	}
+}
+
 // sameProgram says whether the command runs what the spec does. The envelope is read only
 // when the summary, which is cut, is the same.
 func sameProgram(v *fsm.View, id string, spec *agentplanev1.CommandSpec) bool {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -53,6 +54,10 @@ func TestEstimateIsOfTheSameProgramAlone(t *testing.T) {
 	want := Estimate{Runs: 3, Median: 3 * time.Second, P90: 10 * time.Second, Succeeded: 2}
 	if got := EstimateOf(w.m.View(), spec); got != want {
 		t.Errorf("EstimateOf = %+v, want %+v", got, want)
+	}
+	p, err := w.Commands.Plan(t.Context(), &agentplanev1.PlanRequest{Envelope: envelope(t, spec)})
+	if err != nil || p.GetEstimate().GetRuns() != 3 || p.GetEstimate().GetMedian() != int64(want.Median) || p.GetEstimate().GetP90() != int64(want.P90) {
+		t.Errorf("the plan says %v, %v", p.GetEstimate(), err)
 	}
 }
 

@@ -122,6 +122,7 @@ type Services struct {
 	Operators *Operators
 	Schedules *Schedules
 	Enroll    *Enrolment
+	Templates *Templates
 }
 
 // New returns the services. It touches nothing outside.
@@ -184,6 +185,7 @@ func New(o Options) (*Services, error) {
 		Tokens:    &Tokens{service: s},
 		Operators: &Operators{service: s},
 		Enroll:    &Enrolment{service: s},
+		Templates: &Templates{service: s, commands: commands},
 	}, nil
 }
 
@@ -196,4 +198,5 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	agentplanev1.RegisterOperatorServiceServer(r, s.Operators)
 	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
 	agentplanev1.RegisterScheduleServiceServer(r, s.Schedules)
+	agentplanev1.RegisterTemplateServiceServer(r, s.Templates)
 }

@@ -35,6 +35,9 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 		return nil, err
 	}
 	answer := &agentplanev1.PlanResponse{Notes: p.notes, Index: v.Index()}
+	if sub, err := decodeSubmission(req.GetEnvelope()); err == nil { // as plan has read it
+		answer.Estimate = estimateRow(EstimateOf(v, sub.spec))
+	}
 	if limited && r.GetLimited() {
 		answer.MaxFailures = proto.Uint32(r.GetMaxFailures())
 	}

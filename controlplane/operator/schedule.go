@@ -35,6 +35,9 @@ func (s *Schedules) PutSchedule(ctx context.Context, req *agentplanev1.PutSchedu
 	if err != nil {
 		return nil, err
 	}
+	if err := s.commands.ofTemplate(v, req.GetSpec().GetCommand()); err != nil {
+		return nil, err
+	}
 	o, v, err := s.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PutSchedule{PutSchedule: &raftlogv1.PutSchedule{
 		Name: req.GetName(), Id: req.GetId(), Spec: spec, ExpectedVersion: req.GetExpectedVersion(), By: s.callerName(ctx),
 	}}})

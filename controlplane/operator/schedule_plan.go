@@ -74,6 +74,9 @@ func (s *Schedules) PlanScheduled(v *fsm.View, row *raftlogv1.Schedule, commandI
 	if p := check(spec, now); p != nil {
 		return nil, s.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
 	}
+	if err := s.commands.ofTemplate(v, spec); err != nil { // which may have been deleted meanwhile
+		return nil, err
+	}
 	ordinals, err := s.commands.targets(v, spec)
 	if err != nil {
 		return nil, err

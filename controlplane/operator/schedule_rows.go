@@ -41,7 +41,7 @@ func (s *Schedules) scheduleRow(v *fsm.View, row *raftlogv1.Schedule, firings in
 		ChangedBy: row.GetChangedBy(), ChangedAt: row.GetChangedAt(), PausedAt: row.GetPausedAt(), PausedBy: row.GetPausedBy(), EndedAt: row.GetEndedAt(),
 		WaitingAt: row.GetWaitingSlot(), Fired: row.GetFired(), Skipped: row.GetSkipped(), Summary: spec.GetSummary(), Selector: spec.GetSelector(),
 		Spec: &agentplanev1.ScheduleSpec{
-			Command: command, Cron: spec.GetCron(), At: spec.GetAt(), TimeZone: spec.GetTimeZone(), Until: spec.GetUntil(), Ttl: spec.GetTtl(),
+			Command: withoutSecrets(command), Cron: spec.GetCron(), At: spec.GetAt(), TimeZone: spec.GetTimeZone(), Until: spec.GetUntil(), Ttl: spec.GetTtl(),
 			Overlap: agentplanev1.Overlap(spec.GetOverlap()), Missed: agentplanev1.Missed(spec.GetMissed()),
 		},
 	}

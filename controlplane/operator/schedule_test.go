@@ -26,7 +26,7 @@ func (w *world) putRequest(name string, edit func(*agentplanev1.ScheduleSpec)) *
 	return req
 }
 
-func (w *world) put(name string, edit func(*agentplanev1.ScheduleSpec)) *agentplanev1.Schedule {
+func (w *world) putSchedule(name string, edit func(*agentplanev1.ScheduleSpec)) *agentplanev1.Schedule {
 	w.t.Helper()
 	r, err := w.Schedules.PutSchedule(w.t.Context(), w.putRequest(name, edit))
 	if err != nil {
@@ -37,7 +37,7 @@ func (w *world) put(name string, edit func(*agentplanev1.ScheduleSpec)) *agentpl
 
 func TestScheduleIsMadeOnceAndChangedByItsVersion(t *testing.T) {
 	w := fleetWorld(t)
-	made := w.put("nightly", nil)
+	made := w.putSchedule("nightly", nil)
 	if made.GetState() != "active" || made.GetSummary() != "uptime -p" || made.GetCreatedBy() != "alice" || made.GetSpec().GetTtl() != int64(defaultScheduledTTL) ||
 		made.GetSpec().GetOverlap() != agentplanev1.Overlap_OVERLAP_SKIP || !time.Unix(0, made.GetNextAt()).Equal(time.Date(2026, 11, 21, 2, 0, 0, 0, time.UTC)) {
 		t.Fatalf("made %v", made)
@@ -143,7 +143,7 @@ func TestScheduleRefuses(t *testing.T) {
 // What a firing proposes is what its operator would have submitted at that moment.
 func TestFiringIsASubmissionOfTheMoment(t *testing.T) {
 	w := fleetWorld(t)
-	w.put("nightly", func(s *agentplanev1.ScheduleSpec) {
+	w.putSchedule("nightly", func(s *agentplanev1.ScheduleSpec) {
 		s.Command.Selector, s.Command.Splay, s.Command.QueueOffline, s.Ttl = `label.env == "prod"`, int64(time.Hour), true, int64(10*time.Minute)
 	})
 	w.agent("a5", "web-5", true, label("env", "prod")) // comes later, and is meant
@@ -166,7 +166,7 @@ func TestFiringIsASubmissionOfTheMoment(t *testing.T) {
 	if len(m.GetAgentOrdinals()) != 3 || m.GetSubmittedBy() != "schedule nightly" || m.GetSplay() != int64(time.Hour) || string(m.GetDigest()) != string(sub.digest) || m.GetRelease() != 3 {
 		t.Errorf("submission %v", m)
 	}
-	w.put("nobody", func(s *agentplanev1.ScheduleSpec) { s.Command.Selector = `label.env == "moon"` })
+	w.putSchedule("nobody", func(s *agentplanev1.ScheduleSpec) { s.Command.Selector = `label.env == "moon"` })
 	row, _ = w.m.View().Schedule("nobody")
 	_, err = w.Schedules.PlanScheduled(w.m.View(), row, id, now)
 	wantRefusal(t, err, codes.NotFound, fsm.NoTargets)
@@ -174,7 +174,7 @@ func TestFiringIsASubmissionOfTheMoment(t *testing.T) {
 
 func TestRunByHandIsDoneOnce(t *testing.T) {
 	w := fleetWorld(t)
-	w.put("nightly", nil)
+	w.putSchedule("nightly", nil)
 	req := &agentplanev1.RunScheduleRequest{Name: "nightly", CommandId: w.spec("all").GetCommandId()}
 	w.set(func() { w.afterErr = context.DeadlineExceeded })
 	_, err := w.Schedules.RunSchedule(t.Context(), req)

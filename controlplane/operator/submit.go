@@ -72,6 +72,9 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	if p := check(sub.spec, c.now(v)); p != nil {
 		return plan{}, c.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
 	}
+	if err := c.ofTemplate(v, sub.spec); err != nil {
+		return plan{}, err
+	}
 	ordinals, err := targets(sub.spec)
 	if err != nil {
 		return plan{}, err

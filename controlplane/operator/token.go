@@ -83,7 +83,7 @@ func checkToken(req *agentplanev1.CreateTokenRequest) *problem {
 	case !operator && (req.GetRole() != "" || req.GetOperatorName() != ""):
 		return problemf("role", "a role and a name belong to a token for operators")
 	case operator && !validRole(req.GetRole()):
-		return problemf("role", "role %.40q is none of viewer, operator, admin", req.GetRole())
+		return problemf("role", "role %.40q is none of viewer, runner, operator, admin", req.GetRole())
 	case !node && req.GetNonVoter():
 		return problemf("non_voter", "only a token for nodes may say non-voter")
 	}
@@ -103,7 +103,7 @@ func tokenID(s string) bool {
 }
 
 func validRole(role string) bool {
-	return role == fsm.RoleViewer || role == fsm.RoleOperator || role == fsm.RoleAdmin
+	return role == fsm.RoleViewer || role == fsm.RoleRunner || role == fsm.RoleOperator || role == fsm.RoleAdmin
 }
 
 // ListTokens answers all tokens by id. Their secrets are not known here.

@@ -48,11 +48,13 @@ func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agen
 	answer := &agentplanev1.WhyResponse{Command: commandRow(row), Invocation: invocationRow(v, meant, false)}
 	answer.Transitions = proof(row, meant)
 	envelope, _ := v.Envelope(row.GetId())
-	sum := sha256.Sum256(envelope)
-	answer.EnvelopeSha256 = hex.EncodeToString(sum[:])
-	signed, _, err := c.asked(v, row.GetId())
+	signed, spec, err := c.asked(v, row.GetId())
 	if err != nil {
 		return nil, err
+	}
+	if len(spec.GetSecrets()) == 0 { // else it would tell whether a guess is right
+		sum := sha256.Sum256(envelope)
+		answer.EnvelopeSha256 = hex.EncodeToString(sum[:])
 	}
 	for _, s := range signed.GetSignatures() {
 		answer.KeyIds = append(answer.KeyIds, s.GetKeyId())

@@ -9,17 +9,8 @@ import (
 // Plan returns what Submit would do with the command now: who runs it in which wave, who
 // cannot, and why. It changes nothing, and sets no ID that is empty for good.
 func (c *Client) Plan(ctx context.Context, cmd *Command) (*agentplanev1.PlanResponse, error) {
-	info, now, err := c.whereabouts(ctx)
-	if err != nil {
-		return nil, err
-	}
 	planned := *cmd
-	if planned.ID == "" {
-		if planned.ID, err = NewID(now); err != nil {
-			return nil, err
-		}
-	}
-	envelope, err := planned.Envelope(info.GetClusterId(), info.GetIncarnation())
+	_, envelope, err := c.envelope(ctx, &planned)
 	if err != nil {
 		return nil, err
 	}

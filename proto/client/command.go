@@ -2,6 +2,7 @@ package client
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -47,6 +48,10 @@ type Command struct {
 	// Delivery says whether it may be started again after LOST; at most once unless
 	// something else is said.
 	Delivery agentplanev1.Delivery
+	// Template says from which template Argv was made, and Secrets what the program
+	// finds in its environment; FromTemplate sets them.
+	Template *agentplanev1.TemplateUse
+	Secrets  []*agentplanev1.Secret
 	// TraceParent is a W3C trace context for the program.
 	TraceParent string
 
@@ -89,6 +94,7 @@ func (c *Command) spec() (*agentplanev1.CommandSpec, error) {
 		Selector: c.Selector, Agents: c.Agents, RerunOf: c.RerunOf, RerunStates: c.RerunStates,
 		Argv: c.Argv, Script: c.Script, RunTimeout: int64(c.RunTimeout), KillGrace: int64(c.KillGrace),
 		NotAfter: int64(c.ttl()), QueueOffline: c.Queue, Delivery: c.Delivery, Traceparent: c.TraceParent,
+		Template: c.Template, Secrets: c.Secrets,
 	}
 	if c.Edit != nil {
 		if err := c.Edit(spec); err != nil {
@@ -116,18 +122,27 @@ var RerunWords = map[string][]agentplanev1.AttemptState{
 	},
 }
 
+// ErrSecrets says that a command cannot be made again, since its secrets are shown to
+// nobody.
+var ErrSecrets = errors.New("it has secrets, which have to be given again")
+
 // Rerun returns a new command with the program and the limits of an earlier one, spec,
 // on those of its targets that are in one of the states. It gets an id of its own, and
-// waits to be started as long as the earlier one did.
+// waits to be started as long as the earlier one did. One with secrets cannot be made
+// again: nobody is shown them.
 func Rerun(spec *agentplanev1.CommandSpec, states ...agentplanev1.AttemptState) (*Command, error) {
 	made, err := IDTime(spec.GetCommandId())
 	if err != nil {
 		return nil, fmt.Errorf("rerun command %q: %w", spec.GetCommandId(), err)
 	}
+	if len(spec.GetSecrets()) > 0 {
+		return nil, fmt.Errorf("rerun command %q: %w", spec.GetCommandId(), ErrSecrets)
+	}
 	c := &Command{
 		RerunOf: spec.GetCommandId(), RerunStates: slices.Clone(states), Argv: spec.GetArgv(), Script: spec.GetScript(),
 		RunTimeout: time.Duration(spec.GetRunTimeout()), KillGrace: time.Duration(spec.GetKillGrace()),
 		TTL: time.Unix(0, spec.GetNotAfter()).Sub(made), Queue: spec.GetQueueOffline(), Delivery: spec.GetDelivery(),
+		Template: spec.GetTemplate(),
 	}
 	rest := proto.CloneOf(spec)
 	for _, own := range ownFields {
@@ -144,5 +159,5 @@ func Rerun(spec *agentplanev1.CommandSpec, states ...agentplanev1.AttemptState) 
 // Command has them, or they are of the one occasion.
 var ownFields = []protoreflect.Name{
 	"cluster_id", "incarnation", "command_id", "selector", "agents", "rerun_of", "rerun_states", "argv", "script",
-	"run_timeout", "kill_grace", "not_before", "not_after", "delivery", "queue_offline", "traceparent",
+	"run_timeout", "kill_grace", "not_before", "not_after", "delivery", "queue_offline", "traceparent", "template", "secrets",
 }

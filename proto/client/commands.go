@@ -27,26 +27,45 @@ type Submission struct {
 // same Command may be submitted again: it runs once. Those who submit many a second use
 // a Submitter.
 func (c *Client) Submit(ctx context.Context, cmd *Command) (*Submission, error) {
-	info, now, err := c.whereabouts(ctx)
+	info, envelope, err := c.envelope(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
-	if cmd.ID == "" {
-		if cmd.ID, err = NewID(now); err != nil {
-			return nil, err
-		}
+	var r interface {
+		GetCommand() *agentplanev1.Command
+		GetRepeated() bool
+		GetNotes() []string
 	}
-	envelope, err := cmd.Envelope(info.GetClusterId(), info.GetIncarnation())
-	if err != nil {
-		return nil, err
+	if info.GetRole() == roleRunner {
+		r, err = agentplanev1.NewTemplateServiceClient(c).RunTemplate(ctx, &agentplanev1.RunTemplateRequest{Envelope: envelope})
+	} else {
+		r, err = agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
 	}
-	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: envelope})
 	if err != nil {
-		c.forgetWhereabouts() // the incarnation may be another one by now
+		c.forgetWhereabouts() // the incarnation, or the role, may be another one by now
 		return nil, err
 	}
 	return &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated(), Notes: r.GetNotes()}, nil
 }
+
+// envelope makes the bytes of a command for the cluster, and its id where it has none.
+func (c *Client) envelope(ctx context.Context, cmd *Command) (*agentplanev1.InfoResponse, []byte, error) {
+	info, now, err := c.whereabouts(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cmd.ID == "" {
+		if cmd.ID, err = NewID(now); err != nil {
+			return nil, nil, err
+		}
+	}
+	envelope, err := cmd.Envelope(info.GetClusterId(), info.GetIncarnation())
+	return info, envelope, err
+}
+
+// roleRunner is the role of those who may run templates and nothing else: there is a call
+// for them.
+const roleRunner = "runner"
 
 // Run submits the command and awaits its end: the results of all its targets. That some
 // did not succeed is no error.

@@ -11,6 +11,7 @@ import (
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/client/clienttest"
+	"github.com/agentplane/agentplane/proto/template"
 )
 
 // exampleTB lets examples use a cluster that is made for tests.
@@ -239,4 +240,38 @@ func ExampleError() {
 	// Output:
 	// NotFound no_command false
 	// there is no command "01890000-0000-7000-8000-000000000001"
+}
+
+// Make a template, and run it with values.
+func ExampleFromTemplate() {
+	c, done := exampleCluster()
+	defer done()
+	ctx := context.Background()
+	spec, err := template.Parse([]byte(`
+argv: [systemctl, restart, "${service}"]
+parameters:
+  - {name: service, values: [nginx, redis]}
+`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	t, _, err := c.PutTemplate(ctx, "restart", spec, 0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	cmd, err := client.FromTemplate(t, map[string]string{"service": "nginx"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	cmd.Selector = `label.role == "web"`
+	result, err := c.Run(ctx, cmd)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(cmd.Argv, result.Counts["succeeded"], "of", result.Targets)
+	_, err = client.FromTemplate(t, map[string]string{"service": "sshd"})
+	fmt.Println(err)
+	// Output:
+	// [systemctl restart nginx] 2 of 2
+	// the value does not fit: service="sshd": it is none of nginx, redis
 }

@@ -739,7 +739,11 @@ type CommandSpec struct {
 	Rollout   *RolloutSpec `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// Nanoseconds over which the starts are spread: each target's delay is the same
 	// whenever it is asked for. Kept by the nodes, not by the agents.
-	Splay         int64 `protobuf:"varint,40,opt,name=splay,proto3" json:"splay,omitempty"`
+	Splay int64 `protobuf:"varint,40,opt,name=splay,proto3" json:"splay,omitempty"`
+	// The template that argv was made from.
+	Template *TemplateUse `protobuf:"bytes,62,opt,name=template,proto3" json:"template,omitempty"`
+	// For the environment of the program; their values are shown to nobody.
+	Secrets       []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -935,6 +939,135 @@ func (x *CommandSpec) GetSplay() int64 {
 	return 0
 }
 
+func (x *CommandSpec) GetTemplate() *TemplateUse {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetSecrets() []*Secret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// TemplateUse says from which template a command was made, and with which arguments.
+type TemplateUse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Without secret ones.
+	Arguments     map[string]string `protobuf:"bytes,3,rep,name=arguments,proto3" json:"arguments,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemplateUse) Reset() {
+	*x = TemplateUse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemplateUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemplateUse) ProtoMessage() {}
+
+func (x *TemplateUse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemplateUse.ProtoReflect.Descriptor instead.
+func (*TemplateUse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TemplateUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TemplateUse) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TemplateUse) GetArguments() map[string]string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+type Secret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The environment variable.
+	Env           string `protobuf:"bytes,1,opt,name=env,proto3" json:"env,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secret) Reset() {
+	*x = Secret{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secret) ProtoMessage() {}
+
+func (x *Secret) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secret.ProtoReflect.Descriptor instead.
+func (*Secret) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Secret) GetEnv() string {
+	if x != nil {
+		return x.Env
+	}
+	return ""
+}
+
+func (x *Secret) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type SubmitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Marshalled Envelope.
@@ -945,7 +1078,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1090,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1103,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -993,7 +1126,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1138,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1151,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -1052,7 +1185,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1197,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1210,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -1097,7 +1230,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1242,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1255,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -1149,7 +1282,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1294,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1307,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -1259,7 +1392,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1404,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1417,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Command) GetId() string {
@@ -1518,7 +1651,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1663,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1676,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rollout) GetWaves() []*Wave {
@@ -1657,7 +1790,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1802,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1815,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Wave) GetShare() string {
@@ -1751,7 +1884,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1896,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1909,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Stop) GetNumber() uint64 {
@@ -1825,7 +1958,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1970,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1983,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1908,7 +2041,7 @@ type Invocation struct {
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2053,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2066,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Invocation) GetId() string {
@@ -2108,7 +2241,7 @@ type KeptOutput struct {
 
 func (x *KeptOutput) Reset() {
 	*x = KeptOutput{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2253,7 @@ func (x *KeptOutput) String() string {
 func (*KeptOutput) ProtoMessage() {}
 
 func (x *KeptOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2266,7 @@ func (x *KeptOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
 func (*KeptOutput) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeptOutput) GetNodeIds() []string {
@@ -2163,7 +2296,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2308,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2321,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -2235,7 +2368,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2380,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2393,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -2300,7 +2433,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2445,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2458,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -2420,7 +2553,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2565,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2578,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -2479,7 +2612,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2624,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2637,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -2536,7 +2669,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2681,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2694,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -2601,7 +2734,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2746,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2759,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -2645,7 +2778,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2790,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2803,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -2690,7 +2823,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2835,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +2848,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PlanRequest) GetEnvelope() []byte {
@@ -2734,16 +2867,18 @@ type PlanResponse struct {
 	// Who would be waited for, and why: offline agents with --queue.
 	Waits []*PlannedTarget `protobuf:"bytes,3,rep,name=waits,proto3" json:"waits,omitempty"`
 	// What does not come out as it was asked for.
-	Notes         []string `protobuf:"bytes,4,rep,name=notes,proto3" json:"notes,omitempty"`
-	MaxFailures   *uint32  `protobuf:"varint,5,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
-	Index         uint64   `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	Notes       []string `protobuf:"bytes,4,rep,name=notes,proto3" json:"notes,omitempty"`
+	MaxFailures *uint32  `protobuf:"varint,5,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
+	Index       uint64   `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	// How long it takes, from where the same program ran before; absent: it did not.
+	Estimate      *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +2890,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +2903,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PlanResponse) GetWaves() []*PlannedWave {
@@ -2813,6 +2948,83 @@ func (x *PlanResponse) GetIndex() uint64 {
 	return 0
 }
 
+func (x *PlanResponse) GetEstimate() *Estimate {
+	if x != nil {
+		return x.Estimate
+	}
+	return nil
+}
+
+type Estimate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of how many runs it is made, and how many of them succeeded.
+	Runs      uint32 `protobuf:"varint,1,opt,name=runs,proto3" json:"runs,omitempty"`
+	Succeeded uint32 `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	// What half of them took at most, and nine tenths.
+	Median        int64 `protobuf:"varint,3,opt,name=median,proto3" json:"median,omitempty"`
+	P90           int64 `protobuf:"varint,4,opt,name=p90,proto3" json:"p90,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Estimate) Reset() {
+	*x = Estimate{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Estimate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Estimate) ProtoMessage() {}
+
+func (x *Estimate) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
+func (*Estimate) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Estimate) GetRuns() uint32 {
+	if x != nil {
+		return x.Runs
+	}
+	return 0
+}
+
+func (x *Estimate) GetSucceeded() uint32 {
+	if x != nil {
+		return x.Succeeded
+	}
+	return 0
+}
+
+func (x *Estimate) GetMedian() int64 {
+	if x != nil {
+		return x.Median
+	}
+	return 0
+}
+
+func (x *Estimate) GetP90() int64 {
+	if x != nil {
+		return x.P90
+	}
+	return 0
+}
+
 type PlannedWave struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Share         string                 `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
@@ -2823,7 +3035,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3047,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3060,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -2877,7 +3089,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3101,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3114,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -2935,7 +3147,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3159,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3172,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -2979,7 +3191,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3203,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3216,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3025,7 +3237,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3249,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3262,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3076,7 +3288,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3300,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3313,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3120,7 +3332,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3344,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3357,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3164,7 +3376,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3388,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3401,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3210,7 +3422,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3434,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3447,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3268,7 +3480,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3492,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3505,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3352,7 +3564,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3576,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3589,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -3463,7 +3675,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3475,7 +3687,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3488,7 +3700,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -3530,7 +3742,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3542,7 +3754,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3555,7 +3767,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -3632,7 +3844,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +3856,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +3869,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -3768,7 +3980,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3992,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3793,7 +4005,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -3845,7 +4057,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +4069,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +4082,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -3913,7 +4125,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4137,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4150,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -3977,7 +4189,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3989,7 +4201,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4002,7 +4214,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4061,7 +4273,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4073,7 +4285,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4086,7 +4298,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4143,7 +4355,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xa2\x06\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x8b\a\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4173,8 +4385,20 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
 	"\tsupersede\x18! \x01(\tR\tsupersede\x124\n" +
 	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
-	"\x05splay\x18( \x01(\x03R\x05splayB\v\n" +
-	"\t_priority\"+\n" +
+	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
+	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
+	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecretsB\v\n" +
+	"\t_priority\"\xc2\x01\n" +
+	"\vTemplateUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12G\n" +
+	"\targuments\x18\x03 \x03(\v2).agentplane.v1.TemplateUse.ArgumentsEntryR\targuments\x1a<\n" +
+	"\x0eArgumentsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
+	"\x06Secret\x12\x10\n" +
+	"\x03env\x18\x01 \x01(\tR\x03env\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"t\n" +
 	"\x0eSubmitResponse\x120\n" +
@@ -4341,15 +4565,21 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x15CancelCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
 	"\vPlanRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"\x91\x02\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xc6\x02\n" +
 	"\fPlanResponse\x120\n" +
 	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
 	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
 	"\x05waits\x18\x03 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\x05waits\x12\x14\n" +
 	"\x05notes\x18\x04 \x03(\tR\x05notes\x12&\n" +
 	"\fmax_failures\x18\x05 \x01(\rH\x00R\vmaxFailures\x88\x01\x01\x12\x14\n" +
-	"\x05index\x18\x06 \x01(\x04R\x05indexB\x0f\n" +
-	"\r_max_failures\"[\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index\x123\n" +
+	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimateB\x0f\n" +
+	"\r_max_failures\"f\n" +
+	"\bEstimate\x12\x12\n" +
+	"\x04runs\x18\x01 \x01(\rR\x04runs\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\rR\tsucceeded\x12\x16\n" +
+	"\x06median\x18\x03 \x01(\x03R\x06median\x12\x10\n" +
+	"\x03p90\x18\x04 \x01(\x03R\x03p90\"[\n" +
 	"\vPlannedWave\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\x126\n" +
 	"\atargets\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\atargets\"a\n" +
@@ -4518,7 +4748,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -4532,141 +4762,149 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*Envelope)(nil),              // 9: agentplane.v1.Envelope
 	(*Signature)(nil),             // 10: agentplane.v1.Signature
 	(*CommandSpec)(nil),           // 11: agentplane.v1.CommandSpec
-	(*SubmitRequest)(nil),         // 12: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 13: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),    // 14: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),   // 15: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),          // 16: agentplane.v1.SubmitAnswer
-	(*Command)(nil),               // 17: agentplane.v1.Command
-	(*Rollout)(nil),               // 18: agentplane.v1.Rollout
-	(*Wave)(nil),                  // 19: agentplane.v1.Wave
-	(*Stop)(nil),                  // 20: agentplane.v1.Stop
-	(*Output)(nil),                // 21: agentplane.v1.Output
-	(*Invocation)(nil),            // 22: agentplane.v1.Invocation
-	(*KeptOutput)(nil),            // 23: agentplane.v1.KeptOutput
-	(*GetCommandRequest)(nil),     // 24: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 25: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 26: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 27: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 28: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 29: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 30: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 31: agentplane.v1.CancelCommandResponse
-	(*PlanRequest)(nil),           // 32: agentplane.v1.PlanRequest
-	(*PlanResponse)(nil),          // 33: agentplane.v1.PlanResponse
-	(*PlannedWave)(nil),           // 34: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 35: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 36: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 37: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 38: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 39: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 40: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 41: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 42: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 43: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 44: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 45: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 46: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 47: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),         // 48: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),          // 49: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),        // 50: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),            // 51: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),             // 52: agentplane.v1.FollowEnd
-	nil,                           // 53: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 54: agentplane.v1.Label
-	(*Incarnation)(nil),           // 55: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 56: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 57: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 58: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 59: agentplane.v1.OutputChunk
+	(*TemplateUse)(nil),           // 12: agentplane.v1.TemplateUse
+	(*Secret)(nil),                // 13: agentplane.v1.Secret
+	(*SubmitRequest)(nil),         // 14: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),        // 15: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),    // 16: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),   // 17: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),          // 18: agentplane.v1.SubmitAnswer
+	(*Command)(nil),               // 19: agentplane.v1.Command
+	(*Rollout)(nil),               // 20: agentplane.v1.Rollout
+	(*Wave)(nil),                  // 21: agentplane.v1.Wave
+	(*Stop)(nil),                  // 22: agentplane.v1.Stop
+	(*Output)(nil),                // 23: agentplane.v1.Output
+	(*Invocation)(nil),            // 24: agentplane.v1.Invocation
+	(*KeptOutput)(nil),            // 25: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),     // 26: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 27: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 28: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 29: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 30: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 31: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 32: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 33: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),           // 34: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),          // 35: agentplane.v1.PlanResponse
+	(*Estimate)(nil),              // 36: agentplane.v1.Estimate
+	(*PlannedWave)(nil),           // 37: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),         // 38: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),   // 39: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),  // 40: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),  // 41: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil), // 42: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),   // 43: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),  // 44: agentplane.v1.AbortCommandResponse
+	(*WhyRequest)(nil),            // 45: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 46: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 47: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),       // 48: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 49: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 50: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),         // 51: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),          // 52: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),        // 53: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),            // 54: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),             // 55: agentplane.v1.FollowEnd
+	nil,                           // 56: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                           // 57: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                 // 58: agentplane.v1.Label
+	(*Incarnation)(nil),           // 59: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 60: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 61: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 62: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 63: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
 	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
 	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
 	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	54, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	58, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
 	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	55, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	59, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
-	17, // 10: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	16, // 11: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	56, // 12: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 13: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	53, // 14: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	22, // 15: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	11, // 16: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	18, // 17: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	20, // 18: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	20, // 19: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	19, // 20: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 21: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 22: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	21, // 23: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	21, // 24: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	23, // 25: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	57, // 26: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	17, // 27: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 28: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 29: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	17, // 30: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	17, // 31: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	22, // 32: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	17, // 33: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	34, // 34: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	35, // 35: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	35, // 36: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	35, // 37: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	17, // 38: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	17, // 39: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	17, // 40: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	17, // 41: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	22, // 42: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	44, // 43: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 44: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	47, // 45: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 46: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	49, // 47: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	58, // 48: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	51, // 49: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	59, // 50: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	52, // 51: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 52: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	57, // 53: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	12, // 54: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	14, // 55: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	24, // 56: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	26, // 57: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	28, // 58: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	30, // 59: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	45, // 60: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	32, // 61: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	36, // 62: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	38, // 63: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	40, // 64: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	48, // 65: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	42, // 66: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	13, // 67: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	15, // 68: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	25, // 69: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	27, // 70: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	29, // 71: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	31, // 72: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	46, // 73: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	33, // 74: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	37, // 75: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	39, // 76: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	41, // 77: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	50, // 78: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	43, // 79: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	67, // [67:80] is the sub-list for method output_type
-	54, // [54:67] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	12, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
+	13, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
+	56, // 12: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	19, // 13: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	18, // 14: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	60, // 15: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 16: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	57, // 17: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	24, // 18: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	11, // 19: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	20, // 20: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	22, // 21: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	22, // 22: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	21, // 23: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 24: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 25: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	23, // 26: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	23, // 27: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	25, // 28: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	61, // 29: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	19, // 30: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 31: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 32: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	19, // 33: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	19, // 34: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	24, // 35: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	19, // 36: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	37, // 37: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	38, // 38: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	38, // 39: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	36, // 40: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	38, // 41: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	19, // 42: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 43: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 44: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 45: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	24, // 46: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	47, // 47: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 48: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	50, // 49: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 50: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	52, // 51: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	62, // 52: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	54, // 53: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	63, // 54: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	55, // 55: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 56: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	61, // 57: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	14, // 58: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	16, // 59: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	26, // 60: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	28, // 61: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	30, // 62: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	32, // 63: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	48, // 64: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	34, // 65: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	39, // 66: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	41, // 67: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	43, // 68: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	51, // 69: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	45, // 70: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	15, // 71: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	17, // 72: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	27, // 73: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	29, // 74: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	31, // 75: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	33, // 76: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	49, // 77: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	35, // 78: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	40, // 79: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	42, // 80: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	44, // 81: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	53, // 82: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	46, // 83: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	71, // [71:84] is the sub-list for method output_type
+	58, // [58:71] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -4677,15 +4915,15 @@ func file_agentplane_v1_command_proto_init() {
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[13].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[28].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[15].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[30].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   49,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

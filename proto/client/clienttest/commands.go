@@ -16,6 +16,7 @@ import (
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/selector"
+	"github.com/agentplane/agentplane/proto/template"
 )
 
 type commandService struct {
@@ -81,6 +82,15 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 			return nil, Refusal(codes.AlreadyExists, "conflict", fmt.Sprintf("command %s stands with another content", spec.CommandId), "leave --id away")
 		}
 		return &agentplanev1.SubmitResponse{Command: old.view(false, false), Repeated: true}, nil
+	}
+	if use := spec.Template; use != nil {
+		t, err := s.templateLocked(use.Name, use.Version)
+		if err == nil {
+			err = template.Verify(t.Spec, spec)
+		}
+		if err != nil {
+			return nil, Refusal(codes.InvalidArgument, "template_mismatch", err.Error(), "")
+		}
 	}
 	if spec.ClusterId != s.bundle.ClusterId || spec.NotAfter == 0 {
 		return nil, Refusal(codes.InvalidArgument, "bad_spec", "cluster id or not_after is missing", "")

@@ -100,6 +100,7 @@ func (n *Node) serve() {
 	agentplanev1.RegisterOperatorServiceServer(s, operatorService{service: api})
 	agentplanev1.RegisterScheduleServiceServer(s, scheduleService{service: api})
 	agentplanev1.RegisterEnrollServiceServer(s, enrollService{service: api})
+	agentplanev1.RegisterTemplateServiceServer(s, templateService{service: api})
 	n.mu.Lock()
 	n.server = s
 	n.mu.Unlock()

@@ -79,7 +79,7 @@ func (n *Node) authorize(ctx context.Context, method string) error {
 		return Refusal(codes.Unauthenticated, "expired", "the certificate has expired", "renew it")
 	}
 	for _, o := range n.cluster.State.operators {
-		if o.Name == who.ID.Name && (o.Role == "admin" || strings.HasSuffix(permission, ".read")) {
+		if o.Name == who.ID.Name && (o.Role == "admin" || strings.HasSuffix(permission, ".read") || o.Role == "runner" && permission == "templates.run") {
 			return nil
 		}
 	}
@@ -98,10 +98,16 @@ func (c clusterService) Info(ctx context.Context, _ *agentplanev1.InfoRequest) (
 	}
 	c.state.mu.Lock()
 	defer c.state.mu.Unlock()
+	role := ""
+	for _, o := range c.state.operators {
+		if o.Name == who.ID.Name {
+			role = o.Role
+		}
+	}
 	return &agentplanev1.InfoResponse{
 		ClusterId: c.state.bundle.ClusterId, Incarnation: c.state.bundle.Incarnation, Now: time.Now().UnixNano(),
 		AppliedIndex: c.state.index, FeatureLevel: 1, Bundle: c.state.bundle, LeaderId: c.state.members[0].Id,
-		Caller: who.ID.Name, Role: "admin", Version: "test",
+		Caller: who.ID.Name, Role: role, Version: "test",
 	}, nil
 }
 

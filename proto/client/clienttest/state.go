@@ -39,6 +39,7 @@ type State struct {
 	schedules  []*agentplanev1.Schedule
 	operators  []*agentplanev1.Operator
 	keys       map[string]identity.PublicKey // of operators
+	templates  map[string][]*agentplanev1.Template
 	problems   []*agentplanev1.Problem
 	leaderless bool // as far as Status says
 }
@@ -68,8 +69,8 @@ func newState(c *Cluster) *State {
 			Incarnation: &agentplanev1.Incarnation{Number: 1, Id: id},
 			Index:       1,
 		},
-		behave: map[string]Behaviour{},
-		keys:   map[string]identity.PublicKey{},
+		behave: map[string]Behaviour{}, templates: map[string][]*agentplanev1.Template{},
+		keys: map[string]identity.PublicKey{},
 	}
 }
 

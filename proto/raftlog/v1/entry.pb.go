@@ -227,6 +227,8 @@ type Mutation struct {
 	//	*Mutation_EndSchedules
 	//	*Mutation_PurgeSchedules
 	//	*Mutation_RecordOutput
+	//	*Mutation_PutTemplate
+	//	*Mutation_DeleteTemplate
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -663,6 +665,24 @@ func (x *Mutation) GetRecordOutput() *RecordOutput {
 	return nil
 }
 
+func (x *Mutation) GetPutTemplate() *PutTemplate {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_PutTemplate); ok {
+			return x.PutTemplate
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetDeleteTemplate() *DeleteTemplate {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_DeleteTemplate); ok {
+			return x.DeleteTemplate
+		}
+	}
+	return nil
+}
+
 type isMutation_Kind interface {
 	isMutation_Kind()
 }
@@ -839,6 +859,14 @@ type Mutation_RecordOutput struct {
 	RecordOutput *RecordOutput `protobuf:"bytes,90,opt,name=record_output,json=recordOutput,proto3,oneof"`
 }
 
+type Mutation_PutTemplate struct {
+	PutTemplate *PutTemplate `protobuf:"bytes,95,opt,name=put_template,json=putTemplate,proto3,oneof"`
+}
+
+type Mutation_DeleteTemplate struct {
+	DeleteTemplate *DeleteTemplate `protobuf:"bytes,96,opt,name=delete_template,json=deleteTemplate,proto3,oneof"`
+}
+
 func (*Mutation_TakeOffice) isMutation_Kind() {}
 
 func (*Mutation_InitCluster) isMutation_Kind() {}
@@ -924,6 +952,10 @@ func (*Mutation_EndSchedules) isMutation_Kind() {}
 func (*Mutation_PurgeSchedules) isMutation_Kind() {}
 
 func (*Mutation_RecordOutput) isMutation_Kind() {}
+
+func (*Mutation_PutTemplate) isMutation_Kind() {}
+
+func (*Mutation_DeleteTemplate) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -1084,12 +1116,12 @@ var File_raftlog_v1_entry_proto protoreflect.FileDescriptor
 const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\n" +
 	"\x16raftlog/v1/entry.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\"\x88\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xcc\x16\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xd1\x17\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -1140,7 +1172,9 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\rfire_schedule\x18T \x01(\v2\x18.raftlog.v1.FireScheduleH\x00R\ffireSchedule\x12?\n" +
 	"\rend_schedules\x18U \x01(\v2\x18.raftlog.v1.EndSchedulesH\x00R\fendSchedules\x12E\n" +
 	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedules\x12?\n" +
-	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutputB\x06\n" +
+	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutput\x12<\n" +
+	"\fput_template\x18_ \x01(\v2\x17.raftlog.v1.PutTemplateH\x00R\vputTemplate\x12E\n" +
+	"\x0fdelete_template\x18` \x01(\v2\x1a.raftlog.v1.DeleteTemplateH\x00R\x0edeleteTemplateB\x06\n" +
 	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
@@ -1228,6 +1262,8 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*EndSchedules)(nil),      // 45: raftlog.v1.EndSchedules
 	(*PurgeSchedules)(nil),    // 46: raftlog.v1.PurgeSchedules
 	(*RecordOutput)(nil),      // 47: raftlog.v1.RecordOutput
+	(*PutTemplate)(nil),       // 48: raftlog.v1.PutTemplate
+	(*DeleteTemplate)(nil),    // 49: raftlog.v1.DeleteTemplate
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1274,13 +1310,15 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	45, // 41: raftlog.v1.Mutation.end_schedules:type_name -> raftlog.v1.EndSchedules
 	46, // 42: raftlog.v1.Mutation.purge_schedules:type_name -> raftlog.v1.PurgeSchedules
 	47, // 43: raftlog.v1.Mutation.record_output:type_name -> raftlog.v1.RecordOutput
-	0,  // 44: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 45: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	48, // 44: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
+	49, // 45: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
+	0,  // 46: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 47: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1292,6 +1330,7 @@ func file_raftlog_v1_entry_proto_init() {
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
 	file_raftlog_v1_schedules_proto_init()
+	file_raftlog_v1_templates_proto_init()
 	file_raftlog_v1_entry_proto_msgTypes[1].OneofWrappers = []any{
 		(*Mutation_TakeOffice)(nil),
 		(*Mutation_InitCluster)(nil),
@@ -1336,6 +1375,8 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_EndSchedules)(nil),
 		(*Mutation_PurgeSchedules)(nil),
 		(*Mutation_RecordOutput)(nil),
+		(*Mutation_PutTemplate)(nil),
+		(*Mutation_DeleteTemplate)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -118,6 +118,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Removal
 	//	*SnapshotRecord_TokenUse
 	//	*SnapshotRecord_Schedule
+	//	*SnapshotRecord_Template
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -286,6 +287,15 @@ func (x *SnapshotRecord) GetSchedule() *Schedule {
 	return nil
 }
 
+func (x *SnapshotRecord) GetTemplate() *Template {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Template); ok {
+			return x.Template
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Row interface {
 	isSnapshotRecord_Row()
 }
@@ -346,6 +356,10 @@ type SnapshotRecord_Schedule struct {
 	Schedule *Schedule `protobuf:"bytes,24,opt,name=schedule,proto3,oneof"`
 }
 
+type SnapshotRecord_Template struct {
+	Template *Template `protobuf:"bytes,34,opt,name=template,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Cluster) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Node) isSnapshotRecord_Row() {}
@@ -373,6 +387,8 @@ func (*SnapshotRecord_Removal) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_TokenUse) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Schedule) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Template) isSnapshotRecord_Row() {}
 
 // SnapshotTrailer is the last record: without it a snapshot is torn.
 type SnapshotTrailer struct {
@@ -434,14 +450,14 @@ var File_raftlog_v1_snapshot_proto protoreflect.FileDescriptor
 const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19raftlog/v1/snapshot.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\"\xbd\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\xbd\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x129\n" +
 	"\vincarnation\x18\x03 \x01(\v2\x17.raftlog.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xc0\x05\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xf4\x05\n" +
 	"\x0eSnapshotRecord\x12/\n" +
 	"\acluster\x18\x01 \x01(\v2\x13.raftlog.v1.ClusterH\x00R\acluster\x12&\n" +
 	"\x04node\x18\x02 \x01(\v2\x10.raftlog.v1.NodeH\x00R\x04node\x12/\n" +
@@ -459,7 +475,8 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"invocation\x12/\n" +
 	"\aremoval\x18\f \x01(\v2\x13.raftlog.v1.RemovalH\x00R\aremoval\x123\n" +
 	"\ttoken_use\x18\r \x01(\v2\x14.raftlog.v1.TokenUseH\x00R\btokenUse\x122\n" +
-	"\bschedule\x18\x18 \x01(\v2\x14.raftlog.v1.ScheduleH\x00R\bscheduleB\x05\n" +
+	"\bschedule\x18\x18 \x01(\v2\x14.raftlog.v1.ScheduleH\x00R\bschedule\x122\n" +
+	"\btemplate\x18\" \x01(\v2\x14.raftlog.v1.TemplateH\x00R\btemplateB\x05\n" +
 	"\x03row\"?\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x12\n" +
@@ -497,6 +514,7 @@ var file_raftlog_v1_snapshot_proto_goTypes = []any{
 	(*Removal)(nil),         // 15: raftlog.v1.Removal
 	(*TokenUse)(nil),        // 16: raftlog.v1.TokenUse
 	(*Schedule)(nil),        // 17: raftlog.v1.Schedule
+	(*Template)(nil),        // 18: raftlog.v1.Template
 }
 var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.SnapshotHeader.incarnation:type_name -> raftlog.v1.Incarnation
@@ -514,11 +532,12 @@ var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	15, // 12: raftlog.v1.SnapshotRecord.removal:type_name -> raftlog.v1.Removal
 	16, // 13: raftlog.v1.SnapshotRecord.token_use:type_name -> raftlog.v1.TokenUse
 	17, // 14: raftlog.v1.SnapshotRecord.schedule:type_name -> raftlog.v1.Schedule
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	18, // 15: raftlog.v1.SnapshotRecord.template:type_name -> raftlog.v1.Template
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_snapshot_proto_init() }
@@ -530,6 +549,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
 	file_raftlog_v1_schedules_proto_init()
+	file_raftlog_v1_templates_proto_init()
 	file_raftlog_v1_snapshot_proto_msgTypes[1].OneofWrappers = []any{
 		(*SnapshotRecord_Cluster)(nil),
 		(*SnapshotRecord_Node)(nil),
@@ -545,6 +565,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 		(*SnapshotRecord_Removal)(nil),
 		(*SnapshotRecord_TokenUse)(nil),
 		(*SnapshotRecord_Schedule)(nil),
+		(*SnapshotRecord_Template)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
