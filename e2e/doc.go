@@ -52,6 +52,7 @@
 // what is taken out, which promise that breaks, and the test that must fail:
 //
 //	earlyack       I1      controlplane/consensus  TestLives
+//	outputack      I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
 //	putback        I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback        I1 I13  e2e                     TestOldLeaderFromADiskImage
 //	claimtwice     I2      fsm                     TestStories
