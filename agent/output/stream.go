@@ -119,7 +119,7 @@ func (x *sending) pump(ctx context.Context, epoch uint64, heard <-chan *agentpla
 		if err != nil {
 			return x.why(ctx, err)
 		}
-		var again <-chan time.Time = poll.C
+		again := poll.C
 		if len(x.parts) == 0 {
 			again = nil // nothing runs, nothing is to be sent
 		}

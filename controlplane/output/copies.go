@@ -36,7 +36,6 @@ type copies struct {
 	attempts map[Key]*attempt
 	pushers  map[string]*pusher
 	run1     func(*pusher) // starts a pusher; nil when nothing runs
-	changed  chan struct{} // closed, and made anew, when a pusher was asked for
 }
 
 // attempt is output of which this node is the first to have what comes.

@@ -155,7 +155,7 @@ func TestCrashAtAnyByte(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		root, err := os.MkdirTemp(t.TempDir(), "crash")
 		must(t, err)
-		defer os.RemoveAll(root)
+		defer func() { must(t, os.RemoveAll(root)) }()
 		dir := filepath.Join(root, "a")
 		wal := int64(rapid.SampledFrom([]int{1, 300, 100_000}).Draw(rt, "wal"))
 		s, err := OpenStore(StoreOptions{Dir: dir, ReserveBytes: -1, WalBytes: wal})

@@ -23,7 +23,6 @@ type subscription struct {
 	mu      sync.Mutex // guards what follows
 	cursors map[Key]*cursor
 	ready   []Key // to be looked at, in turn
-	closed  bool
 }
 
 // cursor is how far one attempt was read.

@@ -363,7 +363,9 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 	}()
 	defer func() {
 		cancel()
-		<-ended
+		select {
+		case <-ended:
+		}
 	}()
 	acked, _ := p.state()
 	_ = stream.Send(&agentplanev1.OutputRequest{Message: &agentplanev1.OutputRequest_Hello{Hello: &agentplanev1.OutputHello{SessionEpoch: epoch}}})
