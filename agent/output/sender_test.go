@@ -182,6 +182,25 @@ func (w *wire) Send(m *agentplanev1.OutputRequest) error {
 	return nil
 }
 
+func (n *node) finish(k Key) *agentplanev1.OutputFinish {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.finished[k]
+}
+
+// counts gives how many attempts were offered, and how many finished.
+func (n *node) counts() (offers, finished int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.offers, len(n.finished)
+}
+
+func (h *host) readers() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.open
+}
+
 func (n *node) shown(k Key) [2]string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -218,7 +237,7 @@ func TestOutputIsSentWhileItIsPrinted(t *testing.T) {
 		defer stop()
 		s.Started(k, false)
 		time.Sleep(time.Hour)
-		if n.offers != 0 {
+		if offers, _ := n.counts(); offers != 0 {
 			t.Error("output was offered before there was any")
 		}
 		h.print(k, stdout, "hello ", 0)
@@ -237,12 +256,12 @@ func TestOutputIsSentWhileItIsPrinted(t *testing.T) {
 		s.Ended(k, End{Stdout: 20, Stderr: 7, GapReason: ReasonDisk}, false)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		f := n.finished[k]
+		f := n.finish(k)
 		if f.GetTotals().GetStdout() != 20 || f.GetGapReason() != ReasonDisk || f.GetWhole() || !h.isDone(k) || s.Waits(k) {
 			t.Errorf("finished with %v, done %v, waits %v", f, h.isDone(k), s.Waits(k))
 		}
-		if h.open != 0 {
-			t.Errorf("%d readers are open", h.open)
+		if h.readers() != 0 {
+			t.Errorf("%d readers are open", h.readers())
 		}
 	})
 }
@@ -294,8 +313,8 @@ func TestWhatTheResultHoldsIsNotSent(t *testing.T) {
 		h.print(k, stdout, "quick", 0)
 		s.Ended(k, End{Stdout: 5, Whole: true}, false)
 		time.Sleep(time.Minute)
-		if n.offers != 0 || s.Waits(k) {
-			t.Errorf("%d offers, waits %v", n.offers, s.Waits(k))
+		if offers, _ := n.counts(); offers != 0 || s.Waits(k) {
+			t.Errorf("%d offers, waits %v", offers, s.Waits(k))
 		}
 		// One that was watched is finished, so that whoever watches sees its end.
 		s.Started(k, false)
@@ -303,8 +322,8 @@ func TestWhatTheResultHoldsIsNotSent(t *testing.T) {
 		s.Ended(k, End{Stdout: 5, Whole: true}, false)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if !n.finished[k].GetWhole() {
-			t.Errorf("finished with %v", n.finished[k])
+		if !n.finish(k).GetWhole() {
+			t.Errorf("finished with %v", n.finish(k))
 		}
 	})
 }
@@ -336,8 +355,8 @@ func TestBackPressure(t *testing.T) {
 			t.Errorf("%d bytes came", got)
 		}
 		stop()
-		if h.open != 0 {
-			t.Errorf("%d readers are open", h.open)
+		if h.readers() != 0 {
+			t.Errorf("%d readers are open", h.readers())
 		}
 	})
 }
@@ -357,8 +376,8 @@ func TestSkippedOutputIsOnlyFinished(t *testing.T) {
 		s.Ended(k, End{Stdout: 11}, false)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := n.shown(k); got[0] != "first" || n.finished[k].GetTotals().GetStdout() != 11 || !h.isDone(k) {
-			t.Errorf("the node has %q, finished %v", got, n.finished[k])
+		if got := n.shown(k); got[0] != "first" || n.finish(k).GetTotals().GetStdout() != 11 || !h.isDone(k) {
+			t.Errorf("the node has %q, finished %v", got, n.finish(k))
 		}
 	})
 }
@@ -375,8 +394,8 @@ func TestDamagedOutputEndsWhereItIsDamaged(t *testing.T) {
 		s.Ended(k, End{Stdout: 100, GapReason: ReasonLimit}, true)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := n.shown(k); got[0] != "good" || n.finished[k].GetGapReason() != ReasonLost || n.finished[k].GetTotals().GetStdout() != 100 {
-			t.Errorf("the node has %q, finished %v", got, n.finished[k])
+		if got := n.shown(k); got[0] != "good" || n.finish(k).GetGapReason() != ReasonLost || n.finish(k).GetTotals().GetStdout() != 100 {
+			t.Errorf("the node has %q, finished %v", got, n.finish(k))
 		}
 	})
 }
@@ -397,12 +416,12 @@ func TestABacklogIsSentInTurn(t *testing.T) {
 		defer stop()
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if got := len(n.finished); got != endedAtOnce {
+		if _, got := n.counts(); got != endedAtOnce {
 			t.Errorf("%d attempts were sent at once, want %d", got, endedAtOnce)
 		}
 		time.Sleep(3 * waitFor)
 		synctest.Wait()
-		if got := len(n.finished); got != 40 {
+		if _, got := n.counts(); got != 40 {
 			t.Errorf("%d attempts were sent, want all", got)
 		}
 	})

@@ -176,15 +176,15 @@ func (n *testNode) start(o StoreOptions) {
 	})
 	must(w.t, err)
 	n.store, n.Service = store, s
-	n.listen = bufconn.Listen(1 << 20)
+	listen := bufconn.Listen(1 << 20)
 	n.server = grpc.NewServer(grpc.WaitForHandlers(true))
 	agentplanev1.RegisterAgentServiceServer(n.server, agentAPI{s: s})
 	agentplanev1.RegisterPeerServiceServer(n.server, peerAPI{s: s})
 	agentplanev1.RegisterCommandServiceServer(n.server, commandAPI{s: s})
 	n.mu.Lock()
-	n.up = true
+	n.up, n.listen = true, listen
 	n.mu.Unlock()
-	listen, server := n.listen, n.server
+	server := n.server
 	stopServing := background(w.t, func(context.Context) error { _ = server.Serve(listen); return nil })
 	stopStore := background(w.t, store.Run)
 	stopService := background(w.t, s.Run)
