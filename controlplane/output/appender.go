@@ -96,14 +96,13 @@ func (a *appender) stage(b *batch, o *op) {
 		o.err = err
 		return
 	}
-	defer func() { o.held = Held{Ends: e.state.ends, Totals: e.totals, Refused: e.capped} }()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		o.held = Held{Ends: e.state.ends, Totals: e.totals, Refused: e.capped}
+	}()
 	if e.state.sealed {
-		if e.totals == nil {
-			a.mu.Lock()
-			e.totals = e.state.totals()
-			a.mu.Unlock()
-		}
-		return
+		return // totals were set when it was sealed, or read
 	}
 	var frames []byte
 	for _, c := range o.chunks {

@@ -207,9 +207,9 @@ func (s *Store) sealedTotals(k Key) (*agentplanev1.OutputTotals, error) {
 	e := s.entries[k]
 	var size int64
 	if e != nil {
-		if e.totals != nil {
+		if totals := e.totals; totals != nil {
 			s.mu.Unlock()
-			return e.totals, nil
+			return totals, nil
 		}
 		size = e.size
 	}
