@@ -236,7 +236,7 @@ func TestAFloodOfOutputIsBoundedEverywhere(t *testing.T) {
 		t.Errorf("the agent keeps %d bytes of output", size)
 	}
 	out := f.Ctl(within(t, time.Minute), "commands", "output", id, "a1")
-	if out.Err() != nil || len(out.Stdout) != total.Bytes-total.Missing || !strings.Contains(out.Stderr, "are not kept: ") {
+	if out.Err() != nil || len(out.Stdout) != total.Bytes-total.Missing || !strings.HasSuffix(out.Stdout, "the end\n") || !strings.Contains(out.Stderr, "are not kept: ") {
 		t.Errorf("of %+v came %d bytes: %.500s", total, len(out.Stdout), out.Stderr)
 	}
 }

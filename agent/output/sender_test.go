@@ -34,13 +34,14 @@ func newHost() *host { return &host{text: map[Key][]Chunk{}, done: map[Key]bool{
 func (h *host) print(k Key, stream agentplanev1.OutputStream, text string, skip uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at := skip
+	at, total := skip, skip
 	for _, c := range h.text[k] {
 		if c.Stream == stream {
 			at = c.Offset + uint64(len(c.Data)) + skip
 		}
+		total = c.Total + uint64(len(c.Data)) + skip
 	}
-	h.text[k] = append(h.text[k], Chunk{Stream: stream, Offset: at, Data: []byte(text)})
+	h.text[k] = append(h.text[k], Chunk{Stream: stream, Offset: at, Total: total, Data: []byte(text)})
 }
 
 func (h *host) isDone(k Key) bool {
@@ -101,6 +102,7 @@ type node struct {
 	offers   int
 	acks     bool // it acknowledges and says done
 	skip     bool
+	tail     uint64
 	stream   *wire
 }
 
@@ -169,8 +171,10 @@ func (w *wire) Send(m *agentplanev1.OutputRequest) error {
 		if n.acks {
 			w.out <- &agentplanev1.OutputResponse{Message: &agentplanev1.OutputResponse_Ack{Ack: &agentplanev1.OutputAck{InvocationId: k.Invocation, Attempt: k.Attempt, Held: have.proto()}}}
 		}
-		if n.skip {
-			w.out <- &agentplanev1.OutputResponse{Message: &agentplanev1.OutputResponse_Skip{Skip: &agentplanev1.OutputSkip{InvocationId: k.Invocation, Attempt: k.Attempt, Reason: "quota"}}}
+		if n.skip && !m.Data.GetTail() {
+			w.out <- &agentplanev1.OutputResponse{Message: &agentplanev1.OutputResponse_Skip{Skip: &agentplanev1.OutputSkip{
+				InvocationId: k.Invocation, Attempt: k.Attempt, Reason: "quota", Held: have.proto(), TailBytes: n.tail,
+			}}}
 		}
 	case *agentplanev1.OutputRequest_Finish:
 		k := Key{m.Finish.GetInvocationId(), m.Finish.GetAttempt()}
@@ -378,6 +382,32 @@ func TestSkippedOutputIsOnlyFinished(t *testing.T) {
 		synctest.Wait()
 		if got := n.shown(k); got[0] != "first" || n.finish(k).GetTotals().GetStdout() != 11 || !h.isDone(k) {
 			t.Errorf("the node has %q, finished %v", got, n.finish(k))
+		}
+	})
+}
+
+// Of output above the quota the end is sent all the same.
+func TestTheTailOfSkippedOutputIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, n, k := newHost(), newNode(), Key{"c.1", 1}
+		n.skip, n.tail = true, 12
+		s := h.sender()
+		stop := beside(t, s, n)
+		defer stop()
+		s.Started(k, false)
+		h.print(k, stdout, "first ", 0)
+		time.Sleep(time.Second)
+		h.print(k, stdout, "middle ", 0)
+		h.print(k, stderr, "err", 0)
+		h.print(k, stdout, "the ", 0)
+		h.print(k, stderr, "ERR", 0)
+		h.print(k, stdout, "end", 0)
+		s.Ended(k, End{Stdout: 20, Stderr: 6}, false)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		// What begins before the tail and ends in it comes whole.
+		if got, want := n.shown(k), [2]string{"first (7 quota)the end", "errERR"}; got != want || !h.isDone(k) {
+			t.Errorf("the node has %q, want %q; finished %v", got, want, n.finish(k))
 		}
 	})
 }

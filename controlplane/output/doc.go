@@ -8,7 +8,8 @@
 //     until all of an attempt's output is acknowledged.
 //   - What is shown was fsynced on the node that shows it. No byte is shown twice, none is
 //     left out silently: what is not kept is a gap, with the number of bytes and why
-//     (agent_limit, agent_disk, quota, disk_full, lost).
+//     (agent_limit, agent_disk, quota, disk_full, lost). Of output above its quota the last
+//     part is kept beside the first.
 //   - Output never holds up work: a full disk, a full store or a slow peer costs output.
 //   - Everything is bounded: the store by bytes and by number of attempts, an attempt by
 //     bytes, memory by the number of streams.
