@@ -367,8 +367,8 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 	}()
 	defer func() {
 		cancel()
-		select {
-		case <-ended:
+		if err := <-ended; err != nil && ctx.Err() == nil {
+			p.w.t.Error(err)
 		}
 	}()
 	acked, _ := p.state()
