@@ -112,6 +112,42 @@ func TestOutputIsRecordedWhenItHasEnded(t *testing.T) {
 	}
 }
 
+// A node that keeps output leaves for good: another one gets a copy, and is recorded.
+func TestOutputOfANodeThatLeftIsCopiedAgain(t *testing.T) {
+	w := newWorld(t, StoreOptions{})
+	k := w.claim()
+	p := w.program(k)
+	p.run(t)
+	p.print(0, strings.Repeat("a line\n", 3000))
+	p.exit()
+	w.until("it is done", func() bool { _, done := p.state(); return done == DoneKept })
+	w.succeed(k, p.text(0), "")
+	keepers := recorded(w.row(k), 1).GetNodeIds()
+	if len(keepers) != 2 || keepers[0] != "a" {
+		t.Fatalf("it is kept by %q", keepers)
+	}
+	gone, next := keepers[1], "b"
+	if gone == "b" {
+		next = "c"
+	}
+	w.nodes["a"].store.age(2 * settledFor)
+	w.nodes["a"].sweepAll(t.Context())
+	if w.nodes["a"].copies.has(k) {
+		t.Fatal("it is copied again although nobody has left")
+	}
+	w.nodes[gone].stop()
+	w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: gone}}})
+	w.nodes["a"].sweepAll(t.Context())
+	w.until("the third node is recorded", func() bool { return slices.Contains(recorded(w.row(k), 1).GetNodeIds(), next) })
+	w.until("the copy is done with", func() bool { return !w.nodes["a"].copies.has(k) })
+	w.nodes["a"].stop()
+	var f watcher
+	must(t, f.follow(t.Context(), t, w, next, k))
+	if got, end := f.state(); got.text[0] != p.text(0) || end.GetIncomplete() != "" {
+		t.Errorf("the third node shows %d bytes, %v", len(got.text[0]), end)
+	}
+}
+
 // age makes everything look older.
 func (s *Store) age(by time.Duration) {
 	s.mu.Lock()
