@@ -128,7 +128,7 @@ func (r tailReader) Next(most int) ([]output.Chunk, error) {
 	stored, err := r.Tail.Next(most)
 	chunks := make([]output.Chunk, len(stored))
 	for i, c := range stored {
-		chunks[i] = output.Chunk{Stream: agentplanev1.OutputStream(c.Stream), Offset: c.StreamOffset, Data: c.Data}
+		chunks[i] = output.Chunk{Stream: agentplanev1.OutputStream(c.Stream), Offset: c.StreamOffset, Total: c.Offset, Data: c.Data}
 	}
 	return chunks, err
 }

@@ -164,7 +164,7 @@ var nodeOptions = []Option{
 	},
 	{
 		Key: "output.attempt_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "64MiB", Min: "64KiB", Max: "1GiB",
-		Doc: "How much output of one attempt this node keeps; what follows is counted only.",
+		Doc: "How much output of one attempt this node keeps: its begin, and the last half MiB of it; what lies between is counted only.",
 	},
 	{
 		Key: "output.reserve_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "1GiB", Max: "16TiB",

@@ -54,6 +54,7 @@
 // a mutant; TestMutantsAreListed sees to that.
 //
 //	earlyack         I1      controlplane/consensus  TestLives
+//	outputack        I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
 //	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
 //	claimtwice       I2      fsm                     TestStories

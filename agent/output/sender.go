@@ -30,6 +30,7 @@ type Key struct {
 type Chunk struct {
 	Stream agentplanev1.OutputStream
 	Offset uint64 // in its stream
+	Total  uint64 // in both streams together
 	Data   []byte
 }
 

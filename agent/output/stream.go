@@ -38,7 +38,10 @@ type part struct {
 	sent    ends
 	offered bool
 	wanted  bool      // the node has said from where
-	skipped bool      // it wants no more data
+	skipped bool      // it wants no more data, but for the tail
+	reason  string    // why
+	tail    uint64    // how many of the last bytes it wants all the same
+	begin   uint64    // where the tail begins in both streams together; 0 before it is sent
 	failed  error     // why no more can be read
 	since   time.Time // when the finish was sent; zero before
 }
@@ -119,7 +122,7 @@ func (x *sending) pump(ctx context.Context, epoch uint64, heard <-chan *agentpla
 		if err != nil {
 			return x.why(ctx, err)
 		}
-		var again <-chan time.Time = poll.C
+		again := poll.C
 		if len(x.parts) == 0 {
 			again = nil // nothing runs, nothing is to be sent
 		}
@@ -214,13 +217,16 @@ func (x *sending) advance(p *part) (more bool, err error) {
 		return false, nil // the node is to answer
 	}
 	// The end was looked at before the file: what is read now is all there is.
-	drained := p.skipped
-	if !p.skipped && p.sent.total() < p.item.acked.total()+aheadBytes {
+	if p.skipped && p.item.end != nil && p.tail > 0 && p.begin == 0 {
+		p.beginTail()
+	}
+	drained := p.skipped && p.begin == 0
+	if !drained && p.sent.total() < p.item.acked.total()+aheadBytes {
 		chunks := p.read()
 		if len(chunks) > 0 {
 			p.sent = p.at
 			return true, x.stream.Send(&agentplanev1.OutputRequest{Message: &agentplanev1.OutputRequest_Data{Data: &agentplanev1.OutputData{
-				InvocationId: p.item.key.Invocation, Attempt: p.item.key.Attempt, Chunks: chunks,
+				InvocationId: p.item.key.Invocation, Attempt: p.item.key.Attempt, Chunks: chunks, Tail: p.skipped,
 			}}})
 		}
 		drained = true
@@ -275,16 +281,29 @@ func (p *part) take(all []*agentplanev1.OutputChunk, c Chunk) []*agentplanev1.Ou
 		return all
 	}
 	end := c.Offset + uint64(len(c.Data))
-	if end <= p.at[i] {
+	if end <= p.at[i] || c.Total+uint64(len(c.Data)) <= p.begin {
 		return all
 	}
 	if c.Offset > p.at[i] {
-		all = append(all, &agentplanev1.OutputChunk{Stream: c.Stream, Offset: p.at[i], GapBytes: c.Offset - p.at[i], GapReason: ReasonLimit})
+		why := ReasonLimit
+		if p.skipped {
+			why = p.reason
+		}
+		all = append(all, &agentplanev1.OutputChunk{Stream: c.Stream, Offset: p.at[i], GapBytes: c.Offset - p.at[i], GapReason: why})
 		p.at[i] = c.Offset
 	}
 	all = append(all, &agentplanev1.OutputChunk{Stream: c.Stream, Offset: p.at[i], Data: c.Data[p.at[i]-c.Offset:]})
 	p.at[i] = end
 	return all
+}
+
+// beginTail reads the last bytes of output of which the node did not want the middle.
+func (p *part) beginTail() {
+	p.close()
+	p.begin = 1
+	if total := p.item.end.Stdout + p.item.end.Stderr; total > p.tail {
+		p.begin = total - p.tail
+	}
 }
 
 func (p *part) finish() *agentplanev1.OutputFinish {
@@ -307,13 +326,15 @@ func (x *sending) hear(m *agentplanev1.OutputResponse) {
 		if p := x.parts[Key{m.Wanted.GetInvocationId(), m.Wanted.GetAttempt()}]; p != nil && p.offered {
 			p.close()
 			p.at = endsOf(m.Wanted.GetFrom())
-			p.sent, p.wanted, p.skipped, p.failed, p.since = p.at, true, false, nil, time.Time{}
+			p.sent, p.wanted, p.skipped, p.failed, p.since, p.begin = p.at, true, false, nil, time.Time{}, 0
 		}
 	case *agentplanev1.OutputResponse_Ack:
 		x.s.acked(Key{m.Ack.GetInvocationId(), m.Ack.GetAttempt()}, endsOf(m.Ack.GetHeld()))
 	case *agentplanev1.OutputResponse_Skip:
 		if p := x.parts[Key{m.Skip.GetInvocationId(), m.Skip.GetAttempt()}]; p != nil {
-			p.skipped = true
+			p.skipped, p.reason, p.tail = true, m.Skip.GetReason(), m.Skip.GetTailBytes()
+			p.at = endsOf(m.Skip.GetHeld()) // what was on its way is not taken
+			p.sent = p.at
 			p.close()
 			x.s.o.Logger.Info("the nodes keep no more of an attempt's output", "invocation_id", p.item.key.Invocation, "attempt", p.item.key.Attempt, "reason", m.Skip.GetReason())
 		}

@@ -192,7 +192,7 @@ func single(fd protoreflect.FieldDescriptor, v protoreflect.Value) any {
 		switch {
 		case texts[fd.Name()]:
 			return strings.ToValidUTF8(string(v.Bytes()), "\uFFFD")
-		case fd.FullName() == "agentplane.v1.Incarnation.id":
+		case fd.FullName() == "agentplane.v1.Incarnation.id", fd.FullName() == "agentplane.v1.OutputTotal.sha256":
 			return hex.EncodeToString(v.Bytes())
 		default:
 			return base64.StdEncoding.EncodeToString(v.Bytes())

@@ -37,7 +37,7 @@ type wholeOutput struct {
 	term  [2]*sink
 }
 
-func (a *app) printWhole(ctx context.Context, s *session, id, agent string, f *outputFlags) error {
+func newWholeOutput(a *app, f *outputFlags) *wholeOutput {
 	w := &wholeOutput{app: a, flags: f, sums: [2]hash.Hash{sha256.New(), sha256.New()}}
 	for i, to := range []io.Writer{a.stdout, a.stderr} {
 		switch {
@@ -48,6 +48,11 @@ func (a *app) printWhole(ctx context.Context, s *session, id, agent string, f *o
 		}
 		w.term[i] = &sink{to: to, plain: isTerminal(to)}
 	}
+	return w
+}
+
+func (a *app) printWhole(ctx context.Context, s *session, id, agent string, f *outputFlags) error {
+	w := newWholeOutput(a, f)
 	err := s.Follow(ctx, &agentplanev1.FollowRequest{CommandId: id, Agent: agent, NoWait: true}, w.take)
 	for _, t := range w.term {
 		t.flush()

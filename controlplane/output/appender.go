@@ -96,17 +96,16 @@ func (a *appender) stage(b *batch, o *op) {
 		o.err = err
 		return
 	}
-	defer func() { o.held = Held{Ends: e.state.ends, Totals: e.totals, Refused: e.capped} }()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		o.held = Held{Ends: e.state.ends, Totals: e.totals, Refused: e.capped}
+	}()
 	if e.state.sealed {
-		if e.totals == nil {
-			a.mu.Lock()
-			e.totals = e.state.totals()
-			a.mu.Unlock()
-		}
-		return
+		return // totals were set when it was sealed, or read
 	}
 	var frames []byte
-	for _, c := range o.chunks {
+	for n, c := range o.chunks {
 		ends := e.state.ends
 		part, err := ends.take(c)
 		if err != nil {
@@ -119,11 +118,12 @@ func (a *appender) stage(b *batch, o *op) {
 		if len(part.GetGapReason()) > maxReasonBytes {
 			part.GapReason = part.GetGapReason()[:maxReasonBytes]
 		}
-		if n := len(part.GetData()); n > 0 {
-			if why := a.refuses(b, o.key, e, int64(len(frames)+n)); why != "" {
+		if size := len(part.GetData()); size > 0 {
+			if why := a.refuses(b, o, e, int64(len(frames)+size)); why != "" {
 				a.mu.Lock()
 				e.capped = why
 				a.mu.Unlock()
+				o.lost = dataBytes(o.chunks[n:])
 				break
 			}
 		}
@@ -144,6 +144,13 @@ func (a *appender) stage(b *batch, o *op) {
 	b.fresh += cost(e.next+int64(len(frames))) - cost(e.next)
 	e.next += int64(len(frames))
 	b.grown[o.key] = e
+}
+
+func dataBytes(chunks []*agentplanev1.OutputChunk) (n uint64) {
+	for _, c := range chunks {
+		n += uint64(len(c.GetData()))
+	}
+	return n
 }
 
 // entry gives what the store knows of a key, with its file read. Where there is none it
@@ -183,15 +190,19 @@ func (a *appender) entry(k Key, create bool) (*entry, error) {
 }
 
 // refuses says why n more bytes of data are not kept; empty when they are.
-func (a *appender) refuses(b *batch, k Key, e *entry, n int64) string {
+func (a *appender) refuses(b *batch, o *op, e *entry, n int64) string {
+	limit := a.o.MaxAttemptBytes
+	if !o.full {
+		limit -= a.TailBytes()
+	}
 	switch {
-	case e.capped != "":
+	case e.capped != "" && (!o.full || e.capped != ReasonQuota):
 		return e.capped
 	case a.broken != nil || !a.hasSpace():
 		return ReasonDiskFull
-	case e.next+n > a.o.MaxAttemptBytes:
+	case e.next+n > limit:
 		return ReasonQuota
-	case !a.makeRoom(b, k, e, n):
+	case !a.makeRoom(b, o.key, e, n):
 		return ReasonQuota
 	}
 	return ""
@@ -334,7 +345,7 @@ func (a *appender) undo(b *batch, err error) {
 	a.mu.Unlock()
 	for _, o := range b.ops {
 		if o.err == nil && b.grown[o.key] != nil {
-			o.held, o.err = Held{Refused: ReasonDiskFull}, nil
+			o.held, o.err, o.lost = Held{Refused: ReasonDiskFull}, nil, dataBytes(o.chunks)
 		} else if o.remove {
 			o.err = err
 		}
@@ -364,10 +375,8 @@ func (a *appender) publish(b *batch) {
 		}
 	}
 	for _, o := range b.ops {
-		for _, c := range o.chunks {
-			if o.held.Refused != "" {
-				a.dropped[o.held.Refused] += uint64(len(c.GetData()))
-			}
+		if o.lost > 0 {
+			a.dropped[o.held.Refused] += o.lost
 		}
 		if e := a.entries[o.key]; e != nil && o.err == nil && e.totals != nil {
 			o.held.Totals, o.held.Refused = e.totals, ""

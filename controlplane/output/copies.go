@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"hash/fnv"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -36,7 +37,6 @@ type copies struct {
 	attempts map[Key]*attempt
 	pushers  map[string]*pusher
 	run1     func(*pusher) // starts a pusher; nil when nothing runs
-	changed  chan struct{} // closed, and made anew, when a pusher was asked for
 }
 
 // attempt is output of which this node is the first to have what comes.
@@ -79,7 +79,7 @@ func (c *copies) begin(k Key, h Held, owner *intake) {
 func (c *copies) moved(k Key, h Held) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if a := c.attempts[k]; a != nil {
+	if a := c.attempts[k]; a != nil && h.Ends.covers(a.held.Ends) { // a store that fails may say less
 		c.movedLocked(a, h)
 	}
 }
@@ -133,8 +133,15 @@ func (c *copies) forgetLocked(a *attempt) {
 	}
 }
 
-// needed is how many nodes must have what is acknowledged.
-func (c *copies) needed() int { return neededOf(len(c.s.o.Voters())) }
+// needed is how many nodes must have what is acknowledged. While the voters are not
+// known, no number is enough.
+func (c *copies) needed() int {
+	voters := len(c.s.o.Voters())
+	if voters == 0 {
+		return math.MaxInt
+	}
+	return neededOf(voters)
+}
 
 // spreadLocked sees to it that as many nodes as are needed take copies, those of the
 // voters first that are linked. A node that is slow is not given up, but helped.

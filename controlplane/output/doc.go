@@ -8,7 +8,8 @@
 //     until all of an attempt's output is acknowledged.
 //   - What is shown was fsynced on the node that shows it. No byte is shown twice, none is
 //     left out silently: what is not kept is a gap, with the number of bytes and why
-//     (agent_limit, agent_disk, quota, disk_full, lost).
+//     (agent_limit, agent_disk, quota, disk_full, lost). Of output above its quota the last
+//     part is kept beside the first.
 //   - Output never holds up work: a full disk, a full store or a slow peer costs output.
 //   - Everything is bounded: the store by bytes and by number of attempts, an attempt by
 //     bytes, memory by the number of streams.
@@ -57,6 +58,9 @@
 //
 // # Retention
 //
+// When a node that keeps output is removed from the cluster, another one that keeps it
+// copies it to further nodes and adds them to the record, within minutes.
+//
 // Output goes when the row of its invocation has gone, and when the result turns out to
 // hold all of it. When the store is full, the oldest output that nobody writes goes first;
 // if there is none, new output is not kept.
@@ -69,8 +73,8 @@
 //
 // # Not done
 //
-// When a node that keeps output is removed for good, nobody copies it to another one: what
-// was recorded on two nodes is then on one. A peer that refuses copies because it is full
+// A node that is down for long keeps its part in what is recorded; only when it is removed
+// is its output copied from another keeper. A peer that refuses copies because it is full
 // is passed over; when there are not enough others the output is kept and shown, but neither
 // acknowledged nor recorded.
 //

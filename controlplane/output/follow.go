@@ -150,7 +150,7 @@ func (f *follow) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return refusal(codes.Canceled, "canceled", "the follow was ended by its caller")
 		case a := <-f.sources.arrivals:
-			if err := f.arrived(a); err != nil {
+			if err := f.arrived(a); err != nil { //nolint:contextcheck // the sources have the follow's
 				return err
 			}
 			if f.astray {
@@ -165,7 +165,7 @@ func (f *follow) run(ctx context.Context) error {
 		}
 		looked = time.Now()
 		look.Reset(followIdle)
-		done, err := f.look(f.s.o.Machine.View())
+		done, err := f.look(f.s.o.Machine.View()) //nolint:contextcheck // as above
 		if err != nil {
 			return err
 		}

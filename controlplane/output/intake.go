@@ -230,10 +230,17 @@ func (in *intake) data(ctx context.Context, m *agentplanev1.OutputData) error {
 	if o == nil {
 		return refusal(codes.InvalidArgument, "not_offered", "output of %s was not offered", k)
 	}
-	if o.skipped {
+	if o.skipped && (!m.GetTail() || o.reason != ReasonQuota) {
 		return nil // it was on its way
 	}
-	held, err := in.s.o.Store.Append(ctx, k, m.GetChunks(), false)
+	store := in.s.o.Store
+	var held Held
+	var err error
+	if o.skipped {
+		held, err = store.AppendTail(ctx, k, m.GetChunks())
+	} else {
+		held, err = store.Append(ctx, k, m.GetChunks(), false)
+	}
 	var hole *HoleError
 	switch {
 	case errors.As(err, &hole):
@@ -243,10 +250,14 @@ func (in *intake) data(ctx context.Context, m *agentplanev1.OutputData) error {
 		return refusal(codes.InvalidArgument, "chunk", "%v", err)
 	}
 	in.s.copies.moved(k, held)
-	if held.Refused != "" {
+	if held.Refused != "" && !o.skipped {
 		o.skipped, o.reason = true, held.Refused
+		tail := uint64(0)
+		if o.reason == ReasonQuota {
+			tail = uint64(store.TailBytes() / 2) // the rest is for frames
+		}
 		in.post(&agentplanev1.OutputResponse{Message: &agentplanev1.OutputResponse_Skip{Skip: &agentplanev1.OutputSkip{
-			InvocationId: k.Invocation, Attempt: k.Attempt, Reason: held.Refused,
+			InvocationId: k.Invocation, Attempt: k.Attempt, Reason: held.Refused, TailBytes: tail, Held: held.Ends.proto(),
 		}}})
 	}
 	return nil

@@ -2,10 +2,12 @@ package output
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/agentplane/agentplane/fsm"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
 const (
@@ -14,6 +16,8 @@ const (
 	sweepEvery = time.Minute
 	// settledFor is how long output is left alone after it was written last.
 	settledFor = time.Minute
+	// copiesAtOnce bounds how much is copied again after one look.
+	copiesAtOnce = 64
 )
 
 // sweep removes output whose command was purged, and output that a result holds, until
@@ -78,12 +82,38 @@ func (s *Service) sweepAll(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	again := 0
 	for _, k := range keys {
 		row, found := v.Invocation(k.Invocation)
 		if !found || whole(row, k.Attempt) {
 			s.remove(ctx, k)
+		} else if again < copiesAtOnce && s.orphaned(v, recorded(row, k.Attempt)) && s.copyAgain(ctx, k) {
+			again++
 		}
 	}
+}
+
+// orphaned says that too few of the nodes that keep the output are left in the cluster, and
+// that this one is the first of them.
+func (s *Service) orphaned(v *fsm.View, r *raftlogv1.OutputRecord) bool {
+	var left []string
+	for n := range v.RegisteredNodes() { // by id
+		if slices.Contains(r.GetNodeIds(), n.GetId()) {
+			left = append(left, n.GetId())
+		}
+	}
+	return r != nil && len(left) > 0 && left[0] == s.o.NodeID && len(left) < s.copies.needed()
+}
+
+// copyAgain copies output to further nodes, which are then added to its record.
+func (s *Service) copyAgain(ctx context.Context, k Key) bool {
+	held, found, err := s.o.Store.Held(ctx, k)
+	if err != nil || !found || held.Totals == nil || s.copies.has(k) {
+		return false
+	}
+	s.log.Info("output is copied again: nodes that kept it have left", "attempt", k.String())
+	s.copies.begin(k, held, nil)
+	return true
 }
 
 func (s *Service) remove(ctx context.Context, k Key) {

@@ -23,7 +23,7 @@ func (s *Service) StoreOutput(stream grpc.BidiStreamingServer[agentplanev1.Store
 				cancel(err)
 				return
 			}
-			o, err := s.o.Store.submit(ctx, &op{key: Key{m.GetInvocationId(), m.GetAttempt()}, chunks: m.GetChunks(), last: m.GetLast()})
+			o, err := s.o.Store.submit(ctx, &op{key: Key{m.GetInvocationId(), m.GetAttempt()}, chunks: m.GetChunks(), last: m.GetLast(), full: true})
 			if err != nil {
 				cancel(err)
 				return

@@ -112,6 +112,42 @@ func TestOutputIsRecordedWhenItHasEnded(t *testing.T) {
 	}
 }
 
+// A node that keeps output leaves for good: another one gets a copy, and is recorded.
+func TestOutputOfANodeThatLeftIsCopiedAgain(t *testing.T) {
+	w := newWorld(t, StoreOptions{})
+	k := w.claim()
+	p := w.program(k)
+	p.run(t)
+	p.print(0, strings.Repeat("a line\n", 3000))
+	p.exit()
+	w.until("it is done", func() bool { _, done := p.state(); return done == DoneKept })
+	w.succeed(k, p.text(0), "")
+	keepers := recorded(w.row(k), 1).GetNodeIds()
+	if len(keepers) != 2 || keepers[0] != "a" {
+		t.Fatalf("it is kept by %q", keepers)
+	}
+	gone, next := keepers[1], "b"
+	if gone == "b" {
+		next = "c"
+	}
+	w.nodes["a"].store.age(2 * settledFor)
+	w.nodes["a"].sweepAll(t.Context())
+	if w.nodes["a"].copies.has(k) {
+		t.Fatal("it is copied again although nobody has left")
+	}
+	w.nodes[gone].stop()
+	w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: gone}}})
+	w.nodes["a"].sweepAll(t.Context())
+	w.until("the third node is recorded", func() bool { return slices.Contains(recorded(w.row(k), 1).GetNodeIds(), next) })
+	w.until("the copy is done with", func() bool { return !w.nodes["a"].copies.has(k) })
+	w.nodes["a"].stop()
+	var f watcher
+	must(t, f.follow(t.Context(), t, w, next, k))
+	if got, end := f.state(); got.text[0] != p.text(0) || end.GetIncomplete() != "" {
+		t.Errorf("the third node shows %d bytes, %v", len(got.text[0]), end)
+	}
+}
+
 // age makes everything look older.
 func (s *Store) age(by time.Duration) {
 	s.mu.Lock()
@@ -251,16 +287,21 @@ func TestFloodIsBoundedAndSaid(t *testing.T) {
 	for range 100 {
 		p.print(0, strings.Repeat("x", 10_000))
 	}
+	p.print(0, "the end")
+	// The program may be over before the node has said that it is too much.
+	w.until("node a keeps no more", func() bool { return w.nodes["a"].store.Stats().Dropped[ReasonQuota] > 0 })
 	p.exit()
 	w.until("it is done", func() bool { _, done := p.state(); return done == DoneKept })
 	w.succeed(k, p.text(0), "")
 	r := recorded(w.row(k), 1)
-	if r.GetStdout().GetBytes() != 1_000_000 || r.GetStdout().GetMissing() != 910_000 {
+	const tail = 100_000 / 4 / 2
+	if r.GetStdout().GetBytes() != 1_000_007 || r.GetStdout().GetMissing() != 1_000_007-70_000-tail {
 		t.Errorf("recorded is %v", r)
 	}
 	var f watcher
 	must(t, f.follow(t.Context(), t, w, "c", k))
-	if got, end := f.state(); got.text[0] != strings.Repeat("x", 90_000)+"(910000 quota)" || end.GetTotals().GetStdout().GetMissing() != 910_000 {
+	want := strings.Repeat("x", 70_000) + fmt.Sprintf("(%d quota)", 1_000_007-70_000-tail) + strings.Repeat("x", tail-7) + "the end"
+	if got, end := f.state(); got.text[0] != want || end.GetTotals().GetStdout().GetMissing() != 1_000_007-70_000-tail {
 		t.Errorf("shown are %d bytes, the end is %v", len(got.text[0]), end)
 	}
 	for id, n := range w.nodes {

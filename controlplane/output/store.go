@@ -119,8 +119,10 @@ type op struct {
 	key    Key
 	chunks []*agentplanev1.OutputChunk
 	last   bool
+	full   bool // nothing of the quota is held back for the tail
 	remove bool
 	weight int64
+	lost   uint64        // bytes that were not kept
 	done   chan struct{} // closed when held and err stand
 	held   Held
 	err    error
@@ -188,6 +190,19 @@ func (s *Store) Append(ctx context.Context, k Key, chunks []*agentplanev1.Output
 	}
 	return s.wait(ctx, o)
 }
+
+// AppendTail is Append for the last bytes of output above its quota: room is held back
+// for them.
+func (s *Store) AppendTail(ctx context.Context, k Key, chunks []*agentplanev1.OutputChunk) (Held, error) {
+	o, err := s.submit(ctx, &op{key: k, chunks: chunks, full: true})
+	if err != nil {
+		return Held{}, err
+	}
+	return s.wait(ctx, o)
+}
+
+// TailBytes is how much room is held back for the last bytes of an attempt's output.
+func (s *Store) TailBytes() int64 { return min(1<<20, s.o.MaxAttemptBytes/4) }
 
 // Remove forgets an attempt's output.
 func (s *Store) Remove(ctx context.Context, k Key) error {

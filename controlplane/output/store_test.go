@@ -155,7 +155,7 @@ func TestCrashAtAnyByte(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		root, err := os.MkdirTemp(t.TempDir(), "crash")
 		must(t, err)
-		defer os.RemoveAll(root)
+		defer func() { must(t, os.RemoveAll(root)) }()
 		dir := filepath.Join(root, "a")
 		wal := int64(rapid.SampledFrom([]int{1, 300, 100_000}).Draw(rt, "wal"))
 		s, err := OpenStore(StoreOptions{Dir: dir, ReserveBytes: -1, WalBytes: wal})
@@ -316,7 +316,7 @@ func lowest(t testing.TB, dir string, numbers []int, k Key) int64 {
 }
 
 func TestQuotaOfOneAttempt(t *testing.T) {
-	s, _ := open(t, StoreOptions{Dir: t.TempDir(), MaxAttemptBytes: 10_000})
+	s, _ := open(t, StoreOptions{Dir: t.TempDir(), MaxAttemptBytes: 12_000}) // 3000 of them for the tail
 	ctx, k := t.Context(), key(1)
 	h, err := s.Append(ctx, k, list(stdout(0, strings.Repeat("x", 9000))), false)
 	must(t, err)
@@ -333,12 +333,22 @@ func TestQuotaOfOneAttempt(t *testing.T) {
 	if h.Refused != ReasonQuota {
 		t.Fatalf("something behind the quota was kept: %+v", h)
 	}
-	h, err = s.Append(ctx, k, list(gap(stdout(9000, ""), 2000, ReasonQuota), gap(stderr(0, ""), 1, ReasonQuota)), true)
+	h, err = s.AppendTail(ctx, k, list(gap(stdout(9000, ""), 1000, ReasonQuota), stdout(10_000, strings.Repeat("t", 1000))))
+	must(t, err)
+	if h.Ends != (Ends{11_000, 0}) {
+		t.Fatalf("of the tail %+v was kept", h)
+	}
+	h, err = s.AppendTail(ctx, k, list(stdout(11_000, strings.Repeat("t", 5000))))
+	must(t, err)
+	if h.Refused != ReasonQuota || h.Ends != (Ends{11_000, 0}) {
+		t.Fatalf("of too long a tail %+v was kept", h)
+	}
+	h, err = s.Append(ctx, k, list(gap(stdout(11_000, ""), 1000, ReasonQuota), gap(stderr(0, ""), 1, ReasonQuota)), true)
 	must(t, err)
 	if h.Totals.GetStdout().GetMissing() != 2000 || h.Totals.GetStderr().GetMissing() != 1 {
 		t.Fatalf("totals %v", h.Totals)
 	}
-	if n := s.Stats().Dropped[ReasonQuota]; n != 2001 {
+	if n := s.Stats().Dropped[ReasonQuota]; n != 2000+1+5000 {
 		t.Errorf("%d bytes are said to be dropped", n)
 	}
 }

@@ -3,6 +3,8 @@ package output
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"sync"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -23,7 +25,6 @@ type subscription struct {
 	mu      sync.Mutex // guards what follows
 	cursors map[Key]*cursor
 	ready   []Key // to be looked at, in turn
-	closed  bool
 }
 
 // cursor is how far one attempt was read.
@@ -145,7 +146,7 @@ func (b *subscription) next(ctx context.Context) (Batch, error) {
 				return Batch{}, ctx.Err()
 			}
 		}
-		batch, err := b.read(ctx, k, c)
+		batch, err := b.read(k, c)
 		switch {
 		case errors.Is(err, errDropped):
 			continue
@@ -158,7 +159,7 @@ func (b *subscription) next(ctx context.Context) (Batch, error) {
 	}
 }
 
-func (b *subscription) read(ctx context.Context, k Key, c cursor) (Batch, error) {
+func (b *subscription) read(k Key, c cursor) (Batch, error) {
 	chunks, pos, ended, found, err := b.s.read(k, c.pos, sendBytes)
 	batch := Batch{Key: k, Have: c.have, Absent: !found}
 	if err != nil {
@@ -174,11 +175,9 @@ func (b *subscription) read(ctx context.Context, k Key, c cursor) (Batch, error)
 		}
 	}
 	if ended {
-		h, found, err := b.s.Held(ctx, k)
-		if err != nil || !found || h.Totals == nil {
-			return batch, errors.Join(errDropped, err)
+		if batch.Totals, err = b.s.sealedTotals(k); err != nil {
+			return batch, err
 		}
-		batch.Totals = h.Totals
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -199,4 +198,37 @@ func (b *subscription) read(ctx context.Context, k Key, c cursor) (Batch, error)
 	}
 	batch.CaughtUp = found && !more && !ended
 	return batch, nil
+}
+
+// sealedTotals are those of output that has ended. A file that was sealed in an earlier
+// life is read for them, by whoever asks first, so that appending goes on meanwhile.
+func (s *Store) sealedTotals(k Key) (*agentplanev1.OutputTotals, error) {
+	s.mu.Lock()
+	e := s.entries[k]
+	var size int64
+	if e != nil {
+		if totals := e.totals; totals != nil {
+			s.mu.Unlock()
+			return totals, nil
+		}
+		size = e.size
+	}
+	s.mu.Unlock()
+	if e == nil {
+		return nil, errDropped // removed meanwhile, which marks it again
+	}
+	st, _, damage, err := scan(s.path(k), size)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, errDropped
+	case err != nil || damage != nil || !st.sealed:
+		return nil, fmt.Errorf("the output of %s cannot be read to its end: %w", k, errors.Join(damage, err))
+	}
+	totals := st.totals()
+	s.mu.Lock()
+	if s.entries[k] == e {
+		e.totals = totals
+	}
+	s.mu.Unlock()
+	return totals, nil
 }

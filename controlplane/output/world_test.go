@@ -176,15 +176,15 @@ func (n *testNode) start(o StoreOptions) {
 	})
 	must(w.t, err)
 	n.store, n.Service = store, s
-	n.listen = bufconn.Listen(1 << 20)
+	listen := bufconn.Listen(1 << 20)
 	n.server = grpc.NewServer(grpc.WaitForHandlers(true))
 	agentplanev1.RegisterAgentServiceServer(n.server, agentAPI{s: s})
 	agentplanev1.RegisterPeerServiceServer(n.server, peerAPI{s: s})
 	agentplanev1.RegisterCommandServiceServer(n.server, commandAPI{s: s})
 	n.mu.Lock()
-	n.up = true
+	n.up, n.listen = true, listen
 	n.mu.Unlock()
-	listen, server := n.listen, n.server
+	server := n.server
 	stopServing := background(w.t, func(context.Context) error { _ = server.Serve(listen); return nil })
 	stopStore := background(w.t, store.Run)
 	stopService := background(w.t, s.Run)
@@ -339,6 +339,8 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 	}
 	wanted := make(chan Ends, 16)
 	ended := make(chan error, 1)
+	skipped := make(chan *agentplanev1.OutputSkip, 16)
+	var skip *agentplanev1.OutputSkip
 	go func() {
 		for {
 			m, err := stream.Recv()
@@ -352,6 +354,8 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 				wanted <- endsOf(m.Wanted.GetFrom())
 			case *agentplanev1.OutputResponse_Ack:
 				p.acked = endsOf(m.Ack.GetHeld())
+			case *agentplanev1.OutputResponse_Skip:
+				skipped <- m.Skip
 			case *agentplanev1.OutputResponse_Done:
 				p.done = m.Done.GetReason()
 				p.mu.Unlock()
@@ -363,7 +367,9 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 	}()
 	defer func() {
 		cancel()
-		<-ended
+		if err := <-ended; err != nil && ctx.Err() == nil {
+			p.w.t.Error(err)
+		}
 	}()
 	acked, _ := p.state()
 	_ = stream.Send(&agentplanev1.OutputRequest{Message: &agentplanev1.OutputRequest_Hello{Hello: &agentplanev1.OutputHello{SessionEpoch: epoch}}})
@@ -383,6 +389,19 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 		}
 		over, ends := p.over, p.ends
 		p.mu.Unlock()
+		if skip != nil {
+			out = nil
+		}
+		if skip != nil && over && !finished { // of stdout alone
+			from := ends[0] - min(ends[0], skip.GetTailBytes())
+			have := skip.GetHeld().GetStdout()
+			_ = stream.Send(&agentplanev1.OutputRequest{Message: &agentplanev1.OutputRequest_Data{Data: &agentplanev1.OutputData{
+				InvocationId: p.key.Invocation, Attempt: p.key.Attempt, Tail: true, Chunks: []*agentplanev1.OutputChunk{
+					{Stream: streamOf(0), Offset: have, GapBytes: from - have, GapReason: skip.GetReason()},
+					{Stream: streamOf(0), Offset: from, Data: []byte(p.text(0)[from:])},
+				},
+			}}})
+		}
 		for out := range slices.Chunk(out, 8) {
 			_ = stream.Send(&agentplanev1.OutputRequest{Message: &agentplanev1.OutputRequest_Data{Data: &agentplanev1.OutputData{
 				InvocationId: p.key.Invocation, Attempt: p.key.Attempt, Chunks: out,
@@ -397,7 +416,8 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 		select {
 		case <-moved:
 		case at = <-wanted:
-			begun, finished = true, false
+			begun, finished, skip = true, false, nil
+		case skip = <-skipped:
 		case err := <-ended:
 			ended <- err
 			return err

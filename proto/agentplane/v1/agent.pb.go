@@ -2097,10 +2097,12 @@ func (x *OutputWanted) GetFrom() *OutputEnds {
 }
 
 type OutputData struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
-	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Chunks        []*OutputChunk         `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Chunks       []*OutputChunk         `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	// It is of the last bytes, after a skip.
+	Tail          bool `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2154,6 +2156,13 @@ func (x *OutputData) GetChunks() []*OutputChunk {
 		return x.Chunks
 	}
 	return nil
+}
+
+func (x *OutputData) GetTail() bool {
+	if x != nil {
+		return x.Tail
+	}
+	return false
 }
 
 // OutputFinish follows the last data of an attempt that has ended: so many bytes its
@@ -2296,13 +2305,17 @@ func (x *OutputAck) GetHeld() *OutputEnds {
 	return nil
 }
 
-// OutputSkip asks for no more data of an attempt, but for its finish.
+// OutputSkip asks for no more data of an attempt, but for its last bytes and its finish.
 type OutputSkip struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
 	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// quota, disk_full
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How many of the last bytes are wanted.
+	TailBytes uint64 `protobuf:"varint,4,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
+	// What the node has.
+	Held          *OutputEnds `protobuf:"bytes,5,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2356,6 +2369,20 @@ func (x *OutputSkip) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *OutputSkip) GetTailBytes() uint64 {
+	if x != nil {
+		return x.TailBytes
+	}
+	return 0
+}
+
+func (x *OutputSkip) GetHeld() *OutputEnds {
+	if x != nil {
+		return x.Held
+	}
+	return nil
 }
 
 // OutputDone says that nothing more is wanted of an attempt: all of it is kept, or its
@@ -2583,12 +2610,13 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\fOutputWanted\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
-	"\x04from\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04from\"\x7f\n" +
+	"\x04from\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04from\"\x93\x01\n" +
 	"\n" +
 	"OutputData\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x122\n" +
-	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\"\xb5\x01\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12\x12\n" +
+	"\x04tail\x18\x04 \x01(\bR\x04tail\"\xb5\x01\n" +
 	"\fOutputFinish\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x121\n" +
@@ -2599,12 +2627,15 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\tOutputAck\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
-	"\x04held\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04held\"c\n" +
+	"\x04held\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04held\"\xb1\x01\n" +
 	"\n" +
 	"OutputSkip\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"c\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"tail_bytes\x18\x04 \x01(\x04R\ttailBytes\x12-\n" +
+	"\x04held\x18\x05 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04held\"c\n" +
 	"\n" +
 	"OutputDone\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
@@ -2707,15 +2738,16 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	36, // 37: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
 	35, // 38: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
 	35, // 39: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
-	0,  // 40: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	19, // 41: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
-	1,  // 42: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	20, // 43: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
-	42, // [42:44] is the sub-list for method output_type
-	40, // [40:42] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	35, // 40: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
+	0,  // 41: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	19, // 42: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
+	1,  // 43: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	20, // 44: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
+	43, // [43:45] is the sub-list for method output_type
+	41, // [41:43] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }
