@@ -195,6 +195,34 @@ func (p *Pool) watch(ctx context.Context, id string, c *pooled) {
 	}
 }
 
+// renewAfter is how old a connection is at least that is given up for its certificate.
+const renewAfter = time.Second
+
+// renewing gives up a connection whose handshake has shown a certificate that was out of
+// its time: what the other side has judged then it goes on to believe. The next one shows
+// another, once this node's clock or its certificate is right.
+func (p *Pool) renewing(id string) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		if agentplanev1.DetailOf(err).GetReason() == ReasonExpired {
+			p.giveUp(id, cc)
+		}
+		return err
+	}
+}
+
+func (p *Pool) giveUp(id string, cc *grpc.ClientConn) {
+	p.mu.Lock()
+	c, l := p.conns[id], p.links[id]
+	if c == nil || c.conn != cc || l == nil || time.Since(l.since) < renewAfter {
+		p.mu.Unlock()
+		return
+	}
+	delete(p.conns, id)
+	p.mu.Unlock()
+	_ = cc.Close() // not under the lock: its connection is forgotten under it
+}
+
 // dropStrangers closes connections to nodes that are no longer in the book.
 func (p *Pool) dropStrangers() {
 	nodes := p.o.Book.Nodes()
@@ -267,7 +295,7 @@ func (p *Pool) conn(id string) (*pooled, error) {
 		}),
 		// The dialer has done TLS already.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainUnaryInterceptor(p.o.Prefaces.clientInterceptor(id)),
+		grpc.WithChainUnaryInterceptor(p.o.Prefaces.clientInterceptor(id), p.renewing(id)),
 		grpc.WithChainStreamInterceptor(p.o.Prefaces.clientStreamInterceptor(id)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: poolKeepalive, Timeout: poolTimeout, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -16,6 +16,10 @@ import (
 // reached.
 const ReasonUnreachable = "unreachable_address"
 
+// ReasonExpired is why a caller is refused that has shown a certificate which may only be
+// renewed.
+const ReasonExpired = "certificate_expired"
+
 // Consensus is this node's, as peers ask it.
 type Consensus interface {
 	TermReply() consensus.TermReply

@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
@@ -207,6 +209,50 @@ func TestPoolAsksAndNoticesADeath(t *testing.T) {
 		}
 	case <-ctx.Done():
 		t.Error("the death of b went unnoticed")
+	}
+}
+
+// What a node has judged in a handshake it believes as long as the connection stands: one
+// whose certificate was out of its time then is not heard on it any more.
+func TestPoolLeavesAConnectionOnWhichItsCertificateIsRefused(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add("a"), w.add("b")
+	var behind atomic.Int64
+	v, err := identity.NewVerifier(b.ident.Verifier.Bundle(), identity.Wall(func() time.Time { return time.Now().Add(-time.Duration(behind.Load())) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind.Store(int64(2 * time.Hour)) // a's certificate is not valid yet
+	b.ident.Verifier = v
+	b.port.Use(b.ident)
+	gate := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		if p, _ := Caller(ctx); p.RenewOnly() {
+			return nil, agentplanev1.Refusal(codes.Unauthenticated, &agentplanev1.ErrorDetail{Reason: ReasonExpired}, "it may only be renewed")
+		}
+		return handle(ctx, req)
+	}
+	server := grpc.NewServer(grpc.Creds(ServerCredentials()), grpc.ChainUnaryInterceptor(gate, b.prefaces.ServerInterceptor))
+	agentplanev1.RegisterPeerServiceServer(server, terms{})
+	go func() { _ = server.Serve(b.port.Listener(identity.ProtocolGRPC)) }()
+	defer server.Stop()
+	pool := a.pool()
+	w.run(func(ctx context.Context) { _ = pool.Run(ctx) })
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := pool.ReadTerm(ctx, "b", ""); agentplanev1.DetailOf(err).GetReason() != ReasonExpired {
+		t.Fatalf("void: ReadTerm = %v", err)
+	}
+	behind.Store(0)
+	for err = errors.New("not asked"); err != nil; time.Sleep(50 * time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatalf("it is refused for ever: %v", err)
+		}
+		_, err = pool.ReadTerm(ctx, "b", "")
+	}
+	select {
+	case id := <-a.gone:
+		t.Errorf("%q is said to be gone", id)
+	default:
 	}
 }
 
