@@ -54,7 +54,7 @@ func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
 		Summary: m.GetSummary(), Selector: m.GetSelector(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
-		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(),
+		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(), FleetLocks: m.GetFleetLocks(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	release := m.GetRelease()
@@ -104,7 +104,12 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if n := m.GetPrecedence(); n < -NormalPriority || n > MaxPriority-NormalPriority {
 		return refuse(raftlogv1.Code_CODE_INVALID, "priority", "priority %d is not between 0 and %d", NormalPriority+int64(n), MaxPriority)
 	}
-	return cmp.Or(checkLockNames(m.GetLocks()), tx.checkSupersede(m))
+	for _, name := range m.GetFleetLocks() {
+		if _, found := tx.locks.get(name); !found {
+			return refuse(raftlogv1.Code_CODE_NOT_FOUND, ReasonNoLock, "there is no lock %.80q of the fleet", name)
+		}
+	}
+	return cmp.Or(checkLockNames(m.GetLocks()), checkLockNames(m.GetFleetLocks()), tx.checkSupersede(m))
 }
 
 // madeAt is the Unix time in milliseconds that a UUIDv7 carries (RFC 9562).

@@ -53,8 +53,12 @@ func newGen(t *rapid.T) *gen {
 	g.one(token("t0", raftlogv1.TokenKind_TOKEN_KIND_AGENT, 100))
 	g.one(token("tn", raftlogv1.TokenKind_TOKEN_KIND_NODE, 1))
 	g.one(registerNode("n2", "tn", "n2"))
-	for _, a := range genAgents[:2] {
-		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: tokenID("t0")}}})
+	g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: genLocks[0]}})
+	g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: genLocks[2]}})
+	for n, a := range genAgents[:2] {
+		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
+			AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: tokenID("t0"), Labels: []*raftlogv1.Label{{Name: "x", Value: fmt.Sprint(n + 1)}},
+		}}})
 		g.one(g.openSession(a, true))
 		s, _ := g.m.View().Session(a)
 		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
@@ -246,11 +250,13 @@ func (g *gen) openSession(agent string, honest bool) *raftlogv1.Mutation {
 
 // mutation draws one mutation: work more often than the rest.
 func (g *gen) mutation() *raftlogv1.Mutation {
-	switch g.random.IntN(12) {
+	switch g.random.IntN(14) {
 	case 0:
 		return g.registryMutation()
 	case 1, 2, 3:
 		return g.agentMutation()
+	case 4, 5:
+		return g.lockMutation()
 	default:
 		return g.workMutation()
 	}
@@ -408,6 +414,7 @@ func (g *gen) submit() *raftlogv1.Mutation {
 	m.Release = uint32(g.pick(0, 0, 1, 2, 100))
 	m.Locks = [][]string{nil, nil, nil, {"x"}, {"x"}, {"x", "y"}, {"y"}, {"y", "x"}, {"-"}}[g.random.IntN(9)]
 	m.Exclusive = g.rarely(6)
+	m.FleetLocks = g.fleetLocks()
 	m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
 	m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
 	if g.rarely(6) {

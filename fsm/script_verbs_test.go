@@ -300,6 +300,15 @@ func (s *story) show(c *call) []string {
 			out = append(out, s.readable(s.print(t.ProtoReflect())))
 		}
 		return out
+	case "locks":
+		var out []string
+		for l := range v.Locks() {
+			out = append(out, s.readable(s.print(l.ProtoReflect())))
+			for p := range v.Places(l.GetName()) {
+				out = append(out, "  "+s.readable(s.print(p.ProtoReflect())))
+			}
+		}
+		return append(out, fmt.Sprintf("%d places", v.t.places.len()))
 	case "work":
 		a, _ := v.Agent(c.word(1))
 		var out []string
@@ -369,7 +378,7 @@ func (s *story) value(f protoreflect.FieldDescriptor, v protoreflect.Value) stri
 		return strconv.Quote(v.String())
 	case name == "commands_floor" || name == "tokens_floor":
 		return s.clock(v.Int() * int64(time.Millisecond))
-	case name == "run_timeout" || name == "kill_grace":
+	case name == "run_timeout" || name == "kill_grace" || name == "ttl":
 		return time.Duration(v.Int()).String()
 	case f.Kind() == protoreflect.Int64Kind:
 		return s.clock(v.Int())

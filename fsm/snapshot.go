@@ -77,6 +77,12 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.tokenUses, yield, func(r *raftlogv1.TokenUse) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_TokenUse{TokenUse: r}}
+			}) &&
+			each(t.locks, yield, func(r *raftlogv1.Lock) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Lock{Lock: r}}
+			}) &&
+			each(t.places, yield, func(r *raftlogv1.Place) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Place{Place: r}}
 			})
 	}
 }
@@ -142,6 +148,19 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 			return place{}, fmt.Errorf("use %d belongs to no token %q", u.GetNumber(), u.GetTokenId())
 		}
 		return loaded(TableTokenUses, t.tokenUses, u), nil
+	case *raftlogv1.SnapshotRecord_Lock:
+		if l := row.Lock; l.GetSelector() != "" {
+			if _, problem := readBudget(l); problem != "" {
+				return place{}, fmt.Errorf("lock %q: %s", l.GetName(), problem)
+			}
+		}
+		return loaded(TableLocks, t.locks, row.Lock), nil
+	case *raftlogv1.SnapshotRecord_Place:
+		p := row.Place
+		if _, found := t.locks.get(p.GetLock()); !found || (p.GetLeaseId() == "") == (p.GetInvocationId() == "") {
+			return place{}, fmt.Errorf("place %d belongs to no lock %q, or to nobody", p.GetFence(), p.GetLock())
+		}
+		return loaded(TablePlaces, t.places, p), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

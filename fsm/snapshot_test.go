@@ -114,7 +114,7 @@ func reportOf(m *Machine, id string, ordinal uint32, state raftlogv1.AttemptStat
 // readable for ever, to the same state: write one only where it is absent. The hash is
 // of the state in today's form; a change of form changes it, and says why.
 func TestReadSnapshotOfEveryFormat(t *testing.T) {
-	for format, tables := range map[int]int{1: int(TableInvocations) + 1, SnapshotFormat: int(lastTable)} { // uses of tokens have a table since
+	for format, tables := range map[int]int{1: int(TableInvocations) + 1, SnapshotFormat: int(TableTokenUses)} { // uses of tokens have a table since
 		t.Run(fmt.Sprint("format ", format), func(t *testing.T) { readGolden(t, format, tables) })
 	}
 }

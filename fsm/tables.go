@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tidwall/btree"
 	"google.golang.org/protobuf/proto"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -31,7 +32,8 @@ const (
 	TableRemovals
 	TableTokenUses
 
-	lastTable = TableTokenUses
+	TableLocks  Table = 30
+	TablePlaces Table = 31
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -50,7 +52,16 @@ type tables struct {
 	invocations *table[*raftlogv1.Invocation]
 	removals    *table[*raftlogv1.Removal]
 	tokenUses   *table[*raftlogv1.TokenUse]
+	locks       *table[*raftlogv1.Lock]
+	places      *table[*raftlogv1.Place]
 	work        *work
+	// keyed are the commands that are not done and may be superseded, by key and in order
+	// of submission. Only Apply asks for them.
+	keyed *btree.Map[string, *raftlogv1.Command]
+	held  *holdings
+	// budgets are the locks with a selector, by name. The list is replaced, never written
+	// into.
+	budgets []budget
 }
 
 // Indexes, by their place in newTables.
@@ -69,7 +80,10 @@ const (
 
 	commandsByIndex  = 0
 	commandsFinished = 1
-	commandsByKey    = 2
+
+	placesByLease   = 0
+	placesByAttempt = 1
+	placesByEnd     = 2
 
 	removalsInOrder = 0
 	removalsByName  = 1
@@ -116,13 +130,6 @@ func newTables() *tables {
 				}
 				return be64Of(c.GetFinishedIndex(), c.GetId()), true
 			},
-			// Those that are not done and may give way to another.
-			func(c *raftlogv1.Command) (string, bool) {
-				if c.GetSupersede() == "" || done(c) {
-					return "", false
-				}
-				return sized(c.GetSupersede()) + be64Of(c.GetSubmittedIndex(), c.GetId()), true
-			},
 		),
 		invocations: newTable(invocationKeyOf),
 		removals: newTable(
@@ -137,8 +144,58 @@ func newTables() *tables {
 			},
 		),
 	}
+	t.locks = newTable((*raftlogv1.Lock).GetName)
+	t.places = newTable(placeKey,
+		func(p *raftlogv1.Place) (string, bool) { return p.GetLeaseId(), p.GetLeaseId() != "" },
+		func(p *raftlogv1.Place) (string, bool) {
+			return sized(p.GetInvocationId()) + p.GetLock(), p.GetInvocationId() != ""
+		},
+		func(p *raftlogv1.Place) (string, bool) {
+			return be64(uint64(leaseEnd(p))) + p.GetLeaseId(), p.GetLeaseId() != ""
+		},
+	)
+	t.keyed = newTree[string, *raftlogv1.Command]()
+	t.commands.moved = t.commandMoved
+	t.held = newHoldings()
+	t.places.moved = t.held.moved
+	t.locks.moved = t.lockMoved
 	t.followInvocations()
 	return t
+}
+
+// commandMoved keeps keyed.
+func (t *tables) commandMoved(old, row *raftlogv1.Command) {
+	if old.GetSupersede() == "" && row.GetSupersede() == "" {
+		return
+	}
+	if old != nil {
+		t.keyed.Delete(supersedeKey(old))
+	}
+	if row != nil && !done(row) {
+		t.keyed.Set(supersedeKey(row), row)
+	}
+}
+
+func supersedeKey(c *raftlogv1.Command) string {
+	return sized(c.GetSupersede()) + be64Of(c.GetSubmittedIndex(), c.GetId())
+}
+
+// lockMoved keeps the list of budgets.
+func (t *tables) lockMoved(old, row *raftlogv1.Lock) {
+	if old.GetSelector() == "" && row.GetSelector() == "" {
+		return
+	}
+	t.budgets = nil
+	for l := range t.locks.all() {
+		if l.GetSelector() == "" {
+			continue
+		}
+		b, problem := readBudget(l)
+		if problem != "" { // createLock and load have read it
+			panic("fsm: the selector of lock " + l.GetName() + " cannot be read: " + problem)
+		}
+		t.budgets = append(t.budgets, b)
+	}
 }
 
 // followInvocations has the work of agents follow the table of invocations from now on.
@@ -154,7 +211,8 @@ func (t *tables) published() *tables {
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
-		work: t.work.published(),
+		locks: t.locks.published(), places: t.places.published(),
+		work: t.work.published(), held: t.held.published(), budgets: t.budgets,
 	}
 }
 

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -16,6 +17,8 @@ import (
 type twin struct {
 	commands map[string]*twinCommand
 	attempts []*twinAttempt
+	locks    map[string]*twinLock
+	places   []twinPlace
 }
 
 type twinCommand struct {
@@ -24,7 +27,7 @@ type twinCommand struct {
 	tries               uint32
 	released            uint32
 	canceled            bool
-	locks               []string
+	locks, fleet        []string
 	exclusive           bool
 	supersede           string
 }
@@ -98,6 +101,9 @@ func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
 // apply predicts the code of a mutation's outcome, where the model knows it, and
 // follows the change.
 func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Mutation, got *raftlogv1.Outcome) (want raftlogv1.Code, knows bool) {
+	if want, knows := w.applyLock(before, now, number, mut, got); knows {
+		return want, true
+	}
 	switch m := mut.GetKind().(type) {
 	case *raftlogv1.Mutation_SubmitCommand:
 		return w.submit(before, now, m.SubmitCommand, got)
@@ -157,7 +163,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	if got.GetCode() != raftlogv1.Code_CODE_OK {
 		return 0, false // what is malformed is not the model's matter
 	}
-	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede()}
+	c := &twinCommand{digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()), locks: m.GetLocks(), fleet: m.GetFleetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede()}
 	for _, x := range w.attempts {
 		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
 			continue
@@ -254,7 +260,12 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	case w.count(a.ordinal, claimedS, running) >= s.GetSlots(), w.locked(a):
 		return raftlogv1.Code_CODE_EXHAUSTED
 	}
+	takes, free := w.takes(a, agent)
+	if !free {
+		return raftlogv1.Code_CODE_EXHAUSTED
+	}
 	a.state, a.fence, a.epoch = claimedS, number, s.GetEpoch()
+	w.take(takes, a, agent)
 	return raftlogv1.Code_CODE_OK
 }
 
@@ -389,7 +400,10 @@ func (w *twin) compare(v *View) error {
 func TestAttemptsMatchTheirTwin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
-		w := &twin{commands: make(map[string]*twinCommand)}
+		w := &twin{commands: make(map[string]*twinCommand), locks: make(map[string]*twinLock)}
+		for l := range g.m.View().Locks() {
+			w.locks[l.GetName()] = &twinLock{limit: l.GetLimit(), per: l.GetPerLabel(), selector: l.GetSelector()}
+		}
 		for range historyEntries {
 			before := g.m.View()
 			e := g.entry(1)
@@ -401,7 +415,8 @@ func TestAttemptsMatchTheirTwin(t *testing.T) {
 					t.Fatalf("entry %d (%v): answered %v, the model says %v", g.index, e, outcomes[0], want)
 				}
 			}
-			if err := w.compare(g.m.View()); err != nil {
+			w.settle()
+			if err := errors.Join(w.compare(g.m.View()), w.compareLocks(g.m.View())); err != nil {
 				t.Fatalf("entry %d (%v): %v", g.index, e, err)
 			}
 		}

@@ -342,7 +342,10 @@ type CommandSpec struct {
 	Priority *uint32 `protobuf:"varint,32,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// On the agents that this command means, what earlier ones with the same key have not
 	// started never starts. Empty: nothing.
-	Supersede     string `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Supersede string `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Names of locks of the fleet, which exist: each attempt takes a place of each. At
+	// most 8.
+	FleetLocks    []string `protobuf:"bytes,34,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -508,6 +511,13 @@ func (x *CommandSpec) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *CommandSpec) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 type SubmitRequest struct {
@@ -799,6 +809,7 @@ type Command struct {
 	Exclusive     bool          `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	Priority      uint32        `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
 	Supersede     string        `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	FleetLocks    []string      `protobuf:"bytes,34,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -950,6 +961,13 @@ func (x *Command) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *Command) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 type Output struct {
@@ -2038,12 +2056,13 @@ type QueueItem struct {
 	Locks        []string               `protobuf:"bytes,38,rep,name=locks,proto3" json:"locks,omitempty"`
 	Exclusive    bool                   `protobuf:"varint,39,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	// Why it waits, a stable word: held, not_released, not_before, expired, offline,
-	// not_ready, quarantined, locked, exclusive, slot; empty when it runs or is about to.
+	// not_ready, quarantined, locked, exclusive, budget, no_lock, slot; empty when it runs or is about to.
 	Waits string `protobuf:"bytes,40,opt,name=waits,proto3" json:"waits,omitempty"`
 	// The command that is in its way, where one is.
 	WaitsFor string `protobuf:"bytes,41,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	// A sentence for people.
-	Detail        string `protobuf:"bytes,42,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail        string   `protobuf:"bytes,42,opt,name=detail,proto3" json:"detail,omitempty"`
+	FleetLocks    []string `protobuf:"bytes,43,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2169,6 +2188,13 @@ func (x *QueueItem) GetDetail() string {
 	return ""
 }
 
+func (x *QueueItem) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
+}
+
 var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
@@ -2181,7 +2207,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfb\x04\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x9c\x05\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -2207,7 +2233,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1f\n" +
 	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersedeB\v\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x18\" \x03(\tR\n" +
+	"fleetLocksB\v\n" +
 	"\t_priority\"+\n" +
 	"\rSubmitRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"^\n" +
@@ -2223,7 +2251,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x8c\x05\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xad\x05\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -2244,7 +2272,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1a\n" +
 	"\bpriority\x18  \x01(\rR\bpriority\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersede\x1a9\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x18\" \x03(\tR\n" +
+	"fleetLocks\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"Q\n" +
@@ -2341,7 +2371,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05slots\x18! \x01(\rR\x05slots\x12\x18\n" +
 	"\arunning\x18\" \x01(\rR\arunning\x12\x18\n" +
 	"\awaiting\x18# \x01(\rR\awaiting\x12.\n" +
-	"\x05items\x18$ \x03(\v2\x18.agentplane.v1.QueueItemR\x05items\"\x97\x03\n" +
+	"\x05items\x18$ \x03(\v2\x18.agentplane.v1.QueueItemR\x05items\"\xb8\x03\n" +
 	"\tQueueItem\x12#\n" +
 	"\rinvocation_id\x18\x1e \x01(\tR\finvocationId\x12\x1d\n" +
 	"\n" +
@@ -2356,7 +2386,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\texclusive\x18' \x01(\bR\texclusive\x12\x14\n" +
 	"\x05waits\x18( \x01(\tR\x05waits\x12\x1b\n" +
 	"\twaits_for\x18) \x01(\tR\bwaitsFor\x12\x16\n" +
-	"\x06detail\x18* \x01(\tR\x06detail*\xf4\x02\n" +
+	"\x06detail\x18* \x01(\tR\x06detail\x12\x1f\n" +
+	"\vfleet_locks\x18+ \x03(\tR\n" +
+	"fleetLocks*\xf4\x02\n" +
 	"\fAttemptState\x12\x1d\n" +
 	"\x19ATTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ATTEMPT_STATE_PENDING\x10\n" +

@@ -301,7 +301,9 @@ type Command struct {
 	// How far its priority lies above the normal one; below zero: under it.
 	Precedence int32 `protobuf:"zigzag32,52,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// The unclaimed work of commands with the same key gives way to a later one.
-	Supersede     string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Supersede string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Locks of the fleet of which an attempt takes a place each.
+	FleetLocks    []string `protobuf:"bytes,54,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -530,6 +532,13 @@ func (x *Command) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *Command) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 type StateCount struct {
@@ -1081,7 +1090,9 @@ type SubmitCommand struct {
 	Precedence int32 `protobuf:"zigzag32,42,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// Unclaimed invocations of earlier commands with this key become CANCELED(superseded)
 	// on the agents that this one means.
-	Supersede     string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Supersede string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Ascending.
+	FleetLocks    []string `protobuf:"bytes,44,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1261,6 +1272,13 @@ func (x *SubmitCommand) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *SubmitCommand) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 // ReleaseCommand moves up to max PENDING invocations of the command, lowest agent
@@ -1794,7 +1812,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\x99\a\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xba\a\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -1831,7 +1849,9 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x184 \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x185 \x01(\tR\tsupersede\"R\n" +
+	"\tsupersede\x185 \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x186 \x03(\tR\n" +
+	"fleetLocks\"R\n" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
@@ -1888,7 +1908,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x84\x05\n" +
+	"totalBytes\"\xa5\x05\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -1916,7 +1936,9 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x18* \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x18+ \x01(\tR\tsupersede\"\x82\x01\n" +
+	"\tsupersede\x18+ \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x18, \x03(\tR\n" +
+	"fleetLocks\"\x82\x01\n" +
 	"\x0eReleaseCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12+\n" +

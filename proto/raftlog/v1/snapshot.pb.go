@@ -117,6 +117,8 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Invocation
 	//	*SnapshotRecord_Removal
 	//	*SnapshotRecord_TokenUse
+	//	*SnapshotRecord_Lock
+	//	*SnapshotRecord_Place
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -276,6 +278,24 @@ func (x *SnapshotRecord) GetTokenUse() *TokenUse {
 	return nil
 }
 
+func (x *SnapshotRecord) GetLock() *Lock {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Lock); ok {
+			return x.Lock
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetPlace() *Place {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Place); ok {
+			return x.Place
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Row interface {
 	isSnapshotRecord_Row()
 }
@@ -332,6 +352,14 @@ type SnapshotRecord_TokenUse struct {
 	TokenUse *TokenUse `protobuf:"bytes,13,opt,name=token_use,json=tokenUse,proto3,oneof"`
 }
 
+type SnapshotRecord_Lock struct {
+	Lock *Lock `protobuf:"bytes,30,opt,name=lock,proto3,oneof"`
+}
+
+type SnapshotRecord_Place struct {
+	Place *Place `protobuf:"bytes,31,opt,name=place,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Cluster) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Node) isSnapshotRecord_Row() {}
@@ -357,6 +385,10 @@ func (*SnapshotRecord_Invocation) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_Removal) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_TokenUse) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Lock) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Place) isSnapshotRecord_Row() {}
 
 // SnapshotTrailer is the last record: without it a snapshot is torn.
 type SnapshotTrailer struct {
@@ -418,14 +450,14 @@ var File_raftlog_v1_snapshot_proto protoreflect.FileDescriptor
 const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19raftlog/v1/snapshot.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\"\xbd\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\"\xbd\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x129\n" +
 	"\vincarnation\x18\x03 \x01(\v2\x17.raftlog.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\x8c\x05\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xdf\x05\n" +
 	"\x0eSnapshotRecord\x12/\n" +
 	"\acluster\x18\x01 \x01(\v2\x13.raftlog.v1.ClusterH\x00R\acluster\x12&\n" +
 	"\x04node\x18\x02 \x01(\v2\x10.raftlog.v1.NodeH\x00R\x04node\x12/\n" +
@@ -442,7 +474,9 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"invocation\x18\v \x01(\v2\x16.raftlog.v1.InvocationH\x00R\n" +
 	"invocation\x12/\n" +
 	"\aremoval\x18\f \x01(\v2\x13.raftlog.v1.RemovalH\x00R\aremoval\x123\n" +
-	"\ttoken_use\x18\r \x01(\v2\x14.raftlog.v1.TokenUseH\x00R\btokenUseB\x05\n" +
+	"\ttoken_use\x18\r \x01(\v2\x14.raftlog.v1.TokenUseH\x00R\btokenUse\x12&\n" +
+	"\x04lock\x18\x1e \x01(\v2\x10.raftlog.v1.LockH\x00R\x04lock\x12)\n" +
+	"\x05place\x18\x1f \x01(\v2\x11.raftlog.v1.PlaceH\x00R\x05placeB\x05\n" +
 	"\x03row\"?\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x12\n" +
@@ -479,6 +513,8 @@ var file_raftlog_v1_snapshot_proto_goTypes = []any{
 	(*Invocation)(nil),      // 14: raftlog.v1.Invocation
 	(*Removal)(nil),         // 15: raftlog.v1.Removal
 	(*TokenUse)(nil),        // 16: raftlog.v1.TokenUse
+	(*Lock)(nil),            // 17: raftlog.v1.Lock
+	(*Place)(nil),           // 18: raftlog.v1.Place
 }
 var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.SnapshotHeader.incarnation:type_name -> raftlog.v1.Incarnation
@@ -495,11 +531,13 @@ var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	14, // 11: raftlog.v1.SnapshotRecord.invocation:type_name -> raftlog.v1.Invocation
 	15, // 12: raftlog.v1.SnapshotRecord.removal:type_name -> raftlog.v1.Removal
 	16, // 13: raftlog.v1.SnapshotRecord.token_use:type_name -> raftlog.v1.TokenUse
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	17, // 14: raftlog.v1.SnapshotRecord.lock:type_name -> raftlog.v1.Lock
+	18, // 15: raftlog.v1.SnapshotRecord.place:type_name -> raftlog.v1.Place
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_snapshot_proto_init() }
@@ -510,6 +548,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 	file_raftlog_v1_agents_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
+	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_snapshot_proto_msgTypes[1].OneofWrappers = []any{
 		(*SnapshotRecord_Cluster)(nil),
 		(*SnapshotRecord_Node)(nil),
@@ -524,6 +563,8 @@ func file_raftlog_v1_snapshot_proto_init() {
 		(*SnapshotRecord_Invocation)(nil),
 		(*SnapshotRecord_Removal)(nil),
 		(*SnapshotRecord_TokenUse)(nil),
+		(*SnapshotRecord_Lock)(nil),
+		(*SnapshotRecord_Place)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
