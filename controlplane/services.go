@@ -49,6 +49,7 @@ func (m *member) register() error {
 	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, m.services.Tokens)
 	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, m.services.Operators)
 	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, m.services.Enroll)
+	m.calls.serve(m.server, &agentplanev1.LockService_ServiceDesc, m.services.Locks)
 	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, m.dispatch)
 	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peer.NewService(peer.ServiceOptions{
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),

@@ -38,6 +38,9 @@ var grants = map[string]string{
 	"operators.read":   "admin",
 	"commands.submit":  "operator",
 	"commands.cancel":  "operator",
+	"locks.read":       "viewer",
+	"locks.acquire":    "operator",
+	"locks.manage":     "admin", // a budget holds up everybody's commands
 	"agents.label":     "admin", // labels decide who is meant
 	"agents.remove":    "admin",
 	"agents.readmit":   "admin",
@@ -76,6 +79,7 @@ func Rules() map[string]Rule {
 		agentplanev1.File_agentplane_v1_enroll_proto,
 		agentplanev1.File_agentplane_v1_fleet_proto,
 		agentplanev1.File_agentplane_v1_local_proto,
+		agentplanev1.File_agentplane_v1_lock_proto,
 		agentplanev1.File_agentplane_v1_peer_proto,
 	} {
 		for s := range file.Services().Len() {

@@ -121,6 +121,7 @@ type Services struct {
 	Tokens    *Tokens
 	Operators *Operators
 	Enroll    *Enrolment
+	Locks     *Locks
 }
 
 // New returns the services. It touches nothing outside.
@@ -181,6 +182,7 @@ func New(o Options) (*Services, error) {
 		Tokens:    &Tokens{service: s},
 		Operators: &Operators{service: s},
 		Enroll:    &Enrolment{service: s},
+		Locks:     &Locks{service: s, waiters: make(chan struct{}, maxLockWaiters)},
 	}, nil
 }
 
@@ -192,4 +194,5 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	agentplanev1.RegisterTokenServiceServer(r, s.Tokens)
 	agentplanev1.RegisterOperatorServiceServer(r, s.Operators)
 	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
+	agentplanev1.RegisterLockServiceServer(r, s.Locks)
 }

@@ -31,7 +31,7 @@ func TestEveryMethodIsBuilt(t *testing.T) {
 		}
 		streams += len(d.Streams) // watch_test.go runs them
 	}
-	if len(all) != 6 || unary != 26 || streams != 2 {
+	if len(all) != 7 || unary != 34 || streams != 2 {
 		t.Fatalf("%d services with %d calls and %d streams", len(all), unary, streams)
 	}
 }

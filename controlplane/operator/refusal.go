@@ -52,6 +52,13 @@ var hints = map[string]string{
 	"feature_level":   `upgrade the node, then join again`,
 	"no_cluster":      `begin with "agentctl cluster init" on one node`,
 	"supersede_full":  `wait until some are done, or cancel them: see "agentctl commands list --state active"`,
+	"no_lock":         `see "agentctl lock list"; make one with "agentctl lock create NAME --limit N"`,
+	"lock_exists":     `see "agentctl lock get NAME"; to change it, delete and create it`,
+	"lock_held":       `see who holds it with "agentctl lock get NAME"; --force deletes it all the same`,
+	"locked":          `see who holds it with "agentctl lock get NAME"`,
+	"lease_lost":      `somebody else may hold the place: see "agentctl lock get NAME"`,
+	"other_holder":    `an admin may release it with --force`,
+	"no_group":        `name an agent with --agent`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

@@ -18,7 +18,8 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		NotAfter: c.GetNotAfter(), FinishedAt: c.GetFinishedAt(), CanceledBy: c.GetCanceledBy(), Targets: c.GetTargets(),
 		Locks: c.GetLocks(), Exclusive: c.GetExclusive(),
 		Priority: uint32(fsm.NormalPriority + c.GetPrecedence()), Supersede: c.GetSupersede(),
-		Counts: make(map[string]uint32, len(c.GetCounts())),
+		FleetLocks: c.GetFleetLocks(),
+		Counts:     make(map[string]uint32, len(c.GetCounts())),
 	}
 	for _, n := range c.GetCounts() {
 		r.Counts[strings.ToLower(agentplanev1.AttemptState(n.GetState()).ShortName())] = n.GetCount()

@@ -146,7 +146,7 @@ func (c *Commands) submitMutation(ctx context.Context, sub *submission, ordinals
 		// needs no second entry before it can be claimed.
 		Release: uint32(len(ordinals)),
 		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
-		Supersede: spec.GetSupersede(),
+		Supersede: spec.GetSupersede(), FleetLocks: ascending(spec.GetFleetLocks()),
 	}
 	if spec.Priority != nil {
 		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority
