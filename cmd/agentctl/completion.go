@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -188,6 +189,19 @@ func (a *app) completeTokens(cmd *cobra.Command, args []string, word string) ([]
 		}
 		return words, err
 	})(cmd, args, word)
+}
+
+func lockWords(ctx context.Context, s *session) ([]string, error) {
+	r, err := agentplanev1.NewLockServiceClient(s).ListLocks(ctx, &agentplanev1.ListLocksRequest{Stale: true})
+	var words []string
+	for _, l := range r.GetLocks() {
+		words = append(words, cobra.CompletionWithDesc(l.Name, fmt.Sprintf("%d of %d held", l.Held, l.Limit)))
+	}
+	return words, err
+}
+
+func (a *app) completeLocks(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return a.first(lockWords)(cmd, args, word)
 }
 
 func (a *app) completeOperators(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {

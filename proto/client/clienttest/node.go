@@ -99,6 +99,7 @@ func (n *Node) serve() {
 	agentplanev1.RegisterTokenServiceServer(s, tokenService{service: api})
 	agentplanev1.RegisterOperatorServiceServer(s, operatorService{service: api})
 	agentplanev1.RegisterEnrollServiceServer(s, enrollService{service: api})
+	agentplanev1.RegisterLockServiceServer(s, lockService{service: api})
 	n.mu.Lock()
 	n.server = s
 	n.mu.Unlock()

@@ -35,6 +35,7 @@ type State struct {
 	agents     []*agentplanev1.Agent
 	behave     map[string]Behaviour // by agent id
 	commands   []*command
+	locks      []*agentplanev1.Lock
 	tokens     []*token
 	operators  []*agentplanev1.Operator
 	keys       map[string]identity.PublicKey // of operators
