@@ -21,7 +21,7 @@ func check(m *Machine) error {
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
 		checkTable("token uses", t.tokenUses),
-		checkAgents(t), checkCommands(t), checkWork(t), checkHostLocks(t), checkTable("locks", t.locks), checkTable("places", t.places), checkPlaces(t), checkFences(t), checkTokens(t),
+		checkAgents(t), checkCommands(t), checkWork(t), checkHostLocks(t), checkTable("locks", t.locks), checkTable("places", t.places), checkTable("ended", t.ended), checkPlaces(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
 			return err

@@ -15,8 +15,10 @@ import (
 const (
 	// MaxTargets bounds the targets of one command.
 	MaxTargets = 10_000
-	// NormalPriority is that of a command that names none, MaxPriority the highest.
-	NormalPriority, MaxPriority = 50, 100
+	// NormalPriority is that of a command that names none.
+	NormalPriority = 50
+	// MaxPriority is the highest.
+	MaxPriority = 100
 	// MaxAttempts bounds the attempts of an idempotent command on one target.
 	MaxAttempts = 10
 	// idAhead is how far a command's id may lie ahead of the cluster's time.

@@ -18,6 +18,8 @@ const (
 	MaxPlaces = 100_000
 	// MaxLeases bounds the leases of all locks.
 	MaxLeases = 10_000
+	// MaxEnded bounds the leases of which it is remembered that they are over.
+	MaxEnded = 10_000
 	// MinLease and MaxLease bound how long a lease lasts unless it is renewed.
 	MinLease = time.Second
 	MaxLease = 24 * time.Hour
@@ -146,6 +148,7 @@ func (tx *tx) deleteLock(m *raftlogv1.DeleteLock) *raftlogv1.Outcome {
 	}
 	for _, p := range collect(tx.places.withPrefix(sized(l.GetName()))) {
 		remove(tx, TablePlaces, tx.places, placeKey(p))
+		tx.endLease(p.GetLeaseId())
 	}
 	remove(tx, TableLocks, tx.locks, l.GetName())
 	return ok()
@@ -170,6 +173,9 @@ func (tx *tx) acquireLock(m *raftlogv1.AcquireLock) *raftlogv1.Outcome {
 	}
 	if refusal := checkLease(m); refusal != nil {
 		return refusal
+	}
+	if _, over := tx.ended.get(m.GetLeaseId()); over {
+		return refuse(raftlogv1.Code_CODE_REFUSED, "lease_over", "lease %q is over", m.GetLeaseId())
 	}
 	l, found := tx.locks.get(m.GetLock())
 	asked := &raftlogv1.Lock{
@@ -210,10 +216,14 @@ func (tx *tx) acquireLock(m *raftlogv1.AcquireLock) *raftlogv1.Outcome {
 	return granted(tx.number())
 }
 
+func validLease(s string) bool {
+	id, err := uuid.Parse(s)
+	return err == nil && id.Version() == 7 && id.String() == s
+}
+
 func checkLease(m *raftlogv1.AcquireLock) *raftlogv1.Outcome {
-	id, err := uuid.Parse(m.GetLeaseId())
 	switch {
-	case err != nil || id.Version() != 7 || id.String() != m.GetLeaseId():
+	case !validLease(m.GetLeaseId()):
 		return refuse(raftlogv1.Code_CODE_INVALID, "id", "lease id %q is not a UUIDv7 in lower case", m.GetLeaseId())
 	case m.GetTtl() < int64(MinLease) || m.GetTtl() > int64(MaxLease):
 		return refuse(raftlogv1.Code_CODE_INVALID, "ttl", "a lease of %v is not between %v and %v", time.Duration(m.GetTtl()), MinLease, MaxLease)
@@ -253,14 +263,31 @@ func (tx *tx) renewLock(m *raftlogv1.RenewLock) *raftlogv1.Outcome {
 
 func (tx *tx) releaseLock(m *raftlogv1.ReleaseLock) *raftlogv1.Outcome {
 	p, refusal := tx.lease(m.GetLock(), m.GetLeaseId(), m.GetHolder(), m.GetForce())
+	_, elsewhere := tx.places.getBy(placesByLease, m.GetLeaseId())
 	switch {
 	case refusal != nil:
 		return refusal
+	case p == nil && (elsewhere || !validLease(m.GetLeaseId())):
+		return stands(0)
 	case p == nil:
+		tx.endLease(m.GetLeaseId())
 		return stands(0)
 	}
 	tx.freePlace(p)
 	return ok()
+}
+
+// endLease remembers that the lease is over. The oldest are forgotten; what a repetition
+// that is later than that takes ends by itself.
+func (tx *tx) endLease(id string) {
+	if _, over := tx.ended.get(id); over || id == "" {
+		return
+	}
+	put(tx, TableEnded, tx.ended, &raftlogv1.EndedLease{LeaseId: id, Number: tx.number()})
+	if tx.ended.len() > MaxEnded {
+		oldest, _ := first(tx.ended.by(endedInOrder, ""))
+		remove(tx, TableEnded, tx.ended, oldest.GetLeaseId())
+	}
 }
 
 // expireLeases gives back the places of leases that were not renewed in time, the first

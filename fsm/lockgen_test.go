@@ -25,7 +25,7 @@ func genLease(i int) string {
 
 func (g *gen) lockMutation() *raftlogv1.Mutation {
 	l := genLocks[g.random.IntN(len(genLocks))]
-	lease, holder := genLease(g.random.IntN(5)), g.of(genOperators)
+	lease, holder := genLease(g.random.IntN(12)), g.of(genOperators)
 	if p, found := g.m.View().Lease(lease); found && !g.rarely(5) {
 		holder = p.GetHolder()
 		if name := p.GetLock(); !g.rarely(5) {

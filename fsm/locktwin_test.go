@@ -88,7 +88,13 @@ func (w *twin) leaseOf(id string) *twinPlace {
 	return nil
 }
 
-func (w *twin) drop(drop func(twinPlace) bool) { w.places = slices.DeleteFunc(w.places, drop) }
+func (w *twin) drop(drop func(twinPlace) bool) {
+	w.places = slices.DeleteFunc(w.places, func(p twinPlace) bool {
+		gone := drop(p)
+		w.over[p.holder] = w.over[p.holder] || gone && p.lease
+		return gone
+	})
+}
 
 // applyLock predicts as apply does.
 func (w *twin) applyLock(before *View, now int64, number uint64, mut *raftlogv1.Mutation, got *raftlogv1.Outcome) (raftlogv1.Code, bool) {
@@ -119,6 +125,7 @@ func (w *twin) applyLock(before *View, now int64, number uint64, mut *raftlogv1.
 		p := w.leaseOf(m.ReleaseLock.GetLeaseId())
 		switch {
 		case p == nil || p.lock != m.ReleaseLock.GetLock():
+			w.over[m.ReleaseLock.GetLeaseId()] = p == nil || w.over[m.ReleaseLock.GetLeaseId()]
 			return raftlogv1.Code_CODE_OK, true
 		case p.by != m.ReleaseLock.GetHolder() && !m.ReleaseLock.GetForce():
 			return raftlogv1.Code_CODE_REFUSED, true
@@ -172,6 +179,9 @@ func (w *twin) acquire(before *View, now int64, number uint64, m *raftlogv1.Acqu
 	}
 	if len(m.GetLeaseId()) != 36 || m.GetTtl() == 0 {
 		return raftlogv1.Code_CODE_INVALID, true
+	}
+	if w.over[m.GetLeaseId()] {
+		return raftlogv1.Code_CODE_REFUSED, true
 	}
 	l, found := w.locks[m.GetLock()]
 	switch {
@@ -238,6 +248,9 @@ func checkPlaces(t *tables) error {
 			}
 		}
 		if p.GetLeaseId() != "" {
+			if _, over := t.ended.get(p.GetLeaseId()); over {
+				return fmt.Errorf("place %v is held by a lease that is over", p)
+			}
 			continue
 		}
 		i, _ := t.invocations.get(keyOfInvocation(p.GetInvocationId()))

@@ -238,6 +238,7 @@ func (tx *tx) freePlaces(invocationID string) {
 // freePlace gives back a place, and with the last one of an implicit lock the lock.
 func (tx *tx) freePlace(p *raftlogv1.Place) {
 	remove(tx, TablePlaces, tx.places, placeKey(p))
+	tx.endLease(p.GetLeaseId())
 	if l, found := tx.locks.get(p.GetLock()); found && l.GetImplicit() && tx.held.all(l.GetName()) == 0 {
 		remove(tx, TableLocks, tx.locks, l.GetName())
 	}

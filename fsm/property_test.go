@@ -255,6 +255,7 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableTokenUses, s.tokenUses, expect)
 	expectAll(TableLocks, s.locks, expect)
 	expectAll(TablePlaces, s.places, expect)
+	expectAll(TableEnded, s.ended, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}

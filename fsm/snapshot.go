@@ -83,6 +83,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.places, yield, func(r *raftlogv1.Place) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Place{Place: r}}
+			}) &&
+			each(t.ended, yield, func(r *raftlogv1.EndedLease) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_EndedLease{EndedLease: r}}
 			})
 	}
 }
@@ -160,7 +163,12 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 		if _, found := t.locks.get(p.GetLock()); !found || (p.GetLeaseId() == "") == (p.GetInvocationId() == "") {
 			return place{}, fmt.Errorf("place %d belongs to no lock %q, or to nobody", p.GetFence(), p.GetLock())
 		}
+		if i, _ := t.invocations.get(keyOfInvocation(p.GetInvocationId())); p.GetInvocationId() != "" && !claimedOrRunning(i) {
+			return place{}, fmt.Errorf("place %d of lock %q is held by %q, which does not run", p.GetFence(), p.GetLock(), p.GetInvocationId())
+		}
 		return loaded(TablePlaces, t.places, p), nil
+	case *raftlogv1.SnapshotRecord_EndedLease:
+		return loaded(TableEnded, t.ended, row.EndedLease), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -70,6 +71,10 @@ func full(t testing.TB) *Machine {
 	apply(t, m, claimOf(m, commandID(storyBegin, "1"), 1))
 	enrolled(t, m, "web-2", 4)
 	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: "web-2"}}})
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: &raftlogv1.CreateLock{Name: "budget", Limit: 3, Selector: `label.x == "1"`}}},
+		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: &raftlogv1.CreateLock{Name: "all", Limit: 3, Selector: "all"}}},
+		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AcquireLock{AcquireLock: &raftlogv1.AcquireLock{Lock: "mine", LeaseId: genLease(1), Holder: "ann", Ttl: int64(time.Minute), Limit: 1}}},
+		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseLock{ReleaseLock: &raftlogv1.ReleaseLock{Lock: "mine", LeaseId: genLease(2), Holder: "ann"}}})
 	return m
 }
 

@@ -34,6 +34,7 @@ const (
 
 	TableLocks  Table = 30
 	TablePlaces Table = 31
+	TableEnded  Table = 32
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -54,6 +55,7 @@ type tables struct {
 	tokenUses   *table[*raftlogv1.TokenUse]
 	locks       *table[*raftlogv1.Lock]
 	places      *table[*raftlogv1.Place]
+	ended       *table[*raftlogv1.EndedLease]
 	work        *work
 	// keyed are the commands that are not done and may be superseded, by key and in order
 	// of submission. Only Apply asks for them.
@@ -84,6 +86,8 @@ const (
 	placesByLease   = 0
 	placesByAttempt = 1
 	placesByEnd     = 2
+
+	endedInOrder = 0
 
 	removalsInOrder = 0
 	removalsByName  = 1
@@ -154,6 +158,9 @@ func newTables() *tables {
 			return be64(uint64(leaseEnd(p))) + p.GetLeaseId(), p.GetLeaseId() != ""
 		},
 	)
+	t.ended = newTable((*raftlogv1.EndedLease).GetLeaseId,
+		func(e *raftlogv1.EndedLease) (string, bool) { return be64Of(e.GetNumber(), e.GetLeaseId()), true },
+	)
 	t.keyed = newTree[string, *raftlogv1.Command]()
 	t.commands.moved = t.commandMoved
 	t.held = newHoldings()
@@ -211,7 +218,7 @@ func (t *tables) published() *tables {
 		operators: t.operators.published(), agents: t.agents.published(), facts: t.facts.published(),
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
-		locks: t.locks.published(), places: t.places.published(),
+		locks: t.locks.published(), places: t.places.published(), ended: t.ended.published(),
 		work: t.work.published(), held: t.held.published(), budgets: t.budgets,
 	}
 }
@@ -275,6 +282,11 @@ func done(c *raftlogv1.Command) bool {
 // evidence may supersede it.
 func open(i *raftlogv1.Invocation) bool {
 	return i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+}
+
+// claimedOrRunning says that an attempt holds what it needs.
+func claimedOrRunning(i *raftlogv1.Invocation) bool {
+	return i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED || i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING
 }
 
 func submittedIndex(i *raftlogv1.Invocation) uint64 {

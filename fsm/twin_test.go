@@ -19,6 +19,7 @@ type twin struct {
 	attempts []*twinAttempt
 	locks    map[string]*twinLock
 	places   []twinPlace
+	over     map[string]bool // leases
 }
 
 type twinCommand struct {
@@ -400,7 +401,7 @@ func (w *twin) compare(v *View) error {
 func TestAttemptsMatchTheirTwin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
-		w := &twin{commands: make(map[string]*twinCommand), locks: make(map[string]*twinLock)}
+		w := &twin{commands: make(map[string]*twinCommand), locks: make(map[string]*twinLock), over: make(map[string]bool)}
 		for l := range g.m.View().Locks() {
 			w.locks[l.GetName()] = &twinLock{limit: l.GetLimit(), per: l.GetPerLabel(), selector: l.GetSelector()}
 		}

@@ -71,7 +71,7 @@ func (a *app) holdAndRun(ctx context.Context, s *session, name, label string, f 
 		if code < 0 { // by a signal, as shells say it
 			code = 128 + int(exit.Sys().(syscall.WaitStatus).Signal())
 		}
-		return &failure{code: code, err: fmt.Errorf("the program ended with %s", exit), hint: fmt.Sprintf("the place of lock %s was held to its end, and is given back", name)}
+		return &failure{code: code, err: fmt.Errorf("the program ended with %w", exit), hint: fmt.Sprintf("the place of lock %s was held to its end, and is given back", name)}
 	}
 	return err
 }

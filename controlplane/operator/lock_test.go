@@ -15,6 +15,7 @@ import (
 const (
 	leaseA = "01890000-0000-7000-8000-00000000000a"
 	leaseB = "01890000-0000-7000-8000-00000000000b"
+	leaseC = "01890000-0000-7000-8000-00000000000c"
 )
 
 func (w *world) createLock(req *agentplanev1.CreateLockRequest) {
@@ -90,6 +91,9 @@ func TestLocksOfTheFleet(t *testing.T) {
 	}
 	_, err = w.Locks.GetLock(t.Context(), &agentplanev1.GetLockRequest{Name: "env"})
 	wantRefusal(t, err, codes.NotFound, "no_lock")
+	// A repetition that comes late takes nothing.
+	_, err = w.Locks.AcquireLock(t.Context(), &agentplanev1.AcquireLockRequest{Name: "env", LeaseId: leaseA, Ttl: int64(time.Minute), Limit: 1})
+	wantRefusal(t, err, codes.FailedPrecondition, "lease_over")
 }
 
 func TestCommandsTakePlacesAndTheQueueSaysWhoHasThem(t *testing.T) {
@@ -169,7 +173,7 @@ func TestAcquireWaitsForAPlace(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		began = time.Now()
-		_, err = w.Locks.AcquireLock(ctx, &agentplanev1.AcquireLockRequest{Name: "one", LeaseId: leaseA, Ttl: int64(time.Minute), WaitMs: 10_000})
+		_, err = w.Locks.AcquireLock(ctx, &agentplanev1.AcquireLockRequest{Name: "one", LeaseId: leaseC, Ttl: int64(time.Minute), WaitMs: 10_000})
 		wantRefusal(t, err, codes.ResourceExhausted, "locked")
 		if waited := time.Since(began); waited != 1500*time.Millisecond {
 			t.Errorf("it waited %v of a deadline of 2 s", waited)

@@ -57,6 +57,7 @@ var hints = map[string]string{
 	"lock_held":       `see who holds it with "agentctl lock get NAME"; --force deletes it all the same`,
 	"locked":          `see who holds it with "agentctl lock get NAME"`,
 	"lease_lost":      `somebody else may hold the place: see "agentctl lock get NAME"`,
+	"lease_over":      `take a place with another lease`,
 	"other_holder":    `an admin may release it with --force`,
 	"no_group":        `name an agent with --agent`,
 	"queue_full":      `wait until the agent has worked off its queue`,

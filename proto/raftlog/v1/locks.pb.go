@@ -275,6 +275,61 @@ func (x *Place) GetNote() string {
 	return ""
 }
 
+// EndedLease remembers that a lease is over, so that no late repetition takes a place for
+// it again.
+type EndedLease struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	LeaseId string                 `protobuf:"bytes,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	// Of the mutation that ended it: they are forgotten in this order.
+	Number        uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndedLease) Reset() {
+	*x = EndedLease{}
+	mi := &file_raftlog_v1_locks_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndedLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndedLease) ProtoMessage() {}
+
+func (x *EndedLease) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_locks_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndedLease.ProtoReflect.Descriptor instead.
+func (*EndedLease) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *EndedLease) GetLeaseId() string {
+	if x != nil {
+		return x.LeaseId
+	}
+	return ""
+}
+
+func (x *EndedLease) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // CreateLock makes a lock. The same again answers what stands.
 type CreateLock struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -289,7 +344,7 @@ type CreateLock struct {
 
 func (x *CreateLock) Reset() {
 	*x = CreateLock{}
-	mi := &file_raftlog_v1_locks_proto_msgTypes[2]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +356,7 @@ func (x *CreateLock) String() string {
 func (*CreateLock) ProtoMessage() {}
 
 func (x *CreateLock) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_locks_proto_msgTypes[2]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +369,7 @@ func (x *CreateLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateLock.ProtoReflect.Descriptor instead.
 func (*CreateLock) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{2}
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateLock) GetName() string {
@@ -363,7 +418,7 @@ type DeleteLock struct {
 
 func (x *DeleteLock) Reset() {
 	*x = DeleteLock{}
-	mi := &file_raftlog_v1_locks_proto_msgTypes[3]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +430,7 @@ func (x *DeleteLock) String() string {
 func (*DeleteLock) ProtoMessage() {}
 
 func (x *DeleteLock) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_locks_proto_msgTypes[3]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +443,7 @@ func (x *DeleteLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLock.ProtoReflect.Descriptor instead.
 func (*DeleteLock) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{3}
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DeleteLock) GetName() string {
@@ -426,7 +481,7 @@ type AcquireLock struct {
 
 func (x *AcquireLock) Reset() {
 	*x = AcquireLock{}
-	mi := &file_raftlog_v1_locks_proto_msgTypes[4]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +493,7 @@ func (x *AcquireLock) String() string {
 func (*AcquireLock) ProtoMessage() {}
 
 func (x *AcquireLock) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_locks_proto_msgTypes[4]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +506,7 @@ func (x *AcquireLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireLock.ProtoReflect.Descriptor instead.
 func (*AcquireLock) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{4}
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AcquireLock) GetLock() string {
@@ -522,7 +577,7 @@ type RenewLock struct {
 
 func (x *RenewLock) Reset() {
 	*x = RenewLock{}
-	mi := &file_raftlog_v1_locks_proto_msgTypes[5]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +589,7 @@ func (x *RenewLock) String() string {
 func (*RenewLock) ProtoMessage() {}
 
 func (x *RenewLock) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_locks_proto_msgTypes[5]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +602,7 @@ func (x *RenewLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLock.ProtoReflect.Descriptor instead.
 func (*RenewLock) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{5}
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RenewLock) GetLock() string {
@@ -571,7 +626,8 @@ func (x *RenewLock) GetHolder() string {
 	return ""
 }
 
-// ReleaseLock gives back the place of a lease.
+// ReleaseLock gives back the place of a lease, which takes none any more, also when it had
+// none.
 type ReleaseLock struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Lock    string                 `protobuf:"bytes,1,opt,name=lock,proto3" json:"lock,omitempty"`
@@ -585,7 +641,7 @@ type ReleaseLock struct {
 
 func (x *ReleaseLock) Reset() {
 	*x = ReleaseLock{}
-	mi := &file_raftlog_v1_locks_proto_msgTypes[6]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +653,7 @@ func (x *ReleaseLock) String() string {
 func (*ReleaseLock) ProtoMessage() {}
 
 func (x *ReleaseLock) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_locks_proto_msgTypes[6]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +666,7 @@ func (x *ReleaseLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLock.ProtoReflect.Descriptor instead.
 func (*ReleaseLock) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{6}
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReleaseLock) GetLock() string {
@@ -651,7 +707,7 @@ type ExpireLeases struct {
 
 func (x *ExpireLeases) Reset() {
 	*x = ExpireLeases{}
-	mi := &file_raftlog_v1_locks_proto_msgTypes[7]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +719,7 @@ func (x *ExpireLeases) String() string {
 func (*ExpireLeases) ProtoMessage() {}
 
 func (x *ExpireLeases) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_locks_proto_msgTypes[7]
+	mi := &file_raftlog_v1_locks_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +732,7 @@ func (x *ExpireLeases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireLeases.ProtoReflect.Descriptor instead.
 func (*ExpireLeases) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{7}
+	return file_raftlog_v1_locks_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExpireLeases) GetMax() uint32 {
@@ -718,7 +774,11 @@ const file_raftlog_v1_locks_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\v \x01(\x03R\texpiresAt\x12\x18\n" +
 	"\aadopted\x18\f \x01(\bR\aadopted\x12\x12\n" +
-	"\x04note\x18\r \x01(\tR\x04note\"\x8e\x01\n" +
+	"\x04note\x18\r \x01(\tR\x04note\"?\n" +
+	"\n" +
+	"EndedLease\x12\x19\n" +
+	"\blease_id\x18\x01 \x01(\tR\aleaseId\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\x8e\x01\n" +
 	"\n" +
 	"CreateLock\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -764,16 +824,17 @@ func file_raftlog_v1_locks_proto_rawDescGZIP() []byte {
 	return file_raftlog_v1_locks_proto_rawDescData
 }
 
-var file_raftlog_v1_locks_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_raftlog_v1_locks_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_raftlog_v1_locks_proto_goTypes = []any{
 	(*Lock)(nil),         // 0: raftlog.v1.Lock
 	(*Place)(nil),        // 1: raftlog.v1.Place
-	(*CreateLock)(nil),   // 2: raftlog.v1.CreateLock
-	(*DeleteLock)(nil),   // 3: raftlog.v1.DeleteLock
-	(*AcquireLock)(nil),  // 4: raftlog.v1.AcquireLock
-	(*RenewLock)(nil),    // 5: raftlog.v1.RenewLock
-	(*ReleaseLock)(nil),  // 6: raftlog.v1.ReleaseLock
-	(*ExpireLeases)(nil), // 7: raftlog.v1.ExpireLeases
+	(*EndedLease)(nil),   // 2: raftlog.v1.EndedLease
+	(*CreateLock)(nil),   // 3: raftlog.v1.CreateLock
+	(*DeleteLock)(nil),   // 4: raftlog.v1.DeleteLock
+	(*AcquireLock)(nil),  // 5: raftlog.v1.AcquireLock
+	(*RenewLock)(nil),    // 6: raftlog.v1.RenewLock
+	(*ReleaseLock)(nil),  // 7: raftlog.v1.ReleaseLock
+	(*ExpireLeases)(nil), // 8: raftlog.v1.ExpireLeases
 }
 var file_raftlog_v1_locks_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -794,7 +855,7 @@ func file_raftlog_v1_locks_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_locks_proto_rawDesc), len(file_raftlog_v1_locks_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
