@@ -77,6 +77,13 @@ func (a *app) completeFlags(root *cobra.Command) {
 				[]string{"all", "id", "name", "health", "label.", "fact."}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 		}
 	})
+	each(root, func(c *cobra.Command) {
+		if c.Flags().Lookup("lock") != nil {
+			_ = c.RegisterFlagCompletionFunc("lock", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+				return a.live(cmd, fleetLockWords)
+			})
+		}
+	})
 	_ = root.RegisterFlagCompletionFunc("context", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 		return a.completeContexts(cmd, nil, word)
 	})
@@ -196,6 +203,15 @@ func lockWords(ctx context.Context, s *session) ([]string, error) {
 	var words []string
 	for _, l := range r.GetLocks() {
 		words = append(words, cobra.CompletionWithDesc(l.Name, fmt.Sprintf("%d of %d held", l.Held, l.Limit)))
+	}
+	return words, err
+}
+
+// fleetLockWords are the names by which commands know locks of the fleet.
+func fleetLockWords(ctx context.Context, s *session) ([]string, error) {
+	words, err := lockWords(ctx, s)
+	for n := range words {
+		words[n] = fleetPrefix + words[n]
 	}
 	return words, err
 }
