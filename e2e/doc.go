@@ -58,6 +58,7 @@
 //	claimtwice     I2      fsm                     TestAttemptsMatchTheirTwin
 //	locks          none    fsm                     TestAttemptsMatchTheirTwin
 //	locks          none    fsm                     TestStories
+//	locks          none    e2e                     TestLocksKeepProgramsApart
 //	nofsync        I2      agent/journal           TestPowerCuts
 //	startagain     I2      agent/execute           TestStartRefuses
 //	journalbehind  I2      fsm                     TestStories
