@@ -48,6 +48,7 @@ func (m *member) register() error {
 	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, m.services.Tokens)
 	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, m.services.Operators)
 	m.calls.serve(m.server, &agentplanev1.EnrollService_ServiceDesc, m.services.Enroll)
+	m.calls.serve(m.server, &agentplanev1.LockService_ServiceDesc, m.services.Locks)
 	m.calls.serve(m.server, &agentplanev1.ScheduleService_ServiceDesc, m.services.Schedules)
 	m.calls.serve(m.server, &agentplanev1.TemplateService_ServiceDesc, m.services.Templates)
 	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, agentAPI{m.dispatch, m.output})

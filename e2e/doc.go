@@ -61,6 +61,7 @@
 //	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestStories
+//	locks            none    e2e                     TestLocksKeepProgramsApart
 //	oldclaim         I3      controlplane/dispatch  TestClaimIsDeliveredAgainOnAnotherNode
 //	nofsync          I2      agent/journal           TestPowerCuts
 //	startagain       I2      agent/execute           TestStartRefuses

@@ -225,7 +225,7 @@ func (r *recorder) envelope(o linearOp) ([]byte, error) {
 // TestHistoryIsLinearizable has clients submit, read and cancel the same few commands
 // through all nodes while leaders and nodes are killed and paused. The agent that is
 // meant is gone, so that nothing but the clients moves a command. Entries are small, so
-// that batches are divided. Porcupine judges.
+// that batches are divided. Others take and give back places of locks. Porcupine judges.
 func TestHistoryIsLinearizable(t *testing.T) {
 	counts, least := map[string]int{killLeader: 2, killNode: 1, pauseLeader: 3}, 500
 	if full() {
@@ -247,6 +247,11 @@ func TestHistoryIsLinearizable(t *testing.T) {
 	for n := range linearClients {
 		rng := rand.New(rand.NewPCG(seed, uint64(n)+1))
 		s.working.Go(func() { r.work(n, rng) })
+	}
+	locks := &lockRecorder{s: s, began: r.began}
+	for n := range lockClients {
+		rng := rand.New(rand.NewPCG(seed, uint64(n)+1001))
+		s.working.Go(func() { locks.work(linearClients+n, rng) })
 	}
 	stop := sync.OnceFunc(s.finish)
 	defer stop()
@@ -298,4 +303,5 @@ func TestHistoryIsLinearizable(t *testing.T) {
 	case result == porcupine.Illegal:
 		t.Errorf("the history is not linearizable; it is drawn in %s", page)
 	}
+	locks.judge(t, filepath.Join(f.Dir, "locks.html"))
 }

@@ -129,6 +129,19 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 		return tx.putTemplate(k.PutTemplate)
 	case *raftlogv1.Mutation_DeleteTemplate:
 		return tx.deleteTemplate(k.DeleteTemplate)
+
+	case *raftlogv1.Mutation_CreateLock:
+		return tx.createLock(k.CreateLock)
+	case *raftlogv1.Mutation_DeleteLock:
+		return tx.deleteLock(k.DeleteLock)
+	case *raftlogv1.Mutation_AcquireLock:
+		return tx.acquireLock(k.AcquireLock)
+	case *raftlogv1.Mutation_RenewLock:
+		return tx.renewLock(k.RenewLock)
+	case *raftlogv1.Mutation_ReleaseLock:
+		return tx.releaseLock(k.ReleaseLock)
+	case *raftlogv1.Mutation_ExpireLeases:
+		return tx.expireLeases(k.ExpireLeases)
 	}
 	return refuse(raftlogv1.Code_CODE_INVALID, "no_kind", "the mutation has no kind")
 }

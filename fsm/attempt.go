@@ -32,6 +32,9 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 		c.Rollout.Waiting--
 	}
 	put(tx, TableInvocations, tx.invocations, row)
+	if from >= raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && row.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
+		tx.freePlaces(row.GetId())
+	}
 	return row
 }
 
@@ -90,10 +93,15 @@ func (tx *tx) claimAttempt(m *raftlogv1.ClaimAttempt) *raftlogv1.Outcome {
 	if refusal := tx.hostLocked(i, c); refusal != nil {
 		return refusal
 	}
-	tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, "", func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+	needs, refusal := tx.placesFor(a, c)
+	if refusal != nil {
+		return refusal
+	}
+	row := tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, "", func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
 		row.Fence, row.SessionEpoch, row.NodeId = tx.number(), s.GetEpoch(), m.GetNodeId()
 		step.Fence, step.SessionEpoch, step.NodeId = row.Fence, row.SessionEpoch, row.NodeId
 	})
+	tx.takePlaces(needs, row, c)
 	if s.GetLastClaimEpoch() != s.GetEpoch() {
 		row := clone(s)
 		row.LastClaimEpoch = s.GetEpoch()

@@ -21,9 +21,9 @@ func check(m *Machine) error {
 		checkTable("sessions", t.sessions), checkTable("envelopes", t.envelopes), checkTable("commands", t.commands),
 		checkTable("invocations", t.invocations), checkTable("removals", t.removals), checkRemovals(t),
 		checkTable("token uses", t.tokenUses), checkTable("schedules", t.schedules), checkSchedules(t),
+		checkTable("templates", t.templates), checkTemplates(t),
+		checkTable("locks", t.locks), checkTable("places", t.places), checkTable("ended", t.ended), checkPlaces(t),
 		checkAgents(t), checkCommands(t), checkRollouts(t), checkWork(t), checkHostLocks(t), checkFences(t), checkTokens(t),
-		checkTable("token uses", t.tokenUses), checkTable("templates", t.templates), checkTemplates(t),
-		checkAgents(t), checkCommands(t), checkWork(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {
 			return err
@@ -132,7 +132,13 @@ func checkCommands(t *tables) error {
 	if t.envelopes.len() != t.commands.len()-probes || len(counts) != t.commands.len() {
 		return fmt.Errorf("%d commands, %d of them probes, %d envelopes, invocations of %d commands", t.commands.len(), probes, t.envelopes.len(), len(counts))
 	}
+	keyed := 0
 	for c := range t.commands.all() {
+		if c.GetSupersede() != "" && !done(c) {
+			if keyed++; t.keyed.Len() < keyed || collect(where(prefixed(t.keyed, supersedeKey(c)), func(have *raftlogv1.Command) bool { return have == c })) == nil {
+				return fmt.Errorf("command %s is not among those with the key %q", c.GetId(), c.GetSupersede())
+			}
+		}
 		total, waiting := uint32(0), uint32(0)
 		for _, n := range c.GetCounts() {
 			if counts[c.GetId()][n.GetState()] != n.GetCount() || n.GetCount() == 0 {
@@ -152,6 +158,9 @@ func checkCommands(t *tables) error {
 		if c.GetState() == raftlogv1.CommandState_COMMAND_STATE_CANCELING && c.GetCancelIndex() == 0 {
 			return fmt.Errorf("command %s is CANCELING without a cancel", c.GetId())
 		}
+	}
+	if keyed != t.keyed.Len() {
+		return fmt.Errorf("%d commands have keys, want %d", t.keyed.Len(), keyed)
 	}
 	return nil
 }

@@ -15,8 +15,10 @@ import (
 const (
 	// MaxTargets bounds the targets of one command.
 	MaxTargets = 10_000
-	// NormalPriority is that of a command that names none, MaxPriority the highest.
-	NormalPriority, MaxPriority = 50, 100
+	// NormalPriority is that of a command that names none.
+	NormalPriority = 50
+	// MaxPriority is the highest.
+	MaxPriority = 100
 	// MaxAttempts bounds the attempts of an idempotent command on one target.
 	MaxAttempts = 10
 	// idAhead is how far a command's id may lie ahead of the cluster's time.
@@ -66,7 +68,7 @@ func (tx *tx) addCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Command {
 		Delivery: m.GetDelivery(), MaxAttempts: max(1, m.GetMaxAttempts()), QueueOffline: m.GetQueueOffline(),
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
 		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
-		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(), Splay: m.GetSplay(),
+		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(), Splay: m.GetSplay(), FleetLocks: m.GetFleetLocks(),
 	}
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	if l == nil {
@@ -121,7 +123,12 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 	if n := m.GetPrecedence(); n < -NormalPriority || n > MaxPriority-NormalPriority {
 		return refuse(raftlogv1.Code_CODE_INVALID, "priority", "priority %d is not between 0 and %d", NormalPriority+int64(n), MaxPriority)
 	}
-	if refusal := cmp.Or(checkLockNames(m.GetLocks()), tx.checkSupersede(m)); refusal != nil {
+	for _, name := range m.GetFleetLocks() {
+		if _, found := tx.locks.get(name); !found {
+			return refuse(raftlogv1.Code_CODE_NOT_FOUND, ReasonNoLock, "there is no lock %.80q of the fleet", name)
+		}
+	}
+	if refusal := cmp.Or(checkLockNames(m.GetLocks()), checkLockNames(m.GetFleetLocks()), tx.checkSupersede(m)); refusal != nil {
 		return refusal
 	}
 	_, refusal := tx.layRollout(m, 0)

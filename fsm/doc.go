@@ -101,6 +101,22 @@
 // attempt, LOST too, frees what it held. That is all that Apply decides. Who is next is
 // the [Turn]'s, which the node of the agent takes and operators are shown.
 //
+// # Locks of the fleet
+//
+// A [raftlogv1.Lock] has so many places, in one group or in one for each value of a
+// label. A place is held by an attempt, from its claim until it is no longer CLAIMED or
+// RUNNING, or by a lease, until it is released or its end and a grace have passed by the
+// cluster's time, upon which the leader proposes ExpireLeases. Its fence is the number of
+// the grant and grows with each. A claim takes a place of every lock that its command
+// names, and of every budget: a lock with a selector that means the agent. It takes all of
+// them or is refused. What runs when a budget is made takes places too, even above the
+// limit; later changes of labels count from the next claim on. LOST gives a place back
+// although the program may still run: whoever must know compares fences.
+//
+// Places are counted for each lock and group as they are taken, and a claim that needs
+// none costs nothing while there are no budgets. There is no queue in the state: a place
+// goes to whoever asks first when it is free.
+//
 // # Numbers
 //
 // Leader epochs, session epochs and fences are the number of the mutation that

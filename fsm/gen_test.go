@@ -55,12 +55,16 @@ func newGen(t *rapid.T) *gen {
 	g.one(token("t0", raftlogv1.TokenKind_TOKEN_KIND_AGENT, 100))
 	g.one(token("tn", raftlogv1.TokenKind_TOKEN_KIND_NODE, 1))
 	g.one(registerNode("n2", "tn", "n2"))
+	g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: genLocks[0]}})
+	g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: genLocks[2]}})
 	agents := genAgents[:2]
 	if g.drives {
 		agents = genAgents
 	}
-	for _, a := range agents {
-		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: tokenID("t0")}}})
+	for n, a := range agents {
+		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_EnrollAgent{EnrollAgent: &raftlogv1.EnrollAgent{
+			AgentId: a, Name: a, PublicKey: keyOf(a), TokenId: tokenID("t0"), Labels: []*raftlogv1.Label{{Name: "x", Value: fmt.Sprint(n + 1)}},
+		}}})
 		g.one(g.openSession(a, true))
 		s, _ := g.m.View().Session(a)
 		g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: a, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}})
@@ -255,7 +259,7 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 	if g.drives && !g.rarely(5) {
 		return g.drive()
 	}
-	switch g.random.IntN(14) {
+	switch g.random.IntN(16) {
 	case 0:
 		return g.registryMutation()
 	case 12:
@@ -264,6 +268,8 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 		return g.templateMutation()
 	case 1, 2, 3:
 		return g.agentMutation()
+	case 14, 15:
+		return g.lockMutation()
 	default:
 		return g.workMutation()
 	}
@@ -429,6 +435,7 @@ func (g *gen) submit() *raftlogv1.Mutation {
 	if !g.drives || g.rarely(4) { // else little comes in the way of a rollout
 		m.Locks = [][]string{nil, nil, nil, {"x"}, {"x"}, {"x", "y"}, {"y"}, {"y", "x"}, {"-"}}[g.random.IntN(9)]
 		m.Exclusive = g.rarely(6)
+		m.FleetLocks = g.fleetLocks()
 		m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
 		m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
 		if g.rarely(5) {

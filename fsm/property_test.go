@@ -121,14 +121,15 @@ func TestSnapshotAndRestIsTheWholeLog(t *testing.T) {
 func TestStateKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
-		epochs := make(map[string]uint64)
+		epochs, fences := make(map[string]uint64), make(map[string]uint64)
 		for range historyEntries {
 			before := g.m.View()
 			e := g.entry(3)
 			outcomes := g.apply(e)
 			after := g.m.View()
 			for _, err := range []error{
-				check(g.m), checkRefusals(before, after, outcomes), checkGrowth(before, after), checkPaused(before, after), checkSlots(after, e, outcomes), checkEpochs(epochs, after),
+				check(g.m), checkRefusals(before, after, outcomes), checkGrowth(before, after), checkPaused(before, after), checkSlots(after, e, outcomes),
+				checkEpochs(epochs, after), checkLockFences(fences, before, after),
 			} {
 				if err != nil {
 					t.Fatalf("entry %d (%v): %v", g.index, e, err)
@@ -261,6 +262,9 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableTokenUses, s.tokenUses, expect)
 	expectAll(TableSchedules, s.schedules, expect)
 	expectAll(TableTemplates, s.templates, expect)
+	expectAll(TableLocks, s.locks, expect)
+	expectAll(TablePlaces, s.places, expect)
+	expectAll(TableEnded, s.ended, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}
@@ -300,7 +304,7 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 
 // goesOn says that a mutation takes a part each time.
 func goesOn(mut *raftlogv1.Mutation) bool {
-	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil || mut.GetAdvanceRollout() != nil
+	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil || mut.GetAdvanceRollout() != nil || mut.GetExpireLeases() != nil
 }
 
 // checkAgain says whether the answer to a repetition is that to the first.

@@ -57,6 +57,31 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 			Level: uint32(c.int("level", 1)), ServerIds: c.list("servers"),
 		}}}
 	},
+	"create-lock": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: &raftlogv1.CreateLock{
+			Name: c.word(0), Limit: uint32(c.int("limit", 1)), PerLabel: c.text("per", ""), Selector: strings.ReplaceAll(c.text("where", ""), "~", " == "), CreatedBy: "ann",
+		}}}
+	},
+	"delete-lock": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_DeleteLock{DeleteLock: &raftlogv1.DeleteLock{Name: c.word(0), Force: c.text("force", "") != ""}}}
+	},
+	"acquire": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AcquireLock{AcquireLock: &raftlogv1.AcquireLock{
+			Lock: c.word(0), LeaseId: c.s.id(c.word(1), 0), Holder: c.text("by", "ann"), AgentId: c.text("agent", ""), Ttl: int64(c.duration("ttl", 30*time.Second)),
+			Limit: uint32(c.int("limit", 0)), PerLabel: c.text("per", ""),
+		}}}
+	},
+	"renew": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RenewLock{RenewLock: &raftlogv1.RenewLock{Lock: c.word(0), LeaseId: c.s.id(c.word(1), 0), Holder: c.text("by", "ann")}}}
+	},
+	"give-back": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseLock{ReleaseLock: &raftlogv1.ReleaseLock{
+			Lock: c.word(0), LeaseId: c.s.id(c.word(1), 0), Holder: c.text("by", "ann"), Force: c.text("force", "") != "",
+		}}}
+	},
+	"expire-leases": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireLeases{ExpireLeases: &raftlogv1.ExpireLeases{Max: uint32(c.int("max", 100))}}}
+	},
 	"put-setting": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PutSetting{PutSetting: &raftlogv1.PutSetting{
 			Key: c.word(0), Value: c.word(1), ExpectedVersion: c.int("version", 0),
@@ -312,6 +337,7 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 	}
 	m.Release = uint32(c.int("release", 0))
 	m.Locks, m.Exclusive = c.list("locks"), c.text("exclusive", "") != ""
+	m.FleetLocks = c.list("fleet")
 	m.Precedence, m.Supersede = int32(c.int("priority", NormalPriority))-NormalPriority, c.text("supersede", "")
 	m.Splay = int64(c.duration("splay", 0))
 	if d := c.duration("not-before", 0); d != 0 {

@@ -312,6 +312,15 @@ func (s *story) show(c *call) []string {
 			out = append(out, s.readable(s.print(t.ProtoReflect())))
 		}
 		return out
+	case "locks":
+		var out []string
+		for l := range v.Locks() {
+			out = append(out, s.readable(s.print(l.ProtoReflect())))
+			for p := range v.Places(l.GetName()) {
+				out = append(out, "  "+s.readable(s.print(p.ProtoReflect())))
+			}
+		}
+		return append(out, fmt.Sprintf("%d places", v.t.places.len()))
 	case "work":
 		a, _ := v.Agent(c.word(1))
 		var out []string

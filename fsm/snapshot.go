@@ -81,6 +81,15 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			each(t.schedules, yield, func(r *raftlogv1.Schedule) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Schedule{Schedule: r}}
 			}) &&
+			each(t.locks, yield, func(r *raftlogv1.Lock) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Lock{Lock: r}}
+			}) &&
+			each(t.places, yield, func(r *raftlogv1.Place) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Place{Place: r}}
+			}) &&
+			each(t.ended, yield, func(r *raftlogv1.EndedLease) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_EndedLease{EndedLease: r}}
+			}) &&
 			each(t.templates, yield, func(r *raftlogv1.Template) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Template{Template: r}}
 			})
@@ -156,6 +165,24 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 		return loaded(TableSchedules, t.schedules, row.Schedule), nil
 	case *raftlogv1.SnapshotRecord_Template:
 		return loaded(TableTemplates, t.templates, row.Template), nil
+	case *raftlogv1.SnapshotRecord_Lock:
+		if l := row.Lock; l.GetSelector() != "" {
+			if _, problem := readBudget(l); problem != "" {
+				return place{}, fmt.Errorf("lock %q: %s", l.GetName(), problem)
+			}
+		}
+		return loaded(TableLocks, t.locks, row.Lock), nil
+	case *raftlogv1.SnapshotRecord_Place:
+		p := row.Place
+		if _, found := t.locks.get(p.GetLock()); !found || (p.GetLeaseId() == "") == (p.GetInvocationId() == "") {
+			return place{}, fmt.Errorf("place %d belongs to no lock %q, or to nobody", p.GetFence(), p.GetLock())
+		}
+		if i, _ := t.invocations.get(keyOfInvocation(p.GetInvocationId())); p.GetInvocationId() != "" && !claimedOrRunning(i) {
+			return place{}, fmt.Errorf("place %d of lock %q is held by %q, which does not run", p.GetFence(), p.GetLock(), p.GetInvocationId())
+		}
+		return loaded(TablePlaces, t.places, p), nil
+	case *raftlogv1.SnapshotRecord_EndedLease:
+		return loaded(TableEnded, t.ended, row.EndedLease), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

@@ -77,6 +77,10 @@ func full(t testing.TB) *Machine {
 		t.Fatal(o)
 	}
 	apply(t, m, putTemplate("restart", "one", 0), putTemplate("restart", "two", 1), putTemplate("gone", "one", 0), deleteTemplate("gone"))
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: &raftlogv1.CreateLock{Name: "budget", Limit: 3, Selector: `label.x == "1"`}}},
+		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: &raftlogv1.CreateLock{Name: "all", Limit: 3, Selector: "all"}}},
+		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AcquireLock{AcquireLock: &raftlogv1.AcquireLock{Lock: "mine", LeaseId: genLease(1), Holder: "ann", Ttl: int64(time.Minute), Limit: 1}}},
+		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseLock{ReleaseLock: &raftlogv1.ReleaseLock{Lock: "mine", LeaseId: genLease(2), Holder: "ann"}}})
 	return m
 }
 

@@ -21,7 +21,7 @@ func (tx *tx) checkSupersede(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "supersede", "supersede key %.80q: a key has 1 to %d letters, digits and . _ - / inside", key, MaxLockNameBytes)
 	}
 	n := 0
-	for range tx.commands.by(commandsByKey, sized(key)) {
+	for range prefixed(tx.keyed, sized(key)) {
 		if n++; n == maxSupersede {
 			return refuse(raftlogv1.Code_CODE_EXHAUSTED, "supersede_full", "%d commands with the supersede key %q are not done", n, key)
 		}
@@ -35,7 +35,7 @@ func (tx *tx) supersede(m *raftlogv1.SubmitCommand) {
 	if m.GetSupersede() == "" {
 		return
 	}
-	for _, c := range collect(tx.commands.by(commandsByKey, sized(m.GetSupersede()))) {
+	for _, c := range collect(prefixed(tx.keyed, sized(m.GetSupersede()))) {
 		for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
 			if _, meant := slices.BinarySearch(m.GetAgentOrdinals(), i.GetAgentOrdinal()); !meant {
 				continue

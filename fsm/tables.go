@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tidwall/btree"
 	"google.golang.org/protobuf/proto"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -32,6 +33,9 @@ const (
 	TableTokenUses
 
 	TableSchedules Table = 24
+	TableLocks     Table = 30
+	TablePlaces    Table = 31
+	TableEnded     Table = 32
 	TableTemplates Table = 34
 )
 
@@ -53,7 +57,17 @@ type tables struct {
 	tokenUses   *table[*raftlogv1.TokenUse]
 	schedules   *table[*raftlogv1.Schedule]
 	templates   *table[*raftlogv1.Template]
+	locks       *table[*raftlogv1.Lock]
+	places      *table[*raftlogv1.Place]
+	ended       *table[*raftlogv1.EndedLease]
 	work        *work
+	// keyed are the commands that are not done and may be superseded, by key and in order
+	// of submission. Only Apply asks for them.
+	keyed *btree.Map[string, *raftlogv1.Command]
+	held  *holdings
+	// budgets are the locks with a selector, by name. The list is replaced, never written
+	// into.
+	budgets []budget
 }
 
 // Indexes, by their place in newTables.
@@ -72,7 +86,12 @@ const (
 
 	commandsByIndex  = 0
 	commandsFinished = 1
-	commandsByKey    = 2
+
+	placesByLease   = 0
+	placesByAttempt = 1
+	placesByEnd     = 2
+
+	endedInOrder = 0
 
 	removalsInOrder = 0
 	removalsByName  = 1
@@ -119,13 +138,6 @@ func newTables() *tables {
 				}
 				return be64Of(c.GetFinishedIndex(), c.GetId()), true
 			},
-			// Those that are not done and may give way to another.
-			func(c *raftlogv1.Command) (string, bool) {
-				if c.GetSupersede() == "" || done(c) {
-					return "", false
-				}
-				return sized(c.GetSupersede()) + be64Of(c.GetSubmittedIndex(), c.GetId()), true
-			},
 		),
 		invocations: newTable(invocationKeyOf),
 		removals: newTable(
@@ -142,8 +154,61 @@ func newTables() *tables {
 		schedules: newTable((*raftlogv1.Schedule).GetName),
 		templates: newTable(func(r *raftlogv1.Template) string { return templateKey(r.GetName(), r.GetVersion()) }),
 	}
+	t.locks = newTable((*raftlogv1.Lock).GetName)
+	t.places = newTable(placeKey,
+		func(p *raftlogv1.Place) (string, bool) { return p.GetLeaseId(), p.GetLeaseId() != "" },
+		func(p *raftlogv1.Place) (string, bool) {
+			return sized(p.GetInvocationId()) + p.GetLock(), p.GetInvocationId() != ""
+		},
+		func(p *raftlogv1.Place) (string, bool) {
+			return be64(uint64(leaseEnd(p))) + p.GetLeaseId(), p.GetLeaseId() != ""
+		},
+	)
+	t.ended = newTable((*raftlogv1.EndedLease).GetLeaseId,
+		func(e *raftlogv1.EndedLease) (string, bool) { return be64Of(e.GetNumber(), e.GetLeaseId()), true },
+	)
+	t.keyed = newTree[string, *raftlogv1.Command]()
+	t.commands.moved = t.commandMoved
+	t.held = newHoldings()
+	t.places.moved = t.held.moved
+	t.locks.moved = t.lockMoved
 	t.followInvocations()
 	return t
+}
+
+// commandMoved keeps keyed.
+func (t *tables) commandMoved(old, row *raftlogv1.Command) {
+	if old.GetSupersede() == "" && row.GetSupersede() == "" {
+		return
+	}
+	if old != nil {
+		t.keyed.Delete(supersedeKey(old))
+	}
+	if row != nil && !done(row) {
+		t.keyed.Set(supersedeKey(row), row)
+	}
+}
+
+func supersedeKey(c *raftlogv1.Command) string {
+	return sized(c.GetSupersede()) + be64Of(c.GetSubmittedIndex(), c.GetId())
+}
+
+// lockMoved keeps the list of budgets.
+func (t *tables) lockMoved(old, row *raftlogv1.Lock) {
+	if old.GetSelector() == "" && row.GetSelector() == "" {
+		return
+	}
+	t.budgets = nil
+	for l := range t.locks.all() {
+		if l.GetSelector() == "" {
+			continue
+		}
+		b, problem := readBudget(l)
+		if problem != "" { // createLock and load have read it
+			panic("fsm: the selector of lock " + l.GetName() + " cannot be read: " + problem)
+		}
+		t.budgets = append(t.budgets, b)
+	}
 }
 
 // followInvocations has the work of agents follow the table of invocations from now on.
@@ -160,7 +225,8 @@ func (t *tables) published() *tables {
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
 		schedules: t.schedules.published(), templates: t.templates.published(),
-		work: t.work.published(),
+		locks: t.locks.published(), places: t.places.published(), ended: t.ended.published(),
+		work: t.work.published(), held: t.held.published(), budgets: t.budgets,
 	}
 }
 
@@ -223,6 +289,11 @@ func done(c *raftlogv1.Command) bool {
 // evidence may supersede it.
 func open(i *raftlogv1.Invocation) bool {
 	return i.GetState() < raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+}
+
+// claimedOrRunning says that an attempt holds what it needs.
+func claimedOrRunning(i *raftlogv1.Invocation) bool {
+	return i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED || i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING
 }
 
 func submittedIndex(i *raftlogv1.Invocation) uint64 {

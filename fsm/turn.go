@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"strings"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
@@ -18,13 +19,21 @@ const (
 type Wait struct {
 	Reason    string
 	Lock      string // where it is one
+	Group     string // of a lock of the fleet that has several
 	CommandID string // of whoever is in the way
+	Holder    string // operator who has it, of a lock of the fleet
 	Before    bool   // that one waits as well, and its turn is first
 }
 
 // String is a sentence for people.
 func (w Wait) String() string {
 	switch {
+	case w.Reason == ReasonNoLock:
+		return fmt.Sprintf("there is no lock %s any more", w.Lock)
+	case w.Reason == ReasonBudget:
+		return fmt.Sprintf("all places of budget %q%s are taken, %s", w.Lock, w.group(), w.holder())
+	case strings.HasPrefix(w.Lock, fleetPrefix):
+		return fmt.Sprintf("all places of lock %q%s are taken, %s", w.Lock, w.group(), w.holder())
 	case w.Reason == ReasonExclusive && w.Before:
 		return fmt.Sprintf("command %s is before it, and wants the host for itself", w.CommandID)
 	case w.Reason == ReasonExclusive:
@@ -35,6 +44,20 @@ func (w Wait) String() string {
 		return fmt.Sprintf("command %s holds lock %q", w.CommandID, w.Lock)
 	}
 	return ""
+}
+
+func (w Wait) group() string {
+	if w.Group == "" {
+		return ""
+	}
+	return fmt.Sprintf(" for group %q", w.Group)
+}
+
+func (w Wait) holder() string {
+	if w.CommandID != "" {
+		return "one of them by command " + w.CommandID
+	}
+	return "one of them by a lease of operator " + w.Holder
 }
 
 // A Turn says which of an agent's released attempts may be claimed beside what runs

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +18,9 @@ import (
 type twin struct {
 	commands map[string]*twinCommand
 	attempts []*twinAttempt
+	locks    map[string]*twinLock
+	places   []twinPlace
+	over     map[string]bool // leases
 }
 
 type twinCommand struct {
@@ -26,7 +30,7 @@ type twinCommand struct {
 	tries               uint32
 	released            uint32
 	canceled            bool
-	locks               []string
+	locks, fleet        []string
 	exclusive           bool
 	supersede           string
 	queued              bool // waits for agents that are offline
@@ -107,6 +111,9 @@ func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
 // apply predicts the code of a mutation's outcome, where the model knows it, and
 // follows the change.
 func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Mutation, got *raftlogv1.Outcome) (want raftlogv1.Code, knows bool) {
+	if want, knows := w.applyLock(before, now, number, mut, got); knows {
+		return want, true
+	}
 	switch m := mut.GetKind().(type) {
 	case *raftlogv1.Mutation_SubmitCommand:
 		return w.submit(before, now, m.SubmitCommand, got)
@@ -188,7 +195,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	}
 	c := &twinCommand{
 		digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()),
-		queued: m.GetQueueOffline(), locks: m.GetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(), splay: m.GetSplay(),
+		queued: m.GetQueueOffline(), locks: m.GetLocks(), fleet: m.GetFleetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(), splay: m.GetSplay(),
 	}
 	for _, x := range w.attempts {
 		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
@@ -289,7 +296,12 @@ func (w *twin) claim(before *View, now int64, number uint64, m *raftlogv1.ClaimA
 	case w.count(a.ordinal, claimedS, running) >= s.GetSlots(), w.locked(a):
 		return raftlogv1.Code_CODE_EXHAUSTED
 	}
+	takes, free := w.takes(a, agent)
+	if !free {
+		return raftlogv1.Code_CODE_EXHAUSTED
+	}
 	a.state, a.fence, a.epoch = claimedS, number, s.GetEpoch()
+	w.take(takes, a, agent)
 	return raftlogv1.Code_CODE_OK
 }
 
@@ -515,7 +527,10 @@ func fired(before, after *View, mut *raftlogv1.Mutation) *raftlogv1.Mutation {
 func TestAttemptsMatchTheirTwin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
-		w := &twin{commands: make(map[string]*twinCommand)}
+		w := &twin{commands: make(map[string]*twinCommand), locks: make(map[string]*twinLock), over: make(map[string]bool)}
+		for l := range g.m.View().Locks() {
+			w.locks[l.GetName()] = &twinLock{limit: l.GetLimit(), per: l.GetPerLabel(), selector: l.GetSelector()}
+		}
 		for range historyEntries {
 			before := g.m.View()
 			e := g.entry(1)
@@ -528,7 +543,8 @@ func TestAttemptsMatchTheirTwin(t *testing.T) {
 					t.Fatalf("entry %d (%v): answered %v, the model says %v", g.index, e, outcomes[0], want)
 				}
 			}
-			if err := w.compare(g.m.View()); err != nil {
+			w.settle()
+			if err := errors.Join(w.compare(g.m.View()), w.compareLocks(g.m.View())); err != nil {
 				t.Fatalf("entry %d (%v): %v", g.index, e, err)
 			}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -74,6 +75,13 @@ func (a *app) completeFlags(root *cobra.Command) {
 		if c.Flags().Lookup("on") != nil {
 			_ = c.RegisterFlagCompletionFunc("on", cobra.FixedCompletions(
 				[]string{"all", "id", "name", "health", "label.", "fact."}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
+		}
+	})
+	each(root, func(c *cobra.Command) {
+		if c.Flags().Lookup("lock") != nil {
+			_ = c.RegisterFlagCompletionFunc("lock", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+				return a.live(cmd, fleetLockWords)
+			})
 		}
 	})
 	_ = root.RegisterFlagCompletionFunc("context", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
@@ -202,6 +210,28 @@ func (a *app) completeSchedules(cmd *cobra.Command, args []string, word string) 
 		}
 		return words, err
 	})(cmd, args, word)
+}
+
+func lockWords(ctx context.Context, s *session) ([]string, error) {
+	locks, err := s.Locks(ctx, client.Stale(true))
+	var words []string
+	for _, l := range locks {
+		words = append(words, cobra.CompletionWithDesc(l.Name, fmt.Sprintf("%d of %d held", l.Held, l.Limit)))
+	}
+	return words, err
+}
+
+// fleetLockWords are the names by which commands know locks of the fleet.
+func fleetLockWords(ctx context.Context, s *session) ([]string, error) {
+	words, err := lockWords(ctx, s)
+	for n := range words {
+		words[n] = fleetPrefix + words[n]
+	}
+	return words, err
+}
+
+func (a *app) completeLocks(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return a.first(lockWords)(cmd, args, word)
 }
 
 func (a *app) completeOperators(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {

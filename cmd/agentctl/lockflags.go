@@ -2,6 +2,7 @@ package main
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,24 +26,32 @@ type lockFlags struct {
 }
 
 func (f *lockFlags) add(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.locks, "lock", nil, "hold lock `NAME` of the host: of those who name it, one runs at a time (may be repeated)")
+	c.Flags().StringArrayVar(&f.locks, "lock", nil, "hold lock `NAME` of the host: of those who name it, one runs at a time; or fleet:NAME, a lock of \"agentctl lock\" (may be repeated)")
 	c.Flags().BoolVar(&f.exclusive, "exclusive", false, "run nothing else on the host at the same time")
 	c.Flags().StringVar(&f.priority, "priority", "normal", "`P`: high, normal, low or 0 to 100; of what waits for an agent, the highest starts first")
 	c.Flags().StringVar(&f.supersede, "supersede", "", "on the same agents, what earlier commands with this `KEY` have not started never starts")
 	_ = c.RegisterFlagCompletionFunc("priority", cobra.FixedCompletions([]string{"high", "normal", "low"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// fleetPrefix stands before the name of a lock of the fleet.
+const fleetPrefix = "fleet:"
+
 // into puts the locks into the spec; the cluster looks at their names.
 func (f *lockFlags) into(spec *agentplanev1.CommandSpec) error {
-	if len(f.locks) > maxLocks {
-		return usagef("%d times --lock: a command has at most %d locks", len(f.locks), maxLocks)
-	}
-	for _, name := range f.locks {
+	spec.Locks, spec.FleetLocks = nil, nil
+	for _, lock := range f.locks {
+		list, name := &spec.Locks, lock
+		if rest, fleet := strings.CutPrefix(lock, fleetPrefix); fleet {
+			list, name = &spec.FleetLocks, rest
+		}
 		if name == "" {
-			return usagef("--lock names no lock")
+			return usagef("--lock %q names no lock", lock)
+		}
+		if *list = append(*list, name); len(*list) > maxLocks {
+			return usagef("--lock is given too often: a command has at most %d locks of the host, and as many of the fleet", maxLocks)
 		}
 	}
-	spec.Locks, spec.Exclusive, spec.Supersede = f.locks, f.exclusive, f.supersede
+	spec.Exclusive, spec.Supersede = f.exclusive, f.supersede
 	if f.priority == "" || f.priority == "normal" {
 		return nil
 	}

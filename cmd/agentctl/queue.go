@@ -51,10 +51,14 @@ func (a *app) queueColumns() []column[*agentplanev1.QueueItem] {
 // heldLocks is what attempts hold while they run.
 func heldLocks(c interface {
 	GetLocks() []string
+	GetFleetLocks() []string
 	GetExclusive() bool
 },
 ) string {
 	locks := append([]string(nil), c.GetLocks()...)
+	for _, name := range c.GetFleetLocks() {
+		locks = append(locks, fleetPrefix+name)
+	}
 	if c.GetExclusive() {
 		locks = append(locks, "the whole host")
 	}

@@ -24,7 +24,7 @@ const (
 // until they do.
 var notBuilt = map[string]bool{
 	"roles": true, "config": true, "events": true, "logs": true, "metrics": true, "top": true, "ui": true,
-	"lock": true, "health": true, "keys": true, "audit": true, "debug": true, "--profile": true,
+	"health": true, "keys": true, "audit": true, "debug": true, "--profile": true,
 }
 
 var formats = []string{"table", "wide", "json", "jsonl", "yaml"}
@@ -76,7 +76,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.flags.id, "id", "", "`UUID` (version 7) of what is created; repeated with the same content it answers what stands")
 	f.BoolVar(&a.flags.noColor, "no-color", false, "print no colours")
 	root.AddCommand(
-		a.clusterCmd(), a.agentsCmd(), a.runCmd(), a.commandsCmd(), a.scheduleCmd(), a.tokensCmd(), a.operatorsCmd(),
+		a.clusterCmd(), a.agentsCmd(), a.runCmd(), a.commandsCmd(), a.scheduleCmd(), a.tokensCmd(), a.operatorsCmd(), a.lockCmd(),
 		a.loginCmd(), a.contextCmd(), a.whyCmd(), a.reasonsCmd(), a.templatesCmd(), a.completionCmd(), a.versionCmd(),
 	)
 	for _, c := range root.Commands() {

@@ -36,6 +36,8 @@ type clusterKey struct{}
 //	refuse N CODE REASON [unknown]  what a node answers to everything
 //	node NAME                a further node joins
 //	login NAME               a context of that operator, who is a viewer
+//	hold LOCK LEASE          somebody takes a place of a lock
+//	breaks LOCK              its holders lose their places in half a second
 //	leaderless               the status is what each node knows by itself
 //	socket DIR               serve LocalService on DIR/admin.sock
 //	capture NAME             keep stdout in a variable
@@ -100,6 +102,12 @@ func TestScripts(t *testing.T) {
 			},
 			"node": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv("NEWADDR", fake(ts).AddNode(args[0]).Address)
+			},
+			"hold": func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).State.HoldLock(args[0], args[1]) },
+			"breaks": func(ts *testscript.TestScript, _ bool, args []string) {
+				state, name := fake(ts).State, args[0]
+				timer := time.AfterFunc(500*time.Millisecond, func() { state.BreakLeases(name) })
+				ts.Defer(func() { timer.Stop() })
 			},
 			"leaderless": func(ts *testscript.TestScript, _ bool, _ []string) { fake(ts).State.SetLeaderless() },
 			"socket":     func(ts *testscript.TestScript, _ bool, args []string) { serveSocket(ts, args[0]) },

@@ -44,6 +44,9 @@ var grants = map[string]string{
 	"schedules.read":   "viewer",
 	"schedules.write":  "operator",
 	"schedules.run":    "operator",
+	"locks.read":       "viewer",
+	"locks.acquire":    "operator",
+	"locks.manage":     "admin", // a budget holds up everybody's commands
 	"agents.label":     "admin", // labels decide who is meant
 	"agents.remove":    "admin",
 	"agents.readmit":   "admin",
@@ -82,6 +85,7 @@ func Rules() map[string]Rule {
 		agentplanev1.File_agentplane_v1_enroll_proto,
 		agentplanev1.File_agentplane_v1_fleet_proto,
 		agentplanev1.File_agentplane_v1_local_proto,
+		agentplanev1.File_agentplane_v1_lock_proto,
 		agentplanev1.File_agentplane_v1_peer_proto,
 		agentplanev1.File_agentplane_v1_schedule_proto,
 		agentplanev1.File_agentplane_v1_template_proto,

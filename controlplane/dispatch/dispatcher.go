@@ -29,6 +29,7 @@ type Dispatcher struct {
 	admit   *rate.Limiter
 	clock   clusterClock
 	sweeper *sweeper
+	places  *places
 
 	// leaving ends when the streams that are left have to end, at the end of Drain.
 	leaving context.Context
@@ -64,6 +65,7 @@ func New(o Options) (*Dispatcher, error) {
 		left:    make(chan struct{}, 1),
 		byAgent: make(map[string][]*session),
 		leader:  true,
+		places:  newPlaces(o.Machine.View),
 	}
 	d.leaving, d.letGo = context.WithCancel(context.Background())
 	d.control, d.claims, d.reports = newLane(o.Proposer, &d.count, o.MaxMutations), newLane(o.Proposer, &d.count, o.MaxMutations), newLane(o.Proposer, &d.count, o.MaxMutations)

@@ -28,6 +28,16 @@
 //	ready       ReadySession is applied: claims and deliveries
 //	ended       the handler has returned; the sweeper ends the session in the log
 //
+// # What may be claimed
+//
+// Among what is released for an agent a session claims in the order of [fsm.View.Work]:
+// the highest priority first, then who came first. It passes by what has to wait for a
+// lock of the host, by the rule of [fsm.Turn], and what lacks a place in a lock of the
+// fleet, which keeps nothing from anybody behind it. Whatever waits is woken by the feed:
+// for the host by rows of its agent, for the fleet by the places themselves, in the order
+// in which the sessions of this node came ([places]). Between nodes there is no order:
+// whose claim comes first into the log has the place, the other waits on.
+//
 // # Goroutines
 //
 // Each stream has three. The handler owns everything about the session, so that none

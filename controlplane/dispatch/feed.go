@@ -37,11 +37,11 @@ func (d *Dispatcher) follow(ctx context.Context, cursor fsm.Cursor) error {
 }
 
 // spreads are the tables of whose changes somebody is woken.
-var spreads = []fsm.Table{fsm.TableInvocations, fsm.TableSessions, fsm.TableAgents, fsm.TableNodes, fsm.TableCluster}
+var spreads = []fsm.Table{fsm.TableInvocations, fsm.TableSessions, fsm.TableAgents, fsm.TableNodes, fsm.TableCluster, fsm.TableLocks, fsm.TablePlaces}
 
 // spread wakes whoever the changes are about.
 func (d *Dispatcher) spread(changes []fsm.Change) {
-	trust := false
+	trust, places := false, false
 	for _, c := range changes {
 		switch c.Table {
 		case fsm.TableInvocations:
@@ -57,7 +57,12 @@ func (d *Dispatcher) spread(changes []fsm.Change) {
 			d.wake(c.Key, markChanged)
 		case fsm.TableNodes, fsm.TableCluster:
 			trust = true
+		case fsm.TableLocks, fsm.TablePlaces:
+			places = true
 		}
+	}
+	if places {
+		d.places.changed()
 	}
 	if trust {
 		d.checkTrust()

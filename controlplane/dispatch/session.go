@@ -53,6 +53,7 @@ type session struct {
 
 	talks   map[attemptKey]*talk
 	claims  map[string]*claim
+	lacking []placeKey // for what it stands in line
 	reports map[attemptKey]*report
 	bytes   int // of reports
 	facts   factsState
@@ -117,6 +118,7 @@ func (s *session) run(ctx context.Context) error {
 		s.d.count.opened.Add(1)
 		log.Debug("session opened", "session_epoch", s.epoch)
 		err = s.serve(ctx)
+		s.letGo()
 	}
 	if r := (*refusal)(nil); errors.As(err, &r) {
 		s.d.count.refused.Add(1)

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"slices"
 	"time"
 
 	"github.com/agentplane/agentplane/fsm"
@@ -36,6 +37,7 @@ type claim struct {
 	granted bool
 	retryAt time.Time // after a refusal or a failure
 	tries   int
+	places  []placeKey // reserved, until the state has the outcome
 }
 
 // act brings what the agent was told into line with the state. It is the only source
@@ -66,8 +68,10 @@ func (s *session) act(v *fsm.View) error {
 		}
 	}
 	if !quiet && !s.away {
-		s.claim(v, used, open, &turn, now)
+		s.d.places.wait(s, s.claim(v, agent, used, open, &turn, now))
+		return nil
 	}
+	s.d.places.wait(s, nil)
 	return nil
 }
 
@@ -164,10 +168,15 @@ func (s *session) ask(i *raftlogv1.Invocation, c *raftlogv1.Command, t *talk, no
 }
 
 // claim proposes claims for the free slots, in the order of the agent's work. turn holds
-// what is claimed or runs; what waits for a lock is passed over, and looked at again when
-// a row of the agent has changed.
-func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, turn *fsm.Turn, now time.Time) {
+// what is claimed or runs; what waits for a lock of the host is passed over, and looked at
+// again when a row of the agent has changed. It answers the places of locks of the fleet
+// that something lacks which could be claimed otherwise.
+func (s *session) claim(v *fsm.View, agent *raftlogv1.Agent, used uint32, open map[attemptKey]bool, turn *fsm.Turn, now time.Time) (lacking []placeKey) {
 	for id, c := range s.claims {
+		if !c.flying && v.Index() >= c.index {
+			s.d.places.release(c.places)
+			c.places = nil
+		}
 		// A granted claim that the state shows, and one that it has moved past, are done.
 		if !c.flying && v.Index() >= c.index && (c.granted || !now.Before(c.retryAt)) {
 			if i, found := v.Invocation(id); c.granted || !found || i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED || i.GetAttempt() != c.attempt {
@@ -184,7 +193,7 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, turn
 		}
 	}
 	if used >= s.slots {
-		return
+		return nil
 	}
 	clusterNow := s.d.clock.now()
 	for i := range v.Work(s.ordinal, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED) {
@@ -212,16 +221,42 @@ func (s *session) claim(v *fsm.View, used uint32, open map[attemptKey]bool, turn
 			s.lookAt(c.retryAt)
 			continue
 		}
+		reserved, lacks := s.d.places.reserve(v.Needs(agent, command))
+		if len(lacks) > 0 {
+			lacking = appendNew(lacking, lacks)
+			continue
+		}
 		if c == nil || c.attempt != i.GetAttempt() {
 			c = &claim{attempt: i.GetAttempt()}
 			s.claims[i.GetId()] = c
 		}
+		c.places = reserved
 		s.proposeClaim(i, c)
 		turn.Take(i, command)
 		if used++; used >= s.slots {
-			return
+			return nil
 		}
 	}
+	return lacking
+}
+
+// appendNew adds those that are not there.
+func appendNew(all, more []placeKey) []placeKey {
+	for _, key := range more {
+		if !slices.Contains(all, key) {
+			all = append(all, key)
+		}
+	}
+	return all
+}
+
+// letGo gives up what the session has reserved and waits for.
+func (s *session) letGo() {
+	for _, c := range s.claims {
+		s.d.places.release(c.places)
+		c.places = nil
+	}
+	s.d.places.wait(s, nil)
 }
 
 func (s *session) proposeClaim(i *raftlogv1.Invocation, c *claim) {
@@ -244,5 +279,9 @@ func (s *session) proposeClaim(i *raftlogv1.Invocation, c *claim) {
 
 // waits says that the claim was refused because of what others hold.
 func waits(o *raftlogv1.Outcome) bool {
-	return o.GetReason() == fsm.ReasonLocked || o.GetReason() == fsm.ReasonExclusive
+	switch o.GetReason() {
+	case fsm.ReasonLocked, fsm.ReasonExclusive, fsm.ReasonBudget, fsm.ReasonNoLock:
+		return true
+	}
+	return false
 }

@@ -123,6 +123,7 @@ type Services struct {
 	Schedules *Schedules
 	Enroll    *Enrolment
 	Templates *Templates
+	Locks     *Locks
 }
 
 // New returns the services. It touches nothing outside.
@@ -186,6 +187,7 @@ func New(o Options) (*Services, error) {
 		Operators: &Operators{service: s},
 		Enroll:    &Enrolment{service: s},
 		Templates: &Templates{service: s, commands: commands},
+		Locks:     &Locks{service: s, waiters: make(chan struct{}, maxLockWaiters)},
 	}, nil
 }
 
@@ -199,4 +201,5 @@ func (s *Services) Register(r grpc.ServiceRegistrar) {
 	agentplanev1.RegisterEnrollServiceServer(r, s.Enroll)
 	agentplanev1.RegisterScheduleServiceServer(r, s.Schedules)
 	agentplanev1.RegisterTemplateServiceServer(r, s.Templates)
+	agentplanev1.RegisterLockServiceServer(r, s.Locks)
 }

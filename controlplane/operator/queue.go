@@ -57,6 +57,7 @@ func (c *Commands) GetQueue(ctx context.Context, req *agentplanev1.GetQueueReque
 // queueReader goes through an agent's work as its node does. What runs comes first.
 type queueReader struct {
 	view    *fsm.View
+	row     *raftlogv1.Agent
 	session *raftlogv1.Session
 	now     int64
 	health  string
@@ -69,7 +70,7 @@ type queueReader struct {
 type wait struct{ reason, command, detail string }
 
 func newQueueReader(v *fsm.View, a *raftlogv1.Agent, now int64) *queueReader {
-	q := &queueReader{view: v, now: now}
+	q := &queueReader{view: v, row: a, now: now}
 	q.session, _ = v.Session(a.GetId())
 	health, reason, detail := Health(a, q.session, now)
 	q.health = health
@@ -91,7 +92,8 @@ func (q *queueReader) item(i *raftlogv1.Invocation) *agentplanev1.QueueItem {
 		InvocationId: i.GetId(), CommandId: c.GetId(), Attempt: i.GetAttempt(), State: agentplanev1.AttemptState(i.GetState()),
 		Priority: uint32(fsm.NormalPriority + c.GetPrecedence()), SubmittedAt: c.GetSubmittedAt(), SubmittedBy: c.GetSubmittedBy(),
 		Summary: c.GetSummary(), Locks: c.GetLocks(), Exclusive: c.GetExclusive(),
-		Waits: w.reason, WaitsFor: w.command, Detail: w.detail,
+		FleetLocks: c.GetFleetLocks(),
+		Waits:      w.reason, WaitsFor: w.command, Detail: w.detail,
 	}
 }
 
@@ -113,6 +115,11 @@ func (q *queueReader) wait(i *raftlogv1.Invocation, c *raftlogv1.Command) wait {
 	}
 	if w := q.turn.Ask(i, c); w.Reason != "" {
 		return wait{w.Reason, w.CommandID, w.String()}
+	}
+	for _, n := range q.view.Needs(q.row, c) {
+		if w := q.view.Blocked(n); w.Reason != "" {
+			return wait{w.Reason, w.CommandID, w.String()}
+		}
 	}
 	if q.used >= q.session.GetSlots() {
 		return wait{reason: "slot", detail: fmt.Sprintf("all %d slots are taken", q.session.GetSlots())}

@@ -61,6 +61,14 @@ var hints = map[string]string{
 	"not_active":      `see "agentctl commands get"`,
 	"is_probe":        `name the command whose wave it probes`,
 	"strict":          `give --max-failures 1 or more, or leave --strict away`,
+	"no_lock":         `see "agentctl lock list"; make one with "agentctl lock create NAME --limit N"`,
+	"lock_exists":     `see "agentctl lock get NAME"; to change it, delete and create it`,
+	"lock_held":       `see who holds it with "agentctl lock get NAME"; --force deletes it all the same`,
+	"locked":          `see who holds it with "agentctl lock get NAME"`,
+	"lease_lost":      `somebody else may hold the place: see "agentctl lock get NAME"`,
+	"lease_over":      `take a place with another lease`,
+	"other_holder":    `an admin may release it with --force`,
+	"no_group":        `name an agent with --agent`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

@@ -21,8 +21,9 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		CanceledIndex: c.GetCancelIndex(), CanceledAt: c.GetCanceledAt(), RerunOf: c.GetRerunOf(),
 		Locks: c.GetLocks(), Exclusive: c.GetExclusive(),
 		Priority: uint32(fsm.NormalPriority + c.GetPrecedence()), Supersede: c.GetSupersede(),
-		Counts:   make(map[string]uint32, len(c.GetCounts())),
-		Schedule: c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
+		FleetLocks: c.GetFleetLocks(),
+		Counts:     make(map[string]uint32, len(c.GetCounts())),
+		Schedule:   c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
 		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c),
 	}
 	if p := c.GetPause(); p != nil && c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE {

@@ -136,8 +136,8 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 		return problemf("delivery", "delivery class %d is none of at-most-once, idempotent", s.GetDelivery())
 	case s.GetProfile() != "":
 		return problemf("profile", "there is no sandbox profile %.40q: this version knows none", s.GetProfile())
-	case len(s.GetLocks()) > fsm.MaxCommandLocks:
-		return problemf("locks", "%d locks are above the maximum %d", len(s.GetLocks()), fsm.MaxCommandLocks)
+	case max(len(s.GetLocks()), len(s.GetFleetLocks())) > fsm.MaxCommandLocks:
+		return problemf("locks", "%d locks of hosts and %d of the fleet: at most %d of each are allowed", len(s.GetLocks()), len(s.GetFleetLocks()), fsm.MaxCommandLocks)
 	case s.GetPriority() > fsm.MaxPriority:
 		return problemf("priority", "priority %d is not between 0 and %d", s.GetPriority(), fsm.MaxPriority)
 	case s.GetSupersede() != "" && !fsm.ValidLockName(s.GetSupersede()):
@@ -145,7 +145,7 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 	case !traceparent(s.GetTraceparent()):
 		return problemf("traceparent", "traceparent %.60q has not the form VERSION-TRACE-PARENT-FLAGS", s.GetTraceparent())
 	}
-	for _, name := range s.GetLocks() {
+	for _, name := range slices.Concat(s.GetLocks(), s.GetFleetLocks()) {
 		if !fsm.ValidLockName(name) {
 			return problemf("lock_name", "lock %.80q: a name has 1 to %d letters, digits and . _ - / inside", name, fsm.MaxLockNameBytes)
 		}

@@ -35,7 +35,7 @@ func (b *batch) putBack(l *term, now time.Time) {
 	for _, i := range b.items {
 		l.books.queue.put(i, now)
 	}
-	l.purgeAt, l.tokensAt = time.Time{}, time.Time{}
+	l.purgeAt, l.tokensAt, l.leasesAt = time.Time{}, time.Time{}, time.Time{}
 }
 
 // gather looks at what is due and puts the decisions into one batch, and what is to be
@@ -43,6 +43,7 @@ func (b *batch) putBack(l *term, now time.Time) {
 // from its share of the entries, however small an entry must be.
 func (l *term) gather(view *fsm.View, now time.Time) *batch {
 	b := &batch{room: l.o.MaxMutations, rows: uint32(l.o.ReleaseMax)}
+	l.addLeases(b, view, now)
 	if l.purgesFirst = !l.purgesFirst; l.purgesFirst {
 		l.addPurges(b, view, now)
 		l.addDue(b, view, now)
@@ -104,6 +105,24 @@ func again(mut *raftlogv1.Mutation, o *raftlogv1.Outcome) time.Duration {
 	default:
 		return 0
 	}
+}
+
+// addLeases adds the end of leases that were not renewed in time, of which somebody may
+// wait for the places.
+func (l *term) addLeases(b *batch, view *fsm.View, now time.Time) {
+	end, found := view.NextLeaseEnd()
+	if !found || end > l.clock.cluster() || now.Before(l.leasesAt) {
+		return
+	}
+	b.spend(leasesMax)
+	b.add(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireLeases{ExpireLeases: &raftlogv1.ExpireLeases{Max: leasesMax}}}, func(o *raftlogv1.Outcome, now time.Time) {
+		l.leasesAt = now
+		if o.GetCount() == 0 {
+			l.leasesAt = now.Add(lookAgain) // the state's time goes more slowly than it is estimated
+			return
+		}
+		l.o.Logger.Info("leases of locks expired", "leases", o.GetCount())
+	})
 }
 
 // addPurges adds what is to be purged, unless too little of the entry is left: then it

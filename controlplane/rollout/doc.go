@@ -48,6 +48,12 @@
 // Tokens are purged in the same way, once a minute: those that expired, were used up or
 // revoked longer than RetainTokens ago, and the oldest of them above RetainTokenCount.
 //
+// # Leases
+//
+// Leases of locks that were not renewed end within a second after their grace, up to 1000
+// by one mutation, in which the state looks which they are. A new leader goes on by the
+// cluster's time: nobody's lease begins anew.
+//
 // # Goroutines
 //
 // Run owns one that reads the feed and one for each proposal, of which there is one at a

@@ -18,6 +18,8 @@ const (
 	// expireMax bounds the commands that one entry expires. With one target each they
 	// keep an entry as small as a release of ten times more.
 	expireMax = 1000
+	// leasesMax bounds the leases that one entry ends.
+	leasesMax = 1000
 	// lookAgain is how soon something is looked at again whose proposal was refused,
 	// holdAgain something that the state does not release although it waits.
 	lookAgain = 200 * time.Millisecond
@@ -84,6 +86,7 @@ type term struct {
 	books    *books
 	purgeAt  time.Time
 	tokensAt time.Time // when to look for tokens to purge
+	leasesAt time.Time // when to look for leases to end
 
 	purgesFirst bool // in the batch that was gathered last
 

@@ -13,6 +13,8 @@ type node interface {
 	// print writes the canonical form, in parentheses when the surroundings bind
 	// stronger than the node.
 	print(b *strings.Builder, around binding)
+	// asks says that the node looks at fields of the kind.
+	asks(kind fieldKind) bool
 }
 
 type binding int
@@ -28,10 +30,12 @@ type all struct{}
 
 func (all) match(Target) bool                   { return true }
 func (all) print(b *strings.Builder, _ binding) { b.WriteString("all") }
+func (all) asks(fieldKind) bool                 { return false }
 
 type not struct{ x node }
 
-func (n not) match(t Target) bool { return !n.x.match(t) }
+func (n not) match(t Target) bool      { return !n.x.match(t) }
+func (n not) asks(kind fieldKind) bool { return n.x.asks(kind) }
 
 func (n not) print(b *strings.Builder, _ binding) {
 	b.WriteByte('!')
@@ -70,6 +74,10 @@ func (c chain) match(t Target) bool {
 	return !c.or
 }
 
+func (c chain) asks(kind fieldKind) bool {
+	return slices.ContainsFunc(c.parts, func(p node) bool { return p.asks(kind) })
+}
+
 func (c chain) print(b *strings.Builder, around binding) {
 	own, word := andBinding, " && "
 	if c.or {
@@ -94,6 +102,8 @@ func (h has) match(t Target) bool {
 	_, ok := h.field.of(t)
 	return ok
 }
+
+func (h has) asks(kind fieldKind) bool { return h.field.kind == kind }
 
 func (h has) print(b *strings.Builder, _ binding) {
 	b.WriteString("has ")
@@ -129,6 +139,8 @@ func (c textTerm) match(t Target) bool {
 		return c.pattern.MatchString(value)
 	}
 }
+
+func (c textTerm) asks(kind fieldKind) bool { return c.field.kind == kind }
 
 func (c textTerm) contains(value string) bool {
 	_, found := slices.BinarySearch(c.values, value)
@@ -172,6 +184,8 @@ func (c numberTerm) match(t Target) bool {
 		return !slices.Contains(c.values, value)
 	}
 }
+
+func (c numberTerm) asks(kind fieldKind) bool { return c.field.kind == kind }
 
 func (c numberTerm) print(b *strings.Builder, around binding) {
 	printTerm(b, around, c.field, c.op, c.values, func(v float64) string {

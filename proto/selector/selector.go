@@ -85,3 +85,6 @@ func (s *Selector) Match(t Target) bool { return s.root.match(t) }
 // quoting, spelling of operators, order of lists or needless parentheses only.
 // Parse of it gives a selector that is equal in form and meaning.
 func (s *Selector) String() string { return s.text }
+
+// AsksHealth says that what the selector means changes with the health of agents.
+func (s *Selector) AsksHealth() bool { return s.root.asks(fieldHealth) }

@@ -349,3 +349,22 @@ func TestSelectorIsSafeForConcurrentUse(t *testing.T) {
 		}
 	}
 }
+
+func TestAsksHealth(t *testing.T) {
+	for expr, want := range map[string]bool{
+		"all":                                  false,
+		`health == "DOWN"`:                     true,
+		`label.health == "DOWN"`:               false,
+		`id == "a" || !(health in ["ONLINE"])`: true,
+		`has label.x && fact.n > 3`:            false,
+		`name == "a" && (id == "b" || health != "LEFT")`: true,
+	} {
+		s, err := Parse(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.AsksHealth(); got != want {
+			t.Errorf("AsksHealth(%s) = %v, want %v", expr, got, want)
+		}
+	}
+}

@@ -735,8 +735,11 @@ type CommandSpec struct {
 	Priority *uint32 `protobuf:"varint,32,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// On the agents that this command means, what earlier ones with the same key have not
 	// started never starts. Empty: nothing.
-	Supersede string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
-	Rollout   *RolloutSpec `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Supersede string `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Names of locks of the fleet, which exist: each attempt takes a place of each. At
+	// most 8.
+	FleetLocks []string     `protobuf:"bytes,34,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
+	Rollout    *RolloutSpec `protobuf:"bytes,20,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// Nanoseconds over which the starts are spread: each target's delay is the same
 	// whenever it is asked for. Kept by the nodes, not by the agents.
 	Splay int64 `protobuf:"varint,40,opt,name=splay,proto3" json:"splay,omitempty"`
@@ -923,6 +926,13 @@ func (x *CommandSpec) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *CommandSpec) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 func (x *CommandSpec) GetRollout() *RolloutSpec {
@@ -1368,11 +1378,12 @@ type Command struct {
 	CanceledIndex uint64 `protobuf:"varint,61,opt,name=canceled_index,json=canceledIndex,proto3" json:"canceled_index,omitempty"`
 	CanceledAt    int64  `protobuf:"varint,62,opt,name=canceled_at,json=canceledAt,proto3" json:"canceled_at,omitempty"`
 	// What was asked; only where asked for.
-	Spec      *CommandSpec `protobuf:"bytes,63,opt,name=spec,proto3" json:"spec,omitempty"`
-	Locks     []string     `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
-	Exclusive bool         `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
-	Priority  uint32       `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
-	Supersede string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	Spec       *CommandSpec `protobuf:"bytes,63,opt,name=spec,proto3" json:"spec,omitempty"`
+	Locks      []string     `protobuf:"bytes,30,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive  bool         `protobuf:"varint,31,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	Priority   uint32       `protobuf:"varint,32,opt,name=priority,proto3" json:"priority,omitempty"`
+	Supersede  string       `protobuf:"bytes,33,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	FleetLocks []string     `protobuf:"bytes,34,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	// The schedule that made it, and for which slot.
 	Schedule string `protobuf:"bytes,40,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	Slot     int64  `protobuf:"varint,41,opt,name=slot,proto3" json:"slot,omitempty"`
@@ -1565,6 +1576,13 @@ func (x *Command) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *Command) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 func (x *Command) GetSchedule() string {
@@ -3832,12 +3850,13 @@ type QueueItem struct {
 	Locks        []string               `protobuf:"bytes,38,rep,name=locks,proto3" json:"locks,omitempty"`
 	Exclusive    bool                   `protobuf:"varint,39,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
 	// Why it waits, a stable word: held, not_released, not_before, expired, offline,
-	// not_ready, quarantined, locked, exclusive, slot; empty when it runs or is about to.
+	// not_ready, quarantined, locked, exclusive, budget, no_lock, slot; empty when it runs or is about to.
 	Waits string `protobuf:"bytes,40,opt,name=waits,proto3" json:"waits,omitempty"`
 	// The command that is in its way, where one is.
 	WaitsFor string `protobuf:"bytes,41,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	// A sentence for people.
-	Detail        string `protobuf:"bytes,42,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail        string   `protobuf:"bytes,42,opt,name=detail,proto3" json:"detail,omitempty"`
+	FleetLocks    []string `protobuf:"bytes,43,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3961,6 +3980,13 @@ func (x *QueueItem) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *QueueItem) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 type FollowRequest struct {
@@ -4355,7 +4381,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x8b\a\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xac\a\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4383,7 +4409,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1f\n" +
 	"\bpriority\x18  \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersede\x124\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x18\" \x03(\tR\n" +
+	"fleetLocks\x124\n" +
 	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
 	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
 	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
@@ -4414,7 +4442,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xb1\b\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xd2\b\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -4440,7 +4468,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05locks\x18\x1e \x03(\tR\x05locks\x12\x1c\n" +
 	"\texclusive\x18\x1f \x01(\bR\texclusive\x12\x1a\n" +
 	"\bpriority\x18  \x01(\rR\bpriority\x12\x1c\n" +
-	"\tsupersede\x18! \x01(\tR\tsupersede\x12\x1a\n" +
+	"\tsupersede\x18! \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x18\" \x03(\tR\n" +
+	"fleetLocks\x12\x1a\n" +
 	"\bschedule\x18( \x01(\tR\bschedule\x12\x12\n" +
 	"\x04slot\x18) \x01(\x03R\x04slot\x12\x14\n" +
 	"\x05splay\x18* \x01(\x03R\x05splay\x120\n" +
@@ -4638,7 +4668,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05slots\x18! \x01(\rR\x05slots\x12\x18\n" +
 	"\arunning\x18\" \x01(\rR\arunning\x12\x18\n" +
 	"\awaiting\x18# \x01(\rR\awaiting\x12.\n" +
-	"\x05items\x18$ \x03(\v2\x18.agentplane.v1.QueueItemR\x05items\"\x97\x03\n" +
+	"\x05items\x18$ \x03(\v2\x18.agentplane.v1.QueueItemR\x05items\"\xb8\x03\n" +
 	"\tQueueItem\x12#\n" +
 	"\rinvocation_id\x18\x1e \x01(\tR\finvocationId\x12\x1d\n" +
 	"\n" +
@@ -4653,7 +4683,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\texclusive\x18' \x01(\bR\texclusive\x12\x14\n" +
 	"\x05waits\x18( \x01(\tR\x05waits\x12\x1b\n" +
 	"\twaits_for\x18) \x01(\tR\bwaitsFor\x12\x16\n" +
-	"\x06detail\x18* \x01(\tR\x06detail\"\xae\x01\n" +
+	"\x06detail\x18* \x01(\tR\x06detail\x12\x1f\n" +
+	"\vfleet_locks\x18+ \x03(\tR\n" +
+	"fleetLocks\"\xae\x01\n" +
 	"\rFollowRequest\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x14\n" +

@@ -106,7 +106,7 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 			Id: spec.CommandId, State: agentplanev1.CommandState_COMMAND_STATE_ACTIVE, Summary: fmt.Sprint(spec.Argv),
 			Selector: spec.Selector, SubmittedBy: "admin", SubmittedAt: time.Now().UnixNano(), SubmittedIndex: s.index,
 			NotAfter: spec.NotAfter, Targets: uint32(len(matched)), RerunOf: spec.RerunOf,
-			Locks: spec.Locks, Exclusive: spec.Exclusive, Priority: 50, Supersede: spec.Supersede,
+			Locks: spec.Locks, Exclusive: spec.Exclusive, Priority: 50, Supersede: spec.Supersede, FleetLocks: spec.FleetLocks,
 		},
 	}
 	if spec.Priority != nil {

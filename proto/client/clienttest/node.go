@@ -101,6 +101,7 @@ func (n *Node) serve() {
 	agentplanev1.RegisterScheduleServiceServer(s, scheduleService{service: api})
 	agentplanev1.RegisterEnrollServiceServer(s, enrollService{service: api})
 	agentplanev1.RegisterTemplateServiceServer(s, templateService{service: api})
+	agentplanev1.RegisterLockServiceServer(s, lockService{service: api})
 	n.mu.Lock()
 	n.server = s
 	n.mu.Unlock()

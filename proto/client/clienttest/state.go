@@ -35,6 +35,7 @@ type State struct {
 	agents     []*agentplanev1.Agent
 	behave     map[string]Behaviour // by agent id
 	commands   []*command
+	locks      []*agentplanev1.Lock
 	tokens     []*token
 	schedules  []*agentplanev1.Schedule
 	operators  []*agentplanev1.Operator

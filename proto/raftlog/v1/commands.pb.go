@@ -407,6 +407,8 @@ type Command struct {
 	Precedence int32 `protobuf:"zigzag32,52,opt,name=precedence,proto3" json:"precedence,omitempty"`
 	// The unclaimed work of commands with the same key gives way to a later one.
 	Supersede string `protobuf:"bytes,53,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Locks of the fleet of which an attempt takes a place each.
+	FleetLocks []string `protobuf:"bytes,54,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	// The schedule that made it, and the slot for which, Unix nanoseconds.
 	Schedule string `protobuf:"bytes,60,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	Slot     int64  `protobuf:"varint,61,opt,name=slot,proto3" json:"slot,omitempty"`
@@ -668,6 +670,13 @@ func (x *Command) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *Command) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 func (x *Command) GetSchedule() string {
@@ -1886,6 +1895,8 @@ type SubmitCommand struct {
 	// Unclaimed invocations of earlier commands with this key become CANCELED(superseded)
 	// on the agents that this one means.
 	Supersede string `protobuf:"bytes,43,opt,name=supersede,proto3" json:"supersede,omitempty"`
+	// Ascending.
+	FleetLocks []string `protobuf:"bytes,44,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	// Nanoseconds over which the starts of its targets are spread.
 	Splay int64 `protobuf:"varint,50,opt,name=splay,proto3" json:"splay,omitempty"`
 	// Absent: there is one wave, and no limit to failures.
@@ -2076,6 +2087,13 @@ func (x *SubmitCommand) GetSupersede() string {
 		return x.Supersede
 	}
 	return ""
+}
+
+func (x *SubmitCommand) GetFleetLocks() []string {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
 }
 
 func (x *SubmitCommand) GetSplay() int64 {
@@ -3141,8 +3159,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xeb\n" +
-	"\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\x8c\v\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -3182,7 +3199,9 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x184 \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x185 \x01(\tR\tsupersede\x12\x1a\n" +
+	"\tsupersede\x185 \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x186 \x03(\tR\n" +
+	"fleetLocks\x12\x1a\n" +
 	"\bschedule\x18< \x01(\tR\bschedule\x12\x12\n" +
 	"\x04slot\x18= \x01(\x03R\x04slot\x12\x14\n" +
 	"\x05splay\x18> \x01(\x03R\x05splay\x12-\n" +
@@ -3306,7 +3325,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xe8\x05\n" +
+	"totalBytes\"\x89\x06\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -3335,7 +3354,9 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"precedence\x18* \x01(\x11R\n" +
 	"precedence\x12\x1c\n" +
-	"\tsupersede\x18+ \x01(\tR\tsupersede\x12\x14\n" +
+	"\tsupersede\x18+ \x01(\tR\tsupersede\x12\x1f\n" +
+	"\vfleet_locks\x18, \x03(\tR\n" +
+	"fleetLocks\x12\x14\n" +
 	"\x05splay\x182 \x01(\x03R\x05splay\x121\n" +
 	"\arollout\x18\x1e \x01(\v2\x17.raftlog.v1.RolloutPlanR\arollout\"\xc6\x03\n" +
 	"\vRolloutPlan\x12*\n" +

@@ -229,6 +229,12 @@ type Mutation struct {
 	//	*Mutation_RecordOutput
 	//	*Mutation_PutTemplate
 	//	*Mutation_DeleteTemplate
+	//	*Mutation_CreateLock
+	//	*Mutation_DeleteLock
+	//	*Mutation_AcquireLock
+	//	*Mutation_RenewLock
+	//	*Mutation_ReleaseLock
+	//	*Mutation_ExpireLeases
 	Kind          isMutation_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -683,6 +689,60 @@ func (x *Mutation) GetDeleteTemplate() *DeleteTemplate {
 	return nil
 }
 
+func (x *Mutation) GetCreateLock() *CreateLock {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_CreateLock); ok {
+			return x.CreateLock
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetDeleteLock() *DeleteLock {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_DeleteLock); ok {
+			return x.DeleteLock
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetAcquireLock() *AcquireLock {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_AcquireLock); ok {
+			return x.AcquireLock
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetRenewLock() *RenewLock {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_RenewLock); ok {
+			return x.RenewLock
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetReleaseLock() *ReleaseLock {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ReleaseLock); ok {
+			return x.ReleaseLock
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetExpireLeases() *ExpireLeases {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ExpireLeases); ok {
+			return x.ExpireLeases
+		}
+	}
+	return nil
+}
+
 type isMutation_Kind interface {
 	isMutation_Kind()
 }
@@ -867,6 +927,30 @@ type Mutation_DeleteTemplate struct {
 	DeleteTemplate *DeleteTemplate `protobuf:"bytes,96,opt,name=delete_template,json=deleteTemplate,proto3,oneof"`
 }
 
+type Mutation_CreateLock struct {
+	CreateLock *CreateLock `protobuf:"bytes,70,opt,name=create_lock,json=createLock,proto3,oneof"`
+}
+
+type Mutation_DeleteLock struct {
+	DeleteLock *DeleteLock `protobuf:"bytes,71,opt,name=delete_lock,json=deleteLock,proto3,oneof"`
+}
+
+type Mutation_AcquireLock struct {
+	AcquireLock *AcquireLock `protobuf:"bytes,72,opt,name=acquire_lock,json=acquireLock,proto3,oneof"`
+}
+
+type Mutation_RenewLock struct {
+	RenewLock *RenewLock `protobuf:"bytes,73,opt,name=renew_lock,json=renewLock,proto3,oneof"`
+}
+
+type Mutation_ReleaseLock struct {
+	ReleaseLock *ReleaseLock `protobuf:"bytes,74,opt,name=release_lock,json=releaseLock,proto3,oneof"`
+}
+
+type Mutation_ExpireLeases struct {
+	ExpireLeases *ExpireLeases `protobuf:"bytes,75,opt,name=expire_leases,json=expireLeases,proto3,oneof"`
+}
+
 func (*Mutation_TakeOffice) isMutation_Kind() {}
 
 func (*Mutation_InitCluster) isMutation_Kind() {}
@@ -956,6 +1040,18 @@ func (*Mutation_RecordOutput) isMutation_Kind() {}
 func (*Mutation_PutTemplate) isMutation_Kind() {}
 
 func (*Mutation_DeleteTemplate) isMutation_Kind() {}
+
+func (*Mutation_CreateLock) isMutation_Kind() {}
+
+func (*Mutation_DeleteLock) isMutation_Kind() {}
+
+func (*Mutation_AcquireLock) isMutation_Kind() {}
+
+func (*Mutation_RenewLock) isMutation_Kind() {}
+
+func (*Mutation_ReleaseLock) isMutation_Kind() {}
+
+func (*Mutation_ExpireLeases) isMutation_Kind() {}
 
 // Outcome is what applying one mutation answered. It is the same on every
 // replica.
@@ -1116,12 +1212,12 @@ var File_raftlog_v1_entry_proto protoreflect.FileDescriptor
 const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\n" +
 	"\x16raftlog/v1/entry.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\x88\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\x1a\x16raftlog/v1/locks.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xd1\x17\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xbc\x1a\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -1174,7 +1270,16 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedules\x12?\n" +
 	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutput\x12<\n" +
 	"\fput_template\x18_ \x01(\v2\x17.raftlog.v1.PutTemplateH\x00R\vputTemplate\x12E\n" +
-	"\x0fdelete_template\x18` \x01(\v2\x1a.raftlog.v1.DeleteTemplateH\x00R\x0edeleteTemplateB\x06\n" +
+	"\x0fdelete_template\x18` \x01(\v2\x1a.raftlog.v1.DeleteTemplateH\x00R\x0edeleteTemplate\x129\n" +
+	"\vcreate_lock\x18F \x01(\v2\x16.raftlog.v1.CreateLockH\x00R\n" +
+	"createLock\x129\n" +
+	"\vdelete_lock\x18G \x01(\v2\x16.raftlog.v1.DeleteLockH\x00R\n" +
+	"deleteLock\x12<\n" +
+	"\facquire_lock\x18H \x01(\v2\x17.raftlog.v1.AcquireLockH\x00R\vacquireLock\x126\n" +
+	"\n" +
+	"renew_lock\x18I \x01(\v2\x15.raftlog.v1.RenewLockH\x00R\trenewLock\x12<\n" +
+	"\frelease_lock\x18J \x01(\v2\x17.raftlog.v1.ReleaseLockH\x00R\vreleaseLock\x12?\n" +
+	"\rexpire_leases\x18K \x01(\v2\x18.raftlog.v1.ExpireLeasesH\x00R\fexpireLeasesB\x06\n" +
 	"\x04kindJ\x04\b7\x108R\x0eexpire_command\"\xe5\x01\n" +
 	"\aOutcome\x12$\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x10.raftlog.v1.CodeR\x04code\x12\x16\n" +
@@ -1264,6 +1369,12 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*RecordOutput)(nil),      // 47: raftlog.v1.RecordOutput
 	(*PutTemplate)(nil),       // 48: raftlog.v1.PutTemplate
 	(*DeleteTemplate)(nil),    // 49: raftlog.v1.DeleteTemplate
+	(*CreateLock)(nil),        // 50: raftlog.v1.CreateLock
+	(*DeleteLock)(nil),        // 51: raftlog.v1.DeleteLock
+	(*AcquireLock)(nil),       // 52: raftlog.v1.AcquireLock
+	(*RenewLock)(nil),         // 53: raftlog.v1.RenewLock
+	(*ReleaseLock)(nil),       // 54: raftlog.v1.ReleaseLock
+	(*ExpireLeases)(nil),      // 55: raftlog.v1.ExpireLeases
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1312,13 +1423,19 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	47, // 43: raftlog.v1.Mutation.record_output:type_name -> raftlog.v1.RecordOutput
 	48, // 44: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
 	49, // 45: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
-	0,  // 46: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 47: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	50, // 46: raftlog.v1.Mutation.create_lock:type_name -> raftlog.v1.CreateLock
+	51, // 47: raftlog.v1.Mutation.delete_lock:type_name -> raftlog.v1.DeleteLock
+	52, // 48: raftlog.v1.Mutation.acquire_lock:type_name -> raftlog.v1.AcquireLock
+	53, // 49: raftlog.v1.Mutation.renew_lock:type_name -> raftlog.v1.RenewLock
+	54, // 50: raftlog.v1.Mutation.release_lock:type_name -> raftlog.v1.ReleaseLock
+	55, // 51: raftlog.v1.Mutation.expire_leases:type_name -> raftlog.v1.ExpireLeases
+	0,  // 52: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 53: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1331,6 +1448,7 @@ func file_raftlog_v1_entry_proto_init() {
 	file_raftlog_v1_commands_proto_init()
 	file_raftlog_v1_schedules_proto_init()
 	file_raftlog_v1_templates_proto_init()
+	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_entry_proto_msgTypes[1].OneofWrappers = []any{
 		(*Mutation_TakeOffice)(nil),
 		(*Mutation_InitCluster)(nil),
@@ -1377,6 +1495,12 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_RecordOutput)(nil),
 		(*Mutation_PutTemplate)(nil),
 		(*Mutation_DeleteTemplate)(nil),
+		(*Mutation_CreateLock)(nil),
+		(*Mutation_DeleteLock)(nil),
+		(*Mutation_AcquireLock)(nil),
+		(*Mutation_RenewLock)(nil),
+		(*Mutation_ReleaseLock)(nil),
+		(*Mutation_ExpireLeases)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

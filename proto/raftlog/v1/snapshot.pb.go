@@ -119,6 +119,9 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_TokenUse
 	//	*SnapshotRecord_Schedule
 	//	*SnapshotRecord_Template
+	//	*SnapshotRecord_Lock
+	//	*SnapshotRecord_Place
+	//	*SnapshotRecord_EndedLease
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,6 +299,33 @@ func (x *SnapshotRecord) GetTemplate() *Template {
 	return nil
 }
 
+func (x *SnapshotRecord) GetLock() *Lock {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Lock); ok {
+			return x.Lock
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetPlace() *Place {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Place); ok {
+			return x.Place
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetEndedLease() *EndedLease {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_EndedLease); ok {
+			return x.EndedLease
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Row interface {
 	isSnapshotRecord_Row()
 }
@@ -360,6 +390,18 @@ type SnapshotRecord_Template struct {
 	Template *Template `protobuf:"bytes,34,opt,name=template,proto3,oneof"`
 }
 
+type SnapshotRecord_Lock struct {
+	Lock *Lock `protobuf:"bytes,30,opt,name=lock,proto3,oneof"`
+}
+
+type SnapshotRecord_Place struct {
+	Place *Place `protobuf:"bytes,31,opt,name=place,proto3,oneof"`
+}
+
+type SnapshotRecord_EndedLease struct {
+	EndedLease *EndedLease `protobuf:"bytes,32,opt,name=ended_lease,json=endedLease,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Cluster) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Node) isSnapshotRecord_Row() {}
@@ -389,6 +431,12 @@ func (*SnapshotRecord_TokenUse) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_Schedule) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Template) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Lock) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Place) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_EndedLease) isSnapshotRecord_Row() {}
 
 // SnapshotTrailer is the last record: without it a snapshot is torn.
 type SnapshotTrailer struct {
@@ -450,14 +498,14 @@ var File_raftlog_v1_snapshot_proto protoreflect.FileDescriptor
 const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19raftlog/v1/snapshot.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\xbd\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\x1a\x16raftlog/v1/locks.proto\"\xbd\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x129\n" +
 	"\vincarnation\x18\x03 \x01(\v2\x17.raftlog.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xf4\x05\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\x82\a\n" +
 	"\x0eSnapshotRecord\x12/\n" +
 	"\acluster\x18\x01 \x01(\v2\x13.raftlog.v1.ClusterH\x00R\acluster\x12&\n" +
 	"\x04node\x18\x02 \x01(\v2\x10.raftlog.v1.NodeH\x00R\x04node\x12/\n" +
@@ -476,7 +524,11 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\aremoval\x18\f \x01(\v2\x13.raftlog.v1.RemovalH\x00R\aremoval\x123\n" +
 	"\ttoken_use\x18\r \x01(\v2\x14.raftlog.v1.TokenUseH\x00R\btokenUse\x122\n" +
 	"\bschedule\x18\x18 \x01(\v2\x14.raftlog.v1.ScheduleH\x00R\bschedule\x122\n" +
-	"\btemplate\x18\" \x01(\v2\x14.raftlog.v1.TemplateH\x00R\btemplateB\x05\n" +
+	"\btemplate\x18\" \x01(\v2\x14.raftlog.v1.TemplateH\x00R\btemplate\x12&\n" +
+	"\x04lock\x18\x1e \x01(\v2\x10.raftlog.v1.LockH\x00R\x04lock\x12)\n" +
+	"\x05place\x18\x1f \x01(\v2\x11.raftlog.v1.PlaceH\x00R\x05place\x129\n" +
+	"\vended_lease\x18  \x01(\v2\x16.raftlog.v1.EndedLeaseH\x00R\n" +
+	"endedLeaseB\x05\n" +
 	"\x03row\"?\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x12\n" +
@@ -515,6 +567,9 @@ var file_raftlog_v1_snapshot_proto_goTypes = []any{
 	(*TokenUse)(nil),        // 16: raftlog.v1.TokenUse
 	(*Schedule)(nil),        // 17: raftlog.v1.Schedule
 	(*Template)(nil),        // 18: raftlog.v1.Template
+	(*Lock)(nil),            // 19: raftlog.v1.Lock
+	(*Place)(nil),           // 20: raftlog.v1.Place
+	(*EndedLease)(nil),      // 21: raftlog.v1.EndedLease
 }
 var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.SnapshotHeader.incarnation:type_name -> raftlog.v1.Incarnation
@@ -533,11 +588,14 @@ var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	16, // 13: raftlog.v1.SnapshotRecord.token_use:type_name -> raftlog.v1.TokenUse
 	17, // 14: raftlog.v1.SnapshotRecord.schedule:type_name -> raftlog.v1.Schedule
 	18, // 15: raftlog.v1.SnapshotRecord.template:type_name -> raftlog.v1.Template
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	19, // 16: raftlog.v1.SnapshotRecord.lock:type_name -> raftlog.v1.Lock
+	20, // 17: raftlog.v1.SnapshotRecord.place:type_name -> raftlog.v1.Place
+	21, // 18: raftlog.v1.SnapshotRecord.ended_lease:type_name -> raftlog.v1.EndedLease
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_snapshot_proto_init() }
@@ -550,6 +608,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 	file_raftlog_v1_commands_proto_init()
 	file_raftlog_v1_schedules_proto_init()
 	file_raftlog_v1_templates_proto_init()
+	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_snapshot_proto_msgTypes[1].OneofWrappers = []any{
 		(*SnapshotRecord_Cluster)(nil),
 		(*SnapshotRecord_Node)(nil),
@@ -566,6 +625,9 @@ func file_raftlog_v1_snapshot_proto_init() {
 		(*SnapshotRecord_TokenUse)(nil),
 		(*SnapshotRecord_Schedule)(nil),
 		(*SnapshotRecord_Template)(nil),
+		(*SnapshotRecord_Lock)(nil),
+		(*SnapshotRecord_Place)(nil),
+		(*SnapshotRecord_EndedLease)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
