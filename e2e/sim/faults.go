@@ -112,7 +112,7 @@ var kinds = []struct {
 			by = time.Duration(f.To-2) * 30 * time.Minute
 		}
 		old := n.skew.Swap(int64(by))
-		return old != int64(by), func() { n.skew.Store(old) }
+		return old != int64(by), func() { n.skew.Store(n.usual) } // whatever jumped meanwhile
 	}},
 	{"slow leader cut off", false, func(w *World, _ Fault) (bool, func()) { return w.deposeSlowLeader(w.isolate) }},
 	{"slow leader paused", false, func(w *World, _ Fault) (bool, func()) {

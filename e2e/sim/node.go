@@ -24,6 +24,8 @@ type node struct {
 	name string
 	ip   string
 	skew atomic.Int64 // of its wall clock
+	// usual is what skew is when nothing is wrong with it.
+	usual int64
 
 	// What follows is guarded by World.mu.
 	id    string

@@ -117,7 +117,8 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 		}
 		n.dir = filepath.Join(dir, n.name+".0")
 		n.disk.SetDelay(time.Duration(rng.IntN(3)) * time.Millisecond)
-		n.skew.Store(int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond))
+		n.usual = int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond)
+		n.skew.Store(n.usual)
 		w.nodes = append(w.nodes, n)
 	}
 	fleet := 2 + rng.IntN(3)
