@@ -74,13 +74,13 @@ func failFast() bool {
 // live lives one life in a bubble of its own.
 func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
 	t.Helper()
-	dir := home(t)
+	dir, bubble := home(t), ""
 	defer func() {
 		if p := recover(); p != nil { // "blocked goroutines remain", for one
 			if out == nil {
 				panic(p)
 			}
-			out.Red = append(out.Red, fmt.Sprintf("I14: %v\n%s", p, leftovers()))
+			out.Red = append(out.Red, fmt.Sprintf("I14: %v\n%s", p, leftovers(bubble)))
 		}
 	}()
 	// A goroutine that waits for a mutex keeps the bubble's clock from moving, if whoever
@@ -90,17 +90,28 @@ func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
 		panic(fmt.Sprintf("seed %d hangs: see who waits for a mutex", seed))
 	})
 	defer hung.Stop()
-	synctest.Test(t, func(*testing.T) { out = Live(seed, dir, faults) })
+	synctest.Test(t, func(*testing.T) {
+		bubble = bubbleOf(string(debug.Stack()))
+		out = Live(seed, dir, faults)
+	})
 	return out
 }
 
-// leftovers are the stacks of goroutines in bubbles.
-func leftovers() string {
-	stacks := make([]byte, 1<<20)
+// bubbleOf is the number of the bubble that the head of a goroutine's stack names.
+func bubbleOf(stack string) string {
+	head, _, _ := strings.Cut(stack, "\n")
+	_, rest, _ := strings.Cut(head, "synctest bubble ")
+	number, _, _ := strings.Cut(rest, "]")
+	return number
+}
+
+// leftovers are the stacks of the goroutines in a bubble.
+func leftovers(bubble string) string {
+	stacks := make([]byte, 64<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	var left []string
 	for _, one := range strings.Split(string(stacks), "\n\n") {
-		if head, _, _ := strings.Cut(one, "\n"); strings.Contains(head, "synctest bubble") {
+		if bubbleOf(one) == bubble {
 			left = append(left, one)
 		}
 	}
