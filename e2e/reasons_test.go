@@ -134,8 +134,8 @@ func literal(e ast.Expr) (string, bool) {
 }
 
 // notOfAttempts are words that the search takes for reasons of attempts and that are
-// others': of the refusal of a session.
-var notOfAttempts = []string{"not_ready"}
+// others': of the refusal of a session or a claim, of what waits for an agent, of a firing.
+var notOfAttempts = []string{"not_ready", "budget", "exclusive", "locked", "no_lock", "overlap"}
 
 // Who reads "reason" finds every word in one table: agentctl help reasons prints it.
 func TestEveryReasonOfAnInvocationIsExplained(t *testing.T) {

@@ -139,7 +139,7 @@ func (tx *tx) removeAgent(m *raftlogv1.RemoveAgent) *raftlogv1.Outcome {
 		if i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
 			state = raftlogv1.AttemptState_ATTEMPT_STATE_LOST
 		}
-		tx.move(i, state, "agent_removed", nil)
+		tx.move(i, state, ReasonAgentRemoved, nil)
 		touched++
 	}
 	put(tx, TableRemovals, tx.removals, &raftlogv1.Removal{

@@ -32,6 +32,13 @@ const (
 	firstWave = 1
 )
 
+// Why a command skips a target.
+const (
+	ReasonAgentRemoved = "agent_removed"
+	ReasonOffline      = "offline"
+	ReasonQueueFull    = "queue_full"
+)
+
 // submitCommand registers a command, freezes its targets and releases the first of
 // them. The same id with the same digest answers what stands.
 func (tx *tx) submitCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
@@ -177,11 +184,11 @@ func (t *tables) skips(a *raftlogv1.Agent, ordinal uint32, queueOffline bool, qu
 	}
 	switch {
 	case a == nil:
-		return "agent_removed"
+		return ReasonAgentRemoved
 	case !queueOffline && !t.reachable(a):
-		return "offline"
+		return ReasonOffline
 	case t.work.count(ordinal) >= int(queueMax):
-		return "queue_full"
+		return ReasonQueueFull
 	default:
 		return ""
 	}

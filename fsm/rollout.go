@@ -132,7 +132,7 @@ func (tx *tx) releaseWave(c *raftlogv1.Command, step wave.Step, most uint32) *ra
 		case o.Count >= most || released >= step.Release:
 			return o
 		case !c.GetQueueOffline() && !tx.reachable(a):
-			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline", nil)
+			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, ReasonOffline, nil)
 		default:
 			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, "", nil)
 			released++
@@ -149,7 +149,7 @@ func (tx *tx) skipReleased(a *raftlogv1.Agent) {
 	for _, i := range collect(tx.work.in(a.GetOrdinal(), raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED)) {
 		c, _ := tx.commands.get(i.GetCommandId())
 		if !c.GetQueueOffline() && (c.GetRollout() != nil || c.GetParentId() != "") {
-			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, "offline", nil)
+			tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, ReasonOffline, nil)
 		}
 	}
 }

@@ -55,8 +55,8 @@ func (tx *tx) putTemplate(m *raftlogv1.PutTemplate) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_template", "template %q says nothing", name)
 	case len(m.GetSpec()) > MaxTemplateBytes:
 		return refuse(raftlogv1.Code_CODE_INVALID, "too_large", "template %q has %d bytes, at most %d are allowed", name, len(m.GetSpec()), MaxTemplateBytes)
-	case m.GetExpectedVersion() <= newest.GetVersion() && m.GetExpectedVersion()+1 >= newest.GetVersion() &&
-		newest.GetDeletedAt() == 0 && bytes.Equal(newest.GetDigest(), m.GetDigest()):
+	case (m.GetExpectedVersion() == newest.GetFollows() || m.GetExpectedVersion() == newest.GetVersion()) &&
+		found && newest.GetDeletedAt() == 0 && bytes.Equal(newest.GetDigest(), m.GetDigest()):
 		return stands(uint64(newest.GetVersion())) // the answer was lost, or nothing is new
 	case m.GetExpectedVersion() != newest.GetVersion() && (newest.GetDeletedAt() == 0 || m.GetExpectedVersion() != 0):
 		return refuse(raftlogv1.Code_CODE_STALE, "version_moved", "template %q is at version %d, not %d", name, newest.GetVersion(), m.GetExpectedVersion())
@@ -76,7 +76,7 @@ func (tx *tx) putTemplate(m *raftlogv1.PutTemplate) *raftlogv1.Outcome {
 	}
 	row := &raftlogv1.Template{
 		Name: name, Version: newest.GetVersion() + 1, Spec: m.GetSpec(), Digest: m.GetDigest(),
-		CreatedBy: m.GetCreatedBy(), CreatedAt: tx.now(), CreatedIndex: tx.index,
+		CreatedBy: m.GetCreatedBy(), CreatedAt: tx.now(), CreatedIndex: tx.index, Follows: m.GetExpectedVersion(),
 	}
 	put(tx, TableTemplates, tx.templates, row)
 	versions := collect(tx.templates.withPrefix(name + "\x00"))

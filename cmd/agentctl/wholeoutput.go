@@ -43,7 +43,7 @@ func newWholeOutput(a *app, f *outputFlags) *wholeOutput {
 		switch {
 		case i == 1 && f.stderr:
 			to = a.stdout
-		case (i == 0) == f.stderr || i == 1 && f.ranged:
+		case i == 0 && f.stderr, i == 1 && f.ranged:
 			to = io.Discard
 		}
 		w.term[i] = &sink{to: to, plain: isTerminal(to)}

@@ -46,6 +46,8 @@ var reasons = []Reason{
 	{"agent_removed", states(skipped, lost), "the agent was removed; LOST when the program may have been started", ""},
 
 	{"expired", states(expired), "nobody claimed it before its time was over", "give it longer with --ttl or --queue"},
+	{"aborted", states(canceled), "the command was aborted, by an operator or since too many had failed, before it was claimed", "see agentctl commands get COMMAND; agentctl run --rerun canceled COMMAND"},
+	{"superseded", states(canceled), "a later command with the same supersede key took its place before it was claimed", "the detail names that command"},
 	{"canceled", states(canceled), "an operator canceled the command; when it was claimed, the agent ended the program or never started it", ""},
 
 	{"expired", states(rejected), "its time was over when the agent could have started it", "give it longer with --ttl"},

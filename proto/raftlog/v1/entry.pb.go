@@ -1212,7 +1212,7 @@ var File_raftlog_v1_entry_proto protoreflect.FileDescriptor
 const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\n" +
 	"\x16raftlog/v1/entry.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\x1a\x16raftlog/v1/locks.proto\"\x88\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
@@ -1446,9 +1446,9 @@ func file_raftlog_v1_entry_proto_init() {
 	file_raftlog_v1_agents_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
+	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_schedules_proto_init()
 	file_raftlog_v1_templates_proto_init()
-	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_entry_proto_msgTypes[1].OneofWrappers = []any{
 		(*Mutation_TakeOffice)(nil),
 		(*Mutation_InitCluster)(nil),

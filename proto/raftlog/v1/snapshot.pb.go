@@ -498,7 +498,7 @@ var File_raftlog_v1_snapshot_proto protoreflect.FileDescriptor
 const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19raftlog/v1/snapshot.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\x1a\x16raftlog/v1/locks.proto\"\xbd\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\xbd\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
@@ -606,9 +606,9 @@ func file_raftlog_v1_snapshot_proto_init() {
 	file_raftlog_v1_agents_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
+	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_schedules_proto_init()
 	file_raftlog_v1_templates_proto_init()
-	file_raftlog_v1_locks_proto_init()
 	file_raftlog_v1_snapshot_proto_msgTypes[1].OneofWrappers = []any{
 		(*SnapshotRecord_Cluster)(nil),
 		(*SnapshotRecord_Node)(nil),

@@ -35,7 +35,9 @@ type Template struct {
 	CreatedAt    int64  `protobuf:"varint,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	CreatedIndex uint64 `protobuf:"varint,7,opt,name=created_index,json=createdIndex,proto3" json:"created_index,omitempty"`
 	// 0 = it was not.
-	DeletedAt     int64 `protobuf:"varint,8,opt,name=deleted_at,json=deletedAt,proto3" json:"deleted_at,omitempty"`
+	DeletedAt int64 `protobuf:"varint,8,opt,name=deleted_at,json=deletedAt,proto3" json:"deleted_at,omitempty"`
+	// The version that was expected when this one was put: 0 also behind a deleted one.
+	Follows       uint32 `protobuf:"varint,9,opt,name=follows,proto3" json:"follows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -122,6 +124,13 @@ func (x *Template) GetCreatedIndex() uint64 {
 func (x *Template) GetDeletedAt() int64 {
 	if x != nil {
 		return x.DeletedAt
+	}
+	return 0
+}
+
+func (x *Template) GetFollows() uint32 {
+	if x != nil {
+		return x.Follows
 	}
 	return 0
 }
@@ -255,7 +264,7 @@ var File_raftlog_v1_templates_proto protoreflect.FileDescriptor
 const file_raftlog_v1_templates_proto_rawDesc = "" +
 	"\n" +
 	"\x1araftlog/v1/templates.proto\x12\n" +
-	"raftlog.v1\"\xe6\x01\n" +
+	"raftlog.v1\"\x80\x02\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x12\n" +
@@ -267,7 +276,8 @@ const file_raftlog_v1_templates_proto_rawDesc = "" +
 	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12#\n" +
 	"\rcreated_index\x18\a \x01(\x04R\fcreatedIndex\x12\x1d\n" +
 	"\n" +
-	"deleted_at\x18\b \x01(\x03R\tdeletedAt\"\x97\x01\n" +
+	"deleted_at\x18\b \x01(\x03R\tdeletedAt\x12\x18\n" +
+	"\afollows\x18\t \x01(\rR\afollows\"\x97\x01\n" +
 	"\vPutTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x16\n" +
