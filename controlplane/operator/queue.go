@@ -108,8 +108,12 @@ func (q *queueReader) wait(i *raftlogv1.Invocation, c *raftlogv1.Command) wait {
 		return wait{reason: "expired", detail: "it expired at " + stamp(c.GetNotAfter())}
 	case q.now < c.GetNotBefore():
 		return wait{reason: "not_before", detail: "it begins at " + stamp(c.GetNotBefore())}
+	case q.view.Stopped(c):
+		return wait{reason: "paused", detail: "its command is paused: see agentctl commands get " + c.GetId()}
 	case i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_PENDING:
 		return wait{reason: "not_released", detail: "its wave has not come"}
+	case q.now < fsm.StartsAt(c, i):
+		return wait{reason: "not_before", detail: "it begins at " + stamp(fsm.StartsAt(c, i)) + ", within the splay of its command"}
 	case q.agent.reason != "":
 		return q.agent
 	}

@@ -89,6 +89,25 @@ func TestQueueSaysWhatWaitsAndWhy(t *testing.T) {
 	}
 }
 
+func TestQueueTellsOfPausesAndSplays(t *testing.T) {
+	w := fleetWorld(t)
+	paused := w.submit(w.spec(`id == "a1"`)).GetId()
+	if _, err := w.Commands.PauseCommand(t.Context(), &agentplanev1.PauseCommandRequest{Id: paused}); err != nil {
+		t.Fatal(err)
+	}
+	spec := w.spec(`id == "a1"`)
+	spec.Splay = int64(4 * time.Minute)
+	spread := w.submit(spec).GetId()
+	r, _ := w.queue("web-1", nil)
+	waits := make(map[string]string)
+	for _, i := range r.GetItems() {
+		waits[i.GetCommandId()] = i.GetWaits()
+	}
+	if waits[paused] != "paused" || waits[spread] != "not_before" {
+		t.Errorf("they wait for %v", waits)
+	}
+}
+
 func TestQueueRefuses(t *testing.T) {
 	w := fleetWorld(t)
 	_, err := w.Commands.GetQueue(t.Context(), &agentplanev1.GetQueueRequest{Agent: "nobody"})

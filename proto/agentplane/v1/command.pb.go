@@ -3849,8 +3849,9 @@ type QueueItem struct {
 	Summary      string                 `protobuf:"bytes,37,opt,name=summary,proto3" json:"summary,omitempty"`
 	Locks        []string               `protobuf:"bytes,38,rep,name=locks,proto3" json:"locks,omitempty"`
 	Exclusive    bool                   `protobuf:"varint,39,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
-	// Why it waits, a stable word: held, not_released, not_before, expired, offline,
-	// not_ready, quarantined, locked, exclusive, budget, no_lock, slot; empty when it runs or is about to.
+	// Why it waits, a stable word: held, paused, not_released, not_before, expired,
+	// offline, not_ready, quarantined, locked, exclusive, budget, no_lock, slot; empty when
+	// it runs or is about to.
 	Waits string `protobuf:"bytes,40,opt,name=waits,proto3" json:"waits,omitempty"`
 	// The command that is in its way, where one is.
 	WaitsFor string `protobuf:"bytes,41,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
