@@ -66,6 +66,14 @@ func (w *watches) add(p picture, before, index uint64) {
 	}
 }
 
+// forget begins anew with a client that has seen nothing: the node that it asks may be
+// behind what others have shown.
+func (w *watches) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.agents)
+}
+
 // missing says what the watch of agents has not shown of the view.
 func (w *watches) missing(v *fsm.View) string {
 	w.mu.Lock()
@@ -147,6 +155,7 @@ func (o *operators) watchAgents(ctx context.Context) {
 			panic(err) // only what it was given can be wrong
 		}
 		before := uint64(0)
+		o.w.watches.forget()
 		err = c.WatchAgents(ctx, &agentplanev1.WatchAgentsRequest{}, func(r *agentplanev1.WatchAgentsResponse) error {
 			p := picture{agents: make(map[string]agentPicture)}
 			for _, a := range r.GetAgents() {
