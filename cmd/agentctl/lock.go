@@ -145,7 +145,7 @@ func (a *app) lockCreate() *cobra.Command {
 				if repeated {
 					a.talk("lock %s stood already", args[0])
 				}
-				return a.done(toObject(made), "lock %s has %d places%s", args[0], limit, map[bool]string{true: " per " + per}[per != ""])
+				return a.done(toObject(made), "lock %s has %s%s", args[0], count(int(limit), "place"), map[bool]string{true: " per " + per}[per != ""])
 			})
 		},
 	}
