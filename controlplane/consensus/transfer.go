@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -25,6 +26,7 @@ func (h *Host) Transfer(ctx context.Context, to raft.ServerID) error {
 	done := make(chan error, 1)
 	if !h.tasks.Go(func() {
 		f := h.raft.LeadershipTransferToServer(target.ID, target.Address)
+		endsWith(f, h.closing)
 		h.tasks.Go(func() { done <- f.Error() })
 		h.guardTransfer(serial)
 	}) {
@@ -42,6 +44,23 @@ func (h *Host) Transfer(ctx context.Context, to raft.ServerID) error {
 	}
 	h.log.Info("handed over leadership", "to", string(target.ID), "term", h.raft.CurrentTerm())
 	return nil
+}
+
+// endsWith has the future of a transfer answer when the channel is closed, and says
+// whether it will. raft leaves unanswered what lies in its queue of transfers as it shuts
+// down; of its futures that of a transfer alone has no ShutdownCh, which is there for
+// this and cannot be named from outside.
+func endsWith(f raft.Future, closed chan struct{}) bool {
+	v := reflect.ValueOf(f)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return false // it has its answer
+	}
+	field := v.Elem().FieldByName("ShutdownCh")
+	if !field.IsValid() || !field.CanSet() || field.Type() != reflect.TypeFor[chan struct{}]() {
+		return false
+	}
+	field.Set(reflect.ValueOf(closed))
+	return true
 }
 
 // guardTransfer ends the process when raft still calls a transfer in progress twice
