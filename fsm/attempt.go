@@ -40,7 +40,10 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 
 // mayTryAgain says that a LOST attempt is followed by another one.
 func (tx *tx) mayTryAgain(c *raftlogv1.Command, i *raftlogv1.Invocation) bool {
-	_, enrolled := tx.agents.get(i.GetAgentId())
+	a, enrolled := tx.agents.get(i.GetAgentId())
+	if c.GetRollout() != nil && !c.GetQueueOffline() && enrolled && !tx.reachable(a) {
+		return false // a wave waits for nobody who is away
+	}
 	return c.GetDelivery() == raftlogv1.Delivery_DELIVERY_IDEMPOTENT && i.GetAttempt() < c.GetMaxAttempts() &&
 		c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE && c.GetAbort() == nil && tx.now() < c.GetNotAfter() && enrolled && !i.GetSuperseded()
 }

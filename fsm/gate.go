@@ -2,15 +2,12 @@ package fsm
 
 import (
 	"fmt"
+	"math"
 	"strings"
-	"time"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 	"github.com/agentplane/agentplane/proto/wave"
 )
-
-// probeTTL is how long a probe may wait to be claimed.
-const probeTTL = 5 * time.Minute
 
 // askGates asks the gates behind the wave at hand. nil says that they are open; another
 // outcome is a refusal, a breach, or that a probe has begun.
@@ -91,14 +88,14 @@ func (tx *tx) beginProbe(c *raftlogv1.Command) *raftlogv1.Outcome {
 	e.Rollout.Waves[c.GetWave()-1].ProbeId = id
 	probe := &raftlogv1.Command{
 		Id: id, Digest: c.GetDigest(), SubmittedBy: c.GetSubmittedBy(), SubmittedAt: tx.now(), SubmittedIndex: tx.index,
-		NotAfter: min(c.GetNotAfter(), later(tx.now(), int64(probeTTL))), RunTimeout: r.GetProbeTimeout(), KillGrace: c.GetKillGrace(),
+		NotAfter: c.GetNotAfter(), RunTimeout: r.GetProbeTimeout(), KillGrace: c.GetKillGrace(),
 		Delivery: raftlogv1.Delivery_DELIVERY_AT_MOST_ONCE, MaxAttempts: 1, State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE,
 		Targets: uint32(len(ordinals)), Summary: r.GetProbeSummary(),
 		ParentId: c.GetId(), ParentWave: c.GetWave(), Part: raftlogv1.Part_PART_PROBE, Precedence: c.GetPrecedence(),
 	}
 	tx.edited = append(tx.edited, probe)
 	for _, ordinal := range ordinals {
-		tx.addInvocation(probe, ordinal, 0, 0, true)
+		tx.addInvocation(probe, ordinal, 0, math.MaxUint32, true)
 	}
 	o := ok()
 	o.Reason, o.Count = "probing", probe.GetTargets()

@@ -10,7 +10,7 @@ import (
 )
 
 // maxShareBytes bounds the words of a wave and of an order.
-const maxShareBytes = 320
+const maxShareBytes = 600
 
 // layout is how a rollout begins.
 type layout struct {
@@ -54,10 +54,6 @@ func (t *tables) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout
 	if bp := p.GetMaxFailuresBasisPoints(); bp > 0 {
 		l.rollout.MaxFailures = wave.Limit(size, bp)
 	}
-	if p.GetStrict() && l.rollout.GetMaxFailures() == 0 && size > 0 {
-		return nil, refuse(raftlogv1.Code_CODE_INVALID, "strict", "strict needs a failure that may happen: at most %s of %d targets is none",
-			wave.Percent(p.GetMaxFailuresBasisPoints()), size)
-	}
 	for n, at := range orderOf(m) {
 		l.ranks[at] = inOrder[n]
 	}
@@ -69,6 +65,10 @@ func (t *tables) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout
 	}.Next(t.cluster.GetNow()) // a first wave waits for nothing
 	if first.Kind == wave.Release {
 		l.wave, l.release = uint32(first.Wave), min(release, first.Release)
+	}
+	if p.GetStrict() && l.rollout.GetMaxFailures() == 0 && size > 0 {
+		return l, refuse(raftlogv1.Code_CODE_INVALID, "strict", "strict needs a failure that may happen: at most %s of %d targets is none",
+			wave.Percent(p.GetMaxFailuresBasisPoints()), size)
 	}
 	return l, nil
 }

@@ -263,7 +263,7 @@ func (w *twin) gates(before *View, now int64, c *twinCommand, id string) (code r
 		coming = coming || s.GetState() == raftlogv1.SessionState_SESSION_STATE_RECONNECTING
 		if int(a.rank) > from {
 			x := &twinAttempt{agent: a.agent, ordinal: a.ordinal, n: 1, state: released, released: now}
-			if !isOnline(before, agent) || w.count(a.ordinal, pending, released, claimedS, running) >= 4096 {
+			if !isOnline(before, agent) {
 				x.state = skipped
 			}
 			probes = append(probes, x)
@@ -279,7 +279,7 @@ func (w *twin) gates(before *View, now int64, c *twinCommand, id string) (code r
 		return 0, false
 	}
 	probe := wave.ProbeID(id, uint32(r.wave))
-	p := &twinCommand{digest: c.digest, notAfter: min(c.notAfter, now+int64(probeTTL)), tries: 1, twinBrake: twinBrake{parent: id, parentWave: r.wave}}
+	p := &twinCommand{digest: c.digest, notAfter: c.notAfter, tries: 1, twinBrake: twinBrake{parent: id, parentWave: r.wave}}
 	w.commands[probe], r.probeOf[r.wave] = p, probe
 	for _, x := range probes {
 		x.id, x.command = InvocationID(probe, x.ordinal), probe

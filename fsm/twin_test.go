@@ -100,9 +100,12 @@ func (w *twin) count(ordinal uint32, states ...raftlogv1.AttemptState) (n uint32
 
 // lose makes an attempt LOST, or a next attempt of it when the command may be
 // repeated, still stands, and its agent is there.
-func (w *twin) lose(a *twinAttempt, now int64, agentStays bool) {
+func (w *twin) lose(before *View, a *twinAttempt, now int64, agentStays bool) {
 	c := w.commands[a.command]
 	a.state = lost
+	if agent, found := before.Agent(a.agent); found && c.rollout != nil && !c.queued && !isOnline(before, agent) {
+		return
+	}
 	if a.n < c.tries && !c.canceled && !c.aborted && now < c.notAfter && agentStays && !a.superseded {
 		*a = twinAttempt{id: a.id, command: a.command, agent: a.agent, ordinal: a.ordinal, n: a.n + 1, state: released, rank: a.rank, outputs: a.outputs}
 	}
@@ -168,7 +171,7 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 				switch {
 				case x.ordinal != a.GetOrdinal() || isFinal(x.state):
 				case x.state == claimedS || x.state == running:
-					w.lose(x, now, false)
+					w.lose(before, x, now, false)
 				default:
 					x.state = skipped
 				}
@@ -328,7 +331,7 @@ func (w *twin) report(before *View, now int64, m *raftlogv1.ReportAttempt) raftl
 		a.state, a.late = m.GetState(), true
 	case isFinal(a.state):
 	case m.GetState() == lost:
-		w.lose(a, now, true)
+		w.lose(before, a, now, true)
 	case m.GetState() > a.state:
 		a.state = m.GetState()
 	}
@@ -350,7 +353,7 @@ func (w *twin) loseAttempt(before *View, now int64, m *raftlogv1.LoseAttempt) ra
 	case m.GetNodeId() != "" && m.GetNodeId() != s.GetNodeId():
 		return raftlogv1.Code_CODE_REFUSED
 	}
-	w.lose(a, now, true)
+	w.lose(before, a, now, true)
 	return raftlogv1.Code_CODE_OK
 }
 
@@ -478,7 +481,7 @@ func (w *twin) openSession(before *View, now int64, m *raftlogv1.OpenSession, go
 	for _, x := range w.attempts {
 		known := slices.ContainsFunc(m.GetOpenAttempts(), func(k *raftlogv1.AttemptKey) bool { return k.GetInvocationId() == x.id && k.GetAttempt() == x.n })
 		if x.ordinal == a.GetOrdinal() && (x.state == claimedS || x.state == running) && !known {
-			w.lose(x, now, true)
+			w.lose(before, x, now, true)
 		}
 	}
 }

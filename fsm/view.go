@@ -147,7 +147,7 @@ func (v *View) Skips(ordinal uint32, queueOffline bool, queueMax uint32) string 
 // of the rollout.
 func (v *View) LayRollout(m *raftlogv1.SubmitCommand) (*raftlogv1.Rollout, []uint32, *raftlogv1.Outcome) {
 	l, refusal := v.t.layRollout(m, 0)
-	if l == nil {
+	if l == nil || refusal != nil {
 		return nil, nil, refusal
 	}
 	return l.rollout, l.ranks, nil

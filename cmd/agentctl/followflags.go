@@ -70,7 +70,9 @@ func (a *app) attach(ctx context.Context, s *session, id, agent string, results 
 	}
 	single := agent != "" || c.GetTargets() == 1
 	p := newLinePrinter(a, single)
-	err = s.Follow(ctx, &agentplanev1.FollowRequest{CommandId: id, Agent: agent}, p.take)
+	err = p.beside(ctx, s, id, func() error {
+		return s.Follow(ctx, &agentplanev1.FollowRequest{CommandId: id, Agent: agent}, p.take)
+	})
 	p.flush()
 	if err != nil {
 		return a.detachedFrom(ctx, id, agent, err)

@@ -109,6 +109,7 @@ func (a *app) acquire(ctx context.Context, l *lease, label string, f *lockRunFla
 			continue // it came too late to be sure: ask again
 		case reasonOf(err) == noLock && limit == 0:
 			limit = 1 // nobody has said otherwise
+			a.talk("there was no lock %s: it is made with 1 place, and goes with its last holder", l.name)
 			continue
 		case reasonOf(err) == "lock_exists" && f.limit == 0 && label == "":
 			limit = 0 // somebody was faster

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"hash/fnv"
 	"io"
+	"sync"
 	"unicode/utf8"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 // maxLineBytes is how much of a line is held back until the rest of it comes.
@@ -18,6 +21,7 @@ const maxLineBytes = 16 << 10
 // the bytes as they are, but for what a terminal must not be told.
 type linePrinter struct {
 	app    *app
+	mu     sync.Mutex // guards all writing, and what follows
 	single bool
 	width  int
 	sinks  map[sinkKey]*sink
@@ -83,6 +87,8 @@ func (p *linePrinter) prefix(to io.Writer, name string) string {
 
 // take prints an item of a follow.
 func (p *linePrinter) take(i *agentplanev1.FollowItem) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, c := range i.Chunks {
 		s := p.sink(i, c.Stream)
 		if c.GapBytes > 0 {
@@ -205,4 +211,30 @@ func (s *sink) print(b []byte) {
 	if s.err == nil && len(b) > 0 {
 		_, s.err = s.to.Write(b)
 	}
+}
+
+// beside follows, and says meanwhile when the command is stopped and when it goes on.
+func (p *linePrinter) beside(ctx context.Context, s *session, id string, follow func() error) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	say := func(format string, args ...any) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.app.talk(format, args...)
+	}
+	var told sync.WaitGroup
+	told.Go(func() {
+		var stopped stops
+		var v client.Progress
+		// What ends the follow ends this; its own error says nothing that follow does not.
+		_ = s.WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: id}, func(r *agentplanev1.WatchCommandResponse) error {
+			v.Take(r)
+			stopped.take(say, v.Command())
+			return nil
+		})
+	})
+	err := follow()
+	end()
+	told.Wait()
+	return err
 }

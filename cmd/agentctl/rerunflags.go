@@ -75,6 +75,9 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := f.follow.check(a, f.detach); err != nil {
+		return err
+	}
 	if err := f.results.prepare(f.detach); err != nil {
 		return err
 	}
@@ -82,6 +85,9 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 		old, err := s.Command(cmd.Context(), args[0])
 		if err != nil {
 			return err
+		}
+		if old.GetParentId() != "" {
+			return usagef("command %s is a probe of command %s: rerun that one", old.GetId(), old.GetParentId())
 		}
 		if old.GetSpec() == nil {
 			return &failure{code: exitError, err: fmt.Errorf("node %s does not say what command %s was", s.Address(), old.GetId()), hint: "upgrade the nodes"}

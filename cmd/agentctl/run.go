@@ -63,10 +63,10 @@ func (a *app) runCmd() *cobra.Command {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
 			command, err := f.command(a, args, cmd.Flags().Changed("ttl"), cmd.Flags().Changed("queue"))
-			if err == nil {
-				err = f.follow.check(a, f.detach)
-			}
 			if err != nil {
+				return err
+			}
+			if err := f.follow.check(a, f.detach); err != nil {
 				return err
 			}
 			if err := f.results.prepare(f.detach); err != nil {
@@ -147,11 +147,8 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		Selector: expr, Agents: agents, Argv: argv, RunTimeout: f.timeout, KillGrace: f.killGrace,
 		TTL: wait, Queue: queueSet, Delivery: class, Edit: f.edit,
 	}
-	if err := f.waves.prepare(a); err != nil {
+	if err := f.prepare(a); err != nil {
 		return nil, err
-	}
-	if err := f.edit(&agentplanev1.CommandSpec{}); err != nil {
-		return nil, err // before anybody is asked
 	}
 	if f.script != "" {
 		if c.Script, err = a.readScript("--script", f.script); err != nil {
@@ -159,6 +156,14 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		}
 	}
 	return c, nil
+}
+
+// prepare checks the flags that edit puts into the spec, before anybody is asked.
+func (f *runFlags) prepare(a *app) error {
+	if err := f.waves.prepare(a); err != nil {
+		return err
+	}
+	return f.edit(&agentplanev1.CommandSpec{})
 }
 
 // edit puts the flags that stand in files of their own into the spec.

@@ -52,6 +52,12 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 	if err != nil {
 		return err
 	}
+	if err := f.prepare(a); err != nil {
+		return err
+	}
+	if err := f.follow.check(a, f.detach); err != nil {
+		return err
+	}
 	if err := f.results.prepare(f.detach); err != nil {
 		return err
 	}
@@ -71,7 +77,10 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 		if err != nil {
 			return err
 		}
-		command.Selector, command.Agents, command.TTL, command.Queue = expr, agents, wait, queue
+		command.Selector, command.Agents, command.TTL, command.Queue, command.Edit = expr, agents, wait, queue, f.edit
+		if f.plan {
+			return a.showPlan(cmd.Context(), s, command)
+		}
 		return a.submit(cmd.Context(), s, f, command)
 	})
 }

@@ -132,6 +132,10 @@ func (a *app) scheduleGet(cmd *cobra.Command, args []string) error {
 
 func (a *app) scheduleDelete(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
+		// One that is not there is a slip here; sent again, it is an answer.
+		if _, err := s.Schedule(cmd.Context(), args[0]); err != nil {
+			return err
+		}
 		if err := s.DeleteSchedule(cmd.Context(), args[0]); err != nil {
 			return hintUnknown(err, "agentctl schedule list")
 		}

@@ -227,6 +227,9 @@ func (s *session) claim(v *fsm.View, agent *raftlogv1.Agent, used uint32, open m
 			continue
 		}
 		if c == nil || c.attempt != i.GetAttempt() {
+			if c != nil {
+				s.d.places.release(c.places)
+			}
 			c = &claim{attempt: i.GetAttempt()}
 			s.claims[i.GetId()] = c
 		}

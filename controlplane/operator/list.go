@@ -59,8 +59,11 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 			break
 		}
 		looked += f.cost(row)
+		if row.GetParentId() != "" {
+			continue // it stands with its parent
+		}
 		last = row.GetId()
-		if row.GetParentId() != "" || !f.means(v, row) {
+		if !f.means(v, row) {
 			continue
 		}
 		listed++

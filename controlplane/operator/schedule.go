@@ -38,6 +38,11 @@ func (s *Schedules) PutSchedule(ctx context.Context, req *agentplanev1.PutSchedu
 	if err := s.commands.ofTemplate(v, req.GetSpec().GetCommand()); err != nil {
 		return nil, err
 	}
+	if agents := req.GetSpec().GetCommand().GetAgents(); len(agents) > 0 {
+		if _, err := s.commands.named(v, agents); err != nil {
+			return nil, err
+		}
+	}
 	o, v, err := s.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PutSchedule{PutSchedule: &raftlogv1.PutSchedule{
 		Name: req.GetName(), Id: req.GetId(), Spec: spec, ExpectedVersion: req.GetExpectedVersion(), By: s.callerName(ctx),
 	}}})
@@ -85,9 +90,9 @@ func (s *Schedules) ListSchedules(ctx context.Context, req *agentplanev1.ListSch
 
 // DeleteSchedule ends a schedule. Its commands go on.
 func (s *Schedules) DeleteSchedule(ctx context.Context, req *agentplanev1.DeleteScheduleRequest) (*agentplanev1.DeleteScheduleResponse, error) {
-	row, err := s.schedule(s.o.Machine.View(), req.GetName())
-	if err != nil {
-		return nil, err
+	row, found := s.o.Machine.View().Schedule(req.GetName())
+	if !found {
+		return &agentplanev1.DeleteScheduleResponse{}, nil // a repetition, perhaps
 	}
 	if _, _, err := s.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_DeleteSchedule{
 		DeleteSchedule: &raftlogv1.DeleteSchedule{Name: row.GetName(), Id: row.GetId()},
@@ -117,12 +122,12 @@ func (s *Schedules) ResumeSchedule(ctx context.Context, req *agentplanev1.Resume
 // RunSchedule makes the schedule's command now. The same id again answers what stands.
 func (s *Schedules) RunSchedule(ctx context.Context, req *agentplanev1.RunScheduleRequest) (*agentplanev1.RunScheduleResponse, error) {
 	v := s.o.Machine.View()
+	if have, found := v.Command(req.GetCommandId()); found && have.GetSchedule() == req.GetName() {
+		return &agentplanev1.RunScheduleResponse{Command: commandRow(have), Repeated: true}, nil
+	}
 	row, err := s.schedule(v, req.GetName())
 	if err != nil {
 		return nil, err
-	}
-	if have, found := v.Command(req.GetCommandId()); found && have.GetSchedule() == row.GetName() {
-		return &agentplanev1.RunScheduleResponse{Command: commandRow(have), Repeated: true}, nil
 	}
 	now := s.now(v)
 	submit, err := s.PlanScheduled(v, row, req.GetCommandId(), now)

@@ -77,7 +77,10 @@ func TestScheduleIsMadeOnceAndChangedByItsVersion(t *testing.T) {
 	if _, err := w.Schedules.DeleteSchedule(t.Context(), &agentplanev1.DeleteScheduleRequest{Name: "nightly"}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = w.Schedules.DeleteSchedule(t.Context(), &agentplanev1.DeleteScheduleRequest{Name: "nightly"})
+	if _, err := w.Schedules.DeleteSchedule(t.Context(), &agentplanev1.DeleteScheduleRequest{Name: "nightly"}); err != nil {
+		t.Errorf("sent again: %v", err)
+	}
+	_, err = w.Schedules.GetSchedule(t.Context(), &agentplanev1.GetScheduleRequest{Name: "nightly"})
 	wantRefusal(t, err, codes.NotFound, "no_schedule")
 }
 

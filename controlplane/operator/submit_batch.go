@@ -67,7 +67,7 @@ func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatc
 func (c *Commands) remember(v *fsm.View) findTargets {
 	known := make(map[string][]uint32)
 	return func(spec *agentplanev1.CommandSpec) ([]uint32, error) {
-		if len(spec.GetAgents()) > 0 {
+		if len(spec.GetAgents()) > 0 || spec.GetRerunOf() != "" {
 			return c.targets(v, spec)
 		}
 		if ordinals, found := known[spec.GetSelector()]; found {

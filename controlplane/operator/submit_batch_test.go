@@ -60,6 +60,33 @@ func TestSubmitBatchTakesOrRefusesEachByItself(t *testing.T) {
 	}
 }
 
+// Reruns name no selector: each means the targets of its own command.
+func TestSubmitBatchKeepsRerunsApart(t *testing.T) {
+	w := fleetWorld(t)
+	one, other := w.submit(w.spec(`id == "a1"`)).GetId(), w.submit(w.spec(`id == "a2"`)).GetId()
+	again := func(of string) *agentplanev1.CommandSpec {
+		spec := w.spec("")
+		spec.RerunOf, spec.RerunStates = of, []agentplanev1.AttemptState{agentplanev1.AttemptState_ATTEMPT_STATE_CANCELED}
+		return spec
+	}
+	for _, id := range []string{one, other} {
+		if _, err := w.Commands.CancelCommand(t.Context(), &agentplanev1.CancelCommandRequest{Id: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	specs := []*agentplanev1.CommandSpec{again(one), again(other)}
+	if _, err := w.batch(specs...); err != nil {
+		t.Fatal(err)
+	}
+	for n, agent := range []string{"a1", "a2"} {
+		for i := range w.m.View().Invocations(specs[n].GetCommandId()) {
+			if i.GetAgentId() != agent {
+				t.Errorf("the rerun of what ran on %s is on %s", agent, i.GetAgentId())
+			}
+		}
+	}
+}
+
 func TestSubmitBatchDividesWhatOneEntryDoesNotHold(t *testing.T) {
 	for name, edit := range map[string]func(*Options){
 		"by mutations": func(o *Options) { o.BatchMutations = 2 },

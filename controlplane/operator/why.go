@@ -153,6 +153,13 @@ func step(c *raftlogv1.Command, i *raftlogv1.Invocation, t *raftlogv1.Transition
 		r.What, r.By = whatStarted, "agent "+i.GetAgentId()
 	case t.GetNodeId() != "": // through this node its agent reported it
 		r.What, r.By = whatResult, "agent "+i.GetAgentId()
+	case s == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED && t.GetReason() == "superseded":
+		r.What = whatResult
+	case s == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED && t.GetReason() == "aborted":
+		r.What = whatResult
+		if by := c.GetAbort().GetBy(); by != "" {
+			r.By = operatorWord(by)
+		}
 	case s == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED:
 		r.What, r.By = whatResult, operatorWord(c.GetCanceledBy())
 	default:

@@ -289,7 +289,11 @@ func TestFloodIsBoundedAndSaid(t *testing.T) {
 	}
 	p.print(0, "the end")
 	// The program may be over before the node has said that it is too much.
-	w.until("node a keeps no more", func() bool { return w.nodes["a"].store.Stats().Dropped[ReasonQuota] > 0 })
+	w.until("the agent knows that node a keeps no more", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.told
+	})
 	p.exit()
 	w.until("it is done", func() bool { _, done := p.state(); return done == DoneKept })
 	w.succeed(k, p.text(0), "")

@@ -288,6 +288,7 @@ type program struct {
 	moved  chan struct{} // closed, and made anew, when something was printed
 	acked  Ends
 	done   string
+	told   bool // that the node wants no more but the tail
 }
 
 func (w *world) program(k Key) *program { return &program{w: w, key: k, moved: make(chan struct{})} }
@@ -418,6 +419,9 @@ func (p *program) send(ctx context.Context, node string, epoch uint64) error {
 		case at = <-wanted:
 			begun, finished, skip = true, false, nil
 		case skip = <-skipped:
+			p.mu.Lock()
+			p.told = true
+			p.mu.Unlock()
 		case err := <-ended:
 			ended <- err
 			return err
