@@ -40,8 +40,8 @@ func (a *app) lines(what string) error {
 
 func (a *app) commandsAttach() *cobra.Command {
 	return &cobra.Command{
-		Use: "attach COMMAND [AGENT]", Short: "print what the programs have printed, from the begin, and what they print as it comes",
-		Long: "Print what the programs of a command have printed, from the begin, and what they print as it comes,\n" +
+		Use: "attach COMMAND [AGENT]", Short: "print what the programs have printed, from the beginning, and what they print as it comes",
+		Long: "Print what the programs of a command have printed, from the beginning, and what they print as it comes,\n" +
 			"until they have ended. With several agents each line begins with the agent's name. What is not kept\n" +
 			"is said on stderr. Ctrl-C ends the printing, not the command.",
 		Args:              args(1, 2, "the id of a command, and at most one agent"),

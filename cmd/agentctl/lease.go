@@ -55,6 +55,12 @@ func (a *app) holdAndRun(ctx context.Context, s *session, name, label string, f 
 		if code, _ := classify(err); ctx.Err() != nil || code == exitUnknown {
 			a.giveBack(ctx, l) // it may have been granted all the same
 		}
+		if ctx.Err() != nil {
+			return &failure{
+				code: exitError, err: fmt.Errorf("interrupted while it waited for a place of lock %s; the program was not started", name),
+				hint: fmt.Sprintf("see who holds it with \"agentctl lock get %s\"", name),
+			}
+		}
 		return err
 	}
 	lost, err := a.runUnder(ctx, l, f, argv)
@@ -94,7 +100,9 @@ func (a *app) acquire(ctx context.Context, l *lease, label string, f *lockRunFla
 	}
 	for {
 		wait := min(lockWait, a.flags.requestTimeout/2)
-		if f.wait > 0 {
+		if !said {
+			wait = 0 // so that a person hears for what
+		} else if f.wait > 0 {
 			wait = min(wait, max(0, f.wait-time.Since(began)))
 		}
 		asked := time.Now()

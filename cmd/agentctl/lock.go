@@ -133,7 +133,7 @@ func (a *app) lockCreate() *cobra.Command {
 			case err != nil:
 				return err
 			case limit == 0:
-				return usagef("--limit N is missing: how many may hold lock %q at the same time", args[0])
+				return usagef("--limit N is not given, or 0: say how many may hold lock %q at the same time", args[0])
 			}
 			return a.with(cmd.Context(), func(s *session) error {
 				made, repeated, err := s.CreateLock(cmd.Context(), &agentplanev1.CreateLockRequest{

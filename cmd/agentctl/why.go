@@ -36,7 +36,7 @@ func writeWhy(w io.Writer, r *agentplanev1.WhyResponse) {
 	}
 	pairs(w,
 		[2]string{"what", r.GetCommand().GetSummary()}, [2]string{"rerun of", r.GetCommand().GetRerunOf()},
-		[2]string{"detail", i.GetDetail()}, [2]string{"envelope", "sha256 " + r.EnvelopeSha256}, [2]string{"signed by", signers},
+		[2]string{"detail", i.GetDetail()}, [2]string{"envelope", envelopeText(r.EnvelopeSha256)}, [2]string{"signed by", signers},
 	)
 	fmt.Fprintln(w)
 	writeTable(w, false, r.Transitions, []column[*agentplanev1.Transition]{
@@ -62,4 +62,13 @@ func nonZero(n uint64) string {
 		return ""
 	}
 	return fmt.Sprint(n)
+}
+
+// envelopeText is the hash of the command's bytes, which is told to nobody of one with
+// secrets.
+func envelopeText(sum string) string {
+	if sum == "" {
+		return "its hash is not shown, since it has secrets"
+	}
+	return "sha256 " + sum
 }

@@ -53,6 +53,7 @@ var hints = map[string]string{
 	"no_cluster":      `begin with "agentctl cluster init" on one node`,
 	"supersede_full":  `wait until some are done, or cancel them: see "agentctl commands list --state active"`,
 	"no_schedule":     `see "agentctl schedule list"`,
+	"no_template":     `see "agentctl templates list"`,
 	"schedule_exists": `look at it with "agentctl schedule get"; to change it, create it again with --version N`,
 	"schedule_moved":  `look at it again with "agentctl schedule get", then decide`,
 	"past":            `choose a later time; compare the clocks when it should lie ahead`,
