@@ -331,13 +331,13 @@ func TestNothingIsSaidBeforeTheNodesOwnStateHasIt(t *testing.T) {
 		s.ready()
 		s.begin()
 		settle(time.Second)
-		id := l.submit(nil, 0)
 		l.faults(func(_ int, ms []*raftlogv1.Mutation) fault {
 			if ms[0].GetClaimAttempt() != nil {
 				l.lagging[n.machine] = true // from the claim on; the lock is held here
 			}
 			return fine
 		})
+		id := l.submit(nil, 0)
 		settle(5 * time.Second)
 		if i := l.invocation(id, 0); i.GetState() != claimed || len(s.deliveries()) != 0 {
 			t.Fatalf("the attempt is %v; from an outcome alone came %v", i.GetState(), s.deliveries())
