@@ -64,11 +64,11 @@ func watch[R any](ctx context.Context, c *Client, w watching[R]) error {
 	var lost time.Time // when the last stream was lost; zero while one gives answers
 	for round := 0; ; round++ {
 		heard, err := w.follow(ctx, c)
-		if err == nil || w.done() {
-			return nil
-		}
 		if own, ok := errors.AsType[handlerError](err); ok {
 			return own.error
+		}
+		if err == nil || w.done() {
+			return nil
 		}
 		e := AsError(err)
 		if ctx.Err() != nil {

@@ -65,6 +65,21 @@ func TestWatchEndsWithTheHandlersError(t *testing.T) {
 	if !errors.Is(err, enough) {
 		t.Errorf("error = %v, want the handler's", err)
 	}
+	// Also when there was nothing more to come.
+	cluster.State.AddAgent("web-1", "ONLINE", nil, clienttest.Behaviour{Stdout: "done\n"})
+	id, _, err := submit(t, c, cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.WatchCommand(t.Context(), &agentplanev1.WatchCommandRequest{Id: id}, func(r *agentplanev1.WatchCommandResponse) error {
+		if r.GetCommand().GetState() == agentplanev1.CommandState_COMMAND_STATE_DONE {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("at the end of a command the error = %v, want the handler's", err)
+	}
 }
 
 func TestWatchEndsWithARefusal(t *testing.T) {
