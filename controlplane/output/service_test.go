@@ -204,7 +204,6 @@ func TestFollowThroughTheDeathOfEitherNode(t *testing.T) {
 		for range n {
 			lines++
 			p.print(lines%2, fmt.Sprintf("this is line %d of what it prints\n", lines))
-			time.Sleep(time.Millisecond)
 		}
 	}
 	// One follows on c to the end, the other goes from one node to the next as they die.
@@ -225,11 +224,17 @@ func TestFollowThroughTheDeathOfEitherNode(t *testing.T) {
 		}
 		t.Error("the follow ended nowhere")
 	})
-	speak(300)
+	followed := func() { // what comes next is in the middle for those who follow
+		shown, _ := steady.state()
+		begun := len(shown.text[0])
+		speak(300)
+		w.until("it is followed", func() bool { got, _ := steady.state(); return len(got.text[0]) > begun })
+	}
+	followed()
 	w.nodes["a"].stop() // the agent's
 	speak(100)
 	w.session("b")
-	speak(300)
+	followed()
 	w.nodes["a"].start(StoreOptions{})
 	w.nodes["b"].stop() // the agent's, and one that is followed
 	speak(100)

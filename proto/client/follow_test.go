@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -30,7 +29,6 @@ func TestFollowGoesOnElsewhereWithoutLosingAByte(t *testing.T) {
 				for _, chunk := range i.Chunks {
 					if chunks++; chunks == 3 {
 						hurt(cluster.Nodes[0])
-						time.Sleep(50 * time.Millisecond)
 					}
 					got += string(chunk.Data)
 					gap += chunk.GapBytes
