@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ type world struct {
 }
 
 type testNode struct {
+	looks atomic.Int64 // how often it looked for nodes that may keep a copy
 	w     *world
 	id    string
 	dir   string
@@ -233,6 +235,7 @@ func (n *testNode) Client(id string) (agentplanev1.PeerServiceClient, error) {
 }
 
 func (n *testNode) Linked() map[string]time.Time {
+	n.looks.Add(1)
 	all := make(map[string]time.Time)
 	for id, p := range n.w.nodes {
 		p.mu.Lock()
