@@ -238,16 +238,20 @@ func notHeld(rows iter.Seq[*raftlogv1.Invocation]) iter.Seq[*raftlogv1.Invocatio
 // agents to end what is.
 func (tx *tx) cancelCommand(m *raftlogv1.CancelCommand) *raftlogv1.Outcome {
 	c, found := tx.commands.get(m.GetCommandId())
-	switch {
-	case !found:
+	if !found {
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_command", "there is no command %q", m.GetCommandId())
-	case c.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
-		return stands(c.GetCancelIndex())
 	}
-	o := granted(tx.index)
-	o.Count = tx.cancel(c, m.GetCanceledBy())
-	if probe := tx.openProbe(c); probe != nil {
-		tx.cancel(probe, m.GetCanceledBy())
+	o, probe := granted(tx.index), tx.openProbe(c)
+	switch {
+	case c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
+		o.Count = tx.cancel(c, m.GetCanceledBy())
+		if probe != nil {
+			tx.cancel(probe, m.GetCanceledBy())
+		}
+	case probe != nil && probe.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE:
+		o.Count = tx.cancel(probe, m.GetCanceledBy()) // it outlives a command of which nothing is left
+	default:
+		return stands(c.GetCancelIndex())
 	}
 	return o
 }

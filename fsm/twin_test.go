@@ -362,11 +362,12 @@ func (w *twin) cancel(m *raftlogv1.CancelCommand) raftlogv1.Code {
 	if !found {
 		return raftlogv1.Code_CODE_NOT_FOUND
 	}
+	ids := []string{m.GetCommandId(), w.openProbe(c)}
 	if c.canceled || w.done(m.GetCommandId()) {
-		return raftlogv1.Code_CODE_OK
+		ids = ids[1:]
 	}
-	for _, id := range []string{m.GetCommandId(), w.openProbe(c)} {
-		if id == "" {
+	for _, id := range ids {
+		if id == "" || w.commands[id].canceled {
 			continue
 		}
 		w.commands[id].canceled = true
