@@ -195,8 +195,27 @@ func (a *app) clusterRemove(cmd *cobra.Command, args []string) error {
 			return hintUnknown(err, `agentctl cluster members`)
 		}
 		s.refresh(cmd.Context())
+		if members, err := s.Members(cmd.Context()); err == nil {
+			a.tellVoters(members)
+		}
 		return a.done(object{{"removed", args[0]}}, "node %s is removed; its data directory cannot join again", args[0])
 	})
+}
+
+// tellVoters says how many deaths the voters that are left tolerate, and what to type when
+// it is none.
+func (a *app) tellVoters(members []*agentplanev1.Member) {
+	voters := 0
+	for _, m := range members {
+		if m.GetVoter() {
+			voters++
+		}
+	}
+	spare := (voters - 1) / 2
+	a.talk("%s left: %d may die before the cluster stops", count(voters, "voter"), spare)
+	if spare == 0 {
+		a.talk("let another node join: agentctl tokens create --kind node")
+	}
 }
 
 func (a *app) clusterTransfer(cmd *cobra.Command, args []string) error {

@@ -75,7 +75,7 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := f.follow.check(a, f.detach); err != nil {
+	if err := f.check(a); err != nil {
 		return err
 	}
 	if err := f.results.prepare(f.detach); err != nil {

@@ -66,7 +66,7 @@ func (a *app) runCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := f.follow.check(a, f.detach); err != nil {
+			if err := f.check(a); err != nil {
 				return err
 			}
 			if err := f.results.prepare(f.detach); err != nil {
@@ -156,6 +156,19 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		}
 	}
 	return c, nil
+}
+
+// check says whether what is to be seen of the command goes together.
+func (f *runFlags) check(a *app) error {
+	switch {
+	case f.plan && f.detach:
+		return usagef("--plan and --detach are both given: a plan starts nothing")
+	case f.plan && f.follow.follow:
+		return usagef("--plan and --follow are both given: a plan starts nothing")
+	case f.plan && f.results.dir != "":
+		return usagef("--plan and --output-dir are both given: a plan has no results")
+	}
+	return f.follow.check(a, f.detach)
 }
 
 // prepare checks the flags that edit puts into the spec, before anybody is asked.

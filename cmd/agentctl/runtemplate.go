@@ -55,7 +55,7 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 	if err := f.prepare(a); err != nil {
 		return err
 	}
-	if err := f.follow.check(a, f.detach); err != nil {
+	if err := f.check(a); err != nil {
 		return err
 	}
 	if err := f.results.prepare(f.detach); err != nil {

@@ -134,6 +134,9 @@ func (s *Schedules) RunSchedule(ctx context.Context, req *agentplanev1.RunSchedu
 	if err != nil {
 		return nil, err
 	}
+	if err := s.commands.mayAsk(ctx); err != nil {
+		return nil, err
+	}
 	submit.SubmittedBy = s.callerName(ctx)
 	o, v, err := s.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_FireSchedule{FireSchedule: &raftlogv1.FireSchedule{
 		Name: row.GetName(), Id: row.GetId(), Version: row.GetVersion(), Slot: now, Submit: submit, RunBy: s.callerName(ctx),
