@@ -147,10 +147,10 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		return nil, usagef("--class %q is neither at-most-once nor idempotent", f.class)
 	case f.script != "" && len(argv) > 0:
 		return nil, usagef("both --script and a program are given")
-	case f.steps.given() && (f.script != "" || len(argv) > 0):
-		return nil, usagef("both --step and another program are given: make it one more --step")
 	case len(f.steps.timeouts) > 0 && len(f.steps.words) == 0:
 		return nil, usagef("--step-timeout is given, and no --step")
+	case f.steps.given() && (f.script != "" || len(argv) > 0):
+		return nil, usagef("both --step and another program are given: make it one more --step")
 	case f.script == "" && len(argv) == 0 && !f.steps.given():
 		return nil, usagef("no program is given: write it behind --, as in: agentctl run --on all -- uptime")
 	}
