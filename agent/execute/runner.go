@@ -86,7 +86,7 @@ func Open(o Options) (*Runner, error) {
 		bootID: o.BootID, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
 	}
 	if r.bootID == nil {
-		r.bootID = bootID
+		r.bootID = BootID
 	}
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("open runner in %q: %w", dir, err)
