@@ -48,6 +48,19 @@ func stepWords(r *agentplanev1.Report) string {
 	return strings.Join(words, ", ")
 }
 
+// awaitFile waits for a file, of which nobody tells.
+func awaitFile(t *testing.T, path string) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%q is not made within 15 s", path)
+		}
+	}
+}
+
 func TestStepsAreToldAsTheyGo(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
@@ -91,15 +104,7 @@ func TestStepsGoOnWhenAgentdIsStartedAnew(t *testing.T) {
 	if err := os.WriteFile(let, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	exit := filepath.Join(h.dir, attemptsDir, inv+"@1", "exit")
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) { // nobody tells
-		if _, err := os.Stat(exit); err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("the first program does not end")
-		}
-	}
+	awaitFile(t, filepath.Join(h.dir, attemptsDir, inv+"@1", "exit"))
 	if h.stepMarks() != "a" {
 		t.Errorf("steps %q were started while agentd was away", h.stepMarks())
 	}
@@ -129,6 +134,7 @@ func TestAnAnnouncedRebootIsSaidAndTheNextStepFollows(t *testing.T) {
 	id := h.ready()
 	inv := c.Submit(id, h.steps(`touch "$AGENTPLANE_REBOOT"`, "echo two"))
 	c.WaitState(inv, running)
+	awaitFile(t, filepath.Join(h.dir, attemptsDir, inv+"@1", "exit")) // then it is announced, too
 	h.stop()
 	if bye := c.Agent(id).Goodbye; !bye.GetReboot() {
 		t.Errorf("goodbye is %v, want that it says reboot", bye)
