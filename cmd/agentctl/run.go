@@ -96,7 +96,7 @@ func (f *runFlags) add(c *cobra.Command) {
 	f.splay.add(c)
 	f.waves.add(c)
 	fl := c.Flags()
-	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
+	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program, or each step, may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
 	durationVar(fl, &f.ttl, "ttl", client.DefaultTTL, "how long it may wait to be started (24h with several waves)")
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
@@ -131,7 +131,8 @@ its number, and $AGENTPLANE_STEP_NAME.
 --rerun makes a new command with a new id, the program and the limits of the old one, on
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
 rejected, skipped, or all-not-succeeded; several with commas. --timeout, --kill-grace,
---ttl and --queue change the limits. What was LOST may have run: it is started once more.`
+--ttl and --queue change the limits. What was LOST may have run: it is started once more.
+Of steps all are run again, from the first.`
 
 // command returns what is asked, but for its id.
 func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*client.Command, error) {

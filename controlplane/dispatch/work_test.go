@@ -406,6 +406,7 @@ func TestStepsAreProposedAsTheyGo(t *testing.T) {
 			{"again", []agentplanev1.AttemptState{run}, 0},
 			{"the second runs", []agentplanev1.AttemptState{done, run}, 1},
 			{"an older one", []agentplanev1.AttemptState{run}, 0},
+			{"a state of the future", []agentplanev1.AttemptState{done, 99}, 0},
 			{"more than may be", slices.Repeat([]agentplanev1.AttemptState{done}, 100), 1},
 			{"once more", slices.Repeat([]agentplanev1.AttemptState{done}, 100), 0},
 		} {
