@@ -101,7 +101,7 @@ func TestStepsOutliveTheirAgent(t *testing.T) {
 	started("1 drain", "2 upgrade", "3 check")
 	let("check")
 	o := f.Ctl(within(t, time.Minute), "commands", "watch", id)
-	if o.Code != 7 || !strings.Contains(o.Stdout, "FAILED (exit 3)") || !strings.Contains(o.Stdout, "drain prints\nupgrade prints\ncheck prints\n") {
+	if o.Code != 7 || !strings.Contains(o.Stdout, "FAILED (exit 3, step 3 check)") || !strings.Contains(o.Stdout, "drain prints\nupgrade prints\ncheck prints\n") {
 		t.Errorf("%+v", o)
 	}
 	o = f.Ctl(within(t, 20*time.Second), "why", id, "a1")
