@@ -32,6 +32,8 @@ type Options struct {
 	// Runner makes what runs programs, given the journal that it writes; nil makes one of
 	// package execute in the data directory. What it makes keeps that package's promises.
 	Runner func(execute.Journal) (Runner, error)
+	// BootID gives the kernel's name for the time since it was started; nil reads it.
+	BootID func() (string, error)
 	// Facts are the host's; nil is collect.Host.
 	Facts func(context.Context) map[string]string
 

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootID is the kernel's name for the time since it was started.
-func bootID() (string, error) {
+// BootID is the kernel's name for the time since it was started.
+func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", fmt.Errorf("read boot id: %w", err)
@@ -135,8 +135,8 @@ func killAll(want func(process) bool) (hit, left int) {
 }
 
 // killLeftover ends what a dead supervisor has left of the attempt, and nothing else.
-func killLeftover(a Attempt, st started) (hit, left int) {
-	if boot, err := bootID(); err != nil || boot != st.BootID {
+func killLeftover(a Attempt, st started, boot string) (hit, left int) {
+	if boot != st.BootID {
 		return 0, 0
 	}
 	// While the program's main process is there, its session is the attempt's, for a

@@ -92,7 +92,7 @@ func settled(v *fsm.View, i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt) b
 	if m.GetAttempt() < i.GetAttempt() {
 		return true
 	}
-	return m.GetAttempt() == i.GetAttempt() && m.GetFence() == i.GetFence() && i.GetFence() != 0 &&
+	return m.GetAttempt() == i.GetAttempt() && m.GetFence() == i.GetFence() && i.GetFence() != 0 && !fsm.Further(i, m) &&
 		(i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= m.GetState())
 }
 
@@ -247,10 +247,30 @@ func (s *session) clean(r *agentplanev1.Report) (m *raftlogv1.ReportAttempt, cut
 			ExitCode: r.GetExitCode(), Signal: r.GetSignal(), StartedAt: r.GetStartedAt(), EndedAt: r.GetEndedAt(), JournalSeq: r.GetJournalSeq(),
 		},
 	}
-	var cutOut, cutErr bool
+	var cutOut, cutErr, cutSteps bool
+	m.Result.Steps, cutSteps = steps(r.GetSteps())
 	m.Result.Stdout, cutOut = output(r.GetStdout())
 	m.Result.Stderr, cutErr = output(r.GetStderr())
-	return m, cutOut || cutErr || len(r.GetReason()) > fsm.MaxReasonBytes || len(r.GetDetail()) > fsm.MaxDetailBytes
+	return m, cutOut || cutErr || cutSteps || len(r.GetReason()) > fsm.MaxReasonBytes || len(r.GetDetail()) > fsm.MaxDetailBytes
+}
+
+// steps bounds what is told of an attempt's steps.
+func steps(all []*agentplanev1.StepResult) (rows []*raftlogv1.StepResult, cut bool) {
+	if len(all) > fsm.MaxSteps {
+		all, cut = all[:fsm.MaxSteps], true
+	}
+	for _, s := range all {
+		state := raftlogv1.AttemptState(s.GetState())
+		if raftlogv1.AttemptState_name[int32(state)] == "" {
+			state, cut = raftlogv1.AttemptState_ATTEMPT_STATE_UNSPECIFIED, true
+		}
+		cut = cut || len(s.GetName()) > fsm.MaxStepBytes || len(s.GetReason()) > fsm.MaxStepBytes
+		rows = append(rows, &raftlogv1.StepResult{
+			Number: s.GetNumber(), Name: text(s.GetName(), fsm.MaxStepBytes), State: state, ExitCode: s.GetExitCode(),
+			Signal: s.GetSignal(), Reason: text(s.GetReason(), fsm.MaxStepBytes), StartedAt: s.GetStartedAt(), EndedAt: s.GetEndedAt(),
+		})
+	}
+	return rows, cut
 }
 
 // output bounds one stream's head and tail to a quarter of what a result may hold each:

@@ -1453,6 +1453,8 @@ type Report struct {
 	Stderr        *Output                `protobuf:"bytes,13,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	JournalSeq    uint64                 `protobuf:"varint,14,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
 	CancelTooLate bool                   `protobuf:"varint,15,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
+	// Those that have begun, in their order; none unless the command has steps.
+	Steps         []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1590,6 +1592,13 @@ func (x *Report) GetCancelTooLate() bool {
 		return x.CancelTooLate
 	}
 	return false
+}
+
+func (x *Report) GetSteps() []*StepResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
 }
 
 type TrustUpdate struct {
@@ -2563,7 +2572,7 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x03Ask\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
-	"\x05fence\x18\x03 \x01(\x04R\x05fence\"\xfb\x03\n" +
+	"\x05fence\x18\x03 \x01(\x04R\x05fence\"\xac\x04\n" +
 	"\x06Report\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -2582,7 +2591,8 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x06stderr\x18\r \x01(\v2\x15.agentplane.v1.OutputR\x06stderr\x12\x1f\n" +
 	"\vjournal_seq\x18\x0e \x01(\x04R\n" +
 	"journalSeq\x12&\n" +
-	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\"<\n" +
+	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12/\n" +
+	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\"<\n" +
 	"\vTrustUpdate\x12-\n" +
 	"\x06bundle\x18\x01 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle\"?\n" +
 	"\bMoveAway\x12\x16\n" +
@@ -2694,8 +2704,9 @@ var file_agentplane_v1_agent_proto_goTypes = []any{
 	(Part)(0),               // 32: agentplane.v1.Part
 	(AttemptState)(0),       // 33: agentplane.v1.AttemptState
 	(*Output)(nil),          // 34: agentplane.v1.Output
-	(*OutputEnds)(nil),      // 35: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),     // 36: agentplane.v1.OutputChunk
+	(*StepResult)(nil),      // 35: agentplane.v1.StepResult
+	(*OutputEnds)(nil),      // 36: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),     // 37: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: agentplane.v1.SessionRequest.hello:type_name -> agentplane.v1.Hello
@@ -2724,30 +2735,31 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	33, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
 	34, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
 	34, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
-	30, // 26: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
-	21, // 27: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
-	22, // 28: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
-	24, // 29: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
-	25, // 30: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
-	23, // 31: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
-	26, // 32: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
-	27, // 33: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
-	28, // 34: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
-	35, // 35: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
-	35, // 36: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
-	36, // 37: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
-	35, // 38: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
-	35, // 39: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
-	35, // 40: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
-	0,  // 41: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	19, // 42: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
-	1,  // 43: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	20, // 44: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
-	43, // [43:45] is the sub-list for method output_type
-	41, // [41:43] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	35, // 26: agentplane.v1.Report.steps:type_name -> agentplane.v1.StepResult
+	30, // 27: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
+	21, // 28: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
+	22, // 29: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
+	24, // 30: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
+	25, // 31: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
+	23, // 32: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
+	26, // 33: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
+	27, // 34: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
+	28, // 35: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
+	36, // 36: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
+	36, // 37: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
+	37, // 38: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
+	36, // 39: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
+	36, // 40: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
+	36, // 41: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
+	0,  // 42: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	19, // 43: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
+	1,  // 44: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	20, // 45: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
+	44, // [44:46] is the sub-list for method output_type
+	42, // [42:44] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }

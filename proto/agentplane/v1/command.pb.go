@@ -712,7 +712,7 @@ type CommandSpec struct {
 	// The program and its arguments; exclusive with script.
 	Argv   []string `protobuf:"bytes,6,rep,name=argv,proto3" json:"argv,omitempty"`
 	Script []byte   `protobuf:"bytes,7,opt,name=script,proto3" json:"script,omitempty"`
-	// Nanoseconds.
+	// Nanoseconds. With steps it is of each that names none.
 	RunTimeout int64  `protobuf:"varint,8,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
 	KillGrace  int64  `protobuf:"varint,9,opt,name=kill_grace,json=killGrace,proto3" json:"kill_grace,omitempty"`
 	Profile    string `protobuf:"bytes,10,opt,name=profile,proto3" json:"profile,omitempty"`
@@ -746,7 +746,10 @@ type CommandSpec struct {
 	// The template that argv was made from.
 	Template *TemplateUse `protobuf:"bytes,62,opt,name=template,proto3" json:"template,omitempty"`
 	// For the environment of the program; their values are shown to nobody.
-	Secrets       []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Programs that run one after the other, each when the one before has succeeded;
+	// exclusive with argv and script. At most 16.
+	Steps         []*Step `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -963,6 +966,188 @@ func (x *CommandSpec) GetSecrets() []*Secret {
 	return nil
 }
 
+func (x *CommandSpec) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// Step is one program of several.
+type Step struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Letters, digits and . _ -; no two of a command have the same.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The program and its arguments; exclusive with script.
+	Argv   []string `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`
+	Script []byte   `protobuf:"bytes,3,opt,name=script,proto3" json:"script,omitempty"`
+	// Nanoseconds; 0 = the command's.
+	RunTimeout    int64 `protobuf:"varint,4,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Step) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Step) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *Step) GetScript() []byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *Step) GetRunTimeout() int64 {
+	if x != nil {
+		return x.RunTimeout
+	}
+	return 0
+}
+
+// StepResult is how far a step of an attempt is.
+type StepResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// RUNNING, or how it ended.
+	State         AttemptState `protobuf:"varint,3,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	ExitCode      int32        `protobuf:"zigzag32,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal        uint32       `protobuf:"varint,5,opt,name=signal,proto3" json:"signal,omitempty"`
+	Reason        string       `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartedAt     int64        `protobuf:"varint,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt       int64        `protobuf:"varint,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepResult) Reset() {
+	*x = StepResult{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepResult) ProtoMessage() {}
+
+func (x *StepResult) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
+func (*StepResult) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StepResult) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StepResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StepResult) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *StepResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *StepResult) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *StepResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StepResult) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *StepResult) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
 // TemplateUse says from which template a command was made, and with which arguments.
 type TemplateUse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -976,7 +1161,7 @@ type TemplateUse struct {
 
 func (x *TemplateUse) Reset() {
 	*x = TemplateUse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1173,7 @@ func (x *TemplateUse) String() string {
 func (*TemplateUse) ProtoMessage() {}
 
 func (x *TemplateUse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1186,7 @@ func (x *TemplateUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplateUse.ProtoReflect.Descriptor instead.
 func (*TemplateUse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TemplateUse) GetName() string {
@@ -1036,7 +1221,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1233,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1246,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Secret) GetEnv() string {
@@ -1088,7 +1273,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1285,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1298,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -1136,7 +1321,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1333,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1346,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -1195,7 +1380,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1392,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1405,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -1240,7 +1425,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1437,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1450,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -1292,7 +1477,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1489,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1502,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -1403,7 +1588,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1600,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1613,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Command) GetId() string {
@@ -1669,7 +1854,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1866,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1879,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Rollout) GetWaves() []*Wave {
@@ -1808,7 +1993,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2005,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2018,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Wave) GetShare() string {
@@ -1902,7 +2087,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2099,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2112,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Stop) GetNumber() uint64 {
@@ -1976,7 +2161,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2173,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2186,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Output) GetHead() []byte {
@@ -2052,14 +2237,16 @@ type Invocation struct {
 	// While it is released and waits for its place within the splay: until when.
 	StartsAt int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
 	// Where nodes keep more of the newest attempt's output than head and tail.
-	Kept          *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
+	Kept *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Those that have begun, in their order; none unless the command has steps.
+	Steps         []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2258,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2271,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Invocation) GetId() string {
@@ -2248,6 +2435,13 @@ func (x *Invocation) GetKept() *KeptOutput {
 	return nil
 }
 
+func (x *Invocation) GetSteps() []*StepResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
 // KeptOutput is output that nodes keep on their disks.
 type KeptOutput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2259,7 +2453,7 @@ type KeptOutput struct {
 
 func (x *KeptOutput) Reset() {
 	*x = KeptOutput{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2465,7 @@ func (x *KeptOutput) String() string {
 func (*KeptOutput) ProtoMessage() {}
 
 func (x *KeptOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2478,7 @@ func (x *KeptOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
 func (*KeptOutput) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KeptOutput) GetNodeIds() []string {
@@ -2314,7 +2508,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2520,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2533,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -2386,7 +2580,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2592,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2605,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -2451,7 +2645,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2657,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2670,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -2571,7 +2765,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2777,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2790,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -2630,7 +2824,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2836,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2849,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -2687,7 +2881,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +2893,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +2906,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -2752,7 +2946,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2958,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2971,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -2796,7 +2990,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +3002,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +3015,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -2841,7 +3035,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3047,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3060,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PlanRequest) GetEnvelope() []byte {
@@ -2896,7 +3090,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3102,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3115,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PlanResponse) GetWaves() []*PlannedWave {
@@ -2987,7 +3181,7 @@ type Estimate struct {
 
 func (x *Estimate) Reset() {
 	*x = Estimate{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3193,7 @@ func (x *Estimate) String() string {
 func (*Estimate) ProtoMessage() {}
 
 func (x *Estimate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3206,7 @@ func (x *Estimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
 func (*Estimate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Estimate) GetRuns() uint32 {
@@ -3053,7 +3247,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3259,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3272,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -3107,7 +3301,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3313,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3326,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -3165,7 +3359,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3371,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3384,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -3209,7 +3403,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3415,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3428,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3255,7 +3449,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3461,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3474,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3306,7 +3500,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3512,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3525,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3350,7 +3544,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3556,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3569,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3394,7 +3588,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3600,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3613,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3440,7 +3634,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3452,7 +3646,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3465,7 +3659,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3498,7 +3692,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3704,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +3717,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3582,7 +3776,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3788,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3801,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -3693,7 +3887,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +3899,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +3912,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -3760,7 +3954,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +3966,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3785,7 +3979,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -3864,7 +4058,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4070,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4083,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -4007,7 +4201,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4019,7 +4213,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4032,7 +4226,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -4084,7 +4278,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4096,7 +4290,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4109,7 +4303,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -4152,7 +4346,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4358,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4371,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -4216,7 +4410,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4422,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4435,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4300,7 +4494,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4506,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4519,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4382,7 +4576,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xac\a\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd7\a\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4416,8 +4610,26 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
 	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
 	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
-	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecretsB\v\n" +
-	"\t_priority\"\xc2\x01\n" +
+	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12)\n" +
+	"\x05steps\x18F \x03(\v2\x13.agentplane.v1.StepR\x05stepsB\v\n" +
+	"\t_priority\"g\n" +
+	"\x04Step\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x16\n" +
+	"\x06script\x18\x03 \x01(\fR\x06script\x12\x1f\n" +
+	"\vrun_timeout\x18\x04 \x01(\x03R\n" +
+	"runTimeout\"\xf2\x01\n" +
+	"\n" +
+	"StepResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x121\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x04 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x05 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\a \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\b \x01(\x03R\aendedAt\"\xc2\x01\n" +
 	"\vTemplateUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12G\n" +
@@ -4523,7 +4735,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xc9\x05\n" +
+	"totalBytes\"\xfa\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -4552,7 +4764,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04wave\x18\x1e \x01(\rR\x04wave\x12\x1b\n" +
 	"\tstarts_at\x18( \x01(\x03R\bstartsAt\x12-\n" +
-	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\"\\\n" +
+	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\x12/\n" +
+	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\"\\\n" +
 	"\n" +
 	"KeptOutput\x12\x19\n" +
 	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x123\n" +
@@ -4781,7 +4994,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -4795,149 +5008,154 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*Envelope)(nil),              // 9: agentplane.v1.Envelope
 	(*Signature)(nil),             // 10: agentplane.v1.Signature
 	(*CommandSpec)(nil),           // 11: agentplane.v1.CommandSpec
-	(*TemplateUse)(nil),           // 12: agentplane.v1.TemplateUse
-	(*Secret)(nil),                // 13: agentplane.v1.Secret
-	(*SubmitRequest)(nil),         // 14: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 15: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),    // 16: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),   // 17: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),          // 18: agentplane.v1.SubmitAnswer
-	(*Command)(nil),               // 19: agentplane.v1.Command
-	(*Rollout)(nil),               // 20: agentplane.v1.Rollout
-	(*Wave)(nil),                  // 21: agentplane.v1.Wave
-	(*Stop)(nil),                  // 22: agentplane.v1.Stop
-	(*Output)(nil),                // 23: agentplane.v1.Output
-	(*Invocation)(nil),            // 24: agentplane.v1.Invocation
-	(*KeptOutput)(nil),            // 25: agentplane.v1.KeptOutput
-	(*GetCommandRequest)(nil),     // 26: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 27: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 28: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 29: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 30: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 31: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 32: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 33: agentplane.v1.CancelCommandResponse
-	(*PlanRequest)(nil),           // 34: agentplane.v1.PlanRequest
-	(*PlanResponse)(nil),          // 35: agentplane.v1.PlanResponse
-	(*Estimate)(nil),              // 36: agentplane.v1.Estimate
-	(*PlannedWave)(nil),           // 37: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 38: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 39: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 40: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 41: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 42: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 43: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 44: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 45: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 46: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 47: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 48: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 49: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 50: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),         // 51: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),          // 52: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),        // 53: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),            // 54: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),             // 55: agentplane.v1.FollowEnd
-	nil,                           // 56: agentplane.v1.TemplateUse.ArgumentsEntry
-	nil,                           // 57: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 58: agentplane.v1.Label
-	(*Incarnation)(nil),           // 59: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 60: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 61: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 62: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 63: agentplane.v1.OutputChunk
+	(*Step)(nil),                  // 12: agentplane.v1.Step
+	(*StepResult)(nil),            // 13: agentplane.v1.StepResult
+	(*TemplateUse)(nil),           // 14: agentplane.v1.TemplateUse
+	(*Secret)(nil),                // 15: agentplane.v1.Secret
+	(*SubmitRequest)(nil),         // 16: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),        // 17: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),    // 18: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),   // 19: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),          // 20: agentplane.v1.SubmitAnswer
+	(*Command)(nil),               // 21: agentplane.v1.Command
+	(*Rollout)(nil),               // 22: agentplane.v1.Rollout
+	(*Wave)(nil),                  // 23: agentplane.v1.Wave
+	(*Stop)(nil),                  // 24: agentplane.v1.Stop
+	(*Output)(nil),                // 25: agentplane.v1.Output
+	(*Invocation)(nil),            // 26: agentplane.v1.Invocation
+	(*KeptOutput)(nil),            // 27: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),     // 28: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),    // 29: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),   // 30: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),  // 31: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),   // 32: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),  // 33: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),  // 34: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil), // 35: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),           // 36: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),          // 37: agentplane.v1.PlanResponse
+	(*Estimate)(nil),              // 38: agentplane.v1.Estimate
+	(*PlannedWave)(nil),           // 39: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),         // 40: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),   // 41: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),  // 42: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),  // 43: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil), // 44: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),   // 45: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),  // 46: agentplane.v1.AbortCommandResponse
+	(*WhyRequest)(nil),            // 47: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 48: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 49: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),       // 50: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 51: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 52: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),         // 53: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),          // 54: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),        // 55: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),            // 56: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),             // 57: agentplane.v1.FollowEnd
+	nil,                           // 58: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                           // 59: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                 // 60: agentplane.v1.Label
+	(*Incarnation)(nil),           // 61: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 62: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 63: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 64: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 65: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
 	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
 	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
 	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	58, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	60, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
 	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	59, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	61, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
-	12, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
-	13, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
-	56, // 12: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
-	19, // 13: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	18, // 14: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	60, // 15: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 16: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	57, // 17: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	24, // 18: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	11, // 19: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	20, // 20: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	22, // 21: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	22, // 22: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	21, // 23: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 24: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 25: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	23, // 26: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	23, // 27: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	25, // 28: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	61, // 29: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	19, // 30: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 31: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 32: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	19, // 33: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	19, // 34: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 35: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	19, // 36: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	37, // 37: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	38, // 38: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	38, // 39: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	36, // 40: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	38, // 41: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	19, // 42: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 43: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 44: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 45: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	24, // 46: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	47, // 47: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 48: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	50, // 49: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 50: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	52, // 51: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	62, // 52: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	54, // 53: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	63, // 54: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	55, // 55: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 56: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	61, // 57: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	14, // 58: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	16, // 59: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	26, // 60: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	28, // 61: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	30, // 62: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	32, // 63: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	48, // 64: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	34, // 65: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	39, // 66: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	41, // 67: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	43, // 68: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	51, // 69: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	45, // 70: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	15, // 71: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	17, // 72: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	27, // 73: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	29, // 74: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	31, // 75: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	33, // 76: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	49, // 77: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	35, // 78: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	40, // 79: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	42, // 80: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	44, // 81: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	53, // 82: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	46, // 83: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	71, // [71:84] is the sub-list for method output_type
-	58, // [58:71] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	14, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
+	15, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
+	12, // 12: agentplane.v1.CommandSpec.steps:type_name -> agentplane.v1.Step
+	0,  // 13: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
+	58, // 14: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	21, // 15: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	20, // 16: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	62, // 17: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 18: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	59, // 19: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	26, // 20: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	11, // 21: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	22, // 22: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	24, // 23: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	24, // 24: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	23, // 25: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 26: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 27: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	25, // 28: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	25, // 29: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	27, // 30: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	13, // 31: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
+	63, // 32: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	21, // 33: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 34: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 35: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	21, // 36: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	21, // 37: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 38: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	21, // 39: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	39, // 40: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	40, // 41: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	40, // 42: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	38, // 43: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	40, // 44: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	21, // 45: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 46: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 47: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 48: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	26, // 49: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	49, // 50: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 51: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	52, // 52: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 53: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	54, // 54: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	64, // 55: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	56, // 56: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	65, // 57: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	57, // 58: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 59: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	63, // 60: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	16, // 61: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	18, // 62: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	28, // 63: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	30, // 64: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	32, // 65: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	34, // 66: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	50, // 67: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	36, // 68: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	41, // 69: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	43, // 70: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	45, // 71: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	53, // 72: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	47, // 73: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	17, // 74: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	19, // 75: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	29, // 76: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	31, // 77: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	33, // 78: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	35, // 79: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	51, // 80: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	37, // 81: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	42, // 82: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	44, // 83: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	46, // 84: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	55, // 85: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	48, // 86: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	74, // [74:87] is the sub-list for method output_type
+	61, // [61:74] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -4948,15 +5166,15 @@ func file_agentplane_v1_command_proto_init() {
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[15].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[30].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[17].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -56,7 +56,7 @@ var reasons = []Reason{
 	{"no_journal", states(rejected), "the agent's journal cannot be written", "look at the disk of the host and the log of agentd"},
 	{"no_slot", states(rejected), "more was claimed for the agent than it has slots", "see agentctl agents get AGENT"},
 	{"not_meant", states(rejected), "the command does not name this agent, or is another one than was said", "see the detail; this is never normal"},
-	{"not_prepared", states(rejected), "there was no directory, space or process for the program", "look at disk and memory of the host"},
+	{"not_prepared", states(rejected, failed), "there was no directory, space or process for the program; FAILED when it was a further step", "look at disk and memory of the host"},
 	{"not_yet", states(rejected), "its time has not come", "see the detail; this is never normal"},
 	{"policy", states(rejected), "the host's own policy forbids it", "see the detail, and the policy in the host's agentd.yaml"},
 	{"unsupported", states(rejected), "the command asks for what this agentd does not know", "upgrade agentd"},
@@ -64,8 +64,10 @@ var reasons = []Reason{
 
 	{"bad_directory", states(failed), "the working directory cannot be entered", "see the detail"},
 	{"exit", states(failed, succeeded), "the program ended by itself; FAILED with an exit code that is not 0", ""},
+	{"no_reboot", states(failed), "the program announced a reboot of the host, and none came", "look at the host what keeps it from going down"},
 	{"not_executable", states(failed), "the program cannot be executed (exit code 126)", "see the detail"},
 	{"not_found", states(failed), "there is no such program (exit code 127)", "see the detail"},
+	{"rebooted", states(succeeded), "the program announced a reboot of the host, and the host came back", ""},
 	{"signal", states(failed), "a signal ended the program", ""},
 	{"timeout", states(timedOut), "the program ran for as long as it may and was ended", "give it longer with --timeout"},
 

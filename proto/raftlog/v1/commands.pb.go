@@ -373,7 +373,8 @@ type Command struct {
 	SubmittedAt    int64                  `protobuf:"varint,4,opt,name=submitted_at,json=submittedAt,proto3" json:"submitted_at,omitempty"`
 	SubmittedIndex uint64                 `protobuf:"varint,5,opt,name=submitted_index,json=submittedIndex,proto3" json:"submitted_index,omitempty"`
 	NotAfter       int64                  `protobuf:"varint,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// Nanoseconds.
+	// Nanoseconds. It is of the whole attempt: of all its steps, and of what may come
+	// between them.
 	RunTimeout int64    `protobuf:"varint,7,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
 	KillGrace  int64    `protobuf:"varint,8,opt,name=kill_grace,json=killGrace,proto3" json:"kill_grace,omitempty"`
 	Delivery   Delivery `protobuf:"varint,9,opt,name=delivery,proto3,enum=raftlog.v1.Delivery" json:"delivery,omitempty"`
@@ -1714,7 +1715,9 @@ type Result struct {
 	Stdout    *Output `protobuf:"bytes,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr    *Output `protobuf:"bytes,6,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	// Sequence number of the RESULT or NEVER record.
-	JournalSeq    uint64 `protobuf:"varint,7,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
+	JournalSeq uint64 `protobuf:"varint,7,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
+	// Those that have begun, in their order; none unless the command has steps.
+	Steps         []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1798,6 +1801,116 @@ func (x *Result) GetJournalSeq() uint64 {
 	return 0
 }
 
+func (x *Result) GetSteps() []*StepResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// StepResult is how far a step of an attempt is.
+type StepResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// RUNNING, or how it ended.
+	State         AttemptState `protobuf:"varint,3,opt,name=state,proto3,enum=raftlog.v1.AttemptState" json:"state,omitempty"`
+	ExitCode      int32        `protobuf:"zigzag32,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal        uint32       `protobuf:"varint,5,opt,name=signal,proto3" json:"signal,omitempty"`
+	Reason        string       `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartedAt     int64        `protobuf:"varint,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt       int64        `protobuf:"varint,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepResult) Reset() {
+	*x = StepResult{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepResult) ProtoMessage() {}
+
+func (x *StepResult) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
+func (*StepResult) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StepResult) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StepResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StepResult) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *StepResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *StepResult) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *StepResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StepResult) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *StepResult) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
 // Output is the head and the tail of one stream.
 type Output struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1811,7 +1924,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +1936,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +1949,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Output) GetHead() []byte {
@@ -1907,7 +2020,7 @@ type SubmitCommand struct {
 
 func (x *SubmitCommand) Reset() {
 	*x = SubmitCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2032,7 @@ func (x *SubmitCommand) String() string {
 func (*SubmitCommand) ProtoMessage() {}
 
 func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2045,7 @@ func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitCommand.ProtoReflect.Descriptor instead.
 func (*SubmitCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubmitCommand) GetId() string {
@@ -2135,7 +2248,7 @@ type RolloutPlan struct {
 
 func (x *RolloutPlan) Reset() {
 	*x = RolloutPlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2260,7 @@ func (x *RolloutPlan) String() string {
 func (*RolloutPlan) ProtoMessage() {}
 
 func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2273,7 @@ func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
 func (*RolloutPlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RolloutPlan) GetWaves() []*WavePlan {
@@ -2269,7 +2382,7 @@ type WavePlan struct {
 
 func (x *WavePlan) Reset() {
 	*x = WavePlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2394,7 @@ func (x *WavePlan) String() string {
 func (*WavePlan) ProtoMessage() {}
 
 func (x *WavePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2407,7 @@ func (x *WavePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WavePlan.ProtoReflect.Descriptor instead.
 func (*WavePlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WavePlan) GetShare() string {
@@ -2340,7 +2453,7 @@ type ReleaseCommand struct {
 
 func (x *ReleaseCommand) Reset() {
 	*x = ReleaseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2465,7 @@ func (x *ReleaseCommand) String() string {
 func (*ReleaseCommand) ProtoMessage() {}
 
 func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2478,7 @@ func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCommand.ProtoReflect.Descriptor instead.
 func (*ReleaseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReleaseCommand) GetCommandId() string {
@@ -2409,7 +2522,7 @@ type ClaimAttempt struct {
 
 func (x *ClaimAttempt) Reset() {
 	*x = ClaimAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2534,7 @@ func (x *ClaimAttempt) String() string {
 func (*ClaimAttempt) ProtoMessage() {}
 
 func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2547,7 @@ func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimAttempt.ProtoReflect.Descriptor instead.
 func (*ClaimAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ClaimAttempt) GetInvocationId() string {
@@ -2494,7 +2607,7 @@ type ReportAttempt struct {
 
 func (x *ReportAttempt) Reset() {
 	*x = ReportAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2619,7 @@ func (x *ReportAttempt) String() string {
 func (*ReportAttempt) ProtoMessage() {}
 
 func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2632,7 @@ func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttempt.ProtoReflect.Descriptor instead.
 func (*ReportAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReportAttempt) GetInvocationId() string {
@@ -2609,7 +2722,7 @@ type CancelCommand struct {
 
 func (x *CancelCommand) Reset() {
 	*x = CancelCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2734,7 @@ func (x *CancelCommand) String() string {
 func (*CancelCommand) ProtoMessage() {}
 
 func (x *CancelCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2747,7 @@ func (x *CancelCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommand.ProtoReflect.Descriptor instead.
 func (*CancelCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelCommand) GetCommandId() string {
@@ -2663,7 +2776,7 @@ type ExpireCommands struct {
 
 func (x *ExpireCommands) Reset() {
 	*x = ExpireCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +2788,7 @@ func (x *ExpireCommands) String() string {
 func (*ExpireCommands) ProtoMessage() {}
 
 func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +2801,7 @@ func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
 func (*ExpireCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExpireCommands) GetCommandIds() []string {
@@ -2725,7 +2838,7 @@ type LoseAttempt struct {
 
 func (x *LoseAttempt) Reset() {
 	*x = LoseAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2850,7 @@ func (x *LoseAttempt) String() string {
 func (*LoseAttempt) ProtoMessage() {}
 
 func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2863,7 @@ func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseAttempt.ProtoReflect.Descriptor instead.
 func (*LoseAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LoseAttempt) GetKey() *AttemptKey {
@@ -2818,7 +2931,7 @@ type AdvanceRollout struct {
 
 func (x *AdvanceRollout) Reset() {
 	*x = AdvanceRollout{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2943,7 @@ func (x *AdvanceRollout) String() string {
 func (*AdvanceRollout) ProtoMessage() {}
 
 func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +2956,7 @@ func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceRollout.ProtoReflect.Descriptor instead.
 func (*AdvanceRollout) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AdvanceRollout) GetCommandId() string {
@@ -2884,7 +2997,7 @@ type PauseCommand struct {
 
 func (x *PauseCommand) Reset() {
 	*x = PauseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3009,7 @@ func (x *PauseCommand) String() string {
 func (*PauseCommand) ProtoMessage() {}
 
 func (x *PauseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3022,7 @@ func (x *PauseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommand.ProtoReflect.Descriptor instead.
 func (*PauseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PauseCommand) GetCommandId() string {
@@ -2940,7 +3053,7 @@ type ResumeCommand struct {
 
 func (x *ResumeCommand) Reset() {
 	*x = ResumeCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2952,7 +3065,7 @@ func (x *ResumeCommand) String() string {
 func (*ResumeCommand) ProtoMessage() {}
 
 func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2965,7 +3078,7 @@ func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommand.ProtoReflect.Descriptor instead.
 func (*ResumeCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeCommand) GetCommandId() string {
@@ -3000,7 +3113,7 @@ type AbortCommand struct {
 
 func (x *AbortCommand) Reset() {
 	*x = AbortCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3125,7 @@ func (x *AbortCommand) String() string {
 func (*AbortCommand) ProtoMessage() {}
 
 func (x *AbortCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3138,7 @@ func (x *AbortCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommand.ProtoReflect.Descriptor instead.
 func (*AbortCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AbortCommand) GetCommandId() string {
@@ -3052,7 +3165,7 @@ type PurgeCommands struct {
 
 func (x *PurgeCommands) Reset() {
 	*x = PurgeCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3177,7 @@ func (x *PurgeCommands) String() string {
 func (*PurgeCommands) ProtoMessage() {}
 
 func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3190,7 @@ func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeCommands.ProtoReflect.Descriptor instead.
 func (*PurgeCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PurgeCommands) GetCommandIds() []string {
@@ -3101,7 +3214,7 @@ type RecordOutput struct {
 
 func (x *RecordOutput) Reset() {
 	*x = RecordOutput{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3226,7 @@ func (x *RecordOutput) String() string {
 func (*RecordOutput) ProtoMessage() {}
 
 func (x *RecordOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3239,7 @@ func (x *RecordOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordOutput.ProtoReflect.Descriptor instead.
 func (*RecordOutput) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RecordOutput) GetInvocationId() string {
@@ -3310,7 +3423,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x05fence\x18\x05 \x01(\x04R\x05fence\x12\x17\n" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\a \x01(\x04R\fsessionEpoch\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"\xf0\x01\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\x9e\x02\n" +
 	"\x06Result\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\x11R\bexitCode\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1d\n" +
@@ -3320,7 +3433,19 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x06stdout\x18\x05 \x01(\v2\x12.raftlog.v1.OutputR\x06stdout\x12*\n" +
 	"\x06stderr\x18\x06 \x01(\v2\x12.raftlog.v1.OutputR\x06stderr\x12\x1f\n" +
 	"\vjournal_seq\x18\a \x01(\x04R\n" +
-	"journalSeq\"Q\n" +
+	"journalSeq\x12,\n" +
+	"\x05steps\x18F \x03(\v2\x16.raftlog.v1.StepResultR\x05steps\"\xef\x01\n" +
+	"\n" +
+	"StepResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x04 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x05 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\a \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\b \x01(\x03R\aendedAt\"Q\n" +
 	"\x06Output\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
@@ -3498,7 +3623,7 @@ func file_raftlog_v1_commands_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_raftlog_v1_commands_proto_goTypes = []any{
 	(AttemptState)(0),      // 0: raftlog.v1.AttemptState
 	(CommandState)(0),      // 1: raftlog.v1.CommandState
@@ -3517,23 +3642,24 @@ var file_raftlog_v1_commands_proto_goTypes = []any{
 	(*StreamRecord)(nil),   // 14: raftlog.v1.StreamRecord
 	(*Transition)(nil),     // 15: raftlog.v1.Transition
 	(*Result)(nil),         // 16: raftlog.v1.Result
-	(*Output)(nil),         // 17: raftlog.v1.Output
-	(*SubmitCommand)(nil),  // 18: raftlog.v1.SubmitCommand
-	(*RolloutPlan)(nil),    // 19: raftlog.v1.RolloutPlan
-	(*WavePlan)(nil),       // 20: raftlog.v1.WavePlan
-	(*ReleaseCommand)(nil), // 21: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),   // 22: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),  // 23: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),  // 24: raftlog.v1.CancelCommand
-	(*ExpireCommands)(nil), // 25: raftlog.v1.ExpireCommands
-	(*LoseAttempt)(nil),    // 26: raftlog.v1.LoseAttempt
-	(*AdvanceRollout)(nil), // 27: raftlog.v1.AdvanceRollout
-	(*PauseCommand)(nil),   // 28: raftlog.v1.PauseCommand
-	(*ResumeCommand)(nil),  // 29: raftlog.v1.ResumeCommand
-	(*AbortCommand)(nil),   // 30: raftlog.v1.AbortCommand
-	(*PurgeCommands)(nil),  // 31: raftlog.v1.PurgeCommands
-	(*RecordOutput)(nil),   // 32: raftlog.v1.RecordOutput
-	(*AttemptKey)(nil),     // 33: raftlog.v1.AttemptKey
+	(*StepResult)(nil),     // 17: raftlog.v1.StepResult
+	(*Output)(nil),         // 18: raftlog.v1.Output
+	(*SubmitCommand)(nil),  // 19: raftlog.v1.SubmitCommand
+	(*RolloutPlan)(nil),    // 20: raftlog.v1.RolloutPlan
+	(*WavePlan)(nil),       // 21: raftlog.v1.WavePlan
+	(*ReleaseCommand)(nil), // 22: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),   // 23: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),  // 24: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),  // 25: raftlog.v1.CancelCommand
+	(*ExpireCommands)(nil), // 26: raftlog.v1.ExpireCommands
+	(*LoseAttempt)(nil),    // 27: raftlog.v1.LoseAttempt
+	(*AdvanceRollout)(nil), // 28: raftlog.v1.AdvanceRollout
+	(*PauseCommand)(nil),   // 29: raftlog.v1.PauseCommand
+	(*ResumeCommand)(nil),  // 30: raftlog.v1.ResumeCommand
+	(*AbortCommand)(nil),   // 31: raftlog.v1.AbortCommand
+	(*PurgeCommands)(nil),  // 32: raftlog.v1.PurgeCommands
+	(*RecordOutput)(nil),   // 33: raftlog.v1.RecordOutput
+	(*AttemptKey)(nil),     // 34: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
@@ -3553,22 +3679,24 @@ var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	14, // 14: raftlog.v1.OutputRecord.stdout:type_name -> raftlog.v1.StreamRecord
 	14, // 15: raftlog.v1.OutputRecord.stderr:type_name -> raftlog.v1.StreamRecord
 	0,  // 16: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
-	17, // 17: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
-	17, // 18: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
-	2,  // 19: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
-	19, // 20: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
-	20, // 21: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
-	4,  // 22: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
-	0,  // 23: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	16, // 24: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	33, // 25: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 26: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	13, // 27: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	18, // 17: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
+	18, // 18: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
+	17, // 19: raftlog.v1.Result.steps:type_name -> raftlog.v1.StepResult
+	0,  // 20: raftlog.v1.StepResult.state:type_name -> raftlog.v1.AttemptState
+	2,  // 21: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
+	20, // 22: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
+	21, // 23: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
+	4,  // 24: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 25: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	16, // 26: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	34, // 27: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 28: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	13, // 29: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -3583,7 +3711,7 @@ func file_raftlog_v1_commands_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_commands_proto_rawDesc), len(file_raftlog_v1_commands_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
