@@ -93,7 +93,7 @@ func (a *app) attached(ctx context.Context, s *session, id, agent string, result
 	if err != nil {
 		return err
 	}
-	if err := results.write(a, c); err != nil {
+	if _, err := results.write(ctx, a, s, c); err != nil {
 		return err
 	}
 	c.Invocations = ofAgent(c.Invocations, agent)

@@ -115,7 +115,8 @@ const runHelp = `Run a program on agents, and follow it to its end.
 Results that are equal stand together, the largest group first; a text that differs from
 that group's in some lines is shown as what differs. With --output-dir they go to files,
 too: AGENT/stdout, AGENT/stderr, AGENT/exit and AGENT/state, and the lists hosts.succeeded,
-hosts.failed, hosts.lost and so on, which --on @FILE takes.
+hosts.failed, hosts.lost and so on, which --on @FILE takes. There the output is all that
+nodes keep, byte for byte; of what they do not, AGENT/gaps says how much, where and why.
 
 --rerun makes a new command with a new id, the program and the limits of the old one, on
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
@@ -290,7 +291,7 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 	if err != nil {
 		return detached(ctx, id, err)
 	}
-	if err := results.write(a, c); err != nil {
+	if _, err := results.write(ctx, a, s, c); err != nil {
 		return err
 	}
 	if a.flags.output != "jsonl" {
