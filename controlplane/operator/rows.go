@@ -26,7 +26,7 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		Schedule:   c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
 		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c),
 	}
-	if p := c.GetPause(); p != nil && c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE {
+	if p := c.GetPause(); paused(c) {
 		r.Paused = &agentplanev1.Stop{Number: p.GetNumber(), At: p.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Detail: p.GetDetail()}
 	}
 	if a := c.GetAbort(); a != nil {

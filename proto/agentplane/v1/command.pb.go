@@ -2444,7 +2444,11 @@ type ListCommandsRequest struct {
 	// of these states.
 	Outcomes []AttemptState `protobuf:"varint,65,rep,packed,name=outcomes,proto3,enum=agentplane.v1.AttemptState" json:"outcomes,omitempty"`
 	// Only those that took their targets from this command.
-	RerunOf       string `protobuf:"bytes,66,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	RerunOf string `protobuf:"bytes,66,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	// Only those that this schedule made.
+	Schedule string `protobuf:"bytes,100,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Only those that are paused.
+	Paused        bool `protobuf:"varint,101,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2554,6 +2558,20 @@ func (x *ListCommandsRequest) GetRerunOf() string {
 		return x.RerunOf
 	}
 	return ""
+}
+
+func (x *ListCommandsRequest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *ListCommandsRequest) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
 }
 
 type ListCommandsResponse struct {
@@ -4565,7 +4583,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1b\n" +
 	"\twith_spec\x18< \x01(\bR\bwithSpec\"F\n" +
 	"\x12GetCommandResponse\x120\n" +
-	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"\xd9\x02\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"\x8d\x03\n" +
 	"\x13ListCommandsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
@@ -4577,7 +4595,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05since\x18? \x01(\x03R\x05since\x12\x14\n" +
 	"\x05until\x18@ \x01(\x03R\x05until\x127\n" +
 	"\boutcomes\x18A \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\boutcomes\x12\x19\n" +
-	"\brerun_of\x18B \x01(\tR\arerunOf\"r\n" +
+	"\brerun_of\x18B \x01(\tR\arerunOf\x12\x1a\n" +
+	"\bschedule\x18d \x01(\tR\bschedule\x12\x16\n" +
+	"\x06paused\x18e \x01(\bR\x06paused\"r\n" +
 	"\x14ListCommandsResponse\x122\n" +
 	"\bcommands\x18\x01 \x03(\v2\x16.agentplane.v1.CommandR\bcommands\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x12\n" +
