@@ -85,7 +85,7 @@ func (a *app) runCmd() *cobra.Command {
 	f.results.add(c)
 	f.follow.add(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
-	c.Flags().BoolVar(&f.plan, "plan", false, "only show who would run it, in which waves, and who cannot")
+	c.Flags().BoolVar(&f.plan, "plan", false, "only show who would run it, in which waves, what holds it back, and who cannot")
 	return c
 }
 

@@ -2907,7 +2907,14 @@ type PlanResponse struct {
 	MaxFailures *uint32  `protobuf:"varint,5,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
 	Index       uint64   `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
 	// How long it takes, from where the same program ran before; absent: it did not.
-	Estimate      *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	Estimate *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	// What it takes of each host while it runs there.
+	Locks     []string `protobuf:"bytes,100,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive bool     `protobuf:"varint,101,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Nanoseconds over which the starts are spread.
+	Splay int64 `protobuf:"varint,102,opt,name=splay,proto3" json:"splay,omitempty"`
+	// The locks and budgets of the fleet in which it takes places, by name and group.
+	FleetLocks    []*PlannedLock `protobuf:"bytes,103,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2991,6 +2998,132 @@ func (x *PlanResponse) GetEstimate() *Estimate {
 	return nil
 }
 
+func (x *PlanResponse) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *PlanResponse) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
+}
+
+func (x *PlanResponse) GetFleetLocks() []*PlannedLock {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
+}
+
+// PlannedLock says how a lock or a budget of the fleet holds a command back.
+type PlannedLock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of a lock that counts for each value of a label.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// The command does not name it: it counts for the agents.
+	Budget bool   `protobuf:"varint,3,opt,name=budget,proto3" json:"budget,omitempty"`
+	Limit  uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Places that are taken now.
+	Held uint32 `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	// How many of those who would run it need a place.
+	Targets uint32 `protobuf:"varint,6,opt,name=targets,proto3" json:"targets,omitempty"`
+	// Who is in the way now; empty when a place is free.
+	Waits         string `protobuf:"bytes,7,opt,name=waits,proto3" json:"waits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedLock) Reset() {
+	*x = PlannedLock{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedLock) ProtoMessage() {}
+
+func (x *PlannedLock) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedLock.ProtoReflect.Descriptor instead.
+func (*PlannedLock) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *PlannedLock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlannedLock) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PlannedLock) GetBudget() bool {
+	if x != nil {
+		return x.Budget
+	}
+	return false
+}
+
+func (x *PlannedLock) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *PlannedLock) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *PlannedLock) GetTargets() uint32 {
+	if x != nil {
+		return x.Targets
+	}
+	return 0
+}
+
+func (x *PlannedLock) GetWaits() string {
+	if x != nil {
+		return x.Waits
+	}
+	return ""
+}
+
 type Estimate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of how many runs it is made, and how many of them succeeded.
@@ -3005,7 +3138,7 @@ type Estimate struct {
 
 func (x *Estimate) Reset() {
 	*x = Estimate{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3150,7 @@ func (x *Estimate) String() string {
 func (*Estimate) ProtoMessage() {}
 
 func (x *Estimate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3163,7 @@ func (x *Estimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
 func (*Estimate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Estimate) GetRuns() uint32 {
@@ -3071,7 +3204,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3083,7 +3216,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3096,7 +3229,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -3125,7 +3258,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3137,7 +3270,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3150,7 +3283,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -3183,7 +3316,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3195,7 +3328,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3208,7 +3341,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -3227,7 +3360,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3372,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3385,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3273,7 +3406,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3285,7 +3418,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3298,7 +3431,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3324,7 +3457,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3469,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3482,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3368,7 +3501,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3513,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3526,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3412,7 +3545,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3424,7 +3557,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3437,7 +3570,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3458,7 +3591,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3470,7 +3603,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3483,7 +3616,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3516,7 +3649,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3661,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3674,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3600,7 +3733,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3745,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3758,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -3711,7 +3844,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3856,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3869,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -3778,7 +3911,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +3923,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +3936,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -3882,7 +4015,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4027,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4040,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -4025,7 +4158,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4037,7 +4170,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4050,7 +4183,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -4102,7 +4235,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4247,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4260,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -4170,7 +4303,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4315,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4328,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -4234,7 +4367,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4246,7 +4379,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4259,7 +4392,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4318,7 +4451,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4330,7 +4463,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4343,7 +4476,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4616,7 +4749,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x15CancelCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
 	"\vPlanRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xc6\x02\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xcd\x03\n" +
 	"\fPlanResponse\x120\n" +
 	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
 	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
@@ -4624,8 +4757,21 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05notes\x18\x04 \x03(\tR\x05notes\x12&\n" +
 	"\fmax_failures\x18\x05 \x01(\rH\x00R\vmaxFailures\x88\x01\x01\x12\x14\n" +
 	"\x05index\x18\x06 \x01(\x04R\x05index\x123\n" +
-	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimateB\x0f\n" +
-	"\r_max_failures\"f\n" +
+	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimate\x12\x14\n" +
+	"\x05locks\x18d \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18e \x01(\bR\texclusive\x12\x14\n" +
+	"\x05splay\x18f \x01(\x03R\x05splay\x12;\n" +
+	"\vfleet_locks\x18g \x03(\v2\x1a.agentplane.v1.PlannedLockR\n" +
+	"fleetLocksB\x0f\n" +
+	"\r_max_failures\"\xa9\x01\n" +
+	"\vPlannedLock\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x16\n" +
+	"\x06budget\x18\x03 \x01(\bR\x06budget\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\rR\x04held\x12\x18\n" +
+	"\atargets\x18\x06 \x01(\rR\atargets\x12\x14\n" +
+	"\x05waits\x18\a \x01(\tR\x05waits\"f\n" +
 	"\bEstimate\x12\x12\n" +
 	"\x04runs\x18\x01 \x01(\rR\x04runs\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\rR\tsucceeded\x12\x16\n" +
@@ -4801,7 +4947,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -4839,54 +4985,55 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*CancelCommandResponse)(nil), // 33: agentplane.v1.CancelCommandResponse
 	(*PlanRequest)(nil),           // 34: agentplane.v1.PlanRequest
 	(*PlanResponse)(nil),          // 35: agentplane.v1.PlanResponse
-	(*Estimate)(nil),              // 36: agentplane.v1.Estimate
-	(*PlannedWave)(nil),           // 37: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 38: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 39: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 40: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 41: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 42: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 43: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 44: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 45: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 46: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 47: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 48: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 49: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 50: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),         // 51: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),          // 52: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),        // 53: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),            // 54: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),             // 55: agentplane.v1.FollowEnd
-	nil,                           // 56: agentplane.v1.TemplateUse.ArgumentsEntry
-	nil,                           // 57: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 58: agentplane.v1.Label
-	(*Incarnation)(nil),           // 59: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 60: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 61: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 62: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 63: agentplane.v1.OutputChunk
+	(*PlannedLock)(nil),           // 36: agentplane.v1.PlannedLock
+	(*Estimate)(nil),              // 37: agentplane.v1.Estimate
+	(*PlannedWave)(nil),           // 38: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),         // 39: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),   // 40: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),  // 41: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),  // 42: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil), // 43: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),   // 44: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),  // 45: agentplane.v1.AbortCommandResponse
+	(*WhyRequest)(nil),            // 46: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 47: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 48: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),       // 49: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 50: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 51: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),         // 52: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),          // 53: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),        // 54: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),            // 55: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),             // 56: agentplane.v1.FollowEnd
+	nil,                           // 57: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                           // 58: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                 // 59: agentplane.v1.Label
+	(*Incarnation)(nil),           // 60: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 61: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 62: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 63: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 64: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
 	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
 	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
 	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	58, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	59, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
 	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	59, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	60, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
 	12, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
 	13, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
-	56, // 12: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	57, // 12: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
 	19, // 13: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
 	18, // 14: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	60, // 15: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	61, // 15: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
 	1,  // 16: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	57, // 17: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	58, // 17: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
 	24, // 18: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
 	11, // 19: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
 	20, // 20: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
@@ -4898,7 +5045,7 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	23, // 26: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
 	23, // 27: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
 	25, // 28: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	61, // 29: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	62, // 29: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
 	19, // 30: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
 	1,  // 31: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
 	0,  // 32: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
@@ -4906,58 +5053,59 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	19, // 34: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
 	24, // 35: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
 	19, // 36: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	37, // 37: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	38, // 38: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	38, // 39: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	36, // 40: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	38, // 41: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	19, // 42: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 43: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 44: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 45: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	24, // 46: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	47, // 47: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 48: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	50, // 49: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 50: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	52, // 51: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	62, // 52: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	54, // 53: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	63, // 54: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	55, // 55: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 56: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	61, // 57: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	14, // 58: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	16, // 59: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	26, // 60: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	28, // 61: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	30, // 62: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	32, // 63: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	48, // 64: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	34, // 65: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	39, // 66: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	41, // 67: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	43, // 68: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	51, // 69: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	45, // 70: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	15, // 71: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	17, // 72: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	27, // 73: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	29, // 74: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	31, // 75: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	33, // 76: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	49, // 77: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	35, // 78: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	40, // 79: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	42, // 80: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	44, // 81: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	53, // 82: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	46, // 83: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	71, // [71:84] is the sub-list for method output_type
-	58, // [58:71] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	38, // 37: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	39, // 38: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	39, // 39: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	37, // 40: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	36, // 41: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
+	39, // 42: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	19, // 43: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 44: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 45: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 46: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	24, // 47: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	48, // 48: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 49: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	51, // 50: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 51: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	53, // 52: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	63, // 53: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	55, // 54: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	64, // 55: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	56, // 56: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 57: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	62, // 58: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	14, // 59: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	16, // 60: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	26, // 61: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	28, // 62: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	30, // 63: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	32, // 64: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	49, // 65: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	34, // 66: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	40, // 67: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	42, // 68: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	44, // 69: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	52, // 70: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	46, // 71: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	15, // 72: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	17, // 73: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	27, // 74: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	29, // 75: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	31, // 76: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	33, // 77: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	50, // 78: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	35, // 79: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	41, // 80: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	43, // 81: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	45, // 82: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	54, // 83: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	47, // 84: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	72, // [72:85] is the sub-list for method output_type
+	59, // [59:72] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -4976,7 +5124,7 @@ func file_agentplane_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -111,13 +111,16 @@ func (c commandService) Plan(_ context.Context, req *agentplanev1.PlanRequest) (
 	s := c.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	matched, err := s.matchLocked(spec.Selector)
+	matched, err := s.targetsLocked(spec)
 	if err != nil {
 		return nil, err
 	}
 	shares := sharesOf(spec.Rollout)
 	ranks, ends := wave.Lay(shares, targetsOf(shares, matched))
-	answer := &agentplanev1.PlanResponse{Index: s.index}
+	answer := &agentplanev1.PlanResponse{Index: s.index, Locks: spec.Locks, Exclusive: spec.Exclusive, Splay: spec.Splay}
+	for _, name := range spec.FleetLocks {
+		answer.FleetLocks = append(answer.FleetLocks, &agentplanev1.PlannedLock{Name: name, Limit: 1, Targets: ends[len(ends)-1]})
+	}
 	if limit := spec.Rollout.GetMaxFailures(); limit != nil {
 		answer.MaxFailures = proto.Uint32(limit.Count)
 	}
