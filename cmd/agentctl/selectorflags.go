@@ -73,7 +73,10 @@ func (a *app) readAgents(path string) ([]string, error) {
 	}
 	switch {
 	case len(agents) == 0:
-		return nil, usagef("--on @%s names no agent", path)
+		return nil, &failure{
+			code: exitNotFound, err: fmt.Errorf("--on @%s names no agent: nobody is meant", path),
+			hint: "a list has one agent a line, by id or name; an empty one of \"agentctl run --output-dir\" means that it ended so nowhere",
+		}
 	case bytes > maxListBytes:
 		return nil, usagef("--on @%s: %d agents with %d bytes of names are more than one command holds (%d bytes): divide the list, or use a selector or --rerun",
 			path, len(agents), bytes, maxListBytes)

@@ -157,11 +157,18 @@ func (c commandService) braked(id string, f func(*command)) (*agentplanev1.Comma
 }
 
 func (c commandService) PauseCommand(_ context.Context, req *agentplanev1.PauseCommandRequest) (*agentplanev1.PauseCommandResponse, error) {
+	var over error
 	row, err := c.braked(req.Id, func(cmd *command) {
-		if cmd.command.Paused == nil {
+		switch {
+		case cmd.command.State != agentplanev1.CommandState_COMMAND_STATE_ACTIVE || cmd.command.Aborted != nil:
+			over = Refusal(codes.FailedPrecondition, "not_active", fmt.Sprintf("command %q is done or canceled", req.Id), "")
+		case cmd.command.Paused == nil:
 			cmd.command.Paused = &agentplanev1.Stop{Number: c.state.index, At: time.Now().UnixNano(), By: "admin", Reason: "operator"}
 		}
 	})
+	if err == nil {
+		err = over
+	}
 	return &agentplanev1.PauseCommandResponse{Command: row}, err
 }
 
