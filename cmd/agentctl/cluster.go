@@ -24,10 +24,7 @@ func (a *app) clusterCmd() *cobra.Command {
 			RunE: a.clusterMembers,
 		},
 		a.clusterStatus(),
-		&cobra.Command{
-			Use: "remove NODE", Short: "remove a node for ever, by id or name", Args: args(1, 1, "the id or name of a node"),
-			ValidArgsFunction: a.completeMembers, RunE: a.clusterRemove,
-		},
+		a.clusterRemove(),
 		&cobra.Command{
 			Use: "transfer [NODE]", Short: "hand leadership over, to the given node or the most caught up",
 			Args: args(0, 1, "at most one node"), ValidArgsFunction: a.completeMembers, RunE: a.clusterTransfer,
@@ -186,35 +183,6 @@ func writeProblems(w io.Writer, problems []*agentplanev1.Problem) {
 		if p.Command != "" {
 			fmt.Fprintf(w, "  type: %s\n", printable(p.Command))
 		}
-	}
-}
-
-func (a *app) clusterRemove(cmd *cobra.Command, args []string) error {
-	return a.with(cmd.Context(), func(s *session) error {
-		if err := s.RemoveMember(cmd.Context(), args[0]); err != nil {
-			return hintUnknown(err, `agentctl cluster members`)
-		}
-		s.refresh(cmd.Context())
-		if members, err := s.Members(cmd.Context()); err == nil {
-			a.tellVoters(members)
-		}
-		return a.done(object{{"removed", args[0]}}, "node %s is removed; its data directory cannot join again", args[0])
-	})
-}
-
-// tellVoters says how many deaths the voters that are left tolerate, and what to type when
-// it is none.
-func (a *app) tellVoters(members []*agentplanev1.Member) {
-	voters := 0
-	for _, m := range members {
-		if m.GetVoter() {
-			voters++
-		}
-	}
-	spare := (voters - 1) / 2
-	a.talk("%s left: %d may die before the cluster stops", count(voters, "voter"), spare)
-	if spare == 0 {
-		a.talk("let another node join: agentctl tokens create --kind node")
 	}
 }
 
