@@ -405,6 +405,9 @@ func (c *twinCommand) compare(have *raftlogv1.Command) error {
 		return fmt.Errorf("wave, forgiven or opened")
 	}
 	for n, wv := range have.GetRollout().GetWaves() {
+		if wv.GetOpenedBy() != "" && n >= r.opened {
+			return fmt.Errorf("wave %d was opened", n+1)
+		}
 		if int(wv.GetEnd()) != r.ends[n] || wv.GetSettledAt() != r.settled[n+1] || wv.GetProbeId() != r.probeOf[n+1] || wv.GetProbed() != r.probed[n+1] {
 			return fmt.Errorf("wave %d", n+1)
 		}

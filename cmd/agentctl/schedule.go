@@ -210,6 +210,15 @@ func (a *app) scheduleNext() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				r, err := s.Schedule(cmd.Context(), args[0], client.Stale(a.flags.stale))
+				switch {
+				case err != nil:
+					return err
+				case r.GetPausedAt() != 0:
+					a.talk("note: schedule %s is paused by %s: at none of these times it fires before \"agentctl schedule resume %s\"", args[0], r.GetPausedBy(), args[0])
+				case r.GetEndedAt() != 0:
+					a.talk("schedule %s has ended: it does not fire again", args[0])
+				}
 				objects := make([]object, len(slots))
 				for i, slot := range slots {
 					objects[i] = object{{"at", timeValue(slot.UnixNano())}, {"local", inZone(slot.UnixNano(), zone)}}

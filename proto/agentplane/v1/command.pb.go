@@ -1800,8 +1800,12 @@ type Wave struct {
 	// Nobody was in it.
 	PassedOver bool `protobuf:"varint,5,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"`
 	// The command that probes it.
-	ProbeId       string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
-	Probed        bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	ProbeId string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	Probed  bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	// The probe has not succeeded everywhere; only where one command is asked for.
+	ProbeFailed bool `protobuf:"varint,100,opt,name=probe_failed,json=probeFailed,proto3" json:"probe_failed,omitempty"`
+	// Who has let the command go on behind it although a gate was shut.
+	OpenedBy      string `protobuf:"bytes,101,opt,name=opened_by,json=openedBy,proto3" json:"opened_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1883,6 +1887,20 @@ func (x *Wave) GetProbed() bool {
 		return x.Probed
 	}
 	return false
+}
+
+func (x *Wave) GetProbeFailed() bool {
+	if x != nil {
+		return x.ProbeFailed
+	}
+	return false
+}
+
+func (x *Wave) GetOpenedBy() string {
+	if x != nil {
+		return x.OpenedBy
+	}
+	return ""
 }
 
 // Stop is why a command goes no further.
@@ -4652,7 +4670,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"gate_probe\x18\f \x01(\bR\tgateProbe\x12\x1b\n" +
 	"\tsoaked_at\x18\r \x01(\x03R\bsoakedAtB\x0f\n" +
-	"\r_max_failures\"\xca\x01\n" +
+	"\r_max_failures\"\x8a\x02\n" +
 	"\x04Wave\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\x12\x18\n" +
 	"\atargets\x18\x02 \x01(\rR\atargets\x12\x1f\n" +
@@ -4663,7 +4681,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\vpassed_over\x18\x05 \x01(\bR\n" +
 	"passedOver\x12\x19\n" +
 	"\bprobe_id\x18\x06 \x01(\tR\aprobeId\x12\x16\n" +
-	"\x06probed\x18\a \x01(\bR\x06probed\"n\n" +
+	"\x06probed\x18\a \x01(\bR\x06probed\x12!\n" +
+	"\fprobe_failed\x18d \x01(\bR\vprobeFailed\x12\x1b\n" +
+	"\topened_by\x18e \x01(\tR\bopenedBy\"n\n" +
 	"\x04Stop\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x0e\n" +
