@@ -40,6 +40,14 @@ func usagef(format string, args ...any) error {
 	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
 
+// unreadable is a file that was named and cannot be read.
+func unreadable(what string, err error) error {
+	return &failure{
+		code: exitUsage, err: fmt.Errorf("%s: %w", what, err),
+		hint: "give the path of a file that is there and that you may read; - is stdin",
+	}
+}
+
 // hinted gives an error a hint, and keeps its code.
 func hinted(err error, hint string) error {
 	if err == nil {

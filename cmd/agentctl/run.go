@@ -221,7 +221,7 @@ func (a *app) readScript(flag, path string) ([]byte, error) {
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("%s: %w", flag, err)
+			return nil, unreadable(flag, err)
 		}
 		defer file.Close()
 		r = file

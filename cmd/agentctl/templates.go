@@ -80,7 +80,7 @@ func (a *app) readTemplate(path string) (*agentplanev1.TemplateSpec, error) {
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("-f: %w", err)
+			return nil, unreadable("-f", err)
 		}
 		defer file.Close()
 		r = file
