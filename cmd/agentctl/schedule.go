@@ -189,6 +189,9 @@ func (a *app) runScheduled(cmd *cobra.Command, s *session, name string, detach b
 	if r.Repeated {
 		a.talk("command %s stood already", id)
 	}
+	for _, note := range r.Notes {
+		a.talk("%s", note)
+	}
 	if detach {
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}

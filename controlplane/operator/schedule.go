@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -130,9 +131,13 @@ func (s *Schedules) RunSchedule(ctx context.Context, req *agentplanev1.RunSchedu
 		return nil, err
 	}
 	now := s.now(v)
-	submit, err := s.PlanScheduled(v, row, req.GetCommandId(), now)
+	submit, gone, err := s.PlanScheduled(v, row, req.GetCommandId(), now)
 	if err != nil {
 		return nil, err
+	}
+	var notes []string
+	if len(gone) > 0 {
+		notes = append(notes, "agents that the schedule names are not there any more: "+strings.Join(gone, ", "))
 	}
 	if err := s.commands.mayAsk(ctx); err != nil {
 		return nil, err
@@ -148,7 +153,7 @@ func (s *Schedules) RunSchedule(ctx context.Context, req *agentplanev1.RunSchedu
 	if err != nil {
 		return nil, err
 	}
-	return &agentplanev1.RunScheduleResponse{Command: commandRow(made), Repeated: o.GetRepeated()}, nil
+	return &agentplanev1.RunScheduleResponse{Command: commandRow(made), Repeated: o.GetRepeated(), Notes: notes}, nil
 }
 
 // NextSlots answers when a schedule will be due, as this node computes it.

@@ -108,7 +108,7 @@ func (c *Client) RunSchedule(ctx context.Context, name, id string) (used string,
 	if err != nil {
 		return id, nil, err
 	}
-	return id, &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated()}, nil
+	return id, &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated(), Notes: r.GetNotes()}, nil
 }
 
 // NextSlots returns when a schedule will fire next, up to n times, and the name of its

@@ -1232,7 +1232,9 @@ type RunScheduleResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Command *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// It already stood.
-	Repeated      bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	Repeated bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	// What does not come out as it was asked for.
+	Notes         []string `protobuf:"bytes,100,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,6 +1281,13 @@ func (x *RunScheduleResponse) GetRepeated() bool {
 		return x.Repeated
 	}
 	return false
+}
+
+func (x *RunScheduleResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 type NextSlotsRequest struct {
@@ -1482,10 +1491,11 @@ const file_agentplane_v1_schedule_proto_rawDesc = "" +
 	"\x12RunScheduleRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"command_id\x18\x02 \x01(\tR\tcommandId\"c\n" +
+	"command_id\x18\x02 \x01(\tR\tcommandId\"y\n" +
 	"\x13RunScheduleResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x12\x1a\n" +
-	"\brepeated\x18\x02 \x01(\bR\brepeated\"R\n" +
+	"\brepeated\x18\x02 \x01(\bR\brepeated\x12\x14\n" +
+	"\x05notes\x18d \x03(\tR\x05notes\"R\n" +
 	"\x10NextSlotsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +
