@@ -53,6 +53,7 @@ func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*
 	spec := &raftlogv1.ScheduleSpec{
 		Command: b, Cron: asked.GetCron(), At: asked.GetAt(), TimeZone: asked.GetTimeZone(), Until: asked.GetUntil(), Ttl: ttl,
 		Overlap: raftlogv1.Overlap(asked.GetOverlap()), Missed: raftlogv1.Missed(asked.GetMissed()), Summary: summary(command), Selector: command.GetSelector(),
+		Template: command.GetTemplate().GetName(), TemplateVersion: command.GetTemplate().GetVersion(),
 	}
 	if spec.Overlap == 0 {
 		spec.Overlap = raftlogv1.Overlap_OVERLAP_SKIP
