@@ -59,6 +59,9 @@ func (w *twin) begin(now int64, c *twinCommand, m *raftlogv1.SubmitCommand, all 
 	size, rank := len(inOrder), 0
 	if p.GetMaxFailuresBasisPoints() > 0 {
 		r.max = size * int(p.GetMaxFailuresBasisPoints()) / 10000
+		if m.GetRerunOf() != "" && r.strict {
+			r.max = max(r.max, 1)
+		}
 	}
 	for _, wv := range p.GetWaves() {
 		want := int(wv.GetCount())
