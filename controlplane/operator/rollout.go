@@ -29,7 +29,6 @@ const maxLabelBytes = 256
 
 // checkRollout says what is wrong with a rollout by itself.
 func checkRollout(r *agentplanev1.RolloutSpec) *problem {
-	waves := len(r.GetWaves())
 	if err := wave.Check(sharesOf(r)); err != nil {
 		return problemf("waves", "%v", err)
 	}
@@ -38,7 +37,7 @@ func checkRollout(r *agentplanev1.RolloutSpec) *problem {
 			return problemf("waves", "wave %d: name and value of the label may have %d bytes", n+1, maxLabelBytes)
 		}
 	}
-	several := waves > 1 || (waves == 1 && r.GetWaves()[0].GetBasisPoints() != wave.Whole)
+	several := severalWaves(r)
 	limit, probe := r.GetMaxFailures(), r.GetProbe()
 	label, byLabel := strings.CutPrefix(r.GetOrder(), orderLabel)
 	switch {
@@ -59,6 +58,12 @@ func checkRollout(r *agentplanev1.RolloutSpec) *problem {
 		return checkProbe(probe)
 	}
 	return nil
+}
+
+// severalWaves says that not all are released at once.
+func severalWaves(r *agentplanev1.RolloutSpec) bool {
+	waves := r.GetWaves()
+	return len(waves) > 1 || len(waves) == 1 && waves[0].GetBasisPoints() != wave.Whole
 }
 
 func checkProbe(p *agentplanev1.ProbeSpec) *problem {

@@ -14,7 +14,10 @@ import (
 )
 
 const (
+	// A command that says nothing may wait so long to be started, as one that agentctl
+	// submits.
 	defaultScheduledTTL = 5 * time.Minute
+	defaultWavesTTL     = 24 * time.Hour
 	defaultSlots        = 5
 	maxSlots            = 1000
 )

@@ -22,7 +22,10 @@ func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*
 	}
 	command := proto.CloneOf(asked.GetCommand())
 	ttl := asked.GetTtl()
-	if ttl == 0 {
+	switch {
+	case ttl == 0 && severalWaves(command.GetRollout()):
+		ttl = int64(defaultWavesTTL)
+	case ttl == 0:
 		ttl = int64(defaultScheduledTTL)
 	}
 	switch {

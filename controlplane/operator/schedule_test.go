@@ -12,6 +12,7 @@ import (
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 // putRequest asks for a schedule as agentctl does.
@@ -82,6 +83,29 @@ func TestScheduleIsMadeOnceAndChangedByItsVersion(t *testing.T) {
 	}
 	_, err = w.Schedules.GetSchedule(t.Context(), &agentplanev1.GetScheduleRequest{Name: "nightly"})
 	wantRefusal(t, err, codes.NotFound, "no_schedule")
+}
+
+// What says nothing waits as long as a command of agentctl that says nothing.
+func TestScheduleTakesTheDefaultOfACommand(t *testing.T) {
+	for name, c := range map[string]struct {
+		waves []*agentplanev1.WaveSpec
+		want  time.Duration
+	}{
+		"all at once":   {nil, 5 * time.Minute},
+		"one wave":      {[]*agentplanev1.WaveSpec{{BasisPoints: wave.Whole}}, 5 * time.Minute},
+		"several waves": {[]*agentplanev1.WaveSpec{{Count: 1}}, 24 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			made := fleetWorld(t).putSchedule("nightly", func(s *agentplanev1.ScheduleSpec) {
+				if c.waves != nil {
+					s.Command.Rollout = &agentplanev1.RolloutSpec{Waves: c.waves}
+				}
+			})
+			if got := time.Duration(made.GetSpec().GetTtl()); got != c.want {
+				t.Errorf("its commands may wait for %v, want %v", got, c.want)
+			}
+		})
+	}
 }
 
 func TestScheduleRefuses(t *testing.T) {

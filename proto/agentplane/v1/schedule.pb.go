@@ -193,7 +193,8 @@ type ScheduleSpec struct {
 	TimeZone string `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	// The last instant that may be a slot; 0 = none.
 	Until int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
-	// Nanoseconds from a firing in which its command must be claimed, beside the splay.
+	// Nanoseconds from a firing in which its command must be claimed, beside the splay; 0 = 5
+	// min, and 24 h with several waves.
 	Ttl           int64   `protobuf:"varint,6,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	Overlap       Overlap `protobuf:"varint,7,opt,name=overlap,proto3,enum=agentplane.v1.Overlap" json:"overlap,omitempty"`
 	Missed        Missed  `protobuf:"varint,8,opt,name=missed,proto3,enum=agentplane.v1.Missed" json:"missed,omitempty"`
