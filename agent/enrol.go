@@ -174,6 +174,9 @@ func (e *enrolment) store(r record, answer *agentplanev1.EnrollResponse) (record
 		return r, err
 	}
 	e.log.Info("enrolled", "cluster_id", r.ClusterID, "agent_id", r.AgentID, "name", r.Name)
+	for _, note := range answer.GetNotes() {
+		e.log.Warn(note)
+	}
 	return r, nil
 }
 

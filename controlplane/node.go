@@ -75,7 +75,7 @@ func Open(o Options) (_ *Node, err error) {
 	n := &Node{o: o, dir: dir, joined: make(chan struct{}), opened: make(chan struct{}), startID: make([]byte, 16)}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.Close())
+			err = errors.Join(err, n.release(n.dir.Discard))
 		}
 	}()
 	if _, err := rand.Read(n.startID); err != nil {
@@ -151,7 +151,10 @@ func (n *Node) Joined() bool { return n.hasJoined() }
 func (n *Node) SocketPath() string { return n.dir.Path(socketName) }
 
 // Close releases what Open took. Run has returned.
-func (n *Node) Close() error {
+func (n *Node) Close() error { return n.release(n.dir.Close) }
+
+// release closes socket, port, and last the directory.
+func (n *Node) release(dir func() error) error {
 	var errs []error
 	if n.socket != nil {
 		errs = append(errs, closed(n.socket.Close()))
@@ -159,7 +162,7 @@ func (n *Node) Close() error {
 	if n.port != nil {
 		errs = append(errs, closed(n.port.Close()))
 	}
-	return errors.Join(append(errs, n.dir.Close())...)
+	return errors.Join(append(errs, dir())...)
 }
 
 func closed(err error) error {

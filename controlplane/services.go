@@ -26,7 +26,7 @@ func (m *member) register() error {
 			c := authz.From(ctx)
 			return c.Name, c.Kind, c.Key, c.From
 		},
-		Peers: m.peerStates, Unreached: m.pool.Unreached, Trusted: m.trust.known,
+		Peers: m.peerStates, Unreached: m.pool.Unreached, Silent: m.pool.Silent, Trusted: m.trust.known,
 		WaitsFor: func(id string) operator.Wait {
 			w := m.promoter.WaitsFor(id)
 			return operator.Wait{Why: w.Why, Node: w.Node}

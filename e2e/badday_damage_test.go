@@ -95,7 +95,7 @@ func TestBadDayDamagedNode(t *testing.T) {
 	if err := os.RemoveAll(victim.DataDir); err != nil {
 		t.Fatal(err)
 	}
-	if o := f.Ctl(within(t, 20*time.Second), "cluster", "remove", victim.Name); o.Err() != nil {
+	if o := f.Ctl(within(t, 20*time.Second), "cluster", "remove", victim.Name, "--yes"); o.Err() != nil {
 		t.Fatal(o.Err())
 	}
 	if err := victim.Start(); err != nil {

@@ -73,8 +73,8 @@ func TestBadDayNodeImage(t *testing.T) {
 		t.Errorf("the node says what is gRPC's own: %s", said)
 	}
 
-	// As typed.
-	if o := l.Ctl(within(t, 20*time.Second), "cluster", "remove", "n3"); o.Err() != nil {
+	// As typed; a script says yes, since gossip may not have noticed yet.
+	if o := l.Ctl(within(t, 20*time.Second), "cluster", "remove", "n3", "--yes"); o.Err() != nil {
 		t.Fatal(o.Err())
 	}
 	token := mustToken(t, l, "node")

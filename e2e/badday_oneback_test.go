@@ -47,7 +47,7 @@ func TestBadDayOneNodeIsBack(t *testing.T) {
 	missing := func(alone bool) error {
 		start := time.Now()
 		o := l.Ctl(within(t, 30*time.Second), "cluster", "status", "--why", "--data-dir", first.DataDir)
-		if o.Code != 0 || !strings.Contains(o.Stderr, "note: the cluster as a whole does not answer") {
+		if o.Code != 5 || !strings.Contains(o.Stderr, "note: the cluster as a whole does not answer") {
 			return fmt.Errorf("%+v", o)
 		}
 		for _, want := range []string{

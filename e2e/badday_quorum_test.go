@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 )
 
 // TestBadDayNoQuorum kills two of three nodes. The one that is left does nothing and
@@ -15,11 +17,22 @@ func TestBadDayNoQuorum(t *testing.T) {
 		t.Fatalf("%+v", o)
 	}
 	left := f.nodes[0]
-	for _, n := range f.nodes[1:] {
+	kill := func(n *lab.Node) {
+		t.Helper()
 		if !n.Kill() {
 			t.Fatalf("%s was not alive", n.Name)
 		}
 	}
+	// The death of one is said before gossip has noticed it.
+	kill(f.nodes[2])
+	await(t, 2*time.Second, "n3 is said to be silent, or gone", func() error {
+		o := f.Ctl(t.Context(), "cluster", "status", "--why", "--addr", f.addresses[0])
+		if o.Err() == nil && !strings.Contains(o.Stdout, `node "n3"`) {
+			return printedError(o.Stdout)
+		}
+		return o.Err()
+	})
+	kill(f.nodes[1])
 	ask := []string{"--addr", f.addresses[0], "--request-timeout", "3s"}
 	await(t, 10*time.Second, left.Name+" knows that it has no quorum", func() error {
 		o := f.Ctl(t.Context(), "cluster", "status", "--stale", "--why", "--addr", f.addresses[0], "--request-timeout", "2s")

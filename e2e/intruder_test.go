@@ -138,7 +138,7 @@ func TestOldLeaderOfAWipedCluster(t *testing.T) {
 // get as far as the preface.
 func TestOldLeaderThatWasRemoved(t *testing.T) {
 	o := newOldLeader(t, 60, 1)
-	if out := o.Ctl(within(t, 30*time.Second), "cluster", "remove", "n1"); out.Err() != nil {
+	if out := o.Ctl(within(t, 30*time.Second), "cluster", "remove", "n1", "--yes"); out.Err() != nil {
 		t.Fatal(out.Err())
 	}
 	// The operator's certificate was n1's; agentctl renews it.

@@ -166,6 +166,7 @@ func TestOutputOutlivesTheDeathOfEitherNode(t *testing.T) {
 			return nil
 		})
 	}
+	f.writesFiles(t, ctx, id, want)
 	var c struct {
 		Invocations []struct {
 			Kept *struct {
@@ -184,6 +185,34 @@ func TestOutputOutlivesTheDeathOfEitherNode(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// writesFiles expects of a command on a1 all of its output in a file, and of another one the
+// same straight after its end, whatever bytes it prints.
+func (f *fleet) writesFiles(t *testing.T, ctx context.Context, id, want string) {
+	t.Helper()
+	earlier, now, printed := filepath.Join(f.Dir, "earlier"), filepath.Join(f.Dir, "now"), filepath.Join(f.Dir, "printed")
+	if o := f.Ctl(ctx, "commands", "output", id, "--output-dir", earlier); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	got, err := os.ReadFile(filepath.Join(earlier, "a1", "stdout"))
+	if err != nil || string(got) != want {
+		t.Errorf("the file has %s (%v)", differs(string(got), want), err)
+	}
+	if o := f.Ctl(ctx, "run", "--on", f.everyone(), "--output-dir", now, "--", "sh", "-c", "head -c 1000000 /dev/urandom | tee "+printed); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	wrote, err := os.ReadFile(printed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = os.ReadFile(filepath.Join(now, "a1", "stdout"))
+	if err != nil || len(wrote) != 1000000 || !bytes.Equal(got, wrote) {
+		t.Errorf("the file of what just ended has %s (%v)", differs(string(got), string(wrote)), err)
+	}
+	if _, err := os.Stat(filepath.Join(now, "a1", "gaps")); err == nil {
+		t.Error("gaps are noted, and there is none")
+	}
 }
 
 // differs says where two texts part.

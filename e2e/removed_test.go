@@ -33,7 +33,7 @@ func TestARemovedNodeSaysSoAndEnds(t *testing.T) {
 	}
 	remove := func(n int) {
 		t.Helper()
-		if o := l.Ctl(within(t, 20*time.Second), "cluster", "remove", nodes[n].Name); o.Err() != nil {
+		if o := l.Ctl(within(t, 20*time.Second), "cluster", "remove", nodes[n].Name, "--yes"); o.Err() != nil {
 			t.Fatal(o.Err())
 		}
 	}

@@ -51,6 +51,7 @@ func (tx *tx) resumeCommand(m *raftlogv1.ResumeCommand) *raftlogv1.Outcome {
 		e.Rollout.Forgiven = Failures(e)
 	case gateHealth, gateProbe:
 		e.Rollout.Opened = e.GetWave()
+		e.Rollout.Waves[e.GetWave()-1].OpenedBy = clip(m.GetResumedBy(), MaxReasonBytes)
 	}
 	e.ResumedPause, e.ResumedNumber, e.ResumedBy = e.GetPause().GetNumber(), tx.number(), clip(m.GetResumedBy(), MaxReasonBytes)
 	e.Pause = nil

@@ -179,6 +179,11 @@ func (tx *tx) addInvocation(c *raftlogv1.Command, ordinal, rank, queueMax uint32
 // skips says why a command that is submitted now would skip the agent with the number; ""
 // = it would not. a is nil when there is none.
 func (t *tables) skips(a *raftlogv1.Agent, ordinal uint32, queueOffline bool, queueMax uint32) (reason string) {
+	return t.skipsWithout(a, ordinal, queueOffline, queueMax, 0)
+}
+
+// skipsWithout is skips when so many of what waits for the agent have gone.
+func (t *tables) skipsWithout(a *raftlogv1.Agent, ordinal uint32, queueOffline bool, queueMax uint32, gone int) (reason string) {
 	if queueMax == 0 {
 		queueMax = defaultQueueMax
 	}
@@ -187,7 +192,7 @@ func (t *tables) skips(a *raftlogv1.Agent, ordinal uint32, queueOffline bool, qu
 		return ReasonAgentRemoved
 	case !queueOffline && !t.reachable(a):
 		return ReasonOffline
-	case t.work.count(ordinal) >= int(queueMax):
+	case t.work.count(ordinal)-gone >= int(queueMax):
 		return ReasonQueueFull
 	default:
 		return ""

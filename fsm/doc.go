@@ -70,7 +70,8 @@
 // A template has versions, each a row; a version is given once for each name, also when the
 // template was deleted meanwhile: of a deleted one the number of its last version stays. To
 // put one names the version that it follows, so that no late repetition undoes a newer one.
-// How many names and versions are kept is bounded ([MaxTemplates], [MaxTemplateVersions]).
+// How many names and versions are kept is bounded ([MaxTemplates], [MaxTemplateVersions]);
+// the versions of which schedules are made stay beside those.
 //
 // # How it is kept
 //

@@ -53,6 +53,10 @@ func (t *tables) layRollout(m *raftlogv1.SubmitCommand, release uint32) (*layout
 	}}
 	if bp := p.GetMaxFailuresBasisPoints(); bp > 0 {
 		l.rollout.MaxFailures = wave.Limit(size, bp)
+		if m.GetRerunOf() != "" && p.GetStrict() {
+			// The share was chosen for more targets. One at a time is as strict as it gets.
+			l.rollout.MaxFailures = max(l.rollout.GetMaxFailures(), 1)
+		}
 	}
 	for n, at := range orderOf(m) {
 		l.ranks[at] = inOrder[n]

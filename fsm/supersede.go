@@ -30,14 +30,27 @@ func (tx *tx) checkSupersede(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 }
 
 // supersede takes from earlier commands with the same key what is not claimed on the
-// agents that m means, and what could be tried again there.
+// agents that m means and does not skip, and what could be tried again there. Where m is
+// skipped it takes nobody's place.
 func (tx *tx) supersede(m *raftlogv1.SubmitCommand) {
 	if m.GetSupersede() == "" {
 		return
 	}
-	for _, c := range collect(prefixed(tx.keyed, sized(m.GetSupersede()))) {
+	earlier := collect(prefixed(tx.keyed, sized(m.GetSupersede())))
+	gone := make(map[uint32]int) // what gives way makes room in the queue of its agent
+	for _, c := range earlier {
+		for i := range where(tx.invocations.withPrefix(c.GetId()+"."), unclaimed) {
+			gone[i.GetAgentOrdinal()]++
+		}
+	}
+	for _, c := range earlier {
 		for _, i := range collect(where(tx.invocations.withPrefix(c.GetId()+"."), open)) {
-			if _, meant := slices.BinarySearch(m.GetAgentOrdinals(), i.GetAgentOrdinal()); !meant {
+			ordinal := i.GetAgentOrdinal()
+			if _, meant := slices.BinarySearch(m.GetAgentOrdinals(), ordinal); !meant {
+				continue
+			}
+			a, _ := tx.agents.getBy(agentsByOrdinal, be32(ordinal))
+			if tx.skipsWithout(a, ordinal, m.GetQueueOffline(), m.GetQueueMax(), gone[ordinal]) != "" {
 				continue
 			}
 			switch {
@@ -45,6 +58,7 @@ func (tx *tx) supersede(m *raftlogv1.SubmitCommand) {
 				tx.move(i, raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED, "superseded", func(row *raftlogv1.Invocation, _ *raftlogv1.Transition) {
 					row.Detail = "by command " + m.GetId()
 				})
+				gone[ordinal]--
 			case !i.GetSuperseded() && i.GetAttempt() < c.GetMaxAttempts():
 				row := clone(i)
 				row.Superseded = true

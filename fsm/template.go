@@ -14,7 +14,8 @@ const (
 	// MaxTemplates bounds the names, those of deleted templates included: the oldest of
 	// these makes room.
 	MaxTemplates = 1024
-	// MaxTemplateVersions bounds the versions of one template: the oldest makes room.
+	// MaxTemplateVersions bounds the versions of one template beside those that schedules
+	// are made of: the oldest makes room.
 	MaxTemplateVersions = 16
 	// MaxTemplateBytes bounds what one version says.
 	MaxTemplateBytes = 64 << 10
@@ -79,12 +80,24 @@ func (tx *tx) putTemplate(m *raftlogv1.PutTemplate) *raftlogv1.Outcome {
 		CreatedBy: m.GetCreatedBy(), CreatedAt: tx.now(), CreatedIndex: tx.index, Follows: m.GetExpectedVersion(),
 	}
 	put(tx, TableTemplates, tx.templates, row)
-	versions := collect(tx.templates.withPrefix(name + "\x00"))
-	for len(versions) > MaxTemplateVersions {
-		remove(tx, TableTemplates, tx.templates, templateKey(name, versions[0].GetVersion()))
-		versions = versions[1:]
+	scheduled := tx.scheduledVersions(name)
+	free := collect(where(tx.templates.withPrefix(name+"\x00"), func(r *raftlogv1.Template) bool { return !scheduled[r.GetVersion()] }))
+	for len(free) > MaxTemplateVersions {
+		remove(tx, TableTemplates, tx.templates, templateKey(name, free[0].GetVersion()))
+		free = free[1:]
 	}
 	return granted(uint64(row.GetVersion()))
+}
+
+// scheduledVersions are the versions of the template of which schedules that go on are made.
+func (t *tables) scheduledVersions(name string) map[uint32]bool {
+	versions := make(map[uint32]bool)
+	for s := range t.schedules.all() {
+		if s.GetEndedAt() == 0 && s.GetSpec().GetTemplate() == name {
+			versions[s.GetSpec().GetTemplateVersion()] = true
+		}
+	}
+	return versions
 }
 
 // crowded says whether there is room for no other name, and which deleted template may

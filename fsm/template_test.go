@@ -3,6 +3,7 @@ package fsm
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -40,7 +41,7 @@ func checkTemplates(t *tables) error {
 		}
 	}
 	for name, n := range versions {
-		if n > MaxTemplateVersions || deleted[name] && n > 1 {
+		if n > MaxTemplateVersions+t.schedules.len() || deleted[name] && n > 1 {
 			return fmt.Errorf("template %q has %d versions, deleted: %v", name, n, deleted[name])
 		}
 	}
@@ -117,6 +118,54 @@ func (w *templateTwin) put(t *rapid.T, m *raftlogv1.PutTemplate, o *raftlogv1.Ou
 		w.texts = map[uint32]string{}
 	}
 	w.texts[version], w.last, w.deleted = string(m.GetSpec()), version, false
+}
+
+// The versions of which schedules are made stay, however many follow; those of a schedule
+// that has ended, or was deleted, make room as others do.
+func TestVersionsOfSchedulesStay(t *testing.T) {
+	m := founded(t, Options{})
+	put := func(version int) {
+		t.Helper()
+		apply(t, m, putTemplate("restart", fmt.Sprint("version ", version), uint32(version-1)))
+	}
+	schedule := func(name string, n int, version uint32) {
+		t.Helper()
+		apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PutSchedule{PutSchedule: &raftlogv1.PutSchedule{
+			Name: name, Id: commandID(storyBegin.Add(time.Duration(n)*time.Millisecond), name), By: "ann", Spec: &raftlogv1.ScheduleSpec{
+				Command: []byte("c"), Cron: "0 3 * * *", Ttl: 1, Overlap: raftlogv1.Overlap_OVERLAP_SKIP, Missed: raftlogv1.Missed_MISSED_SKIP,
+				Template: "restart", TemplateVersion: version,
+			},
+		}}})
+	}
+	kept := func() (versions []int) {
+		for r := range m.tables.templates.withPrefix("restart\x00") {
+			versions = append(versions, int(r.GetVersion()))
+		}
+		return versions
+	}
+	put(1)
+	put(2)
+	put(3)
+	schedule("nightly", 1, 1)
+	schedule("weekly", 2, 3)
+	for version := 4; version <= 3+MaxTemplateVersions; version++ {
+		put(version)
+	}
+	if got := kept(); len(got) != MaxTemplateVersions+2 || got[0] != 1 || got[1] != 3 || got[2] != 4 {
+		t.Fatalf("kept are %v, want 1 and 3 beside the newest %d", got, MaxTemplateVersions)
+	}
+	if r, found := m.View().Template("restart", 1); !found || string(r.GetSpec()) != "version 1" {
+		t.Errorf("version 1 is %v", r)
+	}
+	s, _ := m.View().Schedule("nightly")
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_DeleteSchedule{DeleteSchedule: &raftlogv1.DeleteSchedule{Name: "nightly", Id: s.GetId()}}})
+	put(4 + MaxTemplateVersions)
+	if got := kept(); len(got) != MaxTemplateVersions+1 || got[0] != 3 || got[1] != 5 {
+		t.Errorf("without that schedule kept are %v, want 3 beside the newest %d", got, MaxTemplateVersions)
+	}
+	if err := check(m); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestTemplatesHaveRoomForANameThatWasDeletedLongest(t *testing.T) {

@@ -59,6 +59,9 @@ func (w *twin) begin(now int64, c *twinCommand, m *raftlogv1.SubmitCommand, all 
 	size, rank := len(inOrder), 0
 	if p.GetMaxFailuresBasisPoints() > 0 {
 		r.max = size * int(p.GetMaxFailuresBasisPoints()) / 10000
+		if m.GetRerunOf() != "" && r.strict {
+			r.max = max(r.max, 1)
+		}
 	}
 	for _, wv := range p.GetWaves() {
 		want := int(wv.GetCount())
@@ -405,6 +408,9 @@ func (c *twinCommand) compare(have *raftlogv1.Command) error {
 		return fmt.Errorf("wave, forgiven or opened")
 	}
 	for n, wv := range have.GetRollout().GetWaves() {
+		if wv.GetOpenedBy() != "" && n >= r.opened {
+			return fmt.Errorf("wave %d was opened", n+1)
+		}
 		if int(wv.GetEnd()) != r.ends[n] || wv.GetSettledAt() != r.settled[n+1] || wv.GetProbeId() != r.probeOf[n+1] || wv.GetProbed() != r.probed[n+1] {
 			return fmt.Errorf("wave %d", n+1)
 		}

@@ -200,8 +200,26 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 		digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()),
 		queued: m.GetQueueOffline(), locks: m.GetLocks(), fleet: m.GetFleetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(), splay: m.GetSplay(),
 	}
+	queue := m.GetQueueMax()
+	if queue == 0 {
+		queue = 4096
+	}
+	refused := func(ordinal, gone uint32) bool {
+		a, found := before.AgentByOrdinal(ordinal)
+		return !found || !isOnline(before, a) && !m.GetQueueOffline() || w.count(ordinal, pending, released, claimedS, running)-gone >= queue
+	}
+	takes := map[uint32]bool{} // where it runs, earlier ones give way
+	for _, o := range m.GetAgentOrdinals() {
+		gone := uint32(0)
+		for _, x := range w.attempts {
+			if x.ordinal == o && w.commands[x.command].supersede == c.supersede && (x.state == pending || x.state == released) {
+				gone++
+			}
+		}
+		takes[o] = !refused(o, gone)
+	}
 	for _, x := range w.attempts {
-		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !slices.Contains(m.GetAgentOrdinals(), x.ordinal) {
+		if c.supersede == "" || w.commands[x.command].supersede != c.supersede || !takes[x.ordinal] {
 			continue
 		}
 		switch x.state {
@@ -215,14 +233,9 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	var all []*twinAttempt
 	for _, o := range m.GetAgentOrdinals() {
 		x := &twinAttempt{id: InvocationID(m.GetId(), o), command: m.GetId(), ordinal: o, n: 1, state: pending}
-		a, found := before.AgentByOrdinal(o)
+		a, _ := before.AgentByOrdinal(o)
 		x.agent = a.GetId()
-		online := isOnline(before, a)
-		queue := m.GetQueueMax()
-		if queue == 0 {
-			queue = 4096
-		}
-		if !found || (!online && !m.GetQueueOffline()) || w.count(o, pending, released, claimedS, running) >= queue {
+		if refused(o, 0) {
 			x.state = skipped
 		} else if m.GetRollout() == nil && c.released < m.GetRelease() && m.GetNotBefore() <= now {
 			x.state, x.released = released, now

@@ -58,6 +58,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == SuperviseCommand {
 		os.Exit(SuperviseMain(os.Args[2:]))
 	}
+	if dir := os.Getenv(envCrowded); dir != "" {
+		os.Exit(crowdedMain(dir))
+	}
 	if dir := os.Getenv(envAgentD); dir != "" {
 		os.Exit(agentMain(dir))
 	}

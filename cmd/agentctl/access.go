@@ -64,7 +64,7 @@ token, and makes it if it is not there: a token whose answer was lost is not los
 			if err != nil {
 				return err
 			}
-			return a.createToken(cmd.Context(), req, func(t identity.Token, address string, made *agentplanev1.Token) error {
+			return a.createToken(cmd.Context(), req, nil, func(t identity.Token, address string, made *agentplanev1.Token) error {
 				return a.printToken(t, address, made, f.oneWord)
 			})
 		},
@@ -120,8 +120,9 @@ func (f *tokenFlags) request() (*agentplanev1.CreateTokenRequest, error) {
 	return req, nil
 }
 
-// createToken makes a token; a repetition with the same id shows the same one.
-func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequest, show func(identity.Token, string, *agentplanev1.Token) error) error {
+// createToken makes a token; a repetition with the same id shows the same one. before, when
+// it is not nil, is asked with the id of the token whether it may be made.
+func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequest, before func(*session, string) error, show func(identity.Token, string, *agentplanev1.Token) error) error {
 	return a.with(ctx, func(s *session) error {
 		info, err := s.info(ctx)
 		if err != nil {
@@ -130,6 +131,11 @@ func (a *app) createToken(ctx context.Context, req *agentplanev1.CreateTokenRequ
 		id, err := a.chosenID(info.Now)
 		if err != nil {
 			return err
+		}
+		if before != nil {
+			if err := before(s, id); err != nil {
+				return err
+			}
 		}
 		t, made, err := s.CreateToken(ctx, s.context.Key, id, req)
 		if err != nil {

@@ -74,6 +74,8 @@ func (a *app) agentsList() *cobra.Command {
 	var sel selectorFlags
 	c := &cobra.Command{
 		Use: "list", Short: "list the agents", Args: args(0, 0, ""), Annotations: is(reads),
+		Long: "List the agents. Their names are theirs to choose, and need not be unique: a selector on a name means all that\n" +
+			"have it; where one agent is to be named, a name that several have is refused, and the id is needed.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			expr, err := sel.expression()
 			if err != nil {
@@ -84,12 +86,36 @@ func (a *app) agentsList() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				for _, note := range namesakes(agents) {
+					a.talk("note: %s", note)
+				}
 				return printList(a, agents, a.agentColumns())
 			})
 		},
 	}
 	sel.add(c)
 	return c
+}
+
+// maxNamesakes bounds the names that are told of.
+const maxNamesakes = 5
+
+// namesakes says which names several of the agents have.
+func namesakes(agents []*agentplanev1.Agent) (notes []string) {
+	count := map[string]int{}
+	for _, g := range agents {
+		count[g.Name]++
+	}
+	for _, name := range slices.Sorted(maps.Keys(count)) {
+		switch {
+		case count[name] < 2:
+		case len(notes) == maxNamesakes:
+			return append(notes, "further agents share their names")
+		default:
+			notes = append(notes, fmt.Sprintf("%d agents are named %q: a selector on the name means all of them; name one by its id", count[name], name))
+		}
+	}
+	return notes
 }
 
 func (a *app) agentsGet(cmd *cobra.Command, args []string) error {

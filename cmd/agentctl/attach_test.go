@@ -79,6 +79,42 @@ func TestLinesAreWholeHoweverTheyCome(t *testing.T) {
 	})
 }
 
+// The names stand in one column from the first line on, whoever prints first.
+func TestNamesStandInOneColumn(t *testing.T) {
+	var out bytes.Buffer
+	all := []*agentplanev1.Invocation{{AgentName: "a"}, {AgentName: "database-1"}, {AgentId: "id-3"}}
+	p := newLinePrinter(&app{stdout: &out, stderr: &out}, false, all)
+	for _, i := range all {
+		if err := p.take(&agentplanev1.FollowItem{InvocationId: i.AgentName, AgentName: i.AgentName, AgentId: i.AgentId, Chunks: []*agentplanev1.OutputChunk{
+			{Stream: agentplanev1.OutputStream_OUTPUT_STREAM_STDOUT, Data: []byte("x\n")},
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "a          | x\ndatabase-1 | x\nid-3       | x\n"; out.String() != want {
+		t.Errorf("printed %q, want %q", &out, want)
+	}
+}
+
+func TestNamesakesAreToldOf(t *testing.T) {
+	var agents []*agentplanev1.Agent
+	for _, name := range []string{"web", "db", "web"} {
+		agents = append(agents, &agentplanev1.Agent{Name: name})
+	}
+	if got := namesakes(agents); len(got) != 1 || !strings.Contains(got[0], `2 agents are named "web"`) {
+		t.Errorf("told is %q", got)
+	}
+	if got := namesakes(agents[:2]); len(got) > 0 {
+		t.Errorf("told is %q of names that differ", got)
+	}
+	for n := range 2 * (maxNamesakes + 3) {
+		agents = append(agents, &agentplanev1.Agent{Name: string(rune('a' + n/2))})
+	}
+	if got := namesakes(agents); len(got) != maxNamesakes+1 {
+		t.Errorf("told is %q, want no more than %d names", got, maxNamesakes)
+	}
+}
+
 // What came is compared with what was recorded.
 func TestWholeOutputIsCompared(t *testing.T) {
 	totals := func(bytes uint64, sum string) *agentplanev1.OutputTotals {

@@ -36,6 +36,13 @@ func (a *app) brakeCmds() []*cobra.Command {
 
 func (a *app) pause(ctx context.Context, s *session, id string) error {
 	c, err := s.Pause(ctx, id)
+	if reasonOf(err) == "not_active" { // as for resume and abort, there is nothing to do
+		have, err := s.Command(ctx, id)
+		if err != nil {
+			return err
+		}
+		return a.done(toObject(have), "command %s is not paused: it is %s, %s", id, commandState(have), counts(have.GetCounts()))
+	}
 	if err != nil {
 		return err
 	}

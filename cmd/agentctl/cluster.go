@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -24,10 +25,7 @@ func (a *app) clusterCmd() *cobra.Command {
 			RunE: a.clusterMembers,
 		},
 		a.clusterStatus(),
-		&cobra.Command{
-			Use: "remove NODE", Short: "remove a node for ever, by id or name", Args: args(1, 1, "the id or name of a node"),
-			ValidArgsFunction: a.completeMembers, RunE: a.clusterRemove,
-		},
+		a.clusterRemove(),
 		&cobra.Command{
 			Use: "transfer [NODE]", Short: "hand leadership over, to the given node or the most caught up",
 			Args: args(0, 1, "at most one node"), ValidArgsFunction: a.completeMembers, RunE: a.clusterTransfer,
@@ -66,8 +64,8 @@ func (a *app) clusterStatus() *cobra.Command {
 		Use: "status", Short: "say how the cluster is; with --why what is wrong and what to type", Args: args(0, 0, ""),
 		Long: `Say how the cluster is. With --why print what is wrong, each with the one right
 command; when the cluster as a whole does not answer, what the node that was asked
-knows by itself, and how old that is. With --data-dir the node on this machine is
-asked over its own socket, which needs no context and no other node.`,
+knows by itself, and how old that is; the exit code is 5 then. With --data-dir the node
+on this machine is asked over its own socket, which needs no context and no other node.`,
 		Annotations: is(reads),
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -117,9 +115,11 @@ func (a *app) status(ctx context.Context, why bool, call func(ctx context.Contex
 	}
 	r, _, err := call(first, a.flags.stale)
 	cancel()
+	whole := true
 	if code, _ := classify(err); err != nil && why && !a.flags.stale && code == exitUnavailable && ctx.Err() == nil {
 		var from source
 		if r, from, err = call(ctx, true); err == nil {
+			whole = false
 			a.talk("note: the cluster as a whole does not answer; this is what %s knows by itself, %s", from.who, from.age)
 		}
 	}
@@ -129,7 +129,14 @@ func (a *app) status(ctx context.Context, why bool, call func(ctx context.Contex
 	if err != nil {
 		return err
 	}
-	return printOne(a, toObject(r), func(w io.Writer) { writeStatus(w, r, why, a.flags.output == "wide") })
+	if err := printOne(a, toObject(r), func(w io.Writer) { writeStatus(w, r, why, whole, a.flags.output == "wide") }); err != nil || whole {
+		return err
+	}
+	hint := "look again in a moment: an election may be going on"
+	if len(r.Problems) > 0 && r.Problems[0].Command != "" {
+		hint = "type what stands below the problems: " + r.Problems[0].Command
+	}
+	return &failure{code: exitUnavailable, err: errors.New("the cluster as a whole does not answer"), hint: hint}
 }
 
 // age says how old an answer may be.
@@ -140,8 +147,12 @@ func age(d time.Duration, known bool) string {
 	return fmt.Sprintf("at most %v old", d)
 }
 
-func writeStatus(w io.Writer, r *agentplanev1.StatusResponse, why, wide bool) {
-	if why {
+func writeStatus(w io.Writer, r *agentplanev1.StatusResponse, why, whole, wide bool) {
+	switch {
+	case why && !whole && len(r.Problems) == 0:
+		fmt.Fprintln(w, "this node sees nothing wrong")
+		return
+	case why:
 		writeProblems(w, r.Problems)
 		return
 	}
@@ -186,35 +197,6 @@ func writeProblems(w io.Writer, problems []*agentplanev1.Problem) {
 		if p.Command != "" {
 			fmt.Fprintf(w, "  type: %s\n", printable(p.Command))
 		}
-	}
-}
-
-func (a *app) clusterRemove(cmd *cobra.Command, args []string) error {
-	return a.with(cmd.Context(), func(s *session) error {
-		if err := s.RemoveMember(cmd.Context(), args[0]); err != nil {
-			return hintUnknown(err, `agentctl cluster members`)
-		}
-		s.refresh(cmd.Context())
-		if members, err := s.Members(cmd.Context()); err == nil {
-			a.tellVoters(members)
-		}
-		return a.done(object{{"removed", args[0]}}, "node %s is removed; its data directory cannot join again", args[0])
-	})
-}
-
-// tellVoters says how many deaths the voters that are left tolerate, and what to type when
-// it is none.
-func (a *app) tellVoters(members []*agentplanev1.Member) {
-	voters := 0
-	for _, m := range members {
-		if m.GetVoter() {
-			voters++
-		}
-	}
-	spare := (voters - 1) / 2
-	a.talk("%s left: %d may die before the cluster stops", count(voters, "voter"), spare)
-	if spare == 0 {
-		a.talk("let another node join: agentctl tokens create --kind node")
 	}
 }
 

@@ -160,7 +160,8 @@ func (a *app) commandsOutput() *cobra.Command {
 		Use: "output COMMAND [AGENT]", Short: "print what the programs printed: of one agent all that is kept, of all its head and tail",
 		Long: "Print what the programs of a command printed. Of one agent it is the exact bytes of all that is kept,\n" +
 			"stdout to stdout and stderr to stderr, compared with the recorded hash; what is not kept is said on\n" +
-			"stderr. Of all agents it is the head and the tail that the results hold, equal ones together.",
+			"stderr. Of all agents it is the head and the tail that the results hold, equal ones together;\n" +
+			"with --output-dir it is all that is kept of each, in files.",
 		Args: args(1, 2, "the id of a command, and at most one agent"), Annotations: is(reads),
 		ValidArgsFunction: a.completeCommandAgent,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -182,8 +183,15 @@ func (a *app) commandsOutput() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := results.write(a, c); err != nil {
+				later, err := results.write(cmd.Context(), a, s, c)
+				if err != nil {
 					return err
+				}
+				if later > 0 {
+					return &failure{
+						code: exitUnavailable, err: fmt.Errorf("the output of command %s on %s may not be all: AGENT/%s says why", args[0], count(later, "agent"), gapsFile),
+						hint: fmt.Sprintf("try again when the hosts and the nodes are there: agentctl commands output %s --output-dir DIR", args[0]),
+					}
 				}
 				if len(args) == 1 {
 					return a.printOutputs(c.GetInvocations())

@@ -19,6 +19,13 @@ var commandStates = map[string]agentplanev1.CommandState{
 	"done":      agentplanev1.CommandState_COMMAND_STATE_DONE,
 }
 
+// statePaused is a word for --state that is no state: the command is active.
+const statePaused = "paused"
+
+func stateNames() []string {
+	return slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(commandStates)), statePaused)))
+}
+
 // outcomes are the words for --outcome: those of --rerun, and what is no reason to run
 // again.
 var outcomes = func() map[string][]agentplanev1.AttemptState {
@@ -33,6 +40,8 @@ const listHelp = `List the commands, newest first. Of several filters all have t
 
   agentctl commands list --outcome failed,lost --since 1d
   agentctl commands list --agent web-1 --outcome all-not-succeeded
+  agentctl commands list --state paused
+  agentctl commands list --schedule nightly --outcome failed
   agentctl commands list --operator alice --text nginx --until 2026-11-20T12:00:00Z
 
 --since and --until are ages, like 90m, 2h or 7d, or times, like 2026-11-20,
@@ -45,6 +54,7 @@ type listFlags struct {
 	limit                        uint32
 	before, state                string
 	operator, agent, text, rerun string
+	schedule                     string
 	since, until                 string
 	outcomes                     []string
 }
@@ -73,7 +83,7 @@ func (a *app) commandsList() *cobra.Command {
 	fl := c.Flags()
 	fl.Uint32Var(&f.limit, "limit", 100, "at most `N`")
 	fl.StringVar(&f.before, "before", "", "only those older than the command `ID`")
-	fl.StringVar(&f.state, "state", "", "only those in `STATE`: active, canceling or done")
+	fl.StringVar(&f.state, "state", "", "only those in `STATE`: active, canceling, done; or paused")
 	fl.StringVar(&f.operator, "operator", "", "only those that the operator `NAME` submitted")
 	fl.StringVar(&f.agent, "agent", "", "only those that mean `AGENT`, by id or name")
 	fl.StringVar(&f.text, "text", "", "only those with `TEXT` in what they run or in their selector")
@@ -81,14 +91,16 @@ func (a *app) commandsList() *cobra.Command {
 	fl.StringVar(&f.until, "until", "", "only those submitted before `WHEN`")
 	fl.StringSliceVar(&f.outcomes, "outcome", nil, "only those with an invocation that is so, `WORD`: "+strings.Join(outcomeWords(), ", "))
 	fl.StringVar(&f.rerun, "rerun-of", "", "only those that took their targets from `COMMAND`")
+	fl.StringVar(&f.schedule, "schedule", "", "only those that the schedule `NAME` made")
 	fixed := func(flag string, words []string) {
 		_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
-	fixed("state", slices.Sorted(maps.Keys(commandStates)))
+	fixed("state", stateNames())
 	fixed("outcome", outcomeWords())
 	fixed("since", []string{"1h", "1d", "7d"})
 	for flag, words := range map[string]cobra.CompletionFunc{
 		"before": a.completeCommands, "rerun-of": a.completeCommands, "agent": a.completeAgents, "operator": a.completeOperators,
+		"schedule": a.completeSchedules,
 	} {
 		_ = c.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 			return words(cmd, nil, word)
@@ -101,16 +113,18 @@ func outcomeWords() []string { return slices.Sorted(maps.Keys(outcomes)) }
 
 func (f *listFlags) query(now time.Time) (client.CommandQuery, error) {
 	q := client.CommandQuery{
-		Operator: f.operator, Agent: f.agent, Text: f.text, RerunOf: f.rerun, Before: f.before,
+		Operator: f.operator, Agent: f.agent, Text: f.text, RerunOf: f.rerun, Schedule: f.schedule, Before: f.before,
 	}
 	if f.limit < 1 || f.limit > 1000 {
 		return q, usagef("--limit %d is not between 1 and 1000", f.limit)
 	}
-	if f.state != "" {
-		state, ok := commandStates[strings.ToLower(f.state)]
-		if !ok {
-			return q, usagef("--state %q is none of active, canceling, done", f.state)
-		}
+	switch state, ok := commandStates[strings.ToLower(f.state)]; {
+	case f.state == "":
+	case strings.EqualFold(f.state, statePaused):
+		q.Paused = true
+	case !ok:
+		return q, usagef("--state %q is none of %s%s", f.state, strings.Join(stateNames(), ", "), nearest(f.state, stateNames()))
+	default:
 		q.State = state
 	}
 	for _, word := range f.outcomes {

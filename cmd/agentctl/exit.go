@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -39,6 +40,14 @@ func usagef(format string, args ...any) error {
 	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
 
+// unreadable is a file that was named and cannot be read.
+func unreadable(what string, err error) error {
+	return &failure{
+		code: exitUsage, err: fmt.Errorf("%s: %w", what, err),
+		hint: "give the path of a file that is there and that you may read; - is stdin",
+	}
+}
+
 // hinted gives an error a hint, and keeps its code.
 func hinted(err error, hint string) error {
 	if err == nil {
@@ -73,8 +82,10 @@ func classify(err error) (code int, hint string) {
 	}
 	e, ok := errors.AsType[*client.Error](err)
 	if !ok {
-		switch _, others := errors.AsType[*client.NoContextError](err); {
-		case others:
+		switch others, some := errors.AsType[*client.NoContextError](err); {
+		case some && others.Name != "":
+			return exitNotFound, `choose one with --context NAME, or for good with "agentctl context use NAME"`
+		case some:
 			return exitError, `choose one with --context NAME, or for good with "agentctl context use NAME"`
 		case errors.Is(err, client.ErrNoContext):
 			return exitError, noContextHint
@@ -89,6 +100,10 @@ func classify(err error) (code int, hint string) {
 	return codeOf(e), hintOf(e)
 }
 
+// conflicts are the reasons of refusals of which there is something in the way: what is
+// asked can be done once that is changed.
+var conflicts = []string{"last_admin", "last_voter", "lock_held", "quorum_would_be_lost"}
+
 func codeOf(e *client.Error) int {
 	switch {
 	case e.OutcomeUnknown:
@@ -101,7 +116,7 @@ func codeOf(e *client.Error) int {
 		return exitDenied
 	case e.Code == codes.Unavailable, e.Code == codes.DeadlineExceeded, e.RetryAfter > 0:
 		return exitUnavailable
-	case e.Code == codes.AlreadyExists, e.Code == codes.Aborted:
+	case e.Code == codes.AlreadyExists, e.Code == codes.Aborted, slices.Contains(conflicts, e.Reason):
 		return exitConflict
 	default:
 		return exitError

@@ -69,7 +69,7 @@ func (a *app) attach(ctx context.Context, s *session, id, agent string, results 
 		return noInvocation(id, agent)
 	}
 	single := agent != "" || c.GetTargets() == 1
-	p := newLinePrinter(a, single)
+	p := newLinePrinter(a, single, ofAgent(c.Invocations, agent))
 	err = p.beside(ctx, s, id, func() error {
 		return s.Follow(ctx, &agentplanev1.FollowRequest{CommandId: id, Agent: agent}, p.take)
 	})
@@ -93,7 +93,7 @@ func (a *app) attached(ctx context.Context, s *session, id, agent string, result
 	if err != nil {
 		return err
 	}
-	if err := results.write(a, c); err != nil {
+	if _, err := results.write(ctx, a, s, c); err != nil {
 		return err
 	}
 	c.Invocations = ofAgent(c.Invocations, agent)

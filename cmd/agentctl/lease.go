@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -38,6 +39,27 @@ type lease struct {
 	// good is until when the place is ours, by this machine's monotonic clock: counted
 	// from before the node was asked, so that it is never later than by the cluster's.
 	good time.Time
+}
+
+// Exit codes of a program that was not started, as env, nice and timeout have them.
+const (
+	exitNotExecutable = 126
+	exitNoProgram     = 127
+)
+
+// notStarted says why a program on this machine was not.
+func notStarted(program string, err error) error {
+	// What the system does not find after a look at the path is what its first line names.
+	if lookup, ok := errors.AsType[*exec.Error](err); ok && (errors.Is(lookup, exec.ErrNotFound) || errors.Is(lookup, fs.ErrNotExist)) {
+		return &failure{
+			code: exitNoProgram, err: fmt.Errorf("there is no program %q on this machine", program),
+			hint: "write its path, or mend PATH; a line of the shell is written as: sh -c 'LINE'",
+		}
+	}
+	return &failure{
+		code: exitNotExecutable, err: fmt.Errorf("program %q cannot be started: %w", program, err),
+		hint: "see whether it may be executed (chmod +x), and whether what its first line names is there",
+	}
 }
 
 // holdAndRun runs the program on this machine while a place is held.
@@ -197,7 +219,7 @@ func (a *app) runUnder(ctx context.Context, l *lease, f *lockRunFlags, argv []st
 	c.Env = append(os.Environ(), "AGENTPLANE_LOCK="+l.name, fmt.Sprintf("AGENTPLANE_LOCK_FENCE=%d", l.fence))
 	c.Cancel, c.WaitDelay = func() error { return c.Process.Signal(syscall.SIGTERM) }, f.killGrace
 	if err := c.Start(); err != nil {
-		return nil, err
+		return nil, notStarted(argv[0], err)
 	}
 	kept := make(chan error, 1)
 	go func() {

@@ -23,7 +23,7 @@ type linePrinter struct {
 	app    *app
 	mu     sync.Mutex // guards all writing, and what follows
 	single bool
-	width  int
+	width  int // of the names
 	sinks  map[sinkKey]*sink
 	order  []*sink
 }
@@ -44,8 +44,13 @@ type sink struct {
 	err    error
 }
 
-func newLinePrinter(a *app, single bool) *linePrinter {
-	return &linePrinter{app: a, single: single, sinks: make(map[sinkKey]*sink)}
+// newLinePrinter prints what those print who are given, one or several of them.
+func newLinePrinter(a *app, single bool, all []*agentplanev1.Invocation) *linePrinter {
+	p := &linePrinter{app: a, single: single, sinks: make(map[sinkKey]*sink)}
+	for _, i := range all {
+		p.width = max(p.width, utf8.RuneCountInString(printable(client.AgentOf(i))))
+	}
+	return p
 }
 
 func (p *linePrinter) sink(i *agentplanev1.FollowItem, stream agentplanev1.OutputStream) *sink {
@@ -72,10 +77,9 @@ func followName(i *agentplanev1.FollowItem) string {
 	return i.AgentId
 }
 
-// prefix is the agent's name in the width of the longest so far, on a terminal in a
-// colour of its own.
+// prefix is the agent's name in the width of the longest, on a terminal in a colour of its
+// own.
 func (p *linePrinter) prefix(to io.Writer, name string) string {
-	p.width = max(p.width, utf8.RuneCountInString(name))
 	text := fmt.Sprintf("%-*s | ", p.width, printable(name))
 	if !p.app.color || !isTerminal(to) {
 		return text

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -215,7 +216,8 @@ func (a *app) lockRun() *cobra.Command {
 		Long: "Wait for a place, run the program while holding it, and give it back. A lock that is not there is made, and goes\n" +
 			"with its last holder. The program finds AGENTPLANE_LOCK and AGENTPLANE_LOCK_FENCE in its environment; the fence grows\n" +
 			"with every holder. When the place is lost, since the cluster could not be reached for the time of --ttl, the program\n" +
-			"is sent TERM, then KILL, and the exit code is 8; otherwise it is the program's.",
+			"is sent TERM, then KILL, and the exit code is 8; otherwise it is the program's, or 127 when there is none, and 126 when\n" +
+			"it cannot be started.",
 		Args: cobra.ArbitraryArgs, Annotations: is(creates),
 		ValidArgsFunction: a.completeLocks,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -233,6 +235,9 @@ func (a *app) lockRun() *cobra.Command {
 			label, err := labelOf(f.per)
 			if err != nil {
 				return err
+			}
+			if _, err := exec.LookPath(args[1]); err != nil { // before anybody waits for a place
+				return notStarted(args[1], err)
 			}
 			return a.with(cmd.Context(), func(s *session) error { return a.holdAndRun(cmd.Context(), s, args[0], label, &f, args[1:]) })
 		},

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -56,6 +58,8 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 		return err
 	}
 	keyPath := file.Path() + ".login-" + t.ID() + ".key"
+	_, err = os.Lstat(keyPath)
+	fresh := errors.Is(err, fs.ErrNotExist)
 	key, err := identity.OpenKey(keyPath)
 	if err != nil {
 		return err
@@ -76,6 +80,9 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 		Options: client.Options{Clock: a.now, CallTimeout: a.flags.requestTimeout},
 	})
 	if err != nil {
+		if worthless(err, fresh) {
+			_ = os.Remove(keyPath) // the error says what matters
+		}
 		if code, hint := classify(err); code == exitUnavailable && hint == "" {
 			return hinted(err, "a node of the cluster must listen at the address behind the token, TOKEN@HOST:PORT; see \"agentctl cluster members\" of one who is in")
 		}
@@ -96,6 +103,18 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 		a.talk("note: the key is kept twice: %v", err)
 	}
 	return a.printLogin(c, false)
+}
+
+// worthless says that after the error the key of a login is of no use any more: nobody can
+// have registered it, since it was made for this try; or the token lets nobody in any more.
+// A key of an earlier try, whose answer was lost, may be registered.
+func worthless(err error, fresh bool) bool {
+	switch reasonOf(err) {
+	case "token_used", "token_expired", "token_revoked":
+		return true
+	}
+	code, _ := classify(err)
+	return fresh && code != exitUnknown
 }
 
 func (a *app) printLogin(c *client.Context, again bool) error {

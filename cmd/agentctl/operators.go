@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +32,7 @@ func (a *app) operatorsCmd() *cobra.Command {
 func (a *app) operatorsCreate() *cobra.Command {
 	var role string
 	var ttl time.Duration
+	var replace bool
 	c := &cobra.Command{
 		Use: "create NAME", Short: "invite an operator: prints the line that the operator types", Args: args(1, 1, "the name of the operator"),
 		Annotations: is(creates),
@@ -42,7 +45,25 @@ func (a *app) operatorsCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.createToken(cmd.Context(), req, func(t identity.Token, address string, made *agentplanev1.Token) error {
+			var in *session
+			var open []*agentplanev1.Token // invitations of the same name
+			before := func(s *session, id string) error {
+				in = s
+				if open, err = openInvitations(cmd.Context(), s, args[0], id); err != nil || len(open) == 0 || replace {
+					return err
+				}
+				return &failure{
+					code: exitConflict, err: fmt.Errorf("operator %s has an open invitation already, token %s, until %s", args[0], open[0].Id, clock(open[0].ExpiresAt)),
+					hint: fmt.Sprintf("make another in its place with --replace; or end it: agentctl tokens revoke %s", open[0].Id),
+				}
+			}
+			return a.createToken(cmd.Context(), req, before, func(t identity.Token, address string, made *agentplanev1.Token) error {
+				for _, old := range open {
+					if err := in.RevokeToken(cmd.Context(), old.Id); err != nil {
+						return hinted(err, "the new invitation stands beside the old one; end that: agentctl tokens revoke "+old.Id)
+					}
+					a.talk("the invitation with token %s is revoked", old.Id)
+				}
 				word := t.Reveal() + "@" + address
 				login := "agentctl login " + word
 				a.talk("give this line to %s; it works once, until %s", args[0], clock(made.ExpiresAt))
@@ -53,7 +74,17 @@ func (a *app) operatorsCreate() *cobra.Command {
 	}
 	c.Flags().StringVar(&role, "role", "operator", "`ROLE`: admin, operator, runner (of templates alone) or viewer")
 	durationVar(c.Flags(), &ttl, "ttl", defaultTokenTTL, "how long the line works")
+	c.Flags().BoolVar(&replace, "replace", false, "revoke an invitation of this name that is still open")
 	return c
+}
+
+// openInvitations are the tokens, but for the one with the id, with which somebody may still
+// become the operator.
+func openInvitations(ctx context.Context, s *session, name, id string) ([]*agentplanev1.Token, error) {
+	all, err := s.Tokens(ctx)
+	return slices.DeleteFunc(all, func(t *agentplanev1.Token) bool {
+		return t.OperatorName != name || t.Id == id || t.State != "valid" || t.Used >= t.MaxUses
+	}), err
 }
 
 func (a *app) operatorsList(cmd *cobra.Command, _ []string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -46,12 +47,43 @@ func writePlan(w io.Writer, p *agentplanev1.PlanResponse) {
 			fmt.Fprintf(w, "%s %s: %s\n", x.verb, count(len(x.who), "agent"), printable(strings.Join(plannedNames(x.who, true), ", ")))
 		}
 	}
+	writePlannedLocks(w, p)
 	if e := p.Estimate; e.GetRuns() > 0 {
 		fmt.Fprintf(w, "takes about %v on one agent, at most %v on nine of ten, by %s of it so far, of which %d succeeded\n",
 			rounded(e.GetMedian()), rounded(e.GetP90()), count(int(e.GetRuns()), "run"), e.GetSucceeded())
 	}
 	if p.MaxFailures != nil {
 		fmt.Fprintf(w, "stops when more than %d of %d have failed\n", p.GetMaxFailures(), total)
+	}
+}
+
+// writePlannedLocks says what holds the starts back, or spreads them.
+func writePlannedLocks(w io.Writer, p *agentplanev1.PlanResponse) {
+	if p.Exclusive {
+		fmt.Fprintln(w, "runs alone on each host")
+	}
+	if len(p.Locks) > 0 {
+		fmt.Fprintf(w, "holds on each host: %s\n", printable(strings.Join(p.Locks, ", ")))
+	}
+	for _, l := range p.FleetLocks {
+		what, group := "lock "+fleetPrefix+l.Name, ""
+		if l.Budget {
+			what = "budget " + l.Name
+		}
+		if l.Group != "" {
+			group = fmt.Sprintf(" for %s", l.Group)
+		}
+		line := fmt.Sprintf("%s%s has %s, %d taken: %s need one", what, group, count(int(l.Limit), "place"), l.Held, count(int(l.Targets), "agent"))
+		if l.Targets == 1 {
+			line = strings.TrimSuffix(line, "need one") + "needs one"
+		}
+		if l.Waits != "" {
+			line += "; now " + l.Waits
+		}
+		fmt.Fprintln(w, printable(line))
+	}
+	if p.Splay > 0 {
+		fmt.Fprintf(w, "starts are spread over %s\n", splayText(p.Splay))
 	}
 }
 
@@ -73,7 +105,7 @@ func plannedNames(targets []*agentplanev1.PlannedTarget, why bool) []string {
 	for _, t := range targets {
 		name := t.AgentName
 		if name == "" {
-			name = t.AgentId
+			name = cmp.Or(t.AgentId, "(removed)")
 		}
 		if why {
 			name += " " + t.Reason

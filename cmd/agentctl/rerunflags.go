@@ -64,7 +64,7 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 		return usagef("--rerun takes the id of one command, and no program: agentctl run --rerun %s COMMAND", strings.Join(f.rerun.words, ","))
 	}
 	for _, flag := range []string{
-		"on", "labels", "script", "step", "step-timeout", "class", "splay", "lock", "exclusive", "priority", "supersede", "plan", "wave", "soak", "gate", "probe",
+		"on", "labels", "script", "step", "step-timeout", "class", "splay", "lock", "exclusive", "priority", "supersede", "wave", "soak", "gate", "probe",
 		"probe-script", "probe-timeout", "max-failures", "strict", "order", "on-breach",
 	} {
 		if changed(flag) {
@@ -112,6 +112,9 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 		a.talk("once more, where %s was %s: %s", old.GetId(), stateWords(states), old.GetSummary())
 		if n := old.GetCounts()["lost"]; n > 0 && slices.Contains(states, agentplanev1.AttemptState_ATTEMPT_STATE_LOST) {
 			a.talk("note: it may have run on the %s on which it was LOST", count(int(n), "agent"))
+		}
+		if f.plan {
+			return a.showPlan(cmd.Context(), s, again)
 		}
 		return a.submit(cmd.Context(), s, f, again)
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,55 +55,75 @@ func (f *resultFlags) prepare(detached bool) error {
 	return nil
 }
 
-// write writes what is known of the command's invocations.
-func (f *resultFlags) write(a *app, c *agentplanev1.Command) error {
+// write writes what is known of the command's invocations, and all that nodes keep of
+// their output. It answers of how many more may be had later.
+func (f *resultFlags) write(ctx context.Context, a *app, s *session, c *agentplanev1.Command) (later int, err error) {
 	if f.dir == "" {
-		return nil
+		return 0, nil
 	}
 	// Nothing is written outside of it, whatever agents are called.
 	root, err := os.OpenRoot(f.dir)
 	if err != nil {
-		return fmt.Errorf("write the results: %w", err)
+		return 0, fmt.Errorf("write the results: %w", err)
 	}
 	defer root.Close()
-	if err := writeResults(root, c); err != nil {
-		return fmt.Errorf("write the results to %q: %w", f.dir, err)
+	dirs, err := writeResults(root, c)
+	if err == nil {
+		later, err = a.writeOutput(ctx, s, root, dirs, c)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("write the results to %q: %w", f.dir, err)
 	}
 	a.talk("results of %s are in %s", count(len(c.Invocations), "agent"), filepath.Clean(f.dir))
-	return nil
+	return later, nil
 }
 
-func writeResults(root *os.Root, c *agentplanev1.Command) error {
+// writeOutput writes the output of each invocation into its directory.
+func (a *app) writeOutput(ctx context.Context, s *session, root *os.Root, dirs []string, c *agentplanev1.Command) (later int, err error) {
+	o, err := newResultOutput(root, dirs, c.Invocations)
+	if err != nil {
+		return 0, err
+	}
+	if err := o.fetch(ctx, s, c.Id); err != nil {
+		return 0, err
+	}
+	some, later := o.incomplete()
+	if some > 0 {
+		a.talk("note: the output of %s is not all there: AGENT/%s says what is missing", count(some, "agent"), gapsFile)
+	}
+	return later, nil
+}
+
+// writeResults writes all but the output, and answers the directory of each invocation.
+func writeResults(root *os.Root, c *agentplanev1.Command) (dirs []string, err error) {
 	var whole bytes.Buffer
 	if err := encode(&whole, "json", toObject(c)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := root.WriteFile(commandFile, whole.Bytes(), 0o666); err != nil {
-		return err
+		return nil, err
 	}
-	names := fileNames(c.Invocations)
+	dirs = fileNames(c.Invocations)
 	for n, i := range c.Invocations {
-		if err := root.Mkdir(names[n], 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		if err := root.Mkdir(dirs[n], 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
 		}
-		files := []struct{ name, text string }{
-			{"stdout", shownText(i.Stdout)}, {"stderr", shownText(i.Stderr)}, {"state", ending(i) + "\n"},
-		}
+		files := []struct{ name, text string }{{"state", ending(i) + "\n"}}
 		if code, exited := exitCode(i); exited {
 			files = append(files, struct{ name, text string }{"exit", fmt.Sprintln(code)})
 		}
 		for _, file := range files {
-			if err := root.WriteFile(filepath.Join(names[n], file.name), []byte(file.text), 0o666); err != nil {
-				return err
+			if err := root.WriteFile(filepath.Join(dirs[n], file.name), []byte(file.text), 0o666); err != nil {
+				return nil, err
 			}
 		}
 	}
 	for _, list := range hostLists(c.Invocations) {
 		if err := root.WriteFile(hostsPrefix+list.word, []byte(list.text), 0o666); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return dirs, nil
 }
 
 // fileNames returns a name of a directory for each invocation: that of its agent where it

@@ -61,7 +61,7 @@ func TestResultsStayInTheirDirectory(t *testing.T) {
 				State: agentplanev1.AttemptState_ATTEMPT_STATE_FAILED, ExitCode: 1,
 			})
 		}
-		if err := writeResults(root, c); err != nil {
+		if _, err := writeResults(root, c); err != nil {
 			t.Fatal(err)
 		}
 		outside, err := os.ReadDir(dir)

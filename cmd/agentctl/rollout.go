@@ -75,19 +75,29 @@ func writeWaves(w io.Writer, wide bool, r *agentplanev1.Rollout) {
 		{"AGENTS", false, func(r row) string { return fmt.Sprint(r.GetTargets()) }},
 		{"RELEASED", false, func(r row) string { return clock(r.GetReleasedAt()) }},
 		{"ENDED", false, func(r row) string { return clock(r.GetSettledAt()) }},
-		{"PROBE", false, func(r row) string {
-			switch {
-			case r.GetPassedOver():
-				return "passed over: nobody is in it"
-			case r.GetProbed():
-				return "ended"
-			case r.GetProbeId() != "":
-				return "runs"
-			}
-			return ""
-		}},
+		{"PROBE", false, func(r row) string { return probeText(r.Wave) }},
 		{"PROBED BY", true, func(r row) string { return r.GetProbeId() }},
 	})
+}
+
+// probeText says how the probe of a wave has ended, and who has let the command go on all
+// the same.
+func probeText(w *agentplanev1.Wave) string {
+	text := ""
+	switch {
+	case w.GetPassedOver():
+		return "passed over: nobody is in it"
+	case w.GetProbeFailed():
+		text = "failed"
+	case w.GetProbed():
+		text = "succeeded"
+	case w.GetProbeId() != "":
+		text = "runs"
+	}
+	if w.GetOpenedBy() == "" {
+		return text
+	}
+	return strings.TrimPrefix(text+"; resumed by "+w.GetOpenedBy(), "; ")
 }
 
 // stops tells once of each pause and abort that a watch brings, and what to type.

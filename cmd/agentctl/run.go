@@ -86,7 +86,7 @@ func (a *app) runCmd() *cobra.Command {
 	f.results.add(c)
 	f.follow.add(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
-	c.Flags().BoolVar(&f.plan, "plan", false, "only show who would run it, in which waves, and who cannot")
+	c.Flags().BoolVar(&f.plan, "plan", false, "only show who would run it, in which waves, what holds it back, and who cannot")
 	return c
 }
 
@@ -120,7 +120,8 @@ const runHelp = `Run a program on agents, and follow it to its end.
 Results that are equal stand together, the largest group first; a text that differs from
 that group's in some lines is shown as what differs. With --output-dir they go to files,
 too: AGENT/stdout, AGENT/stderr, AGENT/exit and AGENT/state, and the lists hosts.succeeded,
-hosts.failed, hosts.lost and so on, which --on @FILE takes.
+hosts.failed, hosts.lost and so on, which --on @FILE takes. There the output is all that
+nodes keep, byte for byte; of what they do not, AGENT/gaps says how much, where and why.
 
 With --step several programs run one after the other, each started at most once, whatever
 dies meanwhile; the first that does not succeed ends it. A program that makes the file
@@ -240,7 +241,7 @@ func (a *app) readScript(flag, path string) ([]byte, error) {
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("%s: %w", flag, err)
+			return nil, unreadable(flag, err)
 		}
 		defer file.Close()
 		r = file
@@ -310,7 +311,7 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 	if err != nil {
 		return detached(ctx, id, err)
 	}
-	if err := results.write(a, c); err != nil {
+	if _, err := results.write(ctx, a, s, c); err != nil {
 		return err
 	}
 	if a.flags.output != "jsonl" {

@@ -24,7 +24,10 @@ func templateName(word string) (name string, version uint32, err error) {
 	}
 	n, err := strconv.ParseUint(number, 10, 32)
 	if err != nil || n == 0 {
-		return "", 0, usagef("template %q: %q is no version", word, number)
+		return "", 0, &failure{
+			code: exitUsage, err: fmt.Errorf("template %q: %q is no version: it is a number above 0, as in @%s:1", word, number, name),
+			hint: "see agentctl templates get " + name,
+		}
 	}
 	return name, uint32(n), nil
 }
@@ -40,7 +43,10 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 	}
 	for _, flag := range []string{"script", "timeout", "kill-grace", "class"} {
 		if cmd.Flags().Changed(flag) {
-			return usagef("--%s is the template's to say", flag)
+			return &failure{
+				code: exitUsage, err: fmt.Errorf("--%s is the template's to say", flag),
+				hint: fmt.Sprintf("leave --%s away; see what it says with: agentctl templates get %s", flag, name),
+			}
 		}
 	}
 	expr, agents, err := f.sel.meant(a)
@@ -95,10 +101,10 @@ func (a *app) templateValues(t *agentplanev1.Template, words []string) (map[stri
 	for _, word := range words {
 		name, value, ok := strings.Cut(word, "=")
 		if !ok || name == "" {
-			return nil, usagef("%q is no NAME=VALUE; the template takes %s", word, parameterWords(t.Spec))
+			return nil, ofTemplate(t, "%q is no NAME=VALUE; the template takes %s", word, parameterWords(t.Spec))
 		}
 		if _, twice := values[name]; twice {
-			return nil, usagef("%s is given twice", name)
+			return nil, ofTemplate(t, "%s is given twice", name)
 		}
 		for _, p := range t.Spec.GetParameters() {
 			if p.Name != name || !p.Secret {
@@ -114,6 +120,11 @@ func (a *app) templateValues(t *agentplanev1.Template, words []string) (map[stri
 	return values, nil
 }
 
+// ofTemplate is a mistake about the parameters of a template.
+func ofTemplate(t *agentplanev1.Template, format string, args ...any) error {
+	return &failure{code: exitUsage, err: fmt.Errorf("@%s: %w", t.Name, fmt.Errorf(format, args...)), hint: "see agentctl templates get " + t.Name}
+}
+
 func (a *app) secretValue(name, where string) (string, error) {
 	r := a.stdin
 	switch {
@@ -126,7 +137,7 @@ func (a *app) secretValue(name, where string) (string, error) {
 	case strings.HasPrefix(where, "@"):
 		file, err := os.Open(strings.TrimPrefix(where, "@"))
 		if err != nil {
-			return "", usagef("%s: %w", name, err)
+			return "", unreadable(name, err)
 		}
 		defer file.Close()
 		r = file

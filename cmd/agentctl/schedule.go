@@ -189,6 +189,9 @@ func (a *app) runScheduled(cmd *cobra.Command, s *session, name string, detach b
 	if r.Repeated {
 		a.talk("command %s stood already", id)
 	}
+	for _, note := range r.Notes {
+		a.talk("%s", note)
+	}
 	if detach {
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
@@ -209,6 +212,15 @@ func (a *app) scheduleNext() *cobra.Command {
 				slots, zone, err := s.NextSlots(cmd.Context(), args[0], n, client.Stale(a.flags.stale))
 				if err != nil {
 					return err
+				}
+				r, err := s.Schedule(cmd.Context(), args[0], client.Stale(a.flags.stale))
+				switch {
+				case err != nil:
+					return err
+				case r.GetPausedAt() != 0:
+					a.talk("note: schedule %s is paused by %s: at none of these times it fires before \"agentctl schedule resume %s\"", args[0], r.GetPausedBy(), args[0])
+				case r.GetEndedAt() != 0:
+					a.talk("schedule %s has ended: it does not fire again", args[0])
 				}
 				objects := make([]object, len(slots))
 				for i, slot := range slots {

@@ -42,7 +42,10 @@ func when(s *agentplanev1.Schedule) string {
 func became(f *agentplanev1.Firing) string {
 	word := strings.ToLower(stateName(f.Result))
 	var why []string
-	if f.Reason != "" {
+	switch {
+	case f.Reason != "" && f.CommandId != "" && f.Detail != "": // it fired, but not for all
+		why = append(why, f.Detail)
+	case f.Reason != "":
 		why = append(why, f.Reason)
 	}
 	if f.Missed > 0 {

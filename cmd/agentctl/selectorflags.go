@@ -7,8 +7,10 @@ import (
 	"os"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/agentplane/agentplane/proto/identity"
 	"github.com/agentplane/agentplane/proto/selector"
 )
 
@@ -46,7 +48,7 @@ func (a *app) readAgents(path string) ([]string, error) {
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("--on: %w", err)
+			return nil, unreadable("--on", err)
 		}
 		defer file.Close()
 		r = file
@@ -73,7 +75,10 @@ func (a *app) readAgents(path string) ([]string, error) {
 	}
 	switch {
 	case len(agents) == 0:
-		return nil, usagef("--on @%s names no agent", path)
+		return nil, &failure{
+			code: exitNotFound, err: fmt.Errorf("--on @%s names no agent: nobody is meant", path),
+			hint: "a list has one agent a line, by id or name; an empty one of \"agentctl run --output-dir\" means that it ended so nowhere",
+		}
 	case bytes > maxListBytes:
 		return nil, usagef("--on @%s: %d agents with %d bytes of names are more than one command holds (%d bytes): divide the list, or use a selector or --rerun",
 			path, len(agents), bytes, maxListBytes)
@@ -103,7 +108,7 @@ func (f *selectorFlags) expression() (string, error) {
 		if syntax, ok := errors.AsType[*selector.SyntaxError](err); ok {
 			return "", &failure{
 				code: exitUsage, err: fmt.Errorf("%s %q: column %d: %s", p.flag, p.text, syntax.Column(), syntax.Reason),
-				hint: "an example: --on 'label.env == \"prod\" && health == \"ONLINE\"', or short: -l env=prod",
+				hint: selectorHint(p.flag, p.text),
 			}
 		}
 		if err != nil {
@@ -119,4 +124,17 @@ func (f *selectorFlags) expression() (string, error) {
 		return "", usagef("--on and -l together: %w", err)
 	}
 	return both.String(), nil
+}
+
+// selectorHint says what to write. Whoever gives one word means an agent, as elsewhere.
+func selectorHint(flag, text string) string {
+	const example = "an example: --on 'label.env == \"prod\" && health == \"ONLINE\"', or short: -l env=prod"
+	if flag != "--on" || identity.ValidateName(text) != nil {
+		return example
+	}
+	field := "name"
+	if _, err := uuid.Parse(text); err == nil {
+		field = "id"
+	}
+	return fmt.Sprintf("to mean the agent %s: --on '%s == %q'; several agents are meant by a label, or by a list in a file, --on @FILE", text, field, text)
 }

@@ -80,7 +80,7 @@ func (a *app) readTemplate(path string) (*agentplanev1.TemplateSpec, error) {
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {
-			return nil, usagef("-f: %w", err)
+			return nil, unreadable("-f", err)
 		}
 		defer file.Close()
 		r = file
@@ -198,11 +198,33 @@ var parameterColumns = []column[*agentplanev1.Parameter]{
 			return "secret, in $" + p.Env
 		case len(p.Values) > 0:
 			return strings.Join(p.Values, ", ")
+		case p.Pattern != "":
+			return "all of it matches " + p.Pattern
 		default:
-			return p.Pattern
+			return boundsText(p)
 		}
 	}},
 	{"WHAT", false, (*agentplanev1.Parameter).GetDescription},
+}
+
+// boundsText says between which values one of a number or a duration lies.
+func boundsText(p *agentplanev1.Parameter) string {
+	show := func(n int64) string {
+		if p.Type == agentplanev1.ParameterType_PARAMETER_TYPE_DURATION {
+			return shortDuration(time.Duration(n))
+		}
+		return fmt.Sprint(n)
+	}
+	switch {
+	case p.Min != nil && p.Max != nil:
+		return show(p.GetMin()) + " to " + show(p.GetMax())
+	case p.Min != nil:
+		return show(p.GetMin()) + " or more"
+	case p.Max != nil:
+		return "up to " + show(p.GetMax())
+	default:
+		return ""
+	}
 }
 
 func (a *app) templatesDelete(cmd *cobra.Command, args []string) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -107,15 +106,8 @@ func (w *wholeOutput) verdict(id, agent string) error {
 		}
 	}
 	for i, t := range []*agentplanev1.OutputTotal{w.end.GetTotals().GetStdout(), w.end.GetTotals().GetStderr()} {
-		name := [2]string{"stdout", "stderr"}[i]
-		switch {
-		case w.at[i] != t.GetBytes():
-			return fmt.Errorf("%d bytes of %s came, and %d were recorded", w.at[i], name, t.GetBytes())
-		case !bytes.Equal(w.sums[i].Sum(nil), t.GetSha256()):
-			return &failure{
-				code: exitError, err: fmt.Errorf("what came of %s is not what was recorded: its SHA-256 is %x, recorded is %x", name, w.sums[i].Sum(nil), t.GetSha256()),
-				hint: "a disk of a node may be damaged: try again through another node with --addr HOST:PORT",
-			}
+		if err := compareTotal(streamNames[i], w.at[i], w.sums[i], t); err != nil {
+			return err
 		}
 	}
 	return nil

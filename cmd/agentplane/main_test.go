@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -167,7 +168,11 @@ func TestTakenPortSaysSo(t *testing.T) {
 	}
 	defer ln.Close()
 	taken := ln.Addr().String()
-	problem, hint := fails(t, exitError, nil, "run", "--data-dir", filepath.Join(t.TempDir(), "n"), "--listen", taken)
+	dir := filepath.Join(t.TempDir(), "new", "n")
+	problem, hint := fails(t, exitError, nil, "run", "--data-dir", dir, "--listen", taken)
+	if _, err := os.Lstat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory that it made is left: %v", err)
+	}
 	if !strings.Contains(problem, taken) || !strings.Contains(problem, "in use") {
 		t.Errorf("error %q does not say that %s is in use", problem, taken)
 	}

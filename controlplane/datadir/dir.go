@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -41,6 +42,8 @@ type Dir struct {
 	root *os.File // the directory itself
 	lock *os.File // closing it releases the lock
 
+	made []string // the directories that Open has made, the innermost first
+
 	mu     sync.Mutex // guards record and the files of this package
 	record nodeRecord
 	closed bool
@@ -59,9 +62,11 @@ func Open(path string) (_ *Dir, err error) {
 			err = fmt.Errorf("open data directory %q: %w", path, err)
 		}
 	}()
+	missing := missingDirs(path)
 	if err := identity.MakeDir(path); err != nil {
 		return nil, err
 	}
+	d.made = missing
 	if d.root, err = openPrivate(path); err != nil {
 		return nil, err
 	}
@@ -82,6 +87,16 @@ func Open(path string) (_ *Dir, err error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// missingDirs are the path and its parents, as far as they are not there.
+func missingDirs(path string) (missing []string) {
+	for ; ; path = filepath.Dir(path) {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return missing
+		}
+		missing = append(missing, path)
+	}
 }
 
 // refuseAgent refuses the data directory of an agent, where a node would leave its
@@ -148,12 +163,26 @@ func takeLock(path string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("%w by a process that is just starting; stop it first, or give this node a directory of its own", ErrInUse)
 	}
+	if !sameFile(f, path) {
+		_ = f.Close()
+		return nil, fmt.Errorf("%w by a process that has just given it up; try again", ErrInUse)
+	}
 	// The text helps people only; the lock is what counts. Hence no fsync.
 	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("write %q: %w", path, err)
 	}
 	return f, nil
+}
+
+// sameFile says that the open file still has the path.
+func sameFile(f *os.File, path string) bool {
+	have, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(have, there)
 }
 
 func flock(f *os.File) error {
@@ -286,6 +315,41 @@ func (d *Dir) Close() error {
 		return fmt.Errorf("close data directory %q: %w", d.path, err)
 	}
 	return nil
+}
+
+// Discard is Close for a start that has come to nothing. A directory that Open has made,
+// in which nothing lies but what it put there, is removed; nobody would miss it.
+func (d *Dir) Discard() error {
+	if !d.untouched() {
+		return d.Close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// The lock is held until nothing is left: whoever comes meanwhile is refused.
+	for _, name := range []string{addressesFile, nodeFile, lockFile} {
+		_ = os.Remove(d.Path(name))
+	}
+	for _, dir := range d.made {
+		if os.Remove(dir) != nil {
+			break // somebody else uses it
+		}
+	}
+	d.closed = true
+	d.release()
+	return nil
+}
+
+// untouched says that the directory was made by this process, and holds nothing of worth.
+func (d *Dir) untouched() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(d.made) == 0 || d.record.ClusterID != "" {
+		return false
+	}
+	entries, err := os.ReadDir(d.path)
+	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return e.Name() != addressesFile && e.Name() != nodeFile && e.Name() != lockFile
+	})
 }
 
 func (d *Dir) release() {

@@ -357,6 +357,74 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 	}
 }
 
+// A start that comes to nothing leaves nothing that it has made, and everything else.
+func TestDiscardRemovesWhatOpenMade(t *testing.T) {
+	exists := func(path string) bool {
+		_, err := os.Lstat(path)
+		return err == nil
+	}
+	for name, c := range map[string]struct {
+		before bool // the directory is there
+		use    func(t *testing.T, d *Dir)
+		left   bool
+	}{
+		"a new one":                {false, nil, false},
+		"one that was there":       {true, nil, true},
+		"one that has addresses":   {false, func(t *testing.T, d *Dir) { check(t, d.WriteAddresses(Addresses{Listen: "a:1"})) }, false},
+		"one with something in it": {false, func(t *testing.T, d *Dir) { check(t, d.Replace("x", []byte("y"))) }, true},
+		"one of a cluster":         {false, func(t *testing.T, d *Dir) { check(t, d.BindCluster("c1")) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			parent := t.TempDir()
+			path := filepath.Join(parent, "new", "data")
+			if c.before {
+				check(t, os.MkdirAll(path, 0o700))
+			}
+			d, err := Open(path)
+			check(t, err)
+			if c.use != nil {
+				c.use(t, d)
+			}
+			check(t, d.Discard())
+			check(t, d.Close())
+			if exists(path) != c.left || exists(filepath.Dir(path)) != c.left || !exists(parent) {
+				t.Errorf("left is %v, of its parent %v; want %v", exists(path), exists(filepath.Dir(path)), c.left)
+			}
+			again, err := Open(path) // the lock is free
+			check(t, err)
+			check(t, again.Close())
+		})
+	}
+}
+
+// Who has opened the lock of a directory that is discarded meanwhile does not hold it.
+func TestLockOfADiscardedDirectoryIsWorthNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "data")
+	d, err := Open(path)
+	check(t, err)
+	late, err := os.OpenFile(d.Path(lockFile), os.O_RDWR, 0o600)
+	check(t, err)
+	defer late.Close()
+	check(t, d.Discard())
+	check(t, flock(late))
+	if sameFile(late, filepath.Join(path, lockFile)) {
+		t.Error("the lock of a directory that is gone is held")
+	}
+	again, err := Open(path)
+	check(t, err)
+	defer again.Close()
+	if sameFile(late, filepath.Join(path, lockFile)) {
+		t.Error("two hold the lock")
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSubdirAndReplace(t *testing.T) {
 	d := mustOpen(t, t.TempDir()+"/data")
 	for range 2 {

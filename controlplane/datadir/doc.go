@@ -18,9 +18,10 @@
 //	addresses.json   for scripts: the bound addresses, while the node runs
 //
 // The lock is flock, which dies with the process, SIGKILL included, and also
-// holds between two nodes in one process. The lock file itself is never removed:
-// a process that waits with the old file open and one that makes a new file
-// would both hold a lock.
+// holds between two nodes in one process. The lock file itself is removed by its holder
+// alone, and only with the directory ([Dir.Discard]); whoever has opened it before, and gets
+// the lock then, sees that the file is another one or gone, and is refused: else it and one
+// that makes a new file would both hold a lock.
 //
 // The node file is replaced as a whole and fsynced. One that is damaged or
 // missing beside a boot.state is an error and never made anew: a node that

@@ -16,7 +16,9 @@ import (
 // lacks; from then on it is woken as long as it stands among the first of the line for
 // whom there are places. It leaves the line when it lacks that place no more, whatever it
 // did, upon which the next is woken: so no place stays free while somebody on this node
-// waits for it alone. Between nodes the state decides; who is refused stands in line again.
+// waits for it alone. When a lock or a budget is deleted all of its line are woken, once: of
+// a budget nobody needs a place any more. Between nodes the state decides; who is refused
+// stands in line again.
 type places struct {
 	view func() *fsm.View
 
@@ -28,7 +30,14 @@ type placeKey struct{ lock, group string }
 
 type line struct {
 	reserved int
-	waiting  []*session // who came first is first
+	waiting  []*waiter // who came first is first
+}
+
+type waiter struct {
+	s *session
+	// told says that it was woken since there is no such lock; what it has seen when it
+	// looks is no older.
+	told bool
 }
 
 func newPlaces(view func() *fsm.View) *places {
@@ -88,14 +97,14 @@ func (p *places) wait(s *session, lacking []placeKey) {
 	left := s.lacking
 	s.lacking = lacking
 	for _, key := range lacking {
-		if l := p.lineLocked(key); !slices.Contains(l.waiting, s) {
-			l.waiting = append(l.waiting, s)
+		if l := p.lineLocked(key); !slices.ContainsFunc(l.waiting, func(w *waiter) bool { return w.s == s }) {
+			l.waiting = append(l.waiting, &waiter{s: s})
 		}
 		p.wakeLocked(v, key) // it may have become free before anybody stood here
 	}
 	for _, key := range left {
 		if l := p.lines[key]; l != nil && !slices.Contains(lacking, key) {
-			l.waiting = slices.DeleteFunc(l.waiting, func(o *session) bool { return o == s })
+			l.waiting = slices.DeleteFunc(l.waiting, func(w *waiter) bool { return w.s == s })
 			p.wakeLocked(v, key)
 		}
 	}
@@ -127,8 +136,12 @@ func (p *places) wakeLocked(v *fsm.View, key placeKey) {
 		delete(p.lines, key)
 		return
 	}
-	free := v.Need(key.lock, key.group).Free() - l.reserved
-	for _, s := range l.waiting[:min(max(free, 0), len(l.waiting))] {
-		s.mail.mark(markChanged)
+	need := v.Need(key.lock, key.group)
+	free := min(max(need.Free()-l.reserved, 0), len(l.waiting))
+	for n, w := range l.waiting {
+		if n < free || need.Missing && !w.told {
+			w.s.mail.mark(markChanged)
+		}
+		w.told = need.Missing
 	}
 }

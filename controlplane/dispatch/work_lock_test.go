@@ -165,6 +165,43 @@ func TestBudgetLetsOneAfterTheOtherThrough(t *testing.T) {
 	})
 }
 
+// Of a budget that is deleted while it is full nobody waits for a place any more.
+func TestWhoWaitsForABudgetHearsThatItIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		const agents = 5
+		l.enroll(agents)
+		l.must(lockRow(&raftlogv1.CreateLock{Name: "db", Limit: 1, Selector: "all"}))
+		n := l.node(0, nil)
+		all := make([]int, agents)
+		for k := range all {
+			all[k] = k
+			newAgent(t, k).live(n.Dispatcher)
+		}
+		settle(time.Second)
+		id := l.submit(nil, all...)
+		settle(time.Second)
+		running := func() (are int) {
+			for _, k := range all {
+				if l.invocation(id, k).GetState() == claimed {
+					are++
+				}
+			}
+			return are
+		}
+		if got := running(); got != 1 {
+			t.Fatalf("void: %d run under a budget of one", got)
+		}
+		l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_DeleteLock{DeleteLock: &raftlogv1.DeleteLock{Name: "db", Force: true}}})
+		settle(200 * time.Millisecond)
+		if got := running(); got != agents {
+			t.Errorf("without the budget %d of %d run", got, agents)
+		}
+		if got := len(n.places.lines); got != 0 {
+			t.Errorf("%d lines are left", got)
+		}
+	})
+}
+
 // What lacks a place keeps nothing from those behind it, and a session that ends passes
 // its turn on.
 func TestWhoLacksAPlaceBarsNobody(t *testing.T) {

@@ -246,6 +246,18 @@ func TestProblemsNameTheOneRightCommand(t *testing.T) {
 			[]string{"node_unreachable: systemctl restart agentplane  # on w at w:7460"},
 		},
 		{
+			"one has just gone silent, and gossip has not noticed",
+			situation{members: alive(3), leader: "id-a", voters: 3, silent: map[string]time.Duration{"id-b": time.Second, "id-c": silentBound}},
+			1,
+			[]string{"node_silent: agentctl cluster status --why"},
+		},
+		{
+			"one that is silent is known to be dead",
+			situation{members: append(alive(2), member("z", "dead", true)), leader: "id-a", voters: 3, silent: map[string]time.Duration{"id-z": time.Minute}},
+			0,
+			[]string{"node_dead: systemctl start agentplane  # on z at z:7460", "no_margin: "},
+		},
+		{
 			"agents are in quarantine",
 			situation{members: alive(3), leader: "id-a", voters: 3, quarantined: []quarantined{{"web-1", "journal_behind", "put back", true}, {"web-2", "clone", "twice", false}}},
 			1,

@@ -33,6 +33,7 @@ func (c *Commands) GetCommand(ctx context.Context, req *agentplanev1.GetCommandR
 		return nil, err
 	}
 	answer := commandRow(row)
+	judgeProbes(v, answer)
 	if req.GetWithSpec() {
 		_, spec, err := c.asked(v, row.GetId())
 		if err != nil {

@@ -79,7 +79,8 @@
 // # What is wrong
 //
 // Status names each problem with one command ([Cluster.Status]), by evidence: a node of
-// which nothing is seen or heard is not up. On a node that was started without the others
+// which nothing is seen or heard is not up, and one whose connection has just broken is said
+// to be silent before gossip calls it dead. On a node that was started without the others
 // the state is empty; then members come from raft's configuration and the trust bundle.
 //
 // # Ownership

@@ -157,6 +157,20 @@ func TestEnrollAnAgent(t *testing.T) {
 	}
 }
 
+func TestNamesakesAreToldWhenTheyEnrol(t *testing.T) {
+	w := newWorld(t)
+	for n, id := range []string{"a1", "a2", "a3"} {
+		tok := w.token(agentKind)
+		r, err := w.Enroll.Enroll(t.Context(), agentRequest(t, tok, mustKey(t), id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Join(r.GetNotes(), " "); n == 0 && said != "" || n > 0 && !strings.Contains(said, fmt.Sprintf("have the name \"web-1\", %d of them", n)) {
+			t.Errorf("agent %d is told %q", n+1, said)
+		}
+	}
+}
+
 func TestEnrollANode(t *testing.T) {
 	w := newWorld(t)
 	tok, key := w.token(nodeKind), mustKey(t)

@@ -168,6 +168,8 @@ func (f *filter) means(v *fsm.View, row *raftlogv1.Command) bool {
 	case req.GetState() != 0 && agentplanev1.CommandState(row.GetState()) != req.GetState(),
 		req.GetSubmittedBy() != "" && row.GetSubmittedBy() != req.GetSubmittedBy(),
 		req.GetRerunOf() != "" && row.GetRerunOf() != req.GetRerunOf(),
+		req.GetSchedule() != "" && row.GetSchedule() != req.GetSchedule(),
+		req.GetPaused() && !paused(row),
 		f.text != "" && !strings.Contains(strings.ToLower(row.GetSummary()), f.text) && !strings.Contains(strings.ToLower(row.GetSelector()), f.text):
 		return false
 	case f.byAgent:
@@ -179,6 +181,11 @@ func (f *filter) means(v *fsm.View, row *raftlogv1.Command) bool {
 		})
 	}
 	return true
+}
+
+// paused says that somebody may resume the command.
+func paused(row *raftlogv1.Command) bool {
+	return row.GetPause() != nil && row.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE
 }
 
 // cost is how many rows are looked at to judge the command.

@@ -59,7 +59,8 @@ func TestListedAreThoseOnWhomAllFiltersHold(t *testing.T) {
 	w.run(first, "a2", raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, nil)
 	second := submit("second", "bob", `id == "a1"`, "uptime")
 	w.run(second, "a1", raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, nil)
-	submit("third", "alice", `id == "a2"`, "uptime")
+	third := submit("third", "alice", `id == "a2"`, "uptime")
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_PauseCommand{PauseCommand: &raftlogv1.PauseCommand{CommandId: third, PausedBy: "bob"}}})
 	at := func(h int) int64 { return testStart.Add(time.Duration(h) * time.Hour).UnixNano() }
 
 	for name, c := range map[string]struct {
@@ -84,6 +85,7 @@ func TestListedAreThoseOnWhomAllFiltersHold(t *testing.T) {
 		"until, and before one of them": {&agentplanev1.ListCommandsRequest{Until: at(99), Before: second}, []string{"first"}},
 		"in pages of one":               {&agentplanev1.ListCommandsRequest{SubmittedBy: "alice", Limit: 1}, []string{"third", "first"}},
 		"all hold":                      {&agentplanev1.ListCommandsRequest{SubmittedBy: "alice", Text: "uptime"}, []string{"third"}},
+		"paused":                        {&agentplanev1.ListCommandsRequest{Paused: true}, []string{"third"}},
 		"nobody":                        {&agentplanev1.ListCommandsRequest{SubmittedBy: "carol"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,6 +98,22 @@ func TestListedAreThoseOnWhomAllFiltersHold(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+func TestListedAreThoseOfASchedule(t *testing.T) {
+	w := fleetWorld(t)
+	w.submit(w.spec("all"))
+	w.putSchedule("nightly", nil)
+	id := w.spec("all").GetCommandId()
+	if _, err := w.Schedules.RunSchedule(t.Context(), &agentplanev1.RunScheduleRequest{Name: "nightly", CommandId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if ids, _ := w.list(&agentplanev1.ListCommandsRequest{Schedule: "nightly"}); !slices.Equal(ids, []string{id}) {
+		t.Errorf("of the schedule there is %v, want %s", ids, id)
+	}
+	if ids, _ := w.list(&agentplanev1.ListCommandsRequest{Schedule: "weekly"}); len(ids) > 0 {
+		t.Errorf("of another schedule there is %v", ids)
 	}
 }
 

@@ -218,11 +218,11 @@ func (l *Locks) release(ctx context.Context, name, lease string, force bool) err
 	return err
 }
 
-func (l *Locks) lock(v *fsm.View, name string) (*raftlogv1.Lock, error) {
+func (s *service) lock(v *fsm.View, name string) (*raftlogv1.Lock, error) {
 	if row, found := v.Lock(name); found {
 		return row, nil
 	}
-	return nil, l.refuse(codes.NotFound, "no_lock", "there is no lock %.80q", name)
+	return nil, s.refuse(codes.NotFound, "no_lock", "there is no lock %.80q", name)
 }
 
 func lockRow(v *fsm.View, l *raftlogv1.Lock) *agentplanev1.Lock {

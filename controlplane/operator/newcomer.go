@@ -3,6 +3,7 @@ package operator
 import (
 	"cmp"
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 
@@ -59,7 +60,22 @@ func (e *Enrolment) enrollAgent(ctx context.Context, n newcomer, as *agentplanev
 	}
 	// A command may name its agents by this name: the agent must know it as its own.
 	answer.Name = a.GetName()
+	answer.Notes = e.namesakes(v, a)
 	return answer, nil
+}
+
+// namesakes says that others have the name of an agent: names need not be unique, and who is
+// meant by one may be another than somebody thinks.
+func (e *Enrolment) namesakes(v *fsm.View, a *raftlogv1.Agent) []string {
+	n := -1
+	for range v.AgentsByName(a.GetName()) {
+		n++
+	}
+	if n < 1 {
+		return nil
+	}
+	e.o.Logger.Warn("an agent has a name that others have", "agent_id", a.GetId(), "name", a.GetName(), "others", n)
+	return []string{fmt.Sprintf("other agents have the name %q, %d of them: a selector on it means all, and where one is to be named its id is needed; --name gives another", a.GetName(), n)}
 }
 
 func (e *Enrolment) enrollOperator(ctx context.Context, n newcomer, as *agentplanev1.EnrollOperator) (*agentplanev1.EnrollResponse, error) {

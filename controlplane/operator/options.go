@@ -79,6 +79,9 @@ type Options struct {
 	// Unreached answers the nodes to which this node cannot connect, and why. Nil: it
 	// is not known of any.
 	Unreached func() map[string]string
+	// Silent answers from which nodes this node hears nothing, and for how long. Nil: it is
+	// not known of any.
+	Silent func() map[string]time.Duration
 	// Trusted answers the cluster's id and the addresses of its nodes by id, as known
 	// before the state is. Nil: nothing is.
 	Trusted func() (clusterID string, addresses map[string]string)
@@ -142,6 +145,9 @@ func New(o Options) (*Services, error) {
 	}
 	if o.Unreached == nil {
 		o.Unreached = func() map[string]string { return nil }
+	}
+	if o.Silent == nil {
+		o.Silent = func() map[string]time.Duration { return nil }
 	}
 	if o.Trusted == nil {
 		o.Trusted = func() (string, map[string]string) { return "", nil }

@@ -1,7 +1,10 @@
 package operator
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -27,6 +30,11 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 		return nil, c.refuse(codes.AlreadyExists, "command_exists", "command %q stands already", p.id)
 	}
 	m, limited := p.mutation.GetSubmitCommand(), true
+	for _, name := range m.GetFleetLocks() {
+		if _, err := c.lock(v, name); err != nil {
+			return nil, err
+		}
+	}
 	if m.GetRollout() == nil {
 		m.Rollout, limited = &raftlogv1.RolloutPlan{Waves: []*raftlogv1.WavePlan{{Share: "100%", BasisPoints: wave.Whole}}}, false
 	}
@@ -34,13 +42,14 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 	if err := c.outcomeRefusal(refusal); refusal != nil {
 		return nil, err
 	}
-	answer := &agentplanev1.PlanResponse{Notes: p.notes, Index: v.Index()}
+	answer := &agentplanev1.PlanResponse{Notes: p.notes, Index: v.Index(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(), Splay: m.GetSplay()}
 	if sub, err := decodeSubmission(req.GetEnvelope()); err == nil { // as plan has read it
 		answer.Estimate = estimateRow(EstimateOf(v, sub.spec))
 	}
 	if limited && r.GetLimited() {
 		answer.MaxFailures = proto.Uint32(r.GetMaxFailures())
 	}
+	held := make(holds)
 	byRank := make([]*agentplanev1.PlannedTarget, r.GetSize())
 	for n, ordinal := range m.GetAgentOrdinals() {
 		a, _ := v.AgentByOrdinal(ordinal)
@@ -56,13 +65,38 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 			}
 		}
 		byRank[ranks[n]-1] = t
+		held.add(v, v.Needs(a, &raftlogv1.Command{FleetLocks: m.GetFleetLocks()}))
 	}
+	answer.FleetLocks = held.rows()
 	last := uint32(0)
 	for _, w := range r.GetWaves() {
 		answer.Waves = append(answer.Waves, &agentplanev1.PlannedWave{Share: w.GetShare(), Targets: byRank[last:w.GetEnd()]})
 		last = w.GetEnd()
 	}
 	return answer, nil
+}
+
+// holds are the places of locks and budgets of the fleet that a command takes, by lock
+// and group.
+type holds map[string]*agentplanev1.PlannedLock
+
+// add counts what one more target needs.
+func (h holds) add(v *fsm.View, needs []fsm.Need) {
+	for _, n := range needs {
+		key := n.Lock + "\x00" + n.Group
+		if h[key] == nil {
+			h[key] = &agentplanev1.PlannedLock{
+				Name: n.Lock, Group: n.Group, Budget: n.Budget, Limit: n.Limit, Held: n.Held, Waits: v.Blocked(n).String(),
+			}
+		}
+		h[key].Targets++
+	}
+}
+
+func (h holds) rows() []*agentplanev1.PlannedLock {
+	return slices.SortedFunc(maps.Values(h), func(a, b *agentplanev1.PlannedLock) int {
+		return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetGroup(), b.GetGroup()))
+	})
 }
 
 // whyNot says more of an agent that counts as offline.

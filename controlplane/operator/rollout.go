@@ -29,7 +29,6 @@ const maxLabelBytes = 256
 
 // checkRollout says what is wrong with a rollout by itself.
 func checkRollout(r *agentplanev1.RolloutSpec) *problem {
-	waves := len(r.GetWaves())
 	if err := wave.Check(sharesOf(r)); err != nil {
 		return problemf("waves", "%v", err)
 	}
@@ -38,7 +37,7 @@ func checkRollout(r *agentplanev1.RolloutSpec) *problem {
 			return problemf("waves", "wave %d: name and value of the label may have %d bytes", n+1, maxLabelBytes)
 		}
 	}
-	several := waves > 1 || (waves == 1 && r.GetWaves()[0].GetBasisPoints() != wave.Whole)
+	several := severalWaves(r)
 	limit, probe := r.GetMaxFailures(), r.GetProbe()
 	label, byLabel := strings.CutPrefix(r.GetOrder(), orderLabel)
 	switch {
@@ -59,6 +58,12 @@ func checkRollout(r *agentplanev1.RolloutSpec) *problem {
 		return checkProbe(probe)
 	}
 	return nil
+}
+
+// severalWaves says that not all are released at once.
+func severalWaves(r *agentplanev1.RolloutSpec) bool {
+	waves := r.GetWaves()
+	return len(waves) > 1 || len(waves) == 1 && waves[0].GetBasisPoints() != wave.Whole
 }
 
 func checkProbe(p *agentplanev1.ProbeSpec) *problem {
@@ -119,6 +124,7 @@ func addRollout(v *fsm.View, spec *agentplanev1.CommandSpec, m *raftlogv1.Submit
 		}
 	}
 	order, notes := orderOf(v, r.GetOrder(), shares[0], m)
+	notes = append(notes, oneAtATime(v, m, p)...)
 	if order != nil {
 		p.Ranks = make([]uint32, len(order))
 		for rank, at := range order {
@@ -127,6 +133,24 @@ func addRollout(v *fsm.View, spec *agentplanev1.CommandSpec, m *raftlogv1.Submit
 	}
 	m.Rollout = p
 	return notes
+}
+
+// oneAtATime says that the share of failures of a strict rerun is none of its targets, upon
+// which one may fail all the same: of none nothing could be started.
+func oneAtATime(v *fsm.View, m *raftlogv1.SubmitCommand, p *raftlogv1.RolloutPlan) []string {
+	if m.GetRerunOf() == "" || !p.GetStrict() || p.GetMaxFailuresBasisPoints() == 0 {
+		return nil
+	}
+	size := uint32(0)
+	for _, ordinal := range m.GetAgentOrdinals() {
+		if v.Skips(ordinal, m.GetQueueOffline(), m.GetQueueMax()) == "" {
+			size++
+		}
+	}
+	if size == 0 || wave.Limit(size, p.GetMaxFailuresBasisPoints()) > 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s of %d targets is less than one failure: one may fail, and they run one at a time", wave.Percent(p.GetMaxFailuresBasisPoints()), size)}
 }
 
 // orderOf answers the places of the targets in the order that is asked for; nil means as

@@ -251,6 +251,67 @@ func TestPauseResumeAbort(t *testing.T) {
 	wantRefusal(t, err, codes.NotFound, "no_command")
 }
 
+// A strict command whose failures are a share can be run again where it failed: of few
+// targets the share is none, and one at a time is as strict as it gets.
+func TestStrictRerunOfFewRunsOneAtATime(t *testing.T) {
+	w := fleetWorld(t)
+	strict := func(s *agentplanev1.CommandSpec) *agentplanev1.CommandSpec {
+		s.Rollout = &agentplanev1.RolloutSpec{Strict: true, MaxFailures: &agentplanev1.FailureLimit{BasisPoints: 4000}}
+		return s
+	}
+	first := w.submit(strict(w.spec("all"))).GetId()
+	w.run(first, "a1", raftlogv1.AttemptState_ATTEMPT_STATE_FAILED, &raftlogv1.Result{ExitCode: 1})
+	again := strict(w.spec(""))
+	again.RerunOf, again.RerunStates = first, []agentplanev1.AttemptState{agentplanev1.AttemptState_ATTEMPT_STATE_FAILED}
+	p, err := w.Commands.Plan(t.Context(), &agentplanev1.PlanRequest{Envelope: envelope(t, again)})
+	if err != nil || p.GetMaxFailures() != 1 {
+		t.Fatalf("%v, %v", p, err)
+	}
+	r, err := w.Commands.Submit(t.Context(), &agentplanev1.SubmitRequest{Envelope: envelope(t, again)})
+	if err != nil || r.GetCommand().GetRollout().GetMaxFailures() != 1 || r.GetCommand().GetCounts()["released"] != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	if said := strings.Join(r.GetNotes(), " "); !strings.Contains(said, "40% of 1 targets is less than one failure") {
+		t.Errorf("it says %q", said)
+	}
+	// Asked for anew it is refused: whoever does that can say another limit.
+	alone := strict(w.spec(`id == "a1"`))
+	_, err = w.Commands.Submit(t.Context(), &agentplanev1.SubmitRequest{Envelope: envelope(t, alone)})
+	wantRefusal(t, err, codes.InvalidArgument, "strict")
+}
+
+// A probe that has failed stays so when somebody lets the command go on, and who did.
+func TestWavesSayHowTheirProbesEnded(t *testing.T) {
+	w := mixedWorld(t)
+	spec := w.spec("all")
+	rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Probe = &agentplanev1.ProbeSpec{Argv: []string{"true"}} })(w, spec)
+	id := w.submit(spec).GetId()
+	w.run(id, "a1", raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, nil)
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AdvanceRollout{AdvanceRollout: &raftlogv1.AdvanceRollout{CommandId: id, ExpectedWave: 1, ExpectedReleased: 1, Max: 9}}})
+	first := func() (*agentplanev1.Command, *agentplanev1.Wave) {
+		t.Helper()
+		r, err := w.Commands.GetCommand(t.Context(), &agentplanev1.GetCommandRequest{Id: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.GetCommand(), r.GetCommand().GetRollout().GetWaves()[0]
+	}
+	if _, wv := first(); wv.GetProbed() || wv.GetProbeFailed() || wv.GetOpenedBy() != "" {
+		t.Errorf("while it runs: %v", wv)
+	}
+	w.run(wave.ProbeID(id, 1), "a1", raftlogv1.AttemptState_ATTEMPT_STATE_FAILED, &raftlogv1.Result{ExitCode: 1})
+	c, wv := first()
+	if !wv.GetProbeFailed() || wv.GetOpenedBy() != "" || c.GetPaused() == nil {
+		t.Errorf("when it has failed: %v", c)
+	}
+	if _, err := w.Commands.ResumeCommand(t.Context(), &agentplanev1.ResumeCommandRequest{Id: id, Pause: c.GetPaused().GetNumber()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, wv := first(); !wv.GetProbeFailed() || wv.GetOpenedBy() != "alice" {
+		t.Errorf("when it goes on all the same: %v", wv)
+	}
+}
+
 func TestListShowsProbesWithTheirCommand(t *testing.T) {
 	w := mixedWorld(t)
 	spec := w.spec("all")

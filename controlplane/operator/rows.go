@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -26,7 +27,7 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		Schedule:   c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
 		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c),
 	}
-	if p := c.GetPause(); p != nil && c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE {
+	if p := c.GetPause(); paused(c) {
 		r.Paused = &agentplanev1.Stop{Number: p.GetNumber(), At: p.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Detail: p.GetDetail()}
 	}
 	if a := c.GetAbort(); a != nil {
@@ -66,11 +67,21 @@ func rolloutRow(c *raftlogv1.Command) *agentplanev1.Rollout {
 	for _, w := range have.GetWaves() {
 		r.Waves = append(r.Waves, &agentplanev1.Wave{
 			Share: w.GetShare(), Targets: w.GetEnd() - last, ReleasedAt: w.GetReleasedAt(), SettledAt: w.GetSettledAt(),
-			PassedOver: w.GetEnd() == last, ProbeId: w.GetProbeId(), Probed: w.GetProbed(),
+			PassedOver: w.GetEnd() == last, ProbeId: w.GetProbeId(), Probed: w.GetProbed(), OpenedBy: w.GetOpenedBy(),
 		})
 		last = w.GetEnd()
 	}
 	return r
+}
+
+// judgeProbes says of the waves that were probed how that has ended.
+func judgeProbes(v *fsm.View, c *agentplanev1.Command) {
+	for _, w := range c.GetRollout().GetWaves() {
+		probe, _ := v.Command(w.GetProbeId())
+		w.ProbeFailed = w.GetProbed() && slices.ContainsFunc(probe.GetCounts(), func(n *raftlogv1.StateCount) bool {
+			return n.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED
+		})
+	}
 }
 
 func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agentplanev1.Invocation {

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -13,7 +14,10 @@ import (
 )
 
 const (
+	// A command that says nothing may wait so long to be started, as one that agentctl
+	// submits.
 	defaultScheduledTTL = 5 * time.Minute
+	defaultWavesTTL     = 24 * time.Hour
 	defaultSlots        = 5
 	maxSlots            = 1000
 )
@@ -130,9 +134,13 @@ func (s *Schedules) RunSchedule(ctx context.Context, req *agentplanev1.RunSchedu
 		return nil, err
 	}
 	now := s.now(v)
-	submit, err := s.PlanScheduled(v, row, req.GetCommandId(), now)
+	submit, gone, err := s.PlanScheduled(v, row, req.GetCommandId(), now)
 	if err != nil {
 		return nil, err
+	}
+	var notes []string
+	if len(gone) > 0 {
+		notes = append(notes, "agents that the schedule names are not there any more: "+strings.Join(gone, ", "))
 	}
 	if err := s.commands.mayAsk(ctx); err != nil {
 		return nil, err
@@ -148,7 +156,7 @@ func (s *Schedules) RunSchedule(ctx context.Context, req *agentplanev1.RunSchedu
 	if err != nil {
 		return nil, err
 	}
-	return &agentplanev1.RunScheduleResponse{Command: commandRow(made), Repeated: o.GetRepeated()}, nil
+	return &agentplanev1.RunScheduleResponse{Command: commandRow(made), Repeated: o.GetRepeated(), Notes: notes}, nil
 }
 
 // NextSlots answers when a schedule will be due, as this node computes it.

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,7 +22,10 @@ func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*
 	}
 	command := proto.CloneOf(asked.GetCommand())
 	ttl := asked.GetTtl()
-	if ttl == 0 {
+	switch {
+	case ttl == 0 && severalWaves(command.GetRollout()):
+		ttl = int64(defaultWavesTTL)
+	case ttl == 0:
 		ttl = int64(defaultScheduledTTL)
 	}
 	switch {
@@ -52,6 +56,7 @@ func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*
 	spec := &raftlogv1.ScheduleSpec{
 		Command: b, Cron: asked.GetCron(), At: asked.GetAt(), TimeZone: asked.GetTimeZone(), Until: asked.GetUntil(), Ttl: ttl,
 		Overlap: raftlogv1.Overlap(asked.GetOverlap()), Missed: raftlogv1.Missed(asked.GetMissed()), Summary: summary(command), Selector: command.GetSelector(),
+		Template: command.GetTemplate().GetName(), TemplateVersion: command.GetTemplate().GetVersion(),
 	}
 	if spec.Overlap == 0 {
 		spec.Overlap = raftlogv1.Overlap_OVERLAP_SKIP
@@ -63,32 +68,48 @@ func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*
 }
 
 // PlanScheduled is what the leader proposes for a firing, or a refusal: the command as
-// its operator would submit it now.
-func (s *Schedules) PlanScheduled(v *fsm.View, row *raftlogv1.Schedule, commandID string, now int64) (*raftlogv1.SubmitCommand, error) {
+// its operator would submit it now, without the agents that have gone since.
+func (s *Schedules) PlanScheduled(v *fsm.View, row *raftlogv1.Schedule, commandID string, now int64) (m *raftlogv1.SubmitCommand, gone []string, err error) {
 	spec := new(agentplanev1.CommandSpec)
 	if err := decodeStrictly("schedule", row.GetSpec().GetCommand(), spec); err != nil {
-		return nil, s.refuse(codes.FailedPrecondition, "bad_schedule", "%v", err)
+		return nil, nil, s.refuse(codes.FailedPrecondition, "bad_schedule", "%v", err)
+	}
+	if gone = s.leaveOut(v, spec); len(gone) > 0 && len(spec.GetAgents()) == 0 {
+		return nil, nil, s.refuse(codes.NotFound, fsm.NoTargets, "none of the %d agents that schedule %q names is there any more", len(gone), row.GetName())
 	}
 	spec.ClusterId, spec.Incarnation, spec.CommandId = v.Cluster().GetClusterId(), incarnation(v.Cluster()), commandID
 	spec.NotAfter = now + row.GetSpec().GetTtl() + spec.GetSplay()
 	if p := check(spec, now); p != nil {
-		return nil, s.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
+		return nil, nil, s.refuse(codes.InvalidArgument, p.reason, "%s", p.text)
 	}
 	if err := s.commands.ofTemplate(v, spec); err != nil { // which may have been deleted meanwhile
-		return nil, err
+		return nil, nil, err
 	}
 	ordinals, err := s.commands.targets(v, spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	data, err := exact.Marshal(spec)
 	if err == nil {
 		data, err = exact.Marshal(&agentplanev1.Envelope{Spec: data})
 	}
 	if err != nil {
-		return nil, s.refuse(codes.Internal, "bad_schedule", "the command of schedule %q cannot be made: %v", row.GetName(), err)
+		return nil, nil, s.refuse(codes.Internal, "bad_schedule", "the command of schedule %q cannot be made: %v", row.GetName(), err)
 	}
 	sum := sha256.Sum256(data)
-	m, _ := s.commands.submitOf(v, &submission{envelope: data, digest: sum[:], spec: spec}, ordinals, "schedule "+row.GetName())
-	return m, nil
+	m, _ = s.commands.submitOf(v, &submission{envelope: data, digest: sum[:], spec: spec}, ordinals, "schedule "+row.GetName())
+	return m, gone, nil
+}
+
+// leaveOut takes agents out of a spec that are not there any more, and answers them.
+func (s *Schedules) leaveOut(v *fsm.View, spec *agentplanev1.CommandSpec) (gone []string) {
+	spec.Agents = slices.DeleteFunc(spec.GetAgents(), func(who string) bool {
+		_, err := s.agent(v, who)
+		is := agentplanev1.DetailOf(err).GetReason() == "no_agent"
+		if is {
+			gone = append(gone, who)
+		}
+		return is
+	})
+	return gone
 }

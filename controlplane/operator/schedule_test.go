@@ -12,6 +12,7 @@ import (
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
+	"github.com/agentplane/agentplane/proto/wave"
 )
 
 // putRequest asks for a schedule as agentctl does.
@@ -84,6 +85,29 @@ func TestScheduleIsMadeOnceAndChangedByItsVersion(t *testing.T) {
 	wantRefusal(t, err, codes.NotFound, "no_schedule")
 }
 
+// What says nothing waits as long as a command of agentctl that says nothing.
+func TestScheduleTakesTheDefaultOfACommand(t *testing.T) {
+	for name, c := range map[string]struct {
+		waves []*agentplanev1.WaveSpec
+		want  time.Duration
+	}{
+		"all at once":   {nil, 5 * time.Minute},
+		"one wave":      {[]*agentplanev1.WaveSpec{{BasisPoints: wave.Whole}}, 5 * time.Minute},
+		"several waves": {[]*agentplanev1.WaveSpec{{Count: 1}}, 24 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			made := fleetWorld(t).putSchedule("nightly", func(s *agentplanev1.ScheduleSpec) {
+				if c.waves != nil {
+					s.Command.Rollout = &agentplanev1.RolloutSpec{Waves: c.waves}
+				}
+			})
+			if got := time.Duration(made.GetSpec().GetTtl()); got != c.want {
+				t.Errorf("its commands may wait for %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
 func TestScheduleRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit   func(*agentplanev1.ScheduleSpec)
@@ -152,7 +176,7 @@ func TestFiringIsASubmissionOfTheMoment(t *testing.T) {
 	w.agent("a5", "web-5", true, label("env", "prod")) // comes later, and is meant
 	row, _ := w.m.View().Schedule("nightly")
 	id, now := w.spec("all").GetCommandId(), w.now.UnixNano()
-	m, err := w.Schedules.PlanScheduled(w.m.View(), row, id, now)
+	m, _, err := w.Schedules.PlanScheduled(w.m.View(), row, id, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +195,36 @@ func TestFiringIsASubmissionOfTheMoment(t *testing.T) {
 	}
 	w.putSchedule("nobody", func(s *agentplanev1.ScheduleSpec) { s.Command.Selector = `label.env == "moon"` })
 	row, _ = w.m.View().Schedule("nobody")
-	_, err = w.Schedules.PlanScheduled(w.m.View(), row, id, now)
+	_, _, err = w.Schedules.PlanScheduled(w.m.View(), row, id, now)
+	wantRefusal(t, err, codes.NotFound, fsm.NoTargets)
+}
+
+// Agents that a schedule names and that were removed since keep it from nothing, as long
+// as one of them is left.
+func TestFiringLeavesOutAgentsThatAreGone(t *testing.T) {
+	w := fleetWorld(t)
+	w.putSchedule("nightly", func(s *agentplanev1.ScheduleSpec) {
+		s.Command.Selector, s.Command.Agents = "", []string{"a1", "web-2", "a3"}
+	})
+	row, _ := w.m.View().Schedule("nightly")
+	remove := func(id string) {
+		w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveAgent{RemoveAgent: &raftlogv1.RemoveAgent{AgentId: id}}})
+	}
+	remove("a2")
+	remove("a3")
+	m, gone, err := w.Schedules.PlanScheduled(w.m.View(), row, w.spec("all").GetCommandId(), w.now.UnixNano())
+	if err != nil || len(m.GetAgentOrdinals()) != 1 || strings.Join(gone, " ") != "web-2 a3" {
+		t.Fatalf("%v without %q, %v", m, gone, err)
+	}
+	if sub, err := decodeSubmission(m.GetEnvelope()); err != nil || strings.Join(sub.spec.GetAgents(), " ") != "a1" {
+		t.Errorf("the command names %v, %v", sub, err)
+	}
+	r, err := w.Schedules.RunSchedule(t.Context(), &agentplanev1.RunScheduleRequest{Name: "nightly", CommandId: w.spec("all").GetCommandId()})
+	if err != nil || r.GetCommand().GetTargets() != 1 || len(r.GetNotes()) != 1 || !strings.Contains(r.GetNotes()[0], "web-2, a3") {
+		t.Errorf("by hand: %v, %v", r, err)
+	}
+	remove("a1")
+	_, _, err = w.Schedules.PlanScheduled(w.m.View(), row, w.spec("all").GetCommandId(), w.now.UnixNano())
 	wantRefusal(t, err, codes.NotFound, fsm.NoTargets)
 }
 

@@ -15,6 +15,9 @@ const (
 	clockBound = 30 * time.Second
 	// lagBound is how many entries a node may be behind before it is said.
 	lagBound = 10_000
+	// silentBound is how long a node may be without a connection before it is said; it
+	// takes gossip some seconds to call one dead.
+	silentBound = 300 * time.Millisecond
 )
 
 // maxQuarantined is how many agents in quarantine are named one by one.
@@ -37,7 +40,7 @@ func (c *Cluster) Status(ctx context.Context, req *agentplanev1.StatusRequest) (
 	}
 	seen := situation{
 		members: answer.Members, leader: cfg.Leader, self: c.o.NodeID, voters: len(cfg.Voters),
-		behind: c.o.Behind(), unreached: c.o.Unreached(), needNode: make(map[string]bool), distance: c.o.ClockDistance(),
+		behind: c.o.Behind(), unreached: c.o.Unreached(), silent: c.o.Silent(), needNode: make(map[string]bool), distance: c.o.ClockDistance(),
 	}
 	for _, m := range answer.Members {
 		if m.GetCandidate() && c.o.WaitsFor(m.GetId()).Node {
@@ -65,6 +68,7 @@ type situation struct {
 	voters      int // of raft's configuration
 	behind      map[string]uint64
 	unreached   map[string]string
+	silent      map[string]time.Duration
 	needNode    map[string]bool // candidates that wait for one more node
 	distance    time.Duration
 	quarantined []quarantined
@@ -193,6 +197,13 @@ func (s situation) liveMember(all *problems, m *agentplanev1.Member) {
 		all.add("node_unreachable", onHost("systemctl restart agentplane", m),
 			"node %q gossips, and this node cannot reach it at the address that it advertises, %s: %s: mend its --advertise or what blocks the way, then restart it; or take it out: agentctl cluster remove %s",
 			m.GetName(), m.GetAddress(), why, m.GetName())
+	} else if d := s.silent[m.GetId()]; d > silentBound || m.GetState() == "suspect" {
+		heard := "does not answer"
+		if d > silentBound {
+			heard = fmt.Sprintf("has not been heard of for %v", d.Round(100*time.Millisecond))
+		}
+		all.add("node_silent", "agentctl cluster status --why", "node %q at %s %s: its process or its link may be gone; look again in some seconds, when that is known",
+			cmp.Or(m.GetName(), m.GetId()), m.GetAddress(), heard)
 	} else if m.GetCandidate() && m.GetWaitsFor() != "" {
 		command := "agentctl cluster members -o wide" // it goes on by itself
 		if s.needNode[m.GetId()] {

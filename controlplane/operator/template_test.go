@@ -2,6 +2,7 @@ package operator
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/template"
 )
@@ -85,6 +87,30 @@ func (w *world) fromTemplate(spec *agentplanev1.TemplateSpec) *agentplanev1.Comm
 	c.Template = &agentplanev1.TemplateUse{Name: "restart", Version: 1, Arguments: f.Arguments}
 	c.RunTimeout, c.KillGrace, c.Delivery = spec.GetRunTimeout(), spec.GetKillGrace(), spec.GetDelivery()
 	return c
+}
+
+// A schedule goes on with the version of which it was made, whatever follows.
+func TestScheduleKeepsItsVersionOfATemplate(t *testing.T) {
+	w := fleetWorld(t)
+	spec := restartTemplate(t)
+	if _, err := w.put("restart", spec, 0); err != nil {
+		t.Fatal(err)
+	}
+	made := w.fromTemplate(spec)
+	w.putSchedule("nightly", func(s *agentplanev1.ScheduleSpec) {
+		s.Command.Selector, s.Command.Argv, s.Command.Secrets, s.Command.Template = "all", made.GetArgv(), made.GetSecrets(), made.GetTemplate()
+		s.Command.RunTimeout, s.Command.KillGrace, s.Command.Delivery = made.GetRunTimeout(), made.GetKillGrace(), made.GetDelivery()
+	})
+	for version := range uint32(2 * fsm.MaxTemplateVersions) {
+		spec.Description = fmt.Sprint("version ", version+2)
+		if _, err := w.put("restart", spec, version+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	row, _ := w.m.View().Schedule("nightly")
+	if _, _, err := w.Schedules.PlanScheduled(w.m.View(), row, w.spec("all").GetCommandId(), w.now.UnixNano()); err != nil {
+		t.Errorf("it fires no more: %v", err)
+	}
 }
 
 func TestRunTemplateRunsNothingElse(t *testing.T) {

@@ -60,6 +60,7 @@ type Pool struct {
 	conns  map[string]*pooled
 	links  map[string]*link // the newest open connection to each node
 	failed map[string]failing
+	lost   map[string]time.Time // since when there is no connection to a node where one was
 	closed bool
 }
 
@@ -84,6 +85,7 @@ func (l *link) Close() error {
 	l.p.mu.Lock()
 	if l.p.links[l.id] == l {
 		delete(l.p.links, l.id)
+		l.p.lost[l.id] = time.Now()
 	}
 	l.p.mu.Unlock()
 	return l.Conn.Close()
@@ -123,6 +125,24 @@ func (p *Pool) Unreached() map[string]string {
 	return all
 }
 
+// Silent answers from which nodes nothing is heard, and for how long: the connection to
+// them has broken, or is tried for, and there is none.
+func (p *Pool) Silent() map[string]time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]time.Duration)
+	for id, f := range p.failed {
+		all[id] = time.Since(f.since)
+	}
+	for id, since := range p.lost {
+		all[id] = max(all[id], time.Since(since))
+	}
+	for id := range p.links {
+		delete(all, id)
+	}
+	return all
+}
+
 // linked notes what a dial has come to.
 func (p *Pool) linked(id string, conn net.Conn, err error) net.Conn {
 	p.mu.Lock()
@@ -136,6 +156,7 @@ func (p *Pool) linked(id string, conn net.Conn, err error) net.Conn {
 		return nil
 	}
 	delete(p.failed, id)
+	delete(p.lost, id)
 	l := &link{Conn: conn, p: p, id: id, since: time.Now()}
 	p.links[id] = l
 	return l
@@ -145,7 +166,7 @@ var _ consensus.Peers = (*Pool)(nil)
 
 // NewPool returns a pool without connections.
 func NewPool(o PoolOptions) *Pool {
-	return &Pool{o: o, conns: make(map[string]*pooled), links: make(map[string]*link), failed: make(map[string]failing)}
+	return &Pool{o: o, conns: make(map[string]*pooled), links: make(map[string]*link), failed: make(map[string]failing), lost: make(map[string]time.Time)}
 }
 
 // Run keeps a connection to every node of the book open until ctx ends, and tells
@@ -238,6 +259,13 @@ func (p *Pool) dropStrangers() {
 	p.mu.Unlock()
 	for _, c := range dropped { // not under the lock, under which connections are forgotten
 		_ = c.Close()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id := range p.lost {
+		if !slices.Contains(nodes, id) {
+			delete(p.lost, id)
+		}
 	}
 }
 

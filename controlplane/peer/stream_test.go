@@ -201,6 +201,9 @@ func TestPoolAsksAndNoticesADeath(t *testing.T) {
 	if since, ok := pool.Linked()["b"]; !ok || time.Since(since) > time.Minute || len(pool.Unreached()) > 0 {
 		t.Errorf("the pool is linked to %v, and does not reach %v", pool.Linked(), pool.Unreached())
 	}
+	if silent := pool.Silent(); len(silent) > 0 {
+		t.Errorf("silent are %v, and nobody is gone", silent)
+	}
 	server.Stop() // resets its connections, as a kernel does for a dead process
 	select {
 	case id := <-a.gone:
@@ -316,4 +319,34 @@ type writer []byte
 func (w *writer) Write(b []byte) (int, error) {
 	*w = append(*w, b...)
 	return len(b), nil
+}
+
+// A node whose connection has broken is said to be silent at once, long before gossip or
+// a dial that fails could say more, and until there is a connection again.
+func TestPoolSaysWhoIsSilent(t *testing.T) {
+	pool := NewPool(PoolOptions{})
+	connect := func() net.Conn {
+		near, far := net.Pipe()
+		t.Cleanup(func() { _ = far.Close() })
+		return pool.linked("b", near, nil)
+	}
+	silent := func(want bool) {
+		t.Helper()
+		if _, is := pool.Silent()["b"]; is != want {
+			t.Errorf("silent is %v, want %v", is, want)
+		}
+	}
+	silent(false)
+	first := connect()
+	silent(false)
+	second := connect() // an older connection that goes means nothing
+	_ = first.Close()
+	silent(false)
+	_ = second.Close()
+	silent(true)
+	pool.linked("b", nil, errors.New("connection refused"))
+	silent(true)
+	third := connect()
+	silent(false)
+	_ = third.Close()
 }

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -140,8 +141,12 @@ func (l *term) fire(b *batch, v *fsm.View, k *book, step Step, now int64) {
 		Name: s.GetName(), Id: s.GetId(), Version: s.GetVersion(), Slot: step.Slot, Reason: step.Reason, Missed: uint32(step.Earlier),
 	}
 	if step.Fire {
+		var gone []string
 		var err error
-		if m.Submit, err = l.plan(v, s, now); err != nil {
+		if m.Submit, gone, err = l.plan(v, s, now); err == nil && len(gone) > 0 {
+			m.Reason, m.Detail = AgentsGone, "not there any more: "+strings.Join(gone, ", ")
+		}
+		if err != nil {
 			m.Submit, m.Reason, m.Detail = nil, "no_plan", status.Convert(err).Message()
 			if d := agentplanev1.DetailOf(err); d.GetReason() != "" {
 				m.Reason = d.GetReason()
@@ -161,10 +166,10 @@ func (l *term) fire(b *batch, v *fsm.View, k *book, step Step, now int64) {
 	})
 }
 
-func (l *term) plan(v *fsm.View, s *raftlogv1.Schedule, now int64) (*raftlogv1.SubmitCommand, error) {
+func (l *term) plan(v *fsm.View, s *raftlogv1.Schedule, now int64) (m *raftlogv1.SubmitCommand, gone []string, err error) {
 	id, err := newID(time.Unix(0, now))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return l.o.Planner.PlanScheduled(v, s, id, now)
 }

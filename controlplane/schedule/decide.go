@@ -12,6 +12,9 @@ import (
 // Missed is the reason of slots at which nobody could fire.
 const Missed = "missed"
 
+// AgentsGone is the reason beside slots that fired without agents that the schedule names.
+const AgentsGone = "agents_gone"
+
 // pollWaiting is how often a slot is looked at that waits for the end of a command.
 const pollWaiting = time.Second
 

@@ -47,6 +47,9 @@
 // commit has fired; its successor sees the slot settled. One that was frozen meanwhile
 // proposes under an epoch that is over, which changes nothing.
 //
+// A schedule that names agents fires for those that are left, and its firing says who is
+// not there any more; when none is left it means nobody.
+//
 // A schedule belongs to the cluster: it goes on when whoever made it is revoked, under its
 // own name, and says who made and who changed it. Commands that somebody runs by hand are
 // that operator's.

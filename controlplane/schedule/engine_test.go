@@ -64,6 +64,24 @@ func TestFiresOnceOnDaysOfTheClockChange(t *testing.T) {
 	})
 }
 
+// A slot that fires without some of its agents says so.
+func TestSlotNotesWhoIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_, stop := w.lead()
+		defer stop()
+		w.put("hourly", nil)
+		w.mu.Lock()
+		w.gone = []string{"web-9", "web-8"}
+		w.mu.Unlock()
+		pass(time.Hour)
+		s, _ := w.m.View().Schedule("hourly")
+		if f := s.GetFirings(); len(f) != 1 || f[0].GetCommandId() == "" || f[0].GetReason() != AgentsGone || f[0].GetDetail() != "not there any more: web-9, web-8" || s.GetFired() != 1 {
+			t.Errorf("it is noted as %v", f)
+		}
+	})
+}
+
 func slots(t *testing.T, told []fired, want ...string) {
 	t.Helper()
 	var got []string

@@ -17,9 +17,10 @@ type Proposer interface {
 }
 
 // Planner turns what a schedule asks into a submission under the id, at the cluster's
-// time now. Its error says why there can be none, with an ErrorDetail.
+// time now. gone are agents that it names and that are not there any more: the rest is
+// meant. Its error says why there can be none, with an ErrorDetail.
 type Planner interface {
-	PlanScheduled(v *fsm.View, s *raftlogv1.Schedule, commandID string, now int64) (*raftlogv1.SubmitCommand, error)
+	PlanScheduled(v *fsm.View, s *raftlogv1.Schedule, commandID string, now int64) (m *raftlogv1.SubmitCommand, gone []string, err error)
 }
 
 // Options configures an Engine. Machine, Proposer and Planner are required.

@@ -37,6 +37,7 @@ type world struct {
 	lost    int            // answers that get lost after the entry was applied
 	twice   int            // entries whose mutations come a second time
 	refusal error          // of the planner
+	gone    []string       // agents that are not there any more
 	largest int            // mutations of one proposal
 	heavy   int            // bytes of one proposal
 	size    int            // of envelopes; 0 = small
@@ -191,15 +192,15 @@ func (o *office) freeze() (thaw func()) {
 }
 
 // PlanScheduled means the one agent, or answers what the test wants.
-func (w *world) PlanScheduled(_ *fsm.View, _ *raftlogv1.Schedule, commandID string, _ int64) (*raftlogv1.SubmitCommand, error) {
+func (w *world) PlanScheduled(_ *fsm.View, _ *raftlogv1.Schedule, commandID string, _ int64) (*raftlogv1.SubmitCommand, []string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.refusal != nil {
-		return nil, w.refusal
+		return nil, nil, w.refusal
 	}
 	return &raftlogv1.SubmitCommand{
 		Id: commandID, Envelope: make([]byte, max(1, w.size)), Digest: []byte("d"), AgentOrdinals: []uint32{1}, Ttl: int64(time.Hour), RunTimeout: 1, Release: 1, QueueOffline: true,
-	}, nil
+	}, w.gone, nil
 }
 
 func (w *world) refuse(reason string) {

@@ -195,6 +195,10 @@ type CommandQuery struct {
 	Outcomes []agentplanev1.AttemptState
 	// RerunOf is the command from which it took its targets.
 	RerunOf string
+	// Schedule is the one that made it.
+	Schedule string
+	// Paused says that it is, and may be resumed.
+	Paused bool
 	// Before is the id of a command: only those submitted earlier.
 	Before string
 }
@@ -219,7 +223,7 @@ func (c *Client) ListCommands(ctx context.Context, q CommandQuery, limit int, op
 		r, err := agentplanev1.NewCommandServiceClient(c).ListCommands(ctx, &agentplanev1.ListCommandsRequest{
 			Limit: uint32(min(limit-len(page.Commands), maxPage)), Before: q.Before, State: q.State, SubmittedBy: q.Operator,
 			Agent: q.Agent, Text: q.Text, Since: nanos(q.Since), Until: nanos(q.Until), Outcomes: q.Outcomes, RerunOf: q.RerunOf,
-			Stale: readOf(opts).stale,
+			Schedule: q.Schedule, Paused: q.Paused, Stale: readOf(opts).stale,
 		})
 		if err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -328,12 +329,24 @@ func (f *Contexts) read() (contextsText, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&t); err != nil {
-		return t, fmt.Errorf("%w %q: %w", ErrContexts, f.path, err)
+		return t, fmt.Errorf("%w %q: it has not the form of one: %s", ErrContexts, f.path, yamlWords(err))
 	}
 	if t.Format != contextsFormat {
 		return t, fmt.Errorf("%w %q: format %d is not %d; it was written by another version", ErrContexts, f.path, t.Format, contextsFormat)
 	}
 	return t, nil
+}
+
+// goTypes are what package yaml says of types that whoever reads it does not know.
+var goTypes = regexp.MustCompile(` (in type|into) [][\w.*]+`)
+
+// yamlWords says what package yaml says, on one line.
+func yamlWords(err error) string {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok {
+		text = strings.Join(wrong.Errors, "; ")
+	}
+	return goTypes.ReplaceAllString(text, "")
 }
 
 // lock takes the lock file, which stays: removing it would let two writers hold

@@ -15,7 +15,7 @@ type Schedule struct {
 	// ID is a UUIDv7. PutSchedule sets it when it is empty.
 	ID string
 	// Command is what each firing submits; its ID is not used, and its TTL counts from
-	// the firing.
+	// the firing: zero is 5 minutes, and a day with several waves.
 	Command *Command
 
 	// Cron is an expression of five fields; exclusive with At.
@@ -46,7 +46,7 @@ func (s *Schedule) spec() (*agentplanev1.ScheduleSpec, error) {
 	}
 	command.NotAfter = 0 // each firing has its own
 	return &agentplanev1.ScheduleSpec{
-		Command: command, Cron: s.Cron, TimeZone: s.Zone, At: nanos(s.At), Until: nanos(s.Until), Ttl: int64(s.Command.ttl()),
+		Command: command, Cron: s.Cron, TimeZone: s.Zone, At: nanos(s.At), Until: nanos(s.Until), Ttl: int64(s.Command.TTL),
 		Overlap: s.Overlap, Missed: s.Missed,
 	}, nil
 }
@@ -108,7 +108,7 @@ func (c *Client) RunSchedule(ctx context.Context, name, id string) (used string,
 	if err != nil {
 		return id, nil, err
 	}
-	return id, &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated()}, nil
+	return id, &Submission{Command: r.GetCommand(), Repeated: r.GetRepeated(), Notes: r.GetNotes()}, nil
 }
 
 // NextSlots returns when a schedule will fire next, up to n times, and the name of its

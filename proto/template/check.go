@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,7 +107,11 @@ func checkParameter(p *agentplanev1.Parameter) error {
 		return fail("env %.80q is no name for an environment variable of capital letters, digits and _, or is a reserved one", p.GetEnv())
 	}
 	if _, err := regexp.Compile(p.GetPattern()); err != nil {
-		return fail("pattern: %v", err)
+		why := "it is no regular expression"
+		if wrong, ok := errors.AsType[*syntax.Error](err); ok {
+			why = fmt.Sprintf("%s: %.80q", wrong.Code, wrong.Expr)
+		}
+		return fail("pattern %.80q: %s", p.GetPattern(), why)
 	}
 	for i, v := range p.GetValues() {
 		if err := text(v); err != nil || v == "" || slices.Contains(p.GetValues()[:i], v) {

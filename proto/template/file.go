@@ -3,7 +3,6 @@ package template
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -57,7 +56,7 @@ func Parse(b []byte) (*agentplanev1.TemplateSpec, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, bad("the file is empty")
 		}
-		return nil, fmt.Errorf("%w: %w", ErrTemplate, err)
+		return nil, yamlError(err)
 	}
 	if err := d.Decode(new(file)); !errors.Is(err, io.EOF) {
 		return nil, bad("the file holds more than one template")

@@ -92,13 +92,38 @@ func parse(expr string) (*cron.SpecSchedule, error) {
 	}
 	have, err := parser.Parse(expr)
 	if err != nil {
-		return nil, fmt.Errorf("cron expression %q: %w; %s", expr, err, form)
+		return nil, fmt.Errorf("cron expression %q: %s", expr, wrongIn(expr, form))
 	}
 	spec, ok := have.(*cron.SpecSchedule)
 	if !ok {
 		return nil, fmt.Errorf("cron expression %q: %s", expr, form)
 	}
 	return spec, nil
+}
+
+// fields are those of an expression, with what may stand there.
+var fields = [...]struct{ name, allowed string }{
+	{"minute", "0 to 59"}, {"hour", "0 to 23"}, {"day", "1 to 31"}, {"month", "1 to 12 or JAN to DEC"}, {"weekday", "0 to 6 or SUN to SAT"},
+}
+
+// wrongIn says what is wrong with an expression that the parser refuses, whose own words
+// are Go's.
+func wrongIn(expr, form string) string {
+	if strings.HasPrefix(strings.TrimSpace(expr), "@") {
+		return "it is none of @hourly, @daily, @weekly, @monthly, @yearly; or write " + form
+	}
+	have := strings.Fields(expr)
+	if len(have) != len(fields) {
+		return fmt.Sprintf("it has %d fields; %s", len(have), form)
+	}
+	for i, value := range have {
+		alone := []string{"*", "*", "*", "*", "*"}
+		alone[i] = value
+		if _, err := parser.Parse(strings.Join(alone, " ")); err != nil {
+			return fmt.Sprintf("the %s is %q, and may be %s, a list as 1,5, a range as 1-5, a step as */5, or *", fields[i].name, value, fields[i].allowed)
+		}
+	}
+	return form
 }
 
 // Zone returns the zone with the name.

@@ -1985,8 +1985,12 @@ type Wave struct {
 	// Nobody was in it.
 	PassedOver bool `protobuf:"varint,5,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"`
 	// The command that probes it.
-	ProbeId       string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
-	Probed        bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	ProbeId string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	Probed  bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	// The probe has not succeeded everywhere; only where one command is asked for.
+	ProbeFailed bool `protobuf:"varint,100,opt,name=probe_failed,json=probeFailed,proto3" json:"probe_failed,omitempty"`
+	// Who has let the command go on behind it although a gate was shut.
+	OpenedBy      string `protobuf:"bytes,101,opt,name=opened_by,json=openedBy,proto3" json:"opened_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2068,6 +2072,20 @@ func (x *Wave) GetProbed() bool {
 		return x.Probed
 	}
 	return false
+}
+
+func (x *Wave) GetProbeFailed() bool {
+	if x != nil {
+		return x.ProbeFailed
+	}
+	return false
+}
+
+func (x *Wave) GetOpenedBy() string {
+	if x != nil {
+		return x.OpenedBy
+	}
+	return ""
 }
 
 // Stop is why a command goes no further.
@@ -2638,7 +2656,11 @@ type ListCommandsRequest struct {
 	// of these states.
 	Outcomes []AttemptState `protobuf:"varint,65,rep,packed,name=outcomes,proto3,enum=agentplane.v1.AttemptState" json:"outcomes,omitempty"`
 	// Only those that took their targets from this command.
-	RerunOf       string `protobuf:"bytes,66,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	RerunOf string `protobuf:"bytes,66,opt,name=rerun_of,json=rerunOf,proto3" json:"rerun_of,omitempty"`
+	// Only those that this schedule made.
+	Schedule string `protobuf:"bytes,100,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Only those that are paused.
+	Paused        bool `protobuf:"varint,101,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2748,6 +2770,20 @@ func (x *ListCommandsRequest) GetRerunOf() string {
 		return x.RerunOf
 	}
 	return ""
+}
+
+func (x *ListCommandsRequest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *ListCommandsRequest) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
 }
 
 type ListCommandsResponse struct {
@@ -3083,7 +3119,14 @@ type PlanResponse struct {
 	MaxFailures *uint32  `protobuf:"varint,5,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
 	Index       uint64   `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
 	// How long it takes, from where the same program ran before; absent: it did not.
-	Estimate      *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	Estimate *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	// What it takes of each host while it runs there.
+	Locks     []string `protobuf:"bytes,100,rep,name=locks,proto3" json:"locks,omitempty"`
+	Exclusive bool     `protobuf:"varint,101,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Nanoseconds over which the starts are spread.
+	Splay int64 `protobuf:"varint,102,opt,name=splay,proto3" json:"splay,omitempty"`
+	// The locks and budgets of the fleet in which it takes places, by name and group.
+	FleetLocks    []*PlannedLock `protobuf:"bytes,103,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3167,6 +3210,132 @@ func (x *PlanResponse) GetEstimate() *Estimate {
 	return nil
 }
 
+func (x *PlanResponse) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *PlanResponse) GetSplay() int64 {
+	if x != nil {
+		return x.Splay
+	}
+	return 0
+}
+
+func (x *PlanResponse) GetFleetLocks() []*PlannedLock {
+	if x != nil {
+		return x.FleetLocks
+	}
+	return nil
+}
+
+// PlannedLock says how a lock or a budget of the fleet holds a command back.
+type PlannedLock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of a lock that counts for each value of a label.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// The command does not name it: it counts for the agents.
+	Budget bool   `protobuf:"varint,3,opt,name=budget,proto3" json:"budget,omitempty"`
+	Limit  uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Places that are taken now.
+	Held uint32 `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	// How many of those who would run it need a place.
+	Targets uint32 `protobuf:"varint,6,opt,name=targets,proto3" json:"targets,omitempty"`
+	// Who is in the way now; empty when a place is free.
+	Waits         string `protobuf:"bytes,7,opt,name=waits,proto3" json:"waits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedLock) Reset() {
+	*x = PlannedLock{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedLock) ProtoMessage() {}
+
+func (x *PlannedLock) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedLock.ProtoReflect.Descriptor instead.
+func (*PlannedLock) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PlannedLock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlannedLock) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *PlannedLock) GetBudget() bool {
+	if x != nil {
+		return x.Budget
+	}
+	return false
+}
+
+func (x *PlannedLock) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *PlannedLock) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *PlannedLock) GetTargets() uint32 {
+	if x != nil {
+		return x.Targets
+	}
+	return 0
+}
+
+func (x *PlannedLock) GetWaits() string {
+	if x != nil {
+		return x.Waits
+	}
+	return ""
+}
+
 type Estimate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of how many runs it is made, and how many of them succeeded.
@@ -3181,7 +3350,7 @@ type Estimate struct {
 
 func (x *Estimate) Reset() {
 	*x = Estimate{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3362,7 @@ func (x *Estimate) String() string {
 func (*Estimate) ProtoMessage() {}
 
 func (x *Estimate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3375,7 @@ func (x *Estimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
 func (*Estimate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Estimate) GetRuns() uint32 {
@@ -3247,7 +3416,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3428,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3441,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -3301,7 +3470,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3482,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3495,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -3359,7 +3528,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3371,7 +3540,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3384,7 +3553,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -3403,7 +3572,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3584,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3597,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3449,7 +3618,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3630,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3643,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3500,7 +3669,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3512,7 +3681,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3525,7 +3694,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3544,7 +3713,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3556,7 +3725,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3569,7 +3738,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3588,7 +3757,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3600,7 +3769,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3613,7 +3782,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3634,7 +3803,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3646,7 +3815,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3659,7 +3828,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3692,7 +3861,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3704,7 +3873,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3717,7 +3886,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3776,7 +3945,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3957,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3970,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -3887,7 +4056,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3899,7 +4068,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3912,7 +4081,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -3954,7 +4123,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4135,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4148,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -4058,7 +4227,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4070,7 +4239,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4252,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -4201,7 +4370,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4213,7 +4382,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4226,7 +4395,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -4278,7 +4447,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4290,7 +4459,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4303,7 +4472,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -4346,7 +4515,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4358,7 +4527,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4371,7 +4540,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -4410,7 +4579,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[51]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4422,7 +4591,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[51]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4435,7 +4604,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4494,7 +4663,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[52]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4675,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[52]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4688,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4713,7 +4882,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"gate_probe\x18\f \x01(\bR\tgateProbe\x12\x1b\n" +
 	"\tsoaked_at\x18\r \x01(\x03R\bsoakedAtB\x0f\n" +
-	"\r_max_failures\"\xca\x01\n" +
+	"\r_max_failures\"\x8a\x02\n" +
 	"\x04Wave\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\x12\x18\n" +
 	"\atargets\x18\x02 \x01(\rR\atargets\x12\x1f\n" +
@@ -4724,7 +4893,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\vpassed_over\x18\x05 \x01(\bR\n" +
 	"passedOver\x12\x19\n" +
 	"\bprobe_id\x18\x06 \x01(\tR\aprobeId\x12\x16\n" +
-	"\x06probed\x18\a \x01(\bR\x06probed\"n\n" +
+	"\x06probed\x18\a \x01(\bR\x06probed\x12!\n" +
+	"\fprobe_failed\x18d \x01(\bR\vprobeFailed\x12\x1b\n" +
+	"\topened_by\x18e \x01(\tR\bopenedBy\"n\n" +
 	"\x04Stop\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x0e\n" +
@@ -4778,7 +4949,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1b\n" +
 	"\twith_spec\x18< \x01(\bR\bwithSpec\"F\n" +
 	"\x12GetCommandResponse\x120\n" +
-	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"\xd9\x02\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"\x8d\x03\n" +
 	"\x13ListCommandsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
@@ -4790,7 +4961,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05since\x18? \x01(\x03R\x05since\x12\x14\n" +
 	"\x05until\x18@ \x01(\x03R\x05until\x127\n" +
 	"\boutcomes\x18A \x03(\x0e2\x1b.agentplane.v1.AttemptStateR\boutcomes\x12\x19\n" +
-	"\brerun_of\x18B \x01(\tR\arerunOf\"r\n" +
+	"\brerun_of\x18B \x01(\tR\arerunOf\x12\x1a\n" +
+	"\bschedule\x18d \x01(\tR\bschedule\x12\x16\n" +
+	"\x06paused\x18e \x01(\bR\x06paused\"r\n" +
 	"\x14ListCommandsResponse\x122\n" +
 	"\bcommands\x18\x01 \x03(\v2\x16.agentplane.v1.CommandR\bcommands\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x12\n" +
@@ -4809,7 +4982,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x15CancelCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
 	"\vPlanRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xc6\x02\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xcd\x03\n" +
 	"\fPlanResponse\x120\n" +
 	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
 	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
@@ -4817,8 +4990,21 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05notes\x18\x04 \x03(\tR\x05notes\x12&\n" +
 	"\fmax_failures\x18\x05 \x01(\rH\x00R\vmaxFailures\x88\x01\x01\x12\x14\n" +
 	"\x05index\x18\x06 \x01(\x04R\x05index\x123\n" +
-	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimateB\x0f\n" +
-	"\r_max_failures\"f\n" +
+	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimate\x12\x14\n" +
+	"\x05locks\x18d \x03(\tR\x05locks\x12\x1c\n" +
+	"\texclusive\x18e \x01(\bR\texclusive\x12\x14\n" +
+	"\x05splay\x18f \x01(\x03R\x05splay\x12;\n" +
+	"\vfleet_locks\x18g \x03(\v2\x1a.agentplane.v1.PlannedLockR\n" +
+	"fleetLocksB\x0f\n" +
+	"\r_max_failures\"\xa9\x01\n" +
+	"\vPlannedLock\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x16\n" +
+	"\x06budget\x18\x03 \x01(\bR\x06budget\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\rR\x04held\x12\x18\n" +
+	"\atargets\x18\x06 \x01(\rR\atargets\x12\x14\n" +
+	"\x05waits\x18\a \x01(\tR\x05waits\"f\n" +
 	"\bEstimate\x12\x12\n" +
 	"\x04runs\x18\x01 \x01(\rR\x04runs\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\rR\tsucceeded\x12\x16\n" +
@@ -4994,7 +5180,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
 	(CommandState)(0),             // 1: agentplane.v1.CommandState
@@ -5034,43 +5220,44 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*CancelCommandResponse)(nil), // 35: agentplane.v1.CancelCommandResponse
 	(*PlanRequest)(nil),           // 36: agentplane.v1.PlanRequest
 	(*PlanResponse)(nil),          // 37: agentplane.v1.PlanResponse
-	(*Estimate)(nil),              // 38: agentplane.v1.Estimate
-	(*PlannedWave)(nil),           // 39: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 40: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 41: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 42: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 43: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 44: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 45: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 46: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 47: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 48: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 49: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 50: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 51: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 52: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),         // 53: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),          // 54: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),        // 55: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),            // 56: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),             // 57: agentplane.v1.FollowEnd
-	nil,                           // 58: agentplane.v1.TemplateUse.ArgumentsEntry
-	nil,                           // 59: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 60: agentplane.v1.Label
-	(*Incarnation)(nil),           // 61: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 62: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 63: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 64: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 65: agentplane.v1.OutputChunk
+	(*PlannedLock)(nil),           // 38: agentplane.v1.PlannedLock
+	(*Estimate)(nil),              // 39: agentplane.v1.Estimate
+	(*PlannedWave)(nil),           // 40: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),         // 41: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),   // 42: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),  // 43: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),  // 44: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil), // 45: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),   // 46: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),  // 47: agentplane.v1.AbortCommandResponse
+	(*WhyRequest)(nil),            // 48: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),           // 49: agentplane.v1.WhyResponse
+	(*Transition)(nil),            // 50: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),       // 51: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 52: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),             // 53: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),         // 54: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),          // 55: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),        // 56: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),            // 57: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),             // 58: agentplane.v1.FollowEnd
+	nil,                           // 59: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                           // 60: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                 // 61: agentplane.v1.Label
+	(*Incarnation)(nil),           // 62: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),           // 63: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 64: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 65: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 66: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
 	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
 	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
 	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	60, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	61, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
 	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	61, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	62, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
@@ -5078,12 +5265,12 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	15, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
 	12, // 12: agentplane.v1.CommandSpec.steps:type_name -> agentplane.v1.Step
 	0,  // 13: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
-	58, // 14: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	59, // 14: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
 	21, // 15: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
 	20, // 16: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	62, // 17: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	63, // 17: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
 	1,  // 18: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	59, // 19: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	60, // 19: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
 	26, // 20: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
 	11, // 21: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
 	22, // 22: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
@@ -5096,7 +5283,7 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	25, // 29: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
 	27, // 30: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
 	13, // 31: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
-	63, // 32: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	64, // 32: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
 	21, // 33: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
 	1,  // 34: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
 	0,  // 35: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
@@ -5104,58 +5291,59 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	21, // 37: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
 	26, // 38: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
 	21, // 39: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	39, // 40: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	40, // 41: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	40, // 42: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	38, // 43: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	40, // 44: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	21, // 45: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 46: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 47: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 48: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	26, // 49: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	49, // 50: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 51: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	52, // 52: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 53: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	54, // 54: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	64, // 55: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	56, // 56: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	65, // 57: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	57, // 58: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 59: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	63, // 60: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	16, // 61: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	18, // 62: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	28, // 63: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	30, // 64: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	32, // 65: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	34, // 66: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	50, // 67: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	36, // 68: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	41, // 69: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	43, // 70: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	45, // 71: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	53, // 72: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	47, // 73: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	17, // 74: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	19, // 75: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	29, // 76: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	31, // 77: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	33, // 78: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	35, // 79: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	51, // 80: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	37, // 81: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	42, // 82: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	44, // 83: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	46, // 84: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	55, // 85: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	48, // 86: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	74, // [74:87] is the sub-list for method output_type
-	61, // [61:74] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	40, // 40: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	41, // 41: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	41, // 42: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	39, // 43: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	38, // 44: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
+	41, // 45: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	21, // 46: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 47: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 48: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 49: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	26, // 50: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	50, // 51: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 52: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	53, // 53: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 54: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	55, // 55: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	65, // 56: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	57, // 57: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	66, // 58: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	58, // 59: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 60: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	64, // 61: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	16, // 62: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	18, // 63: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	28, // 64: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	30, // 65: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	32, // 66: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	34, // 67: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	51, // 68: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	36, // 69: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	42, // 70: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	44, // 71: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	46, // 72: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	54, // 73: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	48, // 74: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	17, // 75: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	19, // 76: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	29, // 77: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	31, // 78: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	33, // 79: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	35, // 80: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	52, // 81: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	37, // 82: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	43, // 83: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	45, // 84: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	47, // 85: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	56, // 86: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	49, // 87: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	75, // [75:88] is the sub-list for method output_type
+	62, // [62:75] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -5174,7 +5362,7 @@ func file_agentplane_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -587,6 +587,8 @@ type EnrollResponse struct {
 	GossipKeyring [][]byte `protobuf:"bytes,7,rep,name=gossip_keyring,json=gossipKeyring,proto3" json:"gossip_keyring,omitempty"`
 	FeatureLevel  uint32   `protobuf:"varint,8,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	Candidate     bool     `protobuf:"varint,9,opt,name=candidate,proto3" json:"candidate,omitempty"`
+	// What the newcomer's operator should know.
+	Notes         []string `protobuf:"bytes,100,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -682,6 +684,13 @@ func (x *EnrollResponse) GetCandidate() bool {
 		return x.Candidate
 	}
 	return false
+}
+
+func (x *EnrollResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 type RenewRequest struct {
@@ -830,7 +839,7 @@ const file_agentplane_v1_enroll_proto_rawDesc = "" +
 	"\aversion\x18\a \x01(\tR\aversion\x12#\n" +
 	"\rstart_counter\x18\b \x01(\x04R\fstartCounter\"$\n" +
 	"\x0eEnrollOperator\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xac\x02\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xc2\x02\n" +
 	"\x0eEnrollResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
 	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\x12-\n" +
@@ -840,7 +849,8 @@ const file_agentplane_v1_enroll_proto_rawDesc = "" +
 	"\x03now\x18\x06 \x01(\x03R\x03now\x12%\n" +
 	"\x0egossip_keyring\x18\a \x03(\fR\rgossipKeyring\x12#\n" +
 	"\rfeature_level\x18\b \x01(\rR\ffeatureLevel\x12\x1c\n" +
-	"\tcandidate\x18\t \x01(\bR\tcandidate\" \n" +
+	"\tcandidate\x18\t \x01(\bR\tcandidate\x12\x14\n" +
+	"\x05notes\x18d \x03(\tR\x05notes\" \n" +
 	"\fRenewRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"\x87\x01\n" +
 	"\rRenewResponse\x12 \n" +

@@ -193,7 +193,8 @@ type ScheduleSpec struct {
 	TimeZone string `protobuf:"bytes,4,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
 	// The last instant that may be a slot; 0 = none.
 	Until int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
-	// Nanoseconds from a firing in which its command must be claimed, beside the splay.
+	// Nanoseconds from a firing in which its command must be claimed, beside the splay; 0 = 5
+	// min, and 24 h with several waves.
 	Ttl           int64   `protobuf:"varint,6,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	Overlap       Overlap `protobuf:"varint,7,opt,name=overlap,proto3,enum=agentplane.v1.Overlap" json:"overlap,omitempty"`
 	Missed        Missed  `protobuf:"varint,8,opt,name=missed,proto3,enum=agentplane.v1.Missed" json:"missed,omitempty"`
@@ -1232,7 +1233,9 @@ type RunScheduleResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Command *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
 	// It already stood.
-	Repeated      bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	Repeated bool `protobuf:"varint,2,opt,name=repeated,proto3" json:"repeated,omitempty"`
+	// What does not come out as it was asked for.
+	Notes         []string `protobuf:"bytes,100,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,6 +1282,13 @@ func (x *RunScheduleResponse) GetRepeated() bool {
 		return x.Repeated
 	}
 	return false
+}
+
+func (x *RunScheduleResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 type NextSlotsRequest struct {
@@ -1482,10 +1492,11 @@ const file_agentplane_v1_schedule_proto_rawDesc = "" +
 	"\x12RunScheduleRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"command_id\x18\x02 \x01(\tR\tcommandId\"c\n" +
+	"command_id\x18\x02 \x01(\tR\tcommandId\"y\n" +
 	"\x13RunScheduleResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x12\x1a\n" +
-	"\brepeated\x18\x02 \x01(\bR\brepeated\"R\n" +
+	"\brepeated\x18\x02 \x01(\bR\brepeated\x12\x14\n" +
+	"\x05notes\x18d \x03(\tR\x05notes\"R\n" +
 	"\x10NextSlotsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x14\n" +

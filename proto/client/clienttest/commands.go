@@ -255,6 +255,7 @@ func (c *command) listed(req *agentplanev1.ListCommandsRequest) bool {
 	}
 	return outcome && (req.State == 0 || row.State == req.State) && (req.Before == "" || row.Id < req.Before) &&
 		(req.SubmittedBy == "" || row.SubmittedBy == req.SubmittedBy) && (req.RerunOf == "" || row.RerunOf == req.RerunOf) &&
+		(req.Schedule == "" || row.Schedule == req.Schedule) && (!req.Paused || row.Paused != nil) &&
 		strings.Contains(strings.ToLower(row.Summary+row.Selector), strings.ToLower(req.Text)) &&
 		row.SubmittedAt >= req.Since && (req.Until == 0 || row.SubmittedAt < req.Until)
 }

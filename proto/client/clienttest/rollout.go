@@ -111,13 +111,16 @@ func (c commandService) Plan(_ context.Context, req *agentplanev1.PlanRequest) (
 	s := c.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	matched, err := s.matchLocked(spec.Selector)
+	matched, err := s.targetsLocked(spec)
 	if err != nil {
 		return nil, err
 	}
 	shares := sharesOf(spec.Rollout)
 	ranks, ends := wave.Lay(shares, targetsOf(shares, matched))
-	answer := &agentplanev1.PlanResponse{Index: s.index}
+	answer := &agentplanev1.PlanResponse{Index: s.index, Locks: spec.Locks, Exclusive: spec.Exclusive, Splay: spec.Splay}
+	for _, name := range spec.FleetLocks {
+		answer.FleetLocks = append(answer.FleetLocks, &agentplanev1.PlannedLock{Name: name, Limit: 1, Targets: ends[len(ends)-1]})
+	}
 	if limit := spec.Rollout.GetMaxFailures(); limit != nil {
 		answer.MaxFailures = proto.Uint32(limit.Count)
 	}
@@ -154,11 +157,18 @@ func (c commandService) braked(id string, f func(*command)) (*agentplanev1.Comma
 }
 
 func (c commandService) PauseCommand(_ context.Context, req *agentplanev1.PauseCommandRequest) (*agentplanev1.PauseCommandResponse, error) {
+	var over error
 	row, err := c.braked(req.Id, func(cmd *command) {
-		if cmd.command.Paused == nil {
+		switch {
+		case cmd.command.State != agentplanev1.CommandState_COMMAND_STATE_ACTIVE || cmd.command.Aborted != nil:
+			over = Refusal(codes.FailedPrecondition, "not_active", fmt.Sprintf("command %q is done or canceled", req.Id), "")
+		case cmd.command.Paused == nil:
 			cmd.command.Paused = &agentplanev1.Stop{Number: c.state.index, At: time.Now().UnixNano(), By: "admin", Reason: "operator"}
 		}
 	})
+	if err == nil {
+		err = over
+	}
 	return &agentplanev1.PauseCommandResponse{Command: row}, err
 }
 

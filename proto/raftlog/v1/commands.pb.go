@@ -949,8 +949,10 @@ type Wave struct {
 	// When nothing of it was in flight any more.
 	SettledAt int64 `protobuf:"varint,5,opt,name=settled_at,json=settledAt,proto3" json:"settled_at,omitempty"`
 	// The command that probes it; empty = not yet. probed says that it is done.
-	ProbeId       string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
-	Probed        bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	ProbeId string `protobuf:"bytes,6,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	Probed  bool   `protobuf:"varint,7,opt,name=probed,proto3" json:"probed,omitempty"`
+	// Who has opened its gates, which were shut, by a resume.
+	OpenedBy      string `protobuf:"bytes,100,opt,name=opened_by,json=openedBy,proto3" json:"opened_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1032,6 +1034,13 @@ func (x *Wave) GetProbed() bool {
 		return x.Probed
 	}
 	return false
+}
+
+func (x *Wave) GetOpenedBy() string {
+	if x != nil {
+		return x.OpenedBy
+	}
+	return ""
 }
 
 // Pause stops a command until it is resumed.
@@ -3348,7 +3357,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x05order\x18\r \x01(\tR\x05order\x12\x1a\n" +
 	"\bforgiven\x18\x0e \x01(\rR\bforgiven\x12\x16\n" +
 	"\x06opened\x18\x0f \x01(\rR\x06opened\x12\x18\n" +
-	"\awaiting\x18\x10 \x01(\rR\awaiting\"\xc8\x01\n" +
+	"\awaiting\x18\x10 \x01(\rR\awaiting\"\xe5\x01\n" +
 	"\x04Wave\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\x12\x1f\n" +
@@ -3358,7 +3367,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"settled_at\x18\x05 \x01(\x03R\tsettledAt\x12\x19\n" +
 	"\bprobe_id\x18\x06 \x01(\tR\aprobeId\x12\x16\n" +
-	"\x06probed\x18\a \x01(\bR\x06probed\"o\n" +
+	"\x06probed\x18\a \x01(\bR\x06probed\x12\x1b\n" +
+	"\topened_by\x18d \x01(\tR\bopenedBy\"o\n" +
 	"\x05Pause\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x0e\n" +

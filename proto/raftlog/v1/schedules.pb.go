@@ -199,10 +199,13 @@ type ScheduleSpec struct {
 	Overlap Overlap `protobuf:"varint,7,opt,name=overlap,proto3,enum=raftlog.v1.Overlap" json:"overlap,omitempty"`
 	Missed  Missed  `protobuf:"varint,8,opt,name=missed,proto3,enum=raftlog.v1.Missed" json:"missed,omitempty"`
 	// One line for listings.
-	Summary       string `protobuf:"bytes,9,opt,name=summary,proto3" json:"summary,omitempty"`
-	Selector      string `protobuf:"bytes,10,opt,name=selector,proto3" json:"selector,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Summary  string `protobuf:"bytes,9,opt,name=summary,proto3" json:"summary,omitempty"`
+	Selector string `protobuf:"bytes,10,opt,name=selector,proto3" json:"selector,omitempty"`
+	// The template that the command is made of, of which this version is kept; empty = none.
+	Template        string `protobuf:"bytes,100,opt,name=template,proto3" json:"template,omitempty"`
+	TemplateVersion uint32 `protobuf:"varint,101,opt,name=template_version,json=templateVersion,proto3" json:"template_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ScheduleSpec) Reset() {
@@ -303,6 +306,20 @@ func (x *ScheduleSpec) GetSelector() string {
 		return x.Selector
 	}
 	return ""
+}
+
+func (x *ScheduleSpec) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *ScheduleSpec) GetTemplateVersion() uint32 {
+	if x != nil {
+		return x.TemplateVersion
+	}
+	return 0
 }
 
 // Schedule makes commands at its slots.
@@ -1107,7 +1124,7 @@ var File_raftlog_v1_schedules_proto protoreflect.FileDescriptor
 const file_raftlog_v1_schedules_proto_rawDesc = "" +
 	"\n" +
 	"\x1araftlog/v1/schedules.proto\x12\n" +
-	"raftlog.v1\x1a\x19raftlog/v1/commands.proto\"\xa2\x02\n" +
+	"raftlog.v1\x1a\x19raftlog/v1/commands.proto\"\xe9\x02\n" +
 	"\fScheduleSpec\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\fR\acommand\x12\x12\n" +
 	"\x04cron\x18\x02 \x01(\tR\x04cron\x12\x0e\n" +
@@ -1119,7 +1136,9 @@ const file_raftlog_v1_schedules_proto_rawDesc = "" +
 	"\x06missed\x18\b \x01(\x0e2\x12.raftlog.v1.MissedR\x06missed\x12\x18\n" +
 	"\asummary\x18\t \x01(\tR\asummary\x12\x1a\n" +
 	"\bselector\x18\n" +
-	" \x01(\tR\bselector\"\xa2\x04\n" +
+	" \x01(\tR\bselector\x12\x1a\n" +
+	"\btemplate\x18d \x01(\tR\btemplate\x12)\n" +
+	"\x10template_version\x18e \x01(\rR\x0ftemplateVersion\"\xa2\x04\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12,\n" +
