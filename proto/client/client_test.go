@@ -221,6 +221,7 @@ func TestOutcome(t *testing.T) {
 		{"a later node gives the outcome of an unknown try", always(unavailable(true), true), nil, codes.OK, false, "", 1},
 		{"an unknown try stays unknown whatever a later node refuses", always(unavailable(true), true), always(denied, false), codes.PermissionDenied, true, "denied", 1},
 		{"a known unavailable try stays known", always(unavailable(false), false), always(denied, false), codes.PermissionDenied, false, "denied", 0},
+		{"a write that a node gives up by its own clock is tried elsewhere", always(status.Error(codes.DeadlineExceeded, "too late"), true), nil, codes.OK, false, "", 1},
 		{"an internal error without details is unknown and final", always(status.Error(codes.Internal, "boom"), true), nil, codes.Internal, true, "", 1},
 		{"no leader anywhere is known as not done", always(unavailable(false), false), always(unavailable(false), false), codes.DeadlineExceeded, false, "no_leader", 0},
 		{"unknown everywhere is unknown", always(unavailable(true), false), always(unavailable(true), false), codes.DeadlineExceeded, true, "no_leader", 0},

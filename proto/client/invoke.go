@@ -142,7 +142,7 @@ func (c *Client) blame(ctx, tryCtx context.Context, cn *conn, e *Error) {
 		e.Code, e.Message, e.cause, e.again = codes.Unavailable, "it holds the read", errReadTry, true
 		return
 	}
-	if e.Code == codes.Canceled || e.Code == codes.DeadlineExceeded && tryCtx != ctx {
+	if e.Code == codes.Canceled || e.Code == codes.DeadlineExceeded {
 		// The node was quicker to see the end of the time that it was given, and
 		// broke the stream.
 		e.Code, e.Message, e.again = codes.Unavailable, "it did not answer in time", true
