@@ -746,7 +746,11 @@ type CommandSpec struct {
 	// The template that argv was made from.
 	Template *TemplateUse `protobuf:"bytes,62,opt,name=template,proto3" json:"template,omitempty"`
 	// For the environment of the program; their values are shown to nobody.
-	Secrets       []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Put in place before the program starts; at most 16.
+	Files []*File `protobuf:"bytes,90,rep,name=files,proto3" json:"files,omitempty"`
+	// What the program reads from its standard input; absent: nothing.
+	Stdin         *Blob `protobuf:"bytes,91,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -959,6 +963,20 @@ func (x *CommandSpec) GetTemplate() *TemplateUse {
 func (x *CommandSpec) GetSecrets() []*Secret {
 	if x != nil {
 		return x.Secrets
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetFiles() []*File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetStdin() *Blob {
+	if x != nil {
+		return x.Stdin
 	}
 	return nil
 }
@@ -2889,7 +2907,9 @@ type PlanResponse struct {
 	MaxFailures *uint32  `protobuf:"varint,5,opt,name=max_failures,json=maxFailures,proto3,oneof" json:"max_failures,omitempty"`
 	Index       uint64   `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
 	// How long it takes, from where the same program ran before; absent: it did not.
-	Estimate      *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	Estimate *Estimate `protobuf:"bytes,60,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	// What the cluster lacks of what the command brings along.
+	Missing       []*Blob `protobuf:"bytes,90,rep,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2969,6 +2989,13 @@ func (x *PlanResponse) GetIndex() uint64 {
 func (x *PlanResponse) GetEstimate() *Estimate {
 	if x != nil {
 		return x.Estimate
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetMissing() []*Blob {
+	if x != nil {
+		return x.Missing
 	}
 	return nil
 }
@@ -4353,7 +4380,7 @@ var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
 	"\vRolloutSpec\x12-\n" +
 	"\x05waves\x18\x01 \x03(\v2\x17.agentplane.v1.WaveSpecR\x05waves\x12\x12\n" +
 	"\x04soak\x18\x02 \x01(\x03R\x04soak\x12\x1f\n" +
@@ -4382,7 +4409,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xac\a\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x82\b\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4416,7 +4443,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
 	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
 	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
-	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecretsB\v\n" +
+	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12)\n" +
+	"\x05files\x18Z \x03(\v2\x13.agentplane.v1.FileR\x05files\x12)\n" +
+	"\x05stdin\x18[ \x01(\v2\x13.agentplane.v1.BlobR\x05stdinB\v\n" +
 	"\t_priority\"\xc2\x01\n" +
 	"\vTemplateUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -4596,7 +4625,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x15CancelCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
 	"\vPlanRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xc6\x02\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xf5\x02\n" +
 	"\fPlanResponse\x120\n" +
 	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
 	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
@@ -4604,7 +4633,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05notes\x18\x04 \x03(\tR\x05notes\x12&\n" +
 	"\fmax_failures\x18\x05 \x01(\rH\x00R\vmaxFailures\x88\x01\x01\x12\x14\n" +
 	"\x05index\x18\x06 \x01(\x04R\x05index\x123\n" +
-	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimateB\x0f\n" +
+	"\bestimate\x18< \x01(\v2\x17.agentplane.v1.EstimateR\bestimate\x12-\n" +
+	"\amissing\x18Z \x03(\v2\x13.agentplane.v1.BlobR\amissingB\x0f\n" +
 	"\r_max_failures\"f\n" +
 	"\bEstimate\x12\x12\n" +
 	"\x04runs\x18\x01 \x01(\rR\x04runs\x12\x1c\n" +
@@ -4843,10 +4873,12 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	nil,                           // 57: agentplane.v1.Command.CountsEntry
 	(*Label)(nil),                 // 58: agentplane.v1.Label
 	(*Incarnation)(nil),           // 59: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 60: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 61: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 62: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 63: agentplane.v1.OutputChunk
+	(*File)(nil),                  // 60: agentplane.v1.File
+	(*Blob)(nil),                  // 61: agentplane.v1.Blob
+	(*ItemRefusal)(nil),           // 62: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 63: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 64: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 65: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
@@ -4861,83 +4893,86 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
 	12, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
 	13, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
-	56, // 12: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
-	19, // 13: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	18, // 14: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	60, // 15: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 16: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	57, // 17: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	24, // 18: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	11, // 19: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	20, // 20: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	22, // 21: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	22, // 22: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	21, // 23: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 24: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 25: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	23, // 26: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	23, // 27: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	25, // 28: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	61, // 29: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	19, // 30: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 31: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 32: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	19, // 33: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	19, // 34: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 35: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	19, // 36: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	37, // 37: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	38, // 38: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	38, // 39: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	36, // 40: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	38, // 41: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	19, // 42: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 43: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 44: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 45: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	24, // 46: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	47, // 47: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 48: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	50, // 49: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 50: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	52, // 51: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	62, // 52: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	54, // 53: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	63, // 54: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	55, // 55: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 56: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	61, // 57: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	14, // 58: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	16, // 59: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	26, // 60: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	28, // 61: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	30, // 62: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	32, // 63: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	48, // 64: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	34, // 65: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	39, // 66: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	41, // 67: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	43, // 68: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	51, // 69: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	45, // 70: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	15, // 71: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	17, // 72: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	27, // 73: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	29, // 74: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	31, // 75: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	33, // 76: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	49, // 77: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	35, // 78: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	40, // 79: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	42, // 80: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	44, // 81: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	53, // 82: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	46, // 83: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	71, // [71:84] is the sub-list for method output_type
-	58, // [58:71] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	60, // 12: agentplane.v1.CommandSpec.files:type_name -> agentplane.v1.File
+	61, // 13: agentplane.v1.CommandSpec.stdin:type_name -> agentplane.v1.Blob
+	56, // 14: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	19, // 15: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	18, // 16: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	62, // 17: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 18: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	57, // 19: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	24, // 20: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	11, // 21: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	20, // 22: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	22, // 23: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	22, // 24: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	21, // 25: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 26: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 27: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	23, // 28: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	23, // 29: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	25, // 30: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	63, // 31: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	19, // 32: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 33: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 34: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	19, // 35: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	19, // 36: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	24, // 37: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	19, // 38: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	37, // 39: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	38, // 40: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	38, // 41: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	36, // 42: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	61, // 43: agentplane.v1.PlanResponse.missing:type_name -> agentplane.v1.Blob
+	38, // 44: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	19, // 45: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 46: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 47: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	19, // 48: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	24, // 49: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	47, // 50: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 51: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	50, // 52: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 53: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	52, // 54: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	64, // 55: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	54, // 56: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	65, // 57: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	55, // 58: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 59: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	63, // 60: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	14, // 61: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	16, // 62: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	26, // 63: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	28, // 64: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	30, // 65: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	32, // 66: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	48, // 67: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	34, // 68: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	39, // 69: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	41, // 70: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	43, // 71: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	51, // 72: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	45, // 73: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	15, // 74: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	17, // 75: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	27, // 76: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	29, // 77: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	31, // 78: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	33, // 79: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	49, // 80: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	35, // 81: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	40, // 82: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	42, // 83: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	44, // 84: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	53, // 85: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	46, // 86: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	74, // [74:87] is the sub-list for method output_type
+	61, // [61:74] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -4945,6 +4980,7 @@ func file_agentplane_v1_command_proto_init() {
 	if File_agentplane_v1_command_proto != nil {
 		return
 	}
+	file_agentplane_v1_blob_proto_init()
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}

@@ -53,6 +53,7 @@ var reasons = []Reason{
 	{"expired", states(rejected), "its time was over when the agent could have started it", "give it longer with --ttl"},
 	{"forgotten", states(rejected), "the command is older than what the agent's journal remembers: it cannot be shown that it was not started", "submit it as a new command"},
 	{"invalid", states(rejected), "the command cannot be read or run as it is", "see the detail"},
+	{"no_file", states(rejected), "a file or the input that the command brings along was not gotten", "see the detail; agentctl run --rerun rejected COMMAND"},
 	{"no_journal", states(rejected), "the agent's journal cannot be written", "look at the disk of the host and the log of agentd"},
 	{"no_slot", states(rejected), "more was claimed for the agent than it has slots", "see agentctl agents get AGENT"},
 	{"not_meant", states(rejected), "the command does not name this agent, or is another one than was said", "see the detail; this is never normal"},
@@ -66,6 +67,7 @@ var reasons = []Reason{
 	{"exit", states(failed, succeeded), "the program ended by itself; FAILED with an exit code that is not 0", ""},
 	{"not_executable", states(failed), "the program cannot be executed (exit code 126)", "see the detail"},
 	{"not_found", states(failed), "there is no such program (exit code 127)", "see the detail"},
+	{"not_placed", states(failed), "a file of the command cannot be put in its place; the program was not started", "see the detail: the directory must be there, and writable"},
 	{"signal", states(failed), "a signal ended the program", ""},
 	{"timeout", states(timedOut), "the program ran for as long as it may and was ended", "give it longer with --timeout"},
 
