@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/blob"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -161,6 +162,10 @@ func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by 
 	}
 	if spec.Priority != nil {
 		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority
+	}
+	refs, _ := blob.CheckBrought(spec) // checked
+	for _, r := range refs {
+		m.Blobs = append(m.Blobs, &raftlogv1.BlobRef{Sha256: r.Sum, Size: uint64(r.Size)})
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts

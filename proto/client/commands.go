@@ -22,11 +22,27 @@ type Submission struct {
 	Notes []string
 }
 
-// Submit hands the command to the cluster and returns when a majority of the nodes holds
-// it on disk. It sets cmd.ID when it is empty. After an *Error with OutcomeUnknown the
+// Submit hands the command to the cluster, after what it brings along, and returns when a
+// majority of the nodes holds it on disk. It sets cmd.ID when it is empty. After an *Error with OutcomeUnknown the
 // same Command may be submitted again: it runs once. Those who submit many a second use
 // a Submitter.
 func (c *Client) Submit(ctx context.Context, cmd *Command) (*Submission, error) {
+	for try := 1; ; try++ {
+		if err := c.upload(ctx, cmd); err != nil {
+			return nil, err
+		}
+		s, err := c.submit(ctx, cmd)
+		if err == nil || AsError(err).Reason != reasonNoBlob || len(cmd.contents()) == 0 || try == submitTries {
+			return s, err
+		}
+	}
+}
+
+// reasonNoBlob says that the command names what the cluster does not keep: it may have been
+// thrown away since it was uploaded.
+const reasonNoBlob = "no_blob"
+
+func (c *Client) submit(ctx context.Context, cmd *Command) (*Submission, error) {
 	info, envelope, err := c.envelope(ctx, cmd)
 	if err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func (c commandService) Plan(_ context.Context, req *agentplanev1.PlanRequest) (
 	}
 	shares := sharesOf(spec.Rollout)
 	ranks, ends := wave.Lay(shares, targetsOf(shares, matched))
-	answer := &agentplanev1.PlanResponse{Index: s.index}
+	answer := &agentplanev1.PlanResponse{Index: s.index, Missing: s.missingLocked(spec)}
 	if limit := spec.Rollout.GetMaxFailures(); limit != nil {
 		answer.MaxFailures = proto.Uint32(limit.Count)
 	}
