@@ -28,6 +28,7 @@ const (
 	ReasonNotFound      = "not_found"      // FAILED 127: there is no such program
 	ReasonNotExecutable = "not_executable" // FAILED 126: it cannot be executed
 	ReasonBadDirectory  = "bad_directory"  // FAILED 126: the working directory cannot be entered
+	ReasonNotPlaced     = "not_placed"     // FAILED 126: a file of the command cannot be put where it shall be
 	ReasonNotPrepared   = "not_prepared"   // REJECTED: no directory, space or process for it
 
 	ReasonReboot         = "reboot"          // LOST: the host was started anew

@@ -182,6 +182,7 @@ func (run *Run) lost() Result {
 	var sf specFile
 	var st started
 	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
+	sf.sweepPlaces()
 	res.Started = run.d.read(fileStarted, typeStarted, &st) == nil
 	switch {
 	case asked && sf.BootID != boot || res.Started && st.BootID != boot:

@@ -32,6 +32,11 @@ type Spec struct {
 	Argv   []string
 	Script []byte
 
+	// Files are put in place before the program starts, and Stdin, the path of a file, is
+	// what it reads; see place.go. Nothing when empty.
+	Files []File
+	Stdin string
+
 	Env         []string      // NAME=value; nothing else is inherited, but PATH has a default
 	Secrets     []string      // NAME=value, for the environment too; on disk until the program starts
 	Dir         string        // absolute; "/" when empty
@@ -83,6 +88,9 @@ func (s Spec) Validate() error {
 	}
 	if size > maxSpecBytes {
 		return fmt.Errorf("%w: %s has %d bytes, at most %d are allowed", ErrInvalid, s.Attempt, size, maxSpecBytes)
+	}
+	if err := s.checkFiles(); err != nil {
+		return err
 	}
 	for _, v := range s.Env {
 		if strings.IndexByte(v, '=') < 1 {
@@ -163,12 +171,14 @@ type specFile struct {
 	Timeout     time.Duration
 	KillGrace   time.Duration
 	OutputBytes int64
+	Files       []placement // whose contents lie in the directory, by their number
+	Stdin       bool        // likewise
 }
 
 func (s Spec) file(bootID, script string) specFile {
 	return specFile{
 		Attempt: s.Attempt, BootID: bootID, Argv: toBytes(s.argv(script)), Env: toBytes(s.environ()), Dir: []byte(s.Dir),
-		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes,
+		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes, Files: s.placements(), Stdin: s.Stdin != "",
 	}
 }
 
