@@ -42,6 +42,7 @@ type runFlags struct {
 	detach    bool
 	locks     lockFlags
 	waves     waveFlags
+	files     fileFlags
 	plan      bool
 }
 
@@ -59,6 +60,9 @@ func (a *app) runCmd() *cobra.Command {
 			if len(args) > 0 && dash < 0 && strings.HasPrefix(args[0], "@") {
 				return a.runTemplate(cmd, &f, args)
 			}
+			if len(args) > 0 && dash != 0 && f.files.stdin == "-" {
+				return usagef("%q stands before --; --stdin takes a file as in --stdin=%s", args[0], args[0])
+			}
 			if len(args) > 0 && dash != 0 {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
@@ -67,6 +71,9 @@ func (a *app) runCmd() *cobra.Command {
 				return err
 			}
 			if err := f.check(a); err != nil {
+				return err
+			}
+			if err := f.files.bring(a, f.script, command); err != nil {
 				return err
 			}
 			if err := f.results.prepare(f.detach); err != nil {
@@ -82,6 +89,7 @@ func (a *app) runCmd() *cobra.Command {
 	}
 	f.add(c)
 	f.rerun.add(c)
+	f.files.add(c)
 	f.results.add(c)
 	f.follow.add(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
@@ -111,11 +119,20 @@ const runHelp = `Run a program on agents, and follow it to its end.
   agentctl run --on @hosts.failed -- uptime        the agents in a file, one a line
   agentctl run --rerun failed COMMAND              once more, where it failed
   agentctl run @restart name=nginx --on all        a template, see "agentctl templates"
+  agentctl run --file ./nginx.conf:/etc/nginx/nginx.conf:0644 --on all -- nginx -s reload
+  tar c site | agentctl run --stdin --on all -- tar x -C /srv
 
 Results that are equal stand together, the largest group first; a text that differs from
 that group's in some lines is shown as what differs. With --output-dir they go to files,
 too: AGENT/stdout, AGENT/stderr, AGENT/exit and AGENT/state, and the lists hosts.succeeded,
 hosts.failed, hosts.lost and so on, which --on @FILE takes.
+
+--file puts a file in place, whole or not at all, before the program starts: with the mode
+that is given, or else that of the local file, in a directory that has to be there; what is
+there is replaced. When one of several cannot be written none is changed, the program is not
+started, and the attempt is FAILED(not_placed). --stdin gives the program agentctl's own
+standard input, --stdin=FILE a file. Each has at most 16 MiB, and there are at most 16 files;
+nodes keep them until the command has ended, and for a while (files.keep, a day) after it.
 
 --rerun makes a new command with a new id, the program and the limits of the old one, on
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
