@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// fetchTries is how often a blob is asked for, with pauses that grow from fetchPause to
-	// maxFetchPause.
-	fetchTries    = 6
+	// fetchFor bounds how long it is tried to get what a command brings along. Between two
+	// tries there are pauses that grow from fetchPause to maxFetchPause.
+	fetchFor      = 5 * time.Minute
 	fetchPause    = 200 * time.Millisecond
 	maxFetchPause = 10 * time.Second
 )
@@ -84,30 +84,31 @@ func (c *contents) has(refs []blob.Ref) bool {
 	return true
 }
 
-// fetch gets what is not here of the blobs, for an attempt.
-func (c *contents) fetch(ctx context.Context, d *agentplanev1.Deliver, refs []blob.Ref) error {
+// fetch gets what is not here of what an order brings, until ctx ends or a node says that it
+// is no use.
+func (c *contents) fetch(ctx context.Context, o *order) error {
 	var last error
-	for try, pause := 1, fetchPause; ; try, pause = try+1, min(2*pause, maxFetchPause) {
-		err := c.once(ctx, d, refs)
+	for pause := fetchPause; ; pause = min(2*pause, maxFetchPause) {
+		err := c.once(ctx, o)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil && last != nil:
 			return last // and not that the time is over
-		case ctx.Err() != nil || try == fetchTries || slices.Contains(hopeless, client.AsError(err).Reason):
+		case ctx.Err() != nil || slices.Contains(hopeless, client.AsError(err).Reason):
 			return err
 		}
 		last = err
-		c.log.Warn("what a command brings along has not come yet", "invocation_id", d.GetInvocationId(), "attempt", d.GetAttempt(), "try", try, "err", err)
+		c.log.Warn("what a command brings along has not come yet", "invocation_id", o.intent.InvocationID, "attempt", o.intent.Attempt, "err", err)
 		if !pauseFor(ctx, pause) {
 			return last
 		}
 	}
 }
 
-func (c *contents) once(ctx context.Context, d *agentplanev1.Deliver, refs []blob.Ref) error {
+func (c *contents) once(ctx context.Context, o *order) error {
 	var node agentplanev1.AgentServiceClient
-	for _, r := range refs {
+	for _, r := range o.brings() {
 		if c.cache.Has(r) || c.cache.Verify(r) {
 			continue
 		}
@@ -123,8 +124,8 @@ func (c *contents) once(ctx context.Context, d *agentplanev1.Deliver, refs []blo
 			defer done()
 			node = n
 		}
-		if err := c.get(ctx, node, d, r); err != nil {
-			return err
+		if err := c.get(ctx, node, o.deliver, r); err != nil {
+			return fmt.Errorf("%s: %w", o.nameOf(r), err)
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@
 //
 // What a command brings along is gotten from the session's node before INTENT, by a goroutine
 // for each order (fetch.go), into the cache; meanwhile a cancel ends it, and a new session
-// begins it anew. When it cannot be had within two minutes, or the node says that nobody has
+// begins it anew. When it cannot be had within five minutes, or the node says that nobody has
 // it, the attempt is REJECTED(no_file). When agentd dies meanwhile nothing has been
 // journalled: the delivery comes again, and finds in the cache what had come.
 //

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -10,9 +11,6 @@ import (
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/blob"
 )
-
-// fetchFor bounds how long it is tried to get what a command brings along.
-const fetchFor = 2 * time.Minute
 
 // fetching is an order whose files are on their way.
 type fetching struct {
@@ -28,6 +26,16 @@ func (o *order) brings() []blob.Ref {
 	}
 	refs, _ := blob.CheckBrought(o.spec) // looked at when it was delivered
 	return refs
+}
+
+// nameOf says what of the command a blob is.
+func (o *order) nameOf(r blob.Ref) string {
+	for _, f := range o.spec.GetFiles() {
+		if f.GetContent().GetSha256() == r.Sum {
+			return fmt.Sprintf("file %q", f.GetPath())
+		}
+	}
+	return "the standard input"
 }
 
 // bring puts into the spec what the command brings along.
@@ -75,7 +83,7 @@ func (w *worker) fetches(ctx context.Context, o *order) bool {
 	}
 	w.group.Go(func() {
 		defer stop()
-		f.err = w.o.Contents.fetch(within, o.deliver, refs)
+		f.err = w.o.Contents.fetch(within, o)
 		select {
 		case w.fetched <- f:
 		case <-ctx.Done():

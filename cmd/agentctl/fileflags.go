@@ -23,6 +23,7 @@ import (
 type fileFlags struct {
 	files []string
 	stdin string
+	told  *uploading // nil when nothing is brought
 }
 
 func (f *fileFlags) add(c *cobra.Command) {
@@ -56,7 +57,8 @@ func (f *fileFlags) bring(a *app, script string, command *client.Command) error 
 		}
 		command.Stdin = content
 	}
-	command.OnUpload = newUploading(a).sent
+	f.told = newUploading(a)
+	command.OnUpload = f.told.sent
 	return nil
 }
 
@@ -136,6 +138,7 @@ type uploading struct {
 	terminal bool
 	last     time.Time
 	name     string
+	drawn    bool
 }
 
 func newUploading(a *app) *uploading { return &uploading{app: a, terminal: isTerminal(a.stderr)} }
@@ -148,12 +151,16 @@ func (u *uploading) sent(x *client.Content, n int64) {
 		u.name = x.Name
 		return
 	}
-	switch {
-	case n >= x.Ref.Size:
-		fmt.Fprint(u.app.stderr, "\r\x1b[K")
-	case time.Since(u.last) >= 100*time.Millisecond:
+	if time.Since(u.last) >= 100*time.Millisecond {
 		fmt.Fprintf(u.app.stderr, "\r\x1b[Kuploading %s: %s of %s", printable(x.Name), byteText(n), byteText(x.Ref.Size))
-		u.last = time.Now()
+		u.last, u.drawn = time.Now(), true
+	}
+}
+
+// end takes the line away.
+func (u *uploading) end() {
+	if u != nil && u.drawn {
+		fmt.Fprint(u.app.stderr, "\r\x1b[K")
 	}
 }
 

@@ -257,6 +257,7 @@ func (a *app) readScript(flag, path string) ([]byte, error) {
 func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *client.Command) error {
 	command.ID = a.flags.id
 	r, err := s.Submit(ctx, command)
+	f.files.told.end()
 	id := command.ID
 	if err != nil {
 		if code, _ := classify(err); code == exitUnknown {
