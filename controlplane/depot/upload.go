@@ -89,10 +89,6 @@ func (s *Service) record(ctx context.Context, r blob.Ref, nodes []string) (*raft
 	}
 }
 
-// neededOf is how many nodes must have a blob on their disks before it is acknowledged
-// (I1): one of them outlives the loss of any minority of the voters.
-func neededOf(voters int) int { return voters/2 + 1 }
-
 // copy brings the blob to further nodes until enough have it, and answers which: have are
 // those that do already.
 func (s *Service) copy(ctx context.Context, r blob.Ref, have []string) ([]string, error) {
