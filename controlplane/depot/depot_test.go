@@ -2,6 +2,7 @@ package depot
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -213,6 +214,34 @@ func TestASpoiltBlobIsGottenAnew(t *testing.T) {
 	}
 	if got, err := w.fetch("a", invocation, r); err != nil || got != large {
 		t.Errorf("again: %d bytes, %v", len(got), err)
+	}
+}
+
+// A node that is to keep a copy and has a spoilt one takes the good one.
+func TestASpoiltCopyDoesNotCount(t *testing.T) {
+	w := newWorld(t)
+	r := refOfText(t, large)
+	for _, n := range w.nodes {
+		must(t, n.store.Put(t.Context(), r, whole(large)))
+		must(t, os.WriteFile(n.store.dir.Path(r), []byte(large[1:]+"!"), 0o600))
+	}
+	if w.bring("a", large); len(w.have(r)) != 2 {
+		t.Errorf("it lies on %v", w.have(r))
+	}
+}
+
+// A client that sends nothing more holds nobody up for longer than its time.
+func TestAStalledUploadEnds(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	block := make(chan struct{})
+	defer close(block)
+	next := incoming(ctx, func() ([]byte, error) {
+		<-block
+		return nil, os.ErrClosed
+	})
+	cancel(os.ErrDeadlineExceeded)
+	if _, err := next(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
 	}
 }
 

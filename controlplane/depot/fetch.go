@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -33,7 +34,18 @@ func (s *Service) FetchBlob(req *agentplanev1.FetchBlobRequest, stream grpc.Serv
 	if err := s.obtain(ctx, r); err != nil {
 		return err
 	}
-	return s.send(r, func(b []byte) error { return stream.Send(&agentplanev1.FetchBlobResponse{Data: b}) })
+	// Sending waits for an agent that does not receive, and ends when the handler returns.
+	sent, late := make(chan error, 1), time.NewTimer(sendFor)
+	defer late.Stop()
+	go func() {
+		sent <- s.send(r, func(b []byte) error { return stream.Send(&agentplanev1.FetchBlobResponse{Data: b}) })
+	}()
+	select {
+	case err := <-sent:
+		return err
+	case <-late.C:
+		return refusal(codes.Unavailable, "slow", "blob %s was not received within %v", r, sendFor)
+	}
 }
 
 // mayFetch refuses what the agent has not claimed. Its claim stands in the state of the node

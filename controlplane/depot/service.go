@@ -20,11 +20,14 @@ const (
 	// uploadsAtOnce and fetchesAtOnce bound what one node takes and sends at once.
 	uploadsAtOnce = 8
 	fetchesAtOnce = 64
-	// uploadFor bounds an upload from its first message to its answer, copyFor the copies
-	// among them, and fetchFor what is asked of other nodes for an agent.
+	// uploadFor bounds an upload from its first message to its answer, queueFor the wait for
+	// its turn and copyFor the copies among that; fetchFor what is asked of other nodes for an
+	// agent, and sendFor how long an agent may take to receive.
 	uploadFor = 2 * time.Minute
+	queueFor  = 20 * time.Second
 	copyFor   = 30 * time.Second
 	fetchFor  = 30 * time.Second
+	sendFor   = 5 * time.Minute
 	// maxFound bounds what one call asks about.
 	maxFound = 256
 )

@@ -75,10 +75,15 @@ func (s *Store) Has(r blob.Ref) bool {
 }
 
 // Put keeps a blob, of which next gives the bytes and at the end io.EOF, durably. What is
-// here already is not read. ErrFull and blob.ErrMismatch say what else it may be.
+// here already, whole, is not asked for. ErrFull and blob.ErrMismatch say what else it may be.
 func (s *Store) Put(ctx context.Context, r blob.Ref, next func() ([]byte, error)) error {
 	if s.Has(r) {
-		return nil
+		if s.dir.Verify(r) == nil {
+			return nil
+		}
+		if err := s.Remove(r); err != nil {
+			return err
+		}
 	}
 	if err := s.reserve(r); err != nil {
 		return err

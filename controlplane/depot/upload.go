@@ -36,15 +36,18 @@ func (s *Service) UploadBlob(stream grpc.ClientStreamingServer[agentplanev1.Uplo
 	if n, bytes, fits := v.RoomForBlob(uint64(r.Size), uint64(s.o.MaxBytes), uint32(s.o.MaxBlobs)); !fits {
 		return s.noRoom(r, n, bytes)
 	}
-	if !s.uploads.TryAcquire(1) {
+	waiting, stop := context.WithTimeout(ctx, queueFor)
+	err = s.uploads.Acquire(waiting, 1)
+	stop()
+	if err != nil {
 		return agentplanev1.Refusal(codes.Unavailable, &agentplanev1.ErrorDetail{Reason: "busy", RetryAfterMs: 500},
-			"%d uploads come in here already", uploadsAtOnce)
+			"%d uploads have come in here for %v", uploadsAtOnce, queueFor)
 	}
 	defer s.uploads.Release(1)
-	if err := s.o.Store.Put(ctx, r, func() ([]byte, error) {
+	if err := s.o.Store.Put(ctx, r, incoming(ctx, func() ([]byte, error) {
 		m, err := stream.Recv()
 		return m.GetData(), err
-	}); err != nil {
+	})); err != nil {
 		return putRefusal(err)
 	}
 	nodes, err := s.copy(ctx, r, []string{s.o.NodeID})
@@ -86,6 +89,37 @@ func (s *Service) record(ctx context.Context, r blob.Ref, nodes []string) (*raft
 		return nil, s.noRoom(r, n, bytes)
 	default: // a node that was just removed, or a leader that was deposed: once more
 		return nil, refusal(codes.Unavailable, "not_recorded", "the blob was not recorded: %s", o.GetDetail())
+	}
+}
+
+// incoming gives what recv does, until ctx ends, as it does with the handler at the latest:
+// recv itself ends only when the handler has returned, however slow the other side is.
+func incoming(ctx context.Context, recv func() ([]byte, error)) func() ([]byte, error) {
+	type part struct {
+		data []byte
+		err  error
+	}
+	parts := make(chan part) // from the receiver to whoever calls; never closed
+	go func() {
+		for {
+			b, err := recv()
+			select {
+			case parts <- part{b, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return func() ([]byte, error) {
+		select {
+		case p := <-parts:
+			return p.data, p.err
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 }
 
@@ -202,10 +236,10 @@ func (s *Service) StoreBlob(stream grpc.ClientStreamingServer[agentplanev1.Store
 	if err != nil {
 		return err
 	}
-	if err := s.o.Store.Put(ctx, r, func() ([]byte, error) {
+	if err := s.o.Store.Put(ctx, r, incoming(ctx, func() ([]byte, error) {
 		m, err := stream.Recv()
 		return m.GetData(), err
-	}); err != nil {
+	})); err != nil {
 		return putRefusal(err)
 	}
 	return stream.SendAndClose(&agentplanev1.StoreBlobResponse{})

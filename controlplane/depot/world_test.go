@@ -366,3 +366,16 @@ func reasonOf(err error) string { return agentplanev1.DetailOf(err).GetReason() 
 func (w *world) remove(node string) {
 	w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: node}}})
 }
+
+// whole gives the content at once.
+func whole(content string) func() ([]byte, error) {
+	rest := []byte(content)
+	return func() ([]byte, error) {
+		if rest == nil {
+			return nil, io.EOF
+		}
+		b := rest
+		rest = nil
+		return b, nil
+	}
+}
