@@ -48,7 +48,7 @@ func (s Spec) checkFiles() error {
 	for i, f := range s.Files {
 		switch {
 		case !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path || f.Path == "/":
-			return fmt.Errorf("%w: file %.100q is not an absolute path without .. and .", ErrInvalid, f.Path)
+			return fmt.Errorf("%w: file %.100q is not an absolute path, or not a clean one", ErrInvalid, f.Path)
 		case f.Mode&^blob.MaxMode != 0:
 			return fmt.Errorf("%w: file %.100q: mode %#o is above %#o", ErrInvalid, f.Path, uint32(f.Mode), blob.MaxMode)
 		case slices.ContainsFunc(s.Files[:i], func(g File) bool { return g.Path == f.Path }):
