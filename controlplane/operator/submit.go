@@ -27,6 +27,9 @@ func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) 
 	if p.stands != nil {
 		return &agentplanev1.SubmitResponse{Command: commandRow(p.stands), Repeated: true}, nil
 	}
+	if err := c.brought(v, p.mutation.GetSubmitCommand()); err != nil {
+		return nil, err
+	}
 	if err := c.mayAsk(ctx); err != nil {
 		return nil, err
 	}
@@ -82,6 +85,18 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	}
 	m, notes := c.submitOf(v, sub, ordinals, c.callerName(ctx))
 	return plan{id: id, mutation: &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}, notes: notes}, nil
+}
+
+// brought refuses a command that names what is not kept: clients upload it when they are
+// told so, which shall cost no entry.
+func (c *Commands) brought(v *fsm.View, m *raftlogv1.SubmitCommand) error {
+	for _, b := range m.GetBlobs() {
+		if _, found := v.Blob(b.GetSha256()); !found {
+			return c.refuse(codes.FailedPrecondition, fsm.NoBlob,
+				"the command names blob %.12s (%d bytes), which the cluster does not keep, or keeps no more: it has to be uploaded first", b.GetSha256(), b.GetSize())
+		}
+	}
+	return nil
 }
 
 // submitted is the row of a command that the outcome says to stand.

@@ -24,9 +24,9 @@ const (
 	// try may take.
 	uploadTries = 5
 	uploadFor   = 2 * time.Minute
-	// submitTries is how often what a command brings along is uploaded anew, because the
+	// uploadRounds is how often what a command brings along is uploaded, because the
 	// cluster has thrown it away before it saw the command.
-	submitTries = 3
+	uploadRounds = 3
 )
 
 // Content is what a command brings along.

@@ -91,6 +91,16 @@ func TestSubmitUploadsWhatTheClusterLacks(t *testing.T) {
 	}
 }
 
+func TestNothingIsUploadedForACommandThatIsRefused(t *testing.T) {
+	cluster := clienttest.NewCluster(t, 1)
+	c := newClient(t, quick(cluster.Options()))
+	cmd, _ := bringing(t, "x")
+	_, err := c.Submit(t.Context(), cmd)
+	if e := asError(t, err); e.Reason != "no_targets" || uploads(cluster) != 0 {
+		t.Errorf("%v, after %d uploads", err, uploads(cluster))
+	}
+}
+
 func TestAnUploadGoesOnWithTheNextNode(t *testing.T) {
 	cluster := clienttest.NewCluster(t, 3)
 	cluster.State.AddAgent("web-1", "ONLINE", nil, clienttest.Behaviour{})
@@ -143,6 +153,7 @@ func TestAFileThatChangesIsNotSent(t *testing.T) {
 
 func TestARefusedUploadIsSaidOnce(t *testing.T) {
 	cluster := clienttest.NewCluster(t, 3)
+	cluster.State.AddAgent("web-1", "ONLINE", nil, clienttest.Behaviour{})
 	c := newClient(t, quick(cluster.Options()))
 	for _, n := range cluster.Nodes {
 		n.Break(func(_ context.Context, method string) (error, bool) {

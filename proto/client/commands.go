@@ -22,18 +22,23 @@ type Submission struct {
 	Notes []string
 }
 
-// Submit hands the command to the cluster, after what it brings along, and returns when a
-// majority of the nodes holds it on disk. It sets cmd.ID when it is empty. After an *Error with OutcomeUnknown the
+// Submit hands the command to the cluster and returns when a majority of the nodes holds it
+// on disk. What it brings along is uploaded when the cluster says that it lacks it, and
+// would take the command otherwise. It sets cmd.ID when it is empty. After an *Error with OutcomeUnknown the
 // same Command may be submitted again: it runs once. Those who submit many a second use
 // a Submitter.
 func (c *Client) Submit(ctx context.Context, cmd *Command) (*Submission, error) {
+	anew := cmd.ID == ""
 	for try := 1; ; try++ {
+		s, err := c.submit(ctx, cmd)
+		if err == nil || AsError(err).Reason != reasonNoBlob || len(cmd.contents()) == 0 || try > uploadRounds {
+			return s, err
+		}
 		if err := c.upload(ctx, cmd); err != nil {
 			return nil, err
 		}
-		s, err := c.submit(ctx, cmd)
-		if err == nil || AsError(err).Reason != reasonNoBlob || len(cmd.contents()) == 0 || try == submitTries {
-			return s, err
+		if anew {
+			cmd.ID = "" // nothing has happened; its times count from now on
 		}
 	}
 }

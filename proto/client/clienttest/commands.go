@@ -95,11 +95,11 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 	if spec.ClusterId != s.bundle.ClusterId || spec.NotAfter == 0 {
 		return nil, Refusal(codes.InvalidArgument, "bad_spec", "cluster id or not_after is missing", "")
 	}
-	if err := s.broughtLocked(spec); err != nil {
-		return nil, err
-	}
 	matched, err := s.targetsLocked(spec)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.broughtLocked(spec); err != nil {
 		return nil, err
 	}
 	s.changedLocked()
