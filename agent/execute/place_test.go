@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/agentplane/agentplane/proto/blob"
 )
 
@@ -121,6 +123,34 @@ func TestAFileThatCannotBePlacedKeepsTheProgramFromStarting(t *testing.T) {
 				t.Errorf("%v is left", left)
 			}
 		})
+	}
+}
+
+// A file system of the kernel's that has no room, or may not be written.
+func TestFullAndReadOnlyFileSystemsTakeNoFiles(t *testing.T) {
+	dir, to := t.TempDir(), t.TempDir()
+	if err := unix.Mount("tmpfs", to, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("SKIPPED: no file system may be mounted: %v", err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(to, unix.MNT_DETACH)) })
+	must(t, os.WriteFile(filepath.Join(to, "old"), []byte("old"), 0o600))
+	s := shell("touch " + filepath.Join(dir, "ran"))
+	s.Files = []File{
+		fileOf(t, dir, "changed", filepath.Join(to, "old")), fileOf(t, dir, strings.Repeat("x", 200_000), filepath.Join(to, "large")),
+	}
+	for _, say := range []string{"no space left on device", "read-only file system"} {
+		res := runOne(t, s)
+		wantResult(t, res, Failed, ReasonNotPlaced)
+		if res.Started || !strings.Contains(res.Detail, say) || exists(filepath.Join(dir, "ran")) {
+			t.Errorf("result %+v, want %q", res, say)
+		}
+		if b, _ := os.ReadFile(filepath.Join(to, "old")); string(b) != "old" {
+			t.Errorf("%s: the file before it is %q", say, b)
+		}
+		if left, _ := os.ReadDir(to); len(left) != 1 {
+			t.Errorf("%s: %v is left", say, left)
+		}
+		must(t, unix.Mount("tmpfs", to, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, "size=64k"))
 	}
 }
 
