@@ -163,7 +163,7 @@ func (tx *tx) checkBlobs(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 		switch {
 		case b.GetSha256() <= last:
 			return refuse(raftlogv1.Code_CODE_INVALID, "order", "the blobs of a command do not ascend")
-		case !found:
+		case !found || !tx.blobKept(have):
 			return refuse(raftlogv1.Code_CODE_REFUSED, NoBlob,
 				"the command names blob %.12s (%d bytes), which the cluster does not keep, or keeps no more: it has to be uploaded first", b.GetSha256(), b.GetSize())
 		case have.GetSize() != b.GetSize():
@@ -198,6 +198,21 @@ func (tx *tx) leaveBlobs(c *raftlogv1.Command) {
 		}
 		put(tx, TableBlobs, tx.blobs, row)
 	}
+}
+
+// blobKept says that some node of the cluster keeps a blob. There is none when those that did
+// have left, as all have after a restore.
+func (t *tables) blobKept(b *raftlogv1.Blob) bool {
+	return slices.ContainsFunc(b.GetNodeIds(), func(id string) bool {
+		n, found := t.nodes.get(id)
+		return found && !removed(n)
+	})
+}
+
+// BlobKept says that a blob of the name and size is kept, and may be named by a command.
+func (v *View) BlobKept(sha256 string, size uint64) bool {
+	b, found := v.t.blobs.get(sha256)
+	return found && b.GetSize() == size && v.t.blobKept(b)
 }
 
 // Blob returns who keeps the blob with the SHA-256.

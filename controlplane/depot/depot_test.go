@@ -376,6 +376,41 @@ func TestWhenAKeeperLeavesAnotherOneIsFound(t *testing.T) {
 	}
 }
 
+// All that kept a blob have left; a node that got a copy for an agent keeps it from then on,
+// and where there is none a client brings it anew.
+func TestWhenAllKeepersLeave(t *testing.T) {
+	w := newWorld(t)
+	r, lost := w.bring("b", large), w.bring("b", "lost")
+	invocation := w.claim(w.submit(r))
+	leave := map[string]bool{}
+	for _, row := range []blob.Ref{r, lost} {
+		for _, id := range w.row(row).GetNodeIds() {
+			leave[id] = true
+		}
+	}
+	w.join("d")
+	if _, err := w.fetch("d", invocation, r); err != nil {
+		t.Fatal(err)
+	}
+	for id := range leave {
+		w.nodes[id].stop()
+		w.remove(id)
+		delete(w.nodes, id)
+	}
+	w.voters = []string{"d"}
+	if kept(w.machine.View(), lost) || kept(w.machine.View(), r) {
+		t.Error("what nobody keeps is said to be kept")
+	}
+	w.nodes["d"].o.SettledFor = time.Nanosecond
+	w.nodes["d"].sweep(t.Context())
+	if have := w.have(r); !slices.Contains(have, "d") || !slices.Contains(w.row(r).GetNodeIds(), "d") || !kept(w.machine.View(), r) {
+		t.Errorf("it lies on %v, the state says %v", have, w.row(r).GetNodeIds())
+	}
+	if answer, err := w.upload("d", lost, "lost"); err != nil || !kept(w.machine.View(), lost) {
+		t.Errorf("it cannot be brought anew: %v %v", answer, err)
+	}
+}
+
 func TestMoreVotersAreMoreCopies(t *testing.T) {
 	w := newWorld(t, func(w *world) { w.voters = []string{"a"} })
 	r := w.bring("a", "alone")

@@ -38,8 +38,11 @@
 // When a node that keeps a blob is removed from the cluster, or the voters become more, the
 // first that still keeps it copies it to further nodes, within minutes.
 //
-// After a restore from a backup the rows are there and the files are not, or not all: an
-// agent that fetches such a one is told that nobody has it, and rejects the attempt.
+// After a restore from a backup the rows are there and the files are not: they name nodes
+// that are not of the cluster any more, so that they do not count, and clients upload anew.
+// An agent that fetches such a one, for a command from before, is told that nobody has it and
+// rejects the attempt. (That all keepers lose their directories and stay is not noticed by the
+// state: agents are told then as well, until the row has gone.)
 //
 // # Why not package output
 //

@@ -46,7 +46,7 @@ func (s *Service) sweep(ctx context.Context) {
 		return
 	}
 	for _, r := range settled {
-		if kept(v, r) {
+		if _, found := v.Blob(r.Sum); found {
 			continue
 		}
 		if err := s.o.Store.Remove(r); err != nil {
@@ -64,6 +64,9 @@ func (s *Service) sweep(ctx context.Context) {
 			if err := s.get(ctx, r); err != nil {
 				s.log.Warn("this node is said to keep a blob, has lost it, and finds no other that has it", "sha256", r.Sum, "err", err)
 			}
+			copies++
+		case len(left) == 0 && s.o.Store.Has(r): // a copy made for an agent
+			s.copyAgain(ctx, r, []string{s.o.NodeID})
 			copies++
 		case len(left) > 0 && left[0] == s.o.NodeID && len(left) < neededOf(len(s.o.Voters())):
 			s.copyAgain(ctx, r, left)

@@ -135,11 +135,8 @@ func (s *Service) FindBlobs(ctx context.Context, req *agentplanev1.FindBlobsRequ
 	return answer, nil
 }
 
-// kept says whether the state has a row of the blob.
-func kept(v *fsm.View, r blob.Ref) bool {
-	row, found := v.Blob(r.Sum)
-	return found && int64(row.GetSize()) == r.Size
-}
+// kept says whether the state has a row of the blob, with a node that is still there.
+func kept(v *fsm.View, r blob.Ref) bool { return v.BlobKept(r.Sum, uint64(r.Size)) }
 
 func refOf(b *agentplanev1.Blob) (blob.Ref, error) {
 	r, err := blob.FromProto(b)

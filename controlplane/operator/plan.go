@@ -39,7 +39,7 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 		answer.Estimate = estimateRow(EstimateOf(v, sub.spec))
 	}
 	for _, b := range m.GetBlobs() {
-		if _, found := v.Blob(b.GetSha256()); !found {
+		if !v.BlobKept(b.GetSha256(), b.GetSize()) {
 			answer.Missing = append(answer.Missing, &agentplanev1.Blob{Sha256: b.GetSha256(), Size: b.GetSize()})
 		}
 	}

@@ -91,7 +91,7 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 // told so, which shall cost no entry.
 func (c *Commands) brought(v *fsm.View, m *raftlogv1.SubmitCommand) error {
 	for _, b := range m.GetBlobs() {
-		if _, found := v.Blob(b.GetSha256()); !found {
+		if !v.BlobKept(b.GetSha256(), b.GetSize()) {
 			return c.refuse(codes.FailedPrecondition, fsm.NoBlob,
 				"the command names blob %.12s (%d bytes), which the cluster does not keep, or keeps no more: it has to be uploaded first", b.GetSha256(), b.GetSize())
 		}
