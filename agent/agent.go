@@ -75,6 +75,7 @@ type life struct {
 	book       *book
 	worker     *worker
 	sender     *output.Sender // nil when nothing keeps output
+	contents   *contents
 }
 
 // identify knows who this agent is, if need be by enrolment.
@@ -131,9 +132,14 @@ func (l *life) open() error {
 		l.sender = output.New(output.Options{Read: readFrom(files), Done: keepIn(files), Logger: l.o.Logger.Named("output")})
 		shelf = outputShelf{files: files, sender: l.sender}
 	}
+	if l.contents, err = openContents(l.dir.file(blobsDir), l.o.Settings, l.o.Logger.Named("files")); err != nil {
+		_ = l.book.close()
+		return err
+	}
 	l.worker = newWorker(workerOptions{
 		AgentID: l.record.AgentID, Name: l.record.Name, ClusterID: l.record.ClusterID, Slots: l.config.Slots,
-		Book: l.book, Runner: runner, Clock: &l.clock, Settings: l.o.Settings, Policy: l.o.Policy, Output: shelf, Logger: l.o.Logger.Named("work"),
+		Book: l.book, Runner: runner, Clock: &l.clock, Settings: l.o.Settings, Policy: l.o.Policy, Output: shelf,
+		Contents: l.contents, Logger: l.o.Logger.Named("work"),
 	})
 	return nil
 }

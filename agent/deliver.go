@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
 	"github.com/agentplane/agentplane/agent/execute"
 	"github.com/agentplane/agentplane/agent/journal"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/blob"
 )
 
 // deliver answers a claim from the journal, refuses it, starts it, or lets it wait for a
@@ -28,13 +30,15 @@ func (w *worker) deliver(ctx context.Context, d *agentplanev1.Deliver) {
 		now: w.now(), floor: floor, policy: w.o.Policy,
 	})
 	if no == nil {
-		if err := w.spec(o).Validate(); err != nil {
+		_, brought := blob.CheckBrought(o.spec)
+		if err := cmp.Or(brought, w.spec(o).Validate()); err != nil {
 			no = rejectf(reasonInvalid, "%v", err)
 		}
 	}
 	switch {
 	case no != nil:
 		w.never(o.intent, journal.Rejected, no.reason, no.detail)
+	case w.fetches(ctx, o):
 	case w.hasSlot():
 		w.start(ctx, o)
 	case !w.enqueue(o):
@@ -69,7 +73,7 @@ func (w *worker) known(k journal.Key, fence uint64) bool {
 			return true
 		}
 	}
-	return false
+	return w.fetching[k] != nil
 }
 
 func (w *worker) hasSlot() bool {
@@ -104,6 +108,9 @@ func (w *worker) startWaiting(ctx context.Context) {
 		w.mu.Unlock()
 		if o.intent.NotAfter <= w.now() {
 			w.never(o.intent, journal.Rejected, reasonExpired, "it found no free slot before "+stamp(o.intent.NotAfter))
+			continue
+		}
+		if w.fetches(ctx, o) {
 			continue
 		}
 		w.start(ctx, o)
@@ -218,7 +225,7 @@ func (w *worker) unqueueLocked(k journal.Key) *order {
 			return o
 		}
 	}
-	return nil
+	return w.stopFetchLocked(k)
 }
 
 // ask answers from the journal. What the journal has never heard of is LOST, and never

@@ -25,6 +25,7 @@ const (
 	trustFile       = "trust.json"
 	journalDir      = "journal"
 	attemptsDir     = "attempts"
+	blobsDir        = "blobs"
 )
 
 // ErrInUse says that another agentd has the data directory.

@@ -6,6 +6,7 @@
 //	execute   runs programs under supervisors that outlive agentd
 //	collect   gathers the facts of the host
 //	output    sends what programs print
+//	cache     keeps what commands bring along
 //
 // What none of them can own alone is here: the data directory with key, certificate and
 // trust bundle; enrolment and renewal; and the worker, in which journal, execute and
@@ -25,6 +26,12 @@
 // same envelope under a command id that must be the one package wave derives from the
 // envelope's; so a node can have nothing run that was not signed, and no agent takes one
 // for the other: what a delivery or a command says that agentd does not know is REJECTED.
+//
+// What a command brings along is gotten from the session's node before INTENT, by a goroutine
+// for each order (fetch.go), into the cache; meanwhile a cancel ends it, and a new session
+// begins it anew. When it cannot be had within five minutes, or the node says that nobody has
+// it, the attempt is REJECTED(no_file). When agentd dies meanwhile nothing has been
+// journalled: the delivery comes again, and finds in the cache what had come.
 //
 // Results are told when they are journalled, again in the Hello of every session, and
 // every half minute until they are confirmed. A confirmation counts only when it names a
@@ -53,6 +60,7 @@
 //	trust.json   the newest trust bundle seen
 //	journal/     package journal; journal-old-N are earlier ones, the last three
 //	attempts/    package execute
+//	blobs/       package cache
 //
 // agent.json is written with the id before enrolment, so that a repeated enrolment is the
 // same one, and with the cluster after certificate and trust: its cluster id says that

@@ -56,6 +56,16 @@ func (o *opener) OpenOutput(ctx context.Context, n session.Node) (output.Stream,
 	return s, func() { _ = c.Close() }, nil
 }
 
+// OpenFetch reaches the very node for what commands bring along, over a connection of its
+// own, as output has.
+func (o *opener) OpenFetch(ctx context.Context, n session.Node) (agentplanev1.AgentServiceClient, func(), error) {
+	c, err := o.connect(ctx, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	return agentplanev1.NewAgentServiceClient(c), func() { _ = c.Close() }, nil
+}
+
 func (o *opener) connect(ctx context.Context, n session.Node) (*client.Client, error) {
 	if err := o.renewer.ready(ctx); err != nil {
 		return nil, o.note(err)

@@ -30,6 +30,7 @@ const (
 	reasonPolicy       = "policy"        // the host's own policy
 	reasonNoJournal    = "no_journal"    // the journal cannot be written
 	reasonNoSlot       = "no_slot"       // more claims than slots, and too many wait
+	reasonNoFile       = "no_file"       // what it brings along was not gotten
 )
 
 // early is how far the cluster's time may be ahead of what the agent makes of it: the node
@@ -222,6 +223,7 @@ func (w *worker) spec(o *order) execute.Spec {
 	for _, secret := range o.spec.GetSecrets() {
 		s.Secrets = append(s.Secrets, secret.GetEnv()+"="+secret.GetValue())
 	}
+	w.bring(&s, o)
 	if s.Timeout == 0 {
 		s.Timeout = c.Run.TimeoutDefault
 	}

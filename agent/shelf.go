@@ -97,12 +97,16 @@ func (w *worker) offerOld() {
 	}
 }
 
-// beside sends output beside each session; nil when there is none to send.
+// beside runs beside each session: it lets what commands bring along be gotten from the
+// node, and sends output, where there is any to send.
 func (l *life) beside(o *opener) func(context.Context, session.Node, uint64) {
-	if l.sender == nil {
-		return nil
-	}
 	return func(ctx context.Context, n session.Node, epoch uint64) {
+		l.contents.near(func(ctx context.Context) (agentplanev1.AgentServiceClient, func(), error) { return o.OpenFetch(ctx, n) })
+		defer l.contents.near(nil)
+		if l.sender == nil {
+			<-ctx.Done()
+			return
+		}
 		l.sender.Beside(ctx, epoch, func(ctx context.Context) (output.Stream, func(), error) { return o.OpenOutput(ctx, n) })
 	}
 }

@@ -39,6 +39,7 @@ type workerOptions struct {
 	Settings  func() configs.Agent
 	Policy    Policy
 	Output    outputShelf
+	Contents  *contents // of what commands bring along; nil when there is none
 	Logger    hclog.Logger
 }
 
@@ -49,15 +50,17 @@ type worker struct {
 	inbox   chan *agentplanev1.SessionResponse // session to Run; never closed
 	reports chan *agentplanev1.Report          // to the session; never closed
 	freed   chan struct{}                      // a slot is free; holds one
+	fetched chan *fetching                     // from those that fetch to Run; never closed
 	group   sync.WaitGroup                     // the followers of attempts
 
-	mu      sync.Mutex // guards what follows; never held while the disk is waited for
-	grant   session.Grant
-	running map[journal.Key]*attempt
-	waiting []*order                             // claims without a slot, oldest first
-	refused map[journal.Key]*agentplanev1.Report // refusals that could not be journalled
-	told    map[journal.Key]*told                // ends that were told and not confirmed
-	fences  map[journal.Key]uint64               // of attempts canceled before they were known
+	mu       sync.Mutex // guards what follows; never held while the disk is waited for
+	grant    session.Grant
+	running  map[journal.Key]*attempt
+	waiting  []*order                             // claims without a slot, oldest first
+	fetching map[journal.Key]*fetching            // claims whose files are on their way
+	refused  map[journal.Key]*agentplanev1.Report // refusals that could not be journalled
+	told     map[journal.Key]*told                // ends that were told and not confirmed
+	fences   map[journal.Key]uint64               // of attempts canceled before they were known
 }
 
 // attempt is one that has been started and not ended.
@@ -78,14 +81,16 @@ type told struct {
 
 func newWorker(o workerOptions) *worker {
 	w := &worker{
-		o:       o,
-		inbox:   make(chan *agentplanev1.SessionResponse, inboxSize),
-		reports: make(chan *agentplanev1.Report, outboxSize),
-		freed:   make(chan struct{}, 1),
-		running: map[journal.Key]*attempt{},
-		refused: map[journal.Key]*agentplanev1.Report{},
-		told:    map[journal.Key]*told{},
-		fences:  map[journal.Key]uint64{},
+		o:        o,
+		inbox:    make(chan *agentplanev1.SessionResponse, inboxSize),
+		reports:  make(chan *agentplanev1.Report, outboxSize),
+		freed:    make(chan struct{}, 1),
+		fetched:  make(chan *fetching),
+		fetching: map[journal.Key]*fetching{},
+		running:  map[journal.Key]*attempt{},
+		refused:  map[journal.Key]*agentplanev1.Report{},
+		told:     map[journal.Key]*told{},
+		fences:   map[journal.Key]uint64{},
 	}
 	if o.Book != nil {
 		o.Book.stepped = w.stepped
@@ -106,6 +111,8 @@ func (w *worker) Run(ctx context.Context) error {
 		case m := <-w.inbox:
 			w.take(ctx, m)
 		case <-w.freed:
+		case f := <-w.fetched:
+			w.arrived(ctx, f)
 		case <-tend.C:
 			w.tend()
 		case <-sweep.C:
@@ -234,6 +241,7 @@ func (w *worker) Begin(g session.Grant) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.grant, w.waiting = g, nil
+	w.stopFetchesLocked()
 	return nil
 }
 
@@ -245,6 +253,7 @@ func (w *worker) Rotate(now int64) error {
 	}
 	w.mu.Lock()
 	w.grant, w.waiting = session.Grant{}, nil
+	w.stopFetchesLocked()
 	clear(w.told)
 	clear(w.fences)
 	w.mu.Unlock()

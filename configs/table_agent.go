@@ -46,6 +46,10 @@ var agentOptions = []Option{
 		Doc: "How much head and tail go to the nodes with the result.",
 	},
 	{
+		Key: "files.cache_bytes", Readers: ProgramAgent, Kind: KindBytes, Default: "512MiB", Min: "0", Max: "1TiB", Reload: true,
+		Doc: "How much of the files and inputs that commands bring along is kept on the host, in case another command brings the same.",
+	},
+	{
 		Key: "journal.retention", Readers: ProgramAgent, Kind: KindDuration, Default: "30d", Min: "1d", Max: "3650d", Reload: true,
 		Doc: "How long the agent remembers what it ran.",
 	},

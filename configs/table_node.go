@@ -171,6 +171,20 @@ var nodeOptions = []Option{
 		Doc: "The free space below which this node keeps no more output, so that the log has room.",
 	},
 
+	// Files.
+	{
+		Key: "files.store_bytes", Readers: ProgramNode, Kind: KindBytes, Default: "1GiB", Min: "16MiB", Max: "1TiB",
+		Doc: "How much the files and inputs that commands bring along may have together. What no command needs any more goes first; what is needed is never thrown away, and nothing more is taken. All nodes should have the same.",
+	},
+	{
+		Key: "files.store_count", Readers: ProgramNode, Kind: KindInt, Default: "4096", Min: "17", Max: "100000",
+		Doc: "How many such contents there may be.",
+	},
+	{
+		Key: "files.keep", Readers: ProgramNode, Kind: KindDuration, Default: "1d", Min: "1m", Max: "3650d",
+		Doc: "How long such a content is kept after the last command that names it has ended, so that the command can be run again.",
+	},
+
 	// Schedules.
 	{
 		Key: "schedules.missed_after", Readers: ProgramNode, Kind: KindDuration, Default: "1m", Min: "5s", Max: "1d",

@@ -117,6 +117,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	want.Commands.RateBurst = 100
 	want.Tokens.Retain, want.Tokens.RetainCount = 720*time.Hour, 10_000
 	want.Output.StoreBytes, want.Output.AttemptBytes, want.Output.ReserveBytes = 10<<30, 64<<20, 1<<30
+	want.Files.StoreBytes, want.Files.StoreCount, want.Files.Keep = 1<<30, 4096, 24*time.Hour
 	want.Schedules.MissedAfter, want.Schedules.Retain, want.Schedules.RetainCount = time.Minute, 720*time.Hour, 500
 	want.Clock.MaxDistanceLeading = 30 * time.Second
 	want.Limits.MessageBytes = 1 << 20
@@ -132,6 +133,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	wantAgent := Agent{DataDir: "/var/lib/agentd", Labels: map[string]string{}, Slots: 4, Log: Log{"info", "text"}}
 	wantAgent.Run.TimeoutDefault, wantAgent.Run.KillGrace = 10*time.Minute, 10*time.Second
 	wantAgent.Output.MaxBytes, wantAgent.Output.RaftBytes = 10<<20, 8<<10
+	wantAgent.Files.CacheBytes = 512 << 20
 	wantAgent.Journal.Retention, wantAgent.Facts.Interval = 720*time.Hour, 5*time.Minute
 	if diff := cmp.Diff(wantAgent, a.Agent()); diff != "" {
 		t.Errorf("defaults of the agent (-want +got):\n%s", diff)

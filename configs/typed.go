@@ -72,6 +72,11 @@ type Node struct {
 		AttemptBytes int64 `key:"attempt_bytes"`
 		ReserveBytes int64 `key:"reserve_bytes"`
 	} `key:"output"`
+	Files struct {
+		StoreBytes int64         `key:"store_bytes"`
+		StoreCount int           `key:"store_count"`
+		Keep       time.Duration `key:"keep"`
+	} `key:"files"`
 	Schedules struct {
 		MissedAfter time.Duration `key:"missed_after"`
 		Retain      time.Duration `key:"retain"`
@@ -104,6 +109,9 @@ type Agent struct {
 		MaxBytes  int64 `key:"max_bytes"`
 		RaftBytes int64 `key:"raft_bytes"`
 	} `key:"output"`
+	Files struct {
+		CacheBytes int64 `key:"cache_bytes"`
+	} `key:"files"`
 	Journal struct {
 		Retention time.Duration `key:"retention"`
 	} `key:"journal"`

@@ -45,6 +45,7 @@ func (m *member) runOffice(ctx context.Context, o consensus.Office) error {
 		"health":     monitor.Run,
 		"rollout":    engine.Run,
 		"schedule":   schedules.Run,
+		"depot":      func(ctx context.Context) error { return m.depot.RunOffice(ctx, m.host) },
 	} {
 		g.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {

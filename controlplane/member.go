@@ -17,6 +17,7 @@ import (
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/controlplane/authz"
 	"github.com/agentplane/agentplane/controlplane/consensus"
+	"github.com/agentplane/agentplane/controlplane/depot"
 	"github.com/agentplane/agentplane/controlplane/dispatch"
 	"github.com/agentplane/agentplane/controlplane/forward"
 	"github.com/agentplane/agentplane/controlplane/membership"
@@ -56,6 +57,7 @@ type member struct {
 	gossip    *gossip.Pool
 	dispatch  *dispatch.Dispatcher
 	outputs   *output.Store
+	depot     *depot.Service
 	output    *output.Service
 	calls     *calls
 	services  *operator.Services
@@ -299,6 +301,9 @@ func (m *member) openServices(prefaces peer.Prefaces) error {
 	if err := m.openOutput(); err != nil {
 		return err
 	}
+	if err := m.openDepot(); err != nil {
+		return err
+	}
 	return m.register()
 }
 
@@ -388,7 +393,7 @@ func (m *member) run(stop, life context.Context) error {
 	for name, run := range map[string]func(context.Context) error{
 		"peers": m.pool.Run, "consensus": m.host.Run, "certificate": m.leaf.Run, "gossip": m.gossip.Run,
 		"trust": m.followTrust, "strangers": m.askAboutStrangers, "dispatch": m.dispatch.Run,
-		"output store": m.outputs.Run, "output": m.output.Run,
+		"output store": m.outputs.Run, "output": m.output.Run, "depot": m.depot.Run,
 		"membership": m.becomeKnown, "memory": m.keepMemory, "removal": m.learnRemoval,
 		"streams": func(ctx context.Context) error { return m.calls.gate.Run(ctx, m.state) },
 		"api": func(ctx context.Context) error {

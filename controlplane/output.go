@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/agentplane/agentplane/controlplane/authz"
+	"github.com/agentplane/agentplane/controlplane/depot"
 	"github.com/agentplane/agentplane/controlplane/dispatch"
 	"github.com/agentplane/agentplane/controlplane/operator"
 	"github.com/agentplane/agentplane/controlplane/output"
@@ -53,10 +54,15 @@ func (m *member) openOutput() error {
 	return err
 }
 
-// agentAPI is the AgentService: sessions and output.
+// agentAPI is the AgentService: sessions, output, and what commands bring along.
 type agentAPI struct {
 	*dispatch.Dispatcher
 	output *output.Service
+	depot  *depot.Service
+}
+
+func (a agentAPI) FetchBlob(req *agentplanev1.FetchBlobRequest, s grpc.ServerStreamingServer[agentplanev1.FetchBlobResponse]) error {
+	return a.depot.FetchBlob(req, s)
 }
 
 func (a agentAPI) Output(s grpc.BidiStreamingServer[agentplanev1.OutputRequest, agentplanev1.OutputResponse]) error {
@@ -77,6 +83,7 @@ func (a commandAPI) Follow(req *agentplanev1.FollowRequest, s grpc.ServerStreami
 type peerAPI struct {
 	*peer.Service
 	output *output.Service
+	depot  *depot.Service
 }
 
 func (a peerAPI) Output(s grpc.BidiStreamingServer[agentplanev1.PeerServiceOutputRequest, agentplanev1.PeerServiceOutputResponse]) error {
@@ -85,4 +92,12 @@ func (a peerAPI) Output(s grpc.BidiStreamingServer[agentplanev1.PeerServiceOutpu
 
 func (a peerAPI) StoreOutput(s grpc.BidiStreamingServer[agentplanev1.StoreOutputRequest, agentplanev1.StoreOutputResponse]) error {
 	return a.output.StoreOutput(s)
+}
+
+func (a peerAPI) StoreBlob(s grpc.ClientStreamingServer[agentplanev1.StoreBlobRequest, agentplanev1.StoreBlobResponse]) error {
+	return a.depot.StoreBlob(s)
+}
+
+func (a peerAPI) ReadBlob(req *agentplanev1.ReadBlobRequest, s grpc.ServerStreamingServer[agentplanev1.ReadBlobResponse]) error {
+	return a.depot.ReadBlob(req, s)
 }

@@ -44,6 +44,7 @@ func (m *member) register() error {
 	}
 	m.calls.serve(m.server, &agentplanev1.ClusterService_ServiceDesc, m.services.Cluster)
 	m.calls.serve(m.server, &agentplanev1.CommandService_ServiceDesc, commandAPI{m.services.Commands, m.output})
+	m.calls.serve(m.server, &agentplanev1.BlobService_ServiceDesc, m.depot)
 	m.calls.serve(m.server, &agentplanev1.FleetService_ServiceDesc, m.services.Fleet)
 	m.calls.serve(m.server, &agentplanev1.TokenService_ServiceDesc, m.services.Tokens)
 	m.calls.serve(m.server, &agentplanev1.OperatorService_ServiceDesc, m.services.Operators)
@@ -51,13 +52,13 @@ func (m *member) register() error {
 	m.calls.serve(m.server, &agentplanev1.LockService_ServiceDesc, m.services.Locks)
 	m.calls.serve(m.server, &agentplanev1.ScheduleService_ServiceDesc, m.services.Schedules)
 	m.calls.serve(m.server, &agentplanev1.TemplateService_ServiceDesc, m.services.Templates)
-	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, agentAPI{m.dispatch, m.output})
+	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, agentAPI{m.dispatch, m.output, m.depot})
 	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peerAPI{peer.NewService(peer.ServiceOptions{
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
 		BootIndex: func() uint64 { return m.trust.state().Index },
 		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
 		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer, Reach: m.reach,
-	}), m.output})
+	}), m.output, m.depot})
 	return nil
 }
 

@@ -55,6 +55,7 @@
 //
 //	earlyack         I1      controlplane/consensus  TestLives
 //	outputack        I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
+//	bloback          I1      controlplane/depot      TestAnUploadIsOnEnoughDisksAndInTheState
 //	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
 //	claimtwice       I2      fsm                     TestStories

@@ -50,6 +50,7 @@ var noFailFile = []string{"-rapid.nofailfile"}
 var catches = []catch{
 	{mutant: "earlyack", promises: "I1", pkg: "controlplane/consensus", test: "TestLives", says: "acknowledged at index 0 before the read began, is missing"},
 	{mutant: "outputack", promises: "I1", pkg: "controlplane/output", test: "TestOutputIsAcknowledgedByAMajority", says: "was acknowledged while one node of three had it"},
+	{mutant: "bloback", promises: "I1", pkg: "controlplane/depot", test: "TestAnUploadIsOnEnoughDisksAndInTheState", says: "want two, one of them"},
 	{mutant: "putback", promises: "I1 I13", pkg: "controlplane", test: "TestMemoryRefusesADiskThatWasPutBack"},
 	{mutant: "putback", promises: "I1 I13", pkg: "e2e", test: "TestOldLeaderFromADiskImage", says: "the old leader"},
 	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestStories", says: "testdata/journals.txt tells another story"},

@@ -125,6 +125,11 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 	case *raftlogv1.Mutation_RecordOutput:
 		return tx.recordOutput(k.RecordOutput)
 
+	case *raftlogv1.Mutation_RecordBlob:
+		return tx.recordBlob(k.RecordBlob)
+	case *raftlogv1.Mutation_ExpireBlobs:
+		return tx.expireBlobs(k.ExpireBlobs)
+
 	case *raftlogv1.Mutation_PutTemplate:
 		return tx.putTemplate(k.PutTemplate)
 	case *raftlogv1.Mutation_DeleteTemplate:

@@ -23,6 +23,7 @@ func check(m *Machine) error {
 		checkTable("token uses", t.tokenUses), checkTable("schedules", t.schedules), checkSchedules(t),
 		checkTable("templates", t.templates), checkTemplates(t),
 		checkTable("locks", t.locks), checkTable("places", t.places), checkTable("ended", t.ended), checkPlaces(t),
+		checkTable("blobs", t.blobs), checkBlobs(t),
 		checkAgents(t), checkCommands(t), checkRollouts(t), checkWork(t), checkHostLocks(t), checkFences(t), checkTokens(t),
 	} {
 		if err != nil {

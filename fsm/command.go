@@ -77,6 +77,7 @@ func (tx *tx) addCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Command {
 		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
 		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(), Splay: m.GetSplay(), FleetLocks: m.GetFleetLocks(),
 	}
+	tx.useBlobs(c, m.GetBlobs())
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
 	if l == nil {
 		for _, ordinal := range m.GetAgentOrdinals() {
@@ -135,7 +136,7 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 			return refuse(raftlogv1.Code_CODE_NOT_FOUND, ReasonNoLock, "there is no lock %.80q of the fleet", name)
 		}
 	}
-	if refusal := cmp.Or(checkLockNames(m.GetLocks()), checkLockNames(m.GetFleetLocks()), tx.checkSupersede(m)); refusal != nil {
+	if refusal := cmp.Or(checkLockNames(m.GetLocks()), checkLockNames(m.GetFleetLocks()), tx.checkSupersede(m), tx.checkBlobs(m)); refusal != nil {
 		return refusal
 	}
 	_, refusal := tx.layRollout(m, 0)
@@ -403,6 +404,7 @@ func (tx *tx) settle(c *raftlogv1.Command) {
 	if waiting == 0 && !done(c) {
 		c.State = raftlogv1.CommandState_COMMAND_STATE_DONE
 		c.FinishedAt, c.FinishedIndex = tx.now(), tx.index
+		tx.leaveBlobs(c)
 	}
 }
 

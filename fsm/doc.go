@@ -73,6 +73,16 @@
 // How many names and versions are kept is bounded ([MaxTemplates], [MaxTemplateVersions]);
 // the versions of which schedules are made stay beside those.
 //
+// # Blobs
+//
+// A command names what it brings along, files and input, by SHA-256 and size. For each there
+// is a row that says which nodes keep the content; nodes propose it when enough have it on
+// their disks. A submission that names what has no row is refused; a row counts the commands
+// that name it and are not done, and is forgotten only when there is none: to make room for
+// another one, the longest idle first and none within a minute (its uploader is about to
+// submit), or when it was idle for as long as the leader says. What there may be arrives with
+// the mutation, from the settings of the node that proposes.
+//
 // # How it is kept
 //
 // Each family (nodes, tokens, agents, sessions, commands …) is a table of

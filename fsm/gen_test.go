@@ -270,6 +270,8 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 		return g.agentMutation()
 	case 14, 15:
 		return g.lockMutation()
+	case 11:
+		return g.blobMutation()
 	default:
 		return g.workMutation()
 	}
@@ -436,6 +438,7 @@ func (g *gen) submit() *raftlogv1.Mutation {
 		m.Locks = [][]string{nil, nil, nil, {"x"}, {"x"}, {"x", "y"}, {"y"}, {"y", "x"}, {"-"}}[g.random.IntN(9)]
 		m.Exclusive = g.rarely(6)
 		m.FleetLocks = g.fleetLocks()
+		m.Blobs = g.blobs()
 		m.Precedence = int32(g.pick(0, 0, 0, 0, -50, 50, 51))
 		m.Supersede = g.of([]string{"", "", "", "k", "k", "l", "/"})
 		if g.rarely(5) {

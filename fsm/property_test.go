@@ -265,6 +265,7 @@ func checkMirror(t *rapid.T, m *Machine) {
 	expectAll(TableLocks, s.locks, expect)
 	expectAll(TablePlaces, s.places, expect)
 	expectAll(TableEnded, s.ended, expect)
+	expectAll(TableBlobs, s.blobs, expect)
 	if rows != len(mirror) {
 		t.Fatalf("the feed leaves %d rows, the state has %d", len(mirror), rows)
 	}
@@ -305,7 +306,7 @@ func TestDuplicatesChangeNothing(t *testing.T) {
 
 // goesOn says that a mutation takes a part each time.
 func goesOn(mut *raftlogv1.Mutation) bool {
-	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil || mut.GetAdvanceRollout() != nil || mut.GetExpireLeases() != nil
+	return mut.GetExpireCommands() != nil || mut.GetLoseNodeSessions() != nil || mut.GetAdvanceRollout() != nil || mut.GetExpireLeases() != nil || mut.GetExpireBlobs() != nil
 }
 
 // checkAgain says whether the answer to a repetition is that to the first.

@@ -276,6 +276,17 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 			},
 		}}}
 	},
+	"record-blob": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RecordBlob{RecordBlob: &raftlogv1.RecordBlob{
+			NodeId: c.text("node", "a"), Blob: &raftlogv1.BlobRef{Sha256: c.text("sum", sumOf(c.word(0))), Size: c.int("size", 100)},
+			NodeIds: c.list("on"), MaxBytes: c.int("max-bytes", 1000), MaxBlobs: uint32(c.int("max-blobs", 100)),
+		}}}
+	},
+	"expire-blobs": func(c *call) *raftlogv1.Mutation {
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ExpireBlobs{ExpireBlobs: &raftlogv1.ExpireBlobs{
+			Keep: int64(c.duration("keep", time.Hour)), Max: uint32(c.int("max", 10)),
+		}}}
+	},
 	"purge": func(c *call) *raftlogv1.Mutation {
 		m := &raftlogv1.PurgeCommands{}
 		for _, n := range c.words {
@@ -341,6 +352,9 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 	m.FleetLocks = c.list("fleet")
 	m.Precedence, m.Supersede = int32(c.int("priority", NormalPriority))-NormalPriority, c.text("supersede", "")
 	m.Splay = int64(c.duration("splay", 0))
+	for _, name := range c.list("blobs") {
+		m.Blobs = append(m.Blobs, &raftlogv1.BlobRef{Sha256: sumOf(name), Size: c.int("size", 100)})
+	}
 	if d := c.duration("not-before", 0); d != 0 {
 		m.NotBefore = c.s.now.Add(d).UnixNano()
 	}

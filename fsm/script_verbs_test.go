@@ -321,6 +321,13 @@ func (s *story) show(c *call) []string {
 			}
 		}
 		return append(out, fmt.Sprintf("%d places", v.t.places.len()))
+	case "blobs":
+		var out []string
+		for b := range v.Blobs() {
+			out = append(out, s.readable(s.print(b.ProtoReflect())))
+		}
+		n, bytes, fits := v.RoomForBlob(1, c.int("max-bytes", 1000), 100)
+		return append(out, fmt.Sprintf("%d blobs, %d bytes, room=%v", n, bytes, fits))
 	case "work":
 		a, _ := v.Agent(c.word(1))
 		var out []string

@@ -92,6 +92,9 @@ func (v *View) records() iter.Seq[*raftlogv1.SnapshotRecord] {
 			}) &&
 			each(t.templates, yield, func(r *raftlogv1.Template) *raftlogv1.SnapshotRecord {
 				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Template{Template: r}}
+			}) &&
+			each(t.blobs, yield, func(r *raftlogv1.Blob) *raftlogv1.SnapshotRecord {
+				return &raftlogv1.SnapshotRecord{Row: &raftlogv1.SnapshotRecord_Blob{Blob: r}}
 			})
 	}
 }
@@ -183,6 +186,12 @@ func (t *tables) load(r *raftlogv1.SnapshotRecord) (place, error) {
 		return loaded(TablePlaces, t.places, p), nil
 	case *raftlogv1.SnapshotRecord_EndedLease:
 		return loaded(TableEnded, t.ended, row.EndedLease), nil
+	case *raftlogv1.SnapshotRecord_Blob:
+		b := row.Blob
+		if refusal := checkBlobRef(&raftlogv1.BlobRef{Sha256: b.GetSha256(), Size: b.GetSize()}); refusal != nil || (b.GetUsers() == 0) != (b.GetIdleSince() != 0) {
+			return place{}, fmt.Errorf("blob %.80q is none, or is idle and named at once", b.GetSha256())
+		}
+		return loaded(TableBlobs, t.blobs, b), nil
 	default:
 		return place{}, errors.New("a record is of a table that this build does not know: upgrade this node")
 	}

@@ -81,6 +81,9 @@ func full(t testing.TB) *Machine {
 		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_CreateLock{CreateLock: &raftlogv1.CreateLock{Name: "all", Limit: 3, Selector: "all"}}},
 		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_AcquireLock{AcquireLock: &raftlogv1.AcquireLock{Lock: "mine", LeaseId: genLease(1), Holder: "ann", Ttl: int64(time.Minute), Limit: 1}}},
 		&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReleaseLock{ReleaseLock: &raftlogv1.ReleaseLock{Lock: "mine", LeaseId: genLease(2), Holder: "ann"}}})
+	apply(t, m, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RecordBlob{RecordBlob: &raftlogv1.RecordBlob{
+		NodeId: "a", NodeIds: []string{"a"}, Blob: &raftlogv1.BlobRef{Sha256: sumOf("x"), Size: 9}, MaxBytes: 9, MaxBlobs: 1,
+	}}})
 	return m
 }
 

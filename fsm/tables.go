@@ -13,7 +13,7 @@ import (
 )
 
 // Table names a table in changes. Its numbers are the field numbers of
-// raftlog.v1.SnapshotRecord.
+// raftlog.v1.SnapshotRecord, below 64 (a set of tables is 64 bits).
 type Table uint8
 
 // The tables, in the order in which a snapshot holds them.
@@ -37,6 +37,7 @@ const (
 	TablePlaces    Table = 31
 	TableEnded     Table = 32
 	TableTemplates Table = 34
+	TableBlobs     Table = 60
 )
 
 // tables is the state, whole. The cluster row is replaced, never written into,
@@ -60,6 +61,7 @@ type tables struct {
 	locks       *table[*raftlogv1.Lock]
 	places      *table[*raftlogv1.Place]
 	ended       *table[*raftlogv1.EndedLease]
+	blobs       *table[*raftlogv1.Blob]
 	work        *work
 	// keyed are the commands that are not done and may be superseded, by key and in order
 	// of submission. Only Apply asks for them.
@@ -92,6 +94,8 @@ const (
 	placesByEnd     = 2
 
 	endedInOrder = 0
+
+	blobsIdle = 0
 
 	removalsInOrder = 0
 	removalsByName  = 1
@@ -167,6 +171,12 @@ func newTables() *tables {
 	t.ended = newTable((*raftlogv1.EndedLease).GetLeaseId,
 		func(e *raftlogv1.EndedLease) (string, bool) { return be64Of(e.GetNumber(), e.GetLeaseId()), true },
 	)
+	t.blobs = newTable((*raftlogv1.Blob).GetSha256,
+		// Those that nobody names, the longest idle first.
+		func(b *raftlogv1.Blob) (string, bool) {
+			return be64Of(uint64(b.GetIdleSince()), b.GetSha256()), b.GetIdleSince() != 0
+		},
+	)
 	t.keyed = newTree[string, *raftlogv1.Command]()
 	t.commands.moved = t.commandMoved
 	t.held = newHoldings()
@@ -225,7 +235,7 @@ func (t *tables) published() *tables {
 		sessions: t.sessions.published(), envelopes: t.envelopes.published(), commands: t.commands.published(),
 		invocations: t.invocations.published(), removals: t.removals.published(), tokenUses: t.tokenUses.published(),
 		schedules: t.schedules.published(), templates: t.templates.published(),
-		locks: t.locks.published(), places: t.places.published(), ended: t.ended.published(),
+		locks: t.locks.published(), places: t.places.published(), ended: t.ended.published(), blobs: t.blobs.published(),
 		work: t.work.published(), held: t.held.published(), budgets: t.budgets,
 	}
 }

@@ -34,6 +34,9 @@ type Cluster struct {
 	refuse      func(*agentplanev1.Hello) *agentplanev1.Refused
 	unconfirmed bool
 	frozen      bool // nobody is answered
+	blobs       map[string]string
+	fetching    func(*agentplanev1.FetchBlobRequest, <-chan struct{}) error
+	fetched     int
 }
 
 // member is an enrolled agent.
@@ -72,6 +75,7 @@ func NewCluster(t testing.TB, n int) *Cluster {
 	c := &Cluster{
 		ID: uuid.Must(uuid.NewV7()).String(), t: t, token: token, changed: make(chan struct{}),
 		tokens: map[string]identity.Token{token.ID(): token}, agents: map[string]*member{}, claims: map[string]*claim{}, life: 24 * time.Hour,
+		blobs: map[string]string{},
 	}
 	incarnation := uuid.New()
 	c.bundle = &agentplanev1.Bundle{ClusterId: c.ID, Incarnation: &agentplanev1.Incarnation{Number: 1, Id: incarnation[:]}, Index: 1}

@@ -33,6 +33,8 @@ const (
 	fileReboot  = "reboot"
 	filePlan    = "plan"
 	fileLater   = "later"
+	fileStdin   = "stdin"
+	fileContent = "file."   // and a number
 	fileOutput  = "output." // and a number
 )
 
@@ -94,6 +96,9 @@ func (d directory) fill(s Spec, boot string, lock *os.File) error {
 			return err
 		}
 	}
+	if err := d.bring(s); err != nil {
+		return err
+	}
 	// Not fsynced: after a power cut there is no supervisor to read it.
 	return d.write(fileSpec, typeSpec, s.file(boot, d), false)
 }
@@ -119,8 +124,12 @@ func (d directory) tryLock() (lock *os.File, held bool, err error) {
 	return f, false, nil
 }
 
-// forget removes the secrets, which only the gate has a use for.
-func (d directory) forget() { _ = os.Remove(d.path(fileSecrets)) } // where there are none, all is well
+// forget removes the secrets, which only the gate has a use for, and what the command
+// brought along.
+func (d directory) forget() {
+	_ = os.Remove(d.path(fileSecrets)) // where there are none, all is well
+	d.forgetBrought()
+}
 
 func (d directory) has(name string) bool {
 	_, err := os.Lstat(d.path(name))

@@ -34,6 +34,7 @@
 //	script          the script, when it is one
 //	secrets         what goes into the environment and is shown to nobody; the gate removes
 //	                it before it becomes the program
+//	file.N, stdin   what the command brings along, as far as it is not in its place yet
 //	begun           made once by the supervisor
 //	started         STARTED
 //	cancel          there when a cancel was asked; control is a fifo that says "look"
@@ -116,6 +117,26 @@
 // not executable or no such working directory; Started is false. When the host cannot
 // even try (no space for the directory, no process) the attempt is REJECTED, and the
 // program has provably not run.
+//
+// # What a command brings along
+//
+// Files and standard input lie in agentd's cache when an attempt is started. agentd links
+// them into the attempt's directory, so that nothing that becomes of the cache matters to it.
+// The supervisor, once it has begun, puts the files in their places before it forks: each is
+// written under another name beside its place, compared with its hash, given its mode and
+// fsynced; when all are, they are renamed, in their order, and the directories fsynced. A
+// file that is there is replaced, a symbolic link as well; directories are not made; the owner
+// is agentd's user.
+//
+// When one cannot be written (no such directory, a read-only or full file system, a directory
+// in its place) nothing has changed on the host, and the attempt is FAILED(not_placed) with
+// Started false; the detail names the file. Only a rename that fails though everything before
+// did not, or the death of the supervisor between two, leaves some files new and others old:
+// each is whole, and the detail says how many, or the attempt is LOST. The program has then
+// not run. The file under the other name is removed with the attempt that is LOST.
+//
+// Standard input is that very file, opened, so that a program may seek in it. It is removed
+// when the program has it; a program without input reads /dev/null.
 //
 // # Output
 //

@@ -218,6 +218,7 @@ func (run *Run) lost() Result {
 	var sf specFile
 	var st started
 	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
+	sf.sweepPlaces()
 	res.Started = run.d.read(fileStarted, typeStarted, &st) == nil
 	switch {
 	case err == nil && res.Started && st.BootID != boot && run.d.has(fileReboot):

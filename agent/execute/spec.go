@@ -40,6 +40,11 @@ type Spec struct {
 	Script []byte
 	Steps  []Step
 
+	// Files are put in place before the program starts, or the first step, and Stdin, the
+	// path of a file, is what that reads; see place.go. Nothing when empty.
+	Files []File
+	Stdin string
+
 	Env         []string      // NAME=value; nothing else is inherited, but PATH has a default
 	Secrets     []string      // NAME=value, for the environment too; on disk until the program starts
 	Dir         string        // absolute; "/" when empty
@@ -106,6 +111,9 @@ func (s Spec) Validate() error {
 	}
 	if size > maxSpecBytes {
 		return fmt.Errorf("%w: %s has %d bytes, at most %d are allowed", ErrInvalid, s.Attempt, size, maxSpecBytes)
+	}
+	if err := s.checkFiles(); err != nil {
+		return err
 	}
 	for _, v := range s.Env {
 		if strings.IndexByte(v, '=') < 1 {
@@ -229,12 +237,14 @@ type specFile struct {
 	Timeout     time.Duration
 	KillGrace   time.Duration
 	OutputBytes int64
+	Files       []placement // whose contents lie in the directory, by their number
+	Stdin       bool        // likewise
 }
 
 func (s Spec) file(bootID string, d directory) specFile {
 	return specFile{
 		Attempt: s.Attempt, BootID: bootID, Argv: toBytes(s.argv(d.path(fileScript))), Env: toBytes(s.environ(d)), Dir: []byte(s.Dir),
-		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes,
+		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes, Files: s.placements(), Stdin: s.Stdin != "",
 	}
 }
 

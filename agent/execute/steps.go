@@ -143,6 +143,9 @@ func (s Spec) step(number uint32) Spec {
 	if step.Timeout > 0 {
 		one.Timeout = step.Timeout
 	}
+	if number > 1 {
+		one.Files, one.Stdin = nil, "" // they are of the first
+	}
 	return one
 }
 

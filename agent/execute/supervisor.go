@@ -84,6 +84,9 @@ func (s *supervisor) run() Result {
 	if s.d.has(fileCancel) {
 		return s.neverRan(Result{State: Canceled, Reason: ReasonCanceled, Detail: "canceled before the program was started", ExitCode: -1})
 	}
+	if res := s.place(); res != nil {
+		return s.neverRan(*res)
+	}
 	if err := s.fork(); err != nil {
 		return s.neverRan(notPrepared(err))
 	}
@@ -138,15 +141,15 @@ func (s *supervisor) fork() (err error) {
 	s.outputs = [2]*os.File{pipe(false), pipe(false)}
 	s.gate = pipe(true)
 	status := pipe(false)
-	null, nerr := os.Open(os.DevNull)
-	if err = errors.Join(err, nerr); err != nil {
+	stdin, serr := s.openStdin()
+	if err = errors.Join(err, serr); err != nil {
 		return fmt.Errorf("make pipes: %w", err)
 	}
-	defer null.Close()
+	defer stdin.Close()
 	s.proc, err = os.StartProcess(selfPath, []string{"agentd", SuperviseCommand, gateCommand, string(s.d)}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   append([]string{}, superviseEnv...),
-		Files: []*os.File{null, childs[0], childs[1], childs[2], childs[3]},
+		Files: []*os.File{stdin, childs[0], childs[1], childs[2], childs[3]},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {

@@ -105,6 +105,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				{"rerun of", c.RerunOf},
 				{"counts", counts(c.Counts)},
 			}
+			about = append(about, broughtPairs(c.GetSpec())...)
 			pairs(w, append(about, rolloutPairs(c)...)...)
 			fmt.Fprintln(w)
 			if len(c.GetRollout().GetWaves()) > 1 {

@@ -22,7 +22,10 @@ func (a *app) showPlan(ctx context.Context, s *session, command *client.Command)
 	for _, note := range p.Notes {
 		a.talk("%s", note)
 	}
-	return printOne(a, toObject(p), func(w io.Writer) { writePlan(w, p) })
+	return printOne(a, toObject(p), func(w io.Writer) {
+		writePlan(w, p)
+		writeBrought(w, command, p.Missing)
+	})
 }
 
 func writePlan(w io.Writer, p *agentplanev1.PlanResponse) {

@@ -113,9 +113,9 @@ func ending(i *agentplanev1.Invocation) string {
 		if i.Signal == 0 {
 			why = append(why, i.Reason)
 		}
-	case "not_found", "not_executable", "bad_directory":
+	case "not_found", "not_executable", "bad_directory", "not_placed":
 		why = append(why, i.Reason)
-		if i.Detail != "" { // which program, or which directory
+		if i.Detail != "" { // which program, directory or file
 			why[len(why)-1] += ": " + i.Detail
 		}
 	default:

@@ -43,6 +43,7 @@ type runFlags struct {
 	detach    bool
 	locks     lockFlags
 	waves     waveFlags
+	files     fileFlags
 	plan      bool
 }
 
@@ -60,6 +61,9 @@ func (a *app) runCmd() *cobra.Command {
 			if len(args) > 0 && dash < 0 && strings.HasPrefix(args[0], "@") {
 				return a.runTemplate(cmd, &f, args)
 			}
+			if len(args) > 0 && dash != 0 && f.files.stdin == "-" {
+				return usagef("%q stands before --; --stdin takes a file as in --stdin=%s", args[0], args[0])
+			}
 			if len(args) > 0 && dash != 0 {
 				return usagef("%q stands before --: write the program behind it, as in: agentctl run --on all -- uptime", args[0])
 			}
@@ -68,6 +72,9 @@ func (a *app) runCmd() *cobra.Command {
 				return err
 			}
 			if err := f.check(a); err != nil {
+				return err
+			}
+			if err := f.files.bring(a, f.script, command); err != nil {
 				return err
 			}
 			if err := f.results.prepare(f.detach); err != nil {
@@ -83,6 +90,7 @@ func (a *app) runCmd() *cobra.Command {
 	}
 	f.add(c)
 	f.rerun.add(c)
+	f.files.add(c)
 	f.results.add(c)
 	f.follow.add(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "return once the command is accepted")
@@ -116,6 +124,8 @@ const runHelp = `Run a program on agents, and follow it to its end.
   agentctl run -l role=web --wave 1,100% \
     --step drain='lb drain $(hostname)' --step upgrade=@upgrade.sh --step-timeout upgrade=30m \
     --step reboot='touch "$AGENTPLANE_REBOOT" && systemctl reboot' --step check=@check.sh
+  agentctl run --file ./nginx.conf:/etc/nginx/nginx.conf:0644 --on all -- nginx -s reload
+  tar c site | agentctl run --stdin --on all -- tar x -C /srv
 
 Results that are equal stand together, the largest group first; a text that differs from
 that group's in some lines is shown as what differs. With --output-dir they go to files,
@@ -128,6 +138,13 @@ dies meanwhile; the first that does not succeed ends it. A program that makes th
 $AGENTPLANE_REBOOT announces a reboot of the host: when that comes, the program has
 succeeded, and the next step follows once the host is back. Each has also $AGENTPLANE_STEP,
 its number, and $AGENTPLANE_STEP_NAME.
+
+--file puts a file in place, whole or not at all, before the program or the first step starts: with the mode
+that is given, or else that of the local file, in a directory that has to be there; what is
+there is replaced. When one of several cannot be written none is changed, the program is not
+started, and the attempt is FAILED(not_placed). --stdin gives the program, or the first step,
+agentctl's own standard input, --stdin=FILE a file. Each has at most 16 MiB, and there are at most 16 files;
+nodes keep them until the command has ended, and for a while (files.keep, a day) after it.
 
 --rerun makes a new command with a new id, the program and the limits of the old one, on
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
@@ -261,6 +278,7 @@ func (a *app) readScript(flag, path string) ([]byte, error) {
 func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *client.Command) error {
 	command.ID = a.flags.id
 	r, err := s.Submit(ctx, command)
+	f.files.told.end()
 	id := command.ID
 	if err != nil {
 		if code, _ := classify(err); code == exitUnknown {

@@ -49,6 +49,11 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 			}
 		}
 	}
+	for _, flag := range []string{"file", "stdin"} {
+		if cmd.Flags().Changed(flag) {
+			return usagef("--%s is not for templates: they bring nothing along", flag)
+		}
+	}
 	expr, agents, err := f.sel.meant(a)
 	switch {
 	case err != nil:

@@ -42,6 +42,7 @@ type clusterKey struct{}
 //	breaks LOCK              its holders lose their places in half a second
 //	leaderless               the status is what each node knows by itself
 //	socket DIR               serve LocalService on DIR/admin.sock
+//	large FILE BYTES         make a file so large
 //	capture NAME             keep stdout in a variable
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -111,6 +112,11 @@ func TestScripts(t *testing.T) {
 			},
 			"leaderless": func(ts *testscript.TestScript, _ bool, _ []string) { fake(ts).State.SetLeaderless() },
 			"socket":     func(ts *testscript.TestScript, _ bool, args []string) { serveSocket(ts, args[0]) },
+			"large": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[1])
+				ts.Check(err)
+				ts.Check(os.WriteFile(args[0], make([]byte, n), 0o600))
+			},
 			"capture": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 			},

@@ -80,6 +80,7 @@ func Rules() map[string]Rule {
 	for _, file := range []protoreflect.FileDescriptor{
 		agentplanev1.File_agentplane_v1_access_proto,
 		agentplanev1.File_agentplane_v1_agent_proto,
+		agentplanev1.File_agentplane_v1_blob_proto,
 		agentplanev1.File_agentplane_v1_cluster_proto,
 		agentplanev1.File_agentplane_v1_command_proto,
 		agentplanev1.File_agentplane_v1_enroll_proto,

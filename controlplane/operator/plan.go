@@ -46,6 +46,11 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 	if sub, err := decodeSubmission(req.GetEnvelope()); err == nil { // as plan has read it
 		answer.Estimate = estimateRow(EstimateOf(v, sub.spec))
 	}
+	for _, b := range m.GetBlobs() {
+		if !v.BlobKept(b.GetSha256(), b.GetSize()) {
+			answer.Missing = append(answer.Missing, &agentplanev1.Blob{Sha256: b.GetSha256(), Size: b.GetSize()})
+		}
+	}
 	if limited && r.GetLimited() {
 		answer.MaxFailures = proto.Uint32(r.GetMaxFailures())
 	}

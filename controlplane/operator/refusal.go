@@ -70,6 +70,7 @@ var hints = map[string]string{
 	"lease_over":      `take a place with another lease`,
 	"other_holder":    `an admin may release it with --force`,
 	"no_group":        `name an agent with --agent`,
+	"no_blob":         `upload what it brings along first, as "agentctl run --file" and "--stdin" do; a rerun may be too late for that: run it anew with its files`,
 	"queue_full":      `wait until the agent has worked off its queue`,
 }
 

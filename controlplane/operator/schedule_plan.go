@@ -33,6 +33,9 @@ func (s *Schedules) scheduleSpec(asked *agentplanev1.ScheduleSpec, now int64) (*
 		return nil, s.refuse(codes.InvalidArgument, "no_program", "the schedule asks nothing")
 	case command.GetClusterId() != "" || command.GetIncarnation() != nil || command.GetCommandId() != "" || command.GetNotBefore() != 0 || command.GetNotAfter() != 0 || command.GetTraceparent() != "":
 		return nil, s.refuse(codes.InvalidArgument, "bad_schedule", "the schedule's command names a cluster, an id, a time or a trace of its own: each firing has its own")
+	case len(command.GetFiles()) > 0 || command.GetStdin() != nil:
+		return nil, s.refuseHint(codes.InvalidArgument, "files", "let the program fetch them, or write them from its script",
+			"the schedule's command brings files or an input along, which are kept for commands and not for schedules")
 	case ttl < 0 || ttl+command.GetSplay() > int64(MaxTTL):
 		return nil, s.refuse(codes.InvalidArgument, "ttl", "ttl %v with a splay of %v is not between 0 and %v", time.Duration(ttl), time.Duration(command.GetSplay()), MaxTTL)
 	}

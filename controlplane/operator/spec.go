@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/blob"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -147,6 +148,9 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 	}
 	if p := checkPrograms(s); p != nil {
 		return p
+	}
+	if _, err := blob.CheckBrought(s); err != nil {
+		return problemf("files", "what the command brings along: %v", err)
 	}
 	if s.GetRollout() != nil {
 		return checkRollout(s.GetRollout())

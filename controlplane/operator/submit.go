@@ -11,6 +11,7 @@ import (
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/blob"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -24,6 +25,9 @@ func (c *Commands) Submit(ctx context.Context, req *agentplanev1.SubmitRequest) 
 	}
 	if p.stands != nil {
 		return &agentplanev1.SubmitResponse{Command: commandRow(p.stands), Repeated: true}, nil
+	}
+	if err := c.brought(v, p.mutation.GetSubmitCommand()); err != nil {
+		return nil, err
 	}
 	if err := c.mayAsk(ctx); err != nil {
 		return nil, err
@@ -80,6 +84,18 @@ func (c *Commands) plan(ctx context.Context, v *fsm.View, envelope []byte, targe
 	}
 	m, notes := c.submitOf(v, sub, ordinals, c.callerName(ctx))
 	return plan{id: id, mutation: &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SubmitCommand{SubmitCommand: m}}, notes: notes}, nil
+}
+
+// brought refuses a command that names what is not kept: clients upload it when they are
+// told so, which shall cost no entry.
+func (c *Commands) brought(v *fsm.View, m *raftlogv1.SubmitCommand) error {
+	for _, b := range m.GetBlobs() {
+		if !v.BlobKept(b.GetSha256(), b.GetSize()) {
+			return c.refuse(codes.FailedPrecondition, fsm.NoBlob,
+				"the command names blob %.12s (%d bytes), which the cluster does not keep, or keeps no more: it has to be uploaded first", b.GetSha256(), b.GetSize())
+		}
+	}
+	return nil
 }
 
 // submitted is the row of a command that the outcome says to stand.
@@ -160,6 +176,10 @@ func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by 
 	}
 	if spec.Priority != nil {
 		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority
+	}
+	refs, _ := blob.CheckBrought(spec) // checked
+	for _, r := range refs {
+		m.Blobs = append(m.Blobs, &raftlogv1.BlobRef{Sha256: r.Sum, Size: uint64(r.Size)})
 	}
 	if m.Delivery == raftlogv1.Delivery_DELIVERY_IDEMPOTENT {
 		m.MaxAttempts = c.o.MaxAttempts

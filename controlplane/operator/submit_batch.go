@@ -39,7 +39,11 @@ func (c *Commands) SubmitBatch(ctx context.Context, req *agentplanev1.SubmitBatc
 		case p.stands != nil:
 			answers[i] = submitAnswer(p.stands, true)
 		default:
-			if err := c.mayAsk(ctx); err != nil {
+			err := c.brought(v, p.mutation.GetSubmitCommand())
+			if err == nil {
+				err = c.mayAsk(ctx)
+			}
+			if err != nil {
 				answers[i] = refusedAnswer(err)
 				continue
 			}

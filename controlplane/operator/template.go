@@ -170,6 +170,8 @@ func (c *Commands) ofTemplate(v *fsm.View, spec *agentplanev1.CommandSpec) error
 		return c.refuse(codes.InvalidArgument, "secrets", "the command has secrets, and was made from no template")
 	case use == nil:
 		return nil
+	case len(spec.GetFiles()) > 0 || spec.GetStdin() != nil:
+		return c.refuse(codes.InvalidArgument, "files", "a command of template %.80q brings files or an input along, which templates do not have", use.GetName())
 	case use.GetVersion() == 0:
 		return c.refuse(codes.InvalidArgument, "template_version", "the command names no version of template %.80q", use.GetName())
 	}

@@ -121,6 +121,8 @@ func ownBusiness(nodeID string, m *raftlogv1.Mutation) bool {
 		return k.LoseAttempt.GetNodeId() == nodeID
 	case *raftlogv1.Mutation_RecordOutput:
 		return k.RecordOutput.GetNodeId() == nodeID
+	case *raftlogv1.Mutation_RecordBlob:
+		return k.RecordBlob.GetNodeId() == nodeID
 	default:
 		return false
 	}

@@ -17,7 +17,7 @@ import (
 func TestNodesProposeInTheirOwnNameOnly(t *testing.T) {
 	may := map[protoreflect.Name]bool{
 		"node_started": true, "open_session": true, "ready_session": true, "end_session": true, "report_facts": true,
-		"claim_attempt": true, "report_attempt": true, "lose_attempt": true, "record_output": true,
+		"claim_attempt": true, "report_attempt": true, "lose_attempt": true, "record_output": true, "record_blob": true,
 	}
 	kinds := (&raftlogv1.Mutation{}).ProtoReflect().Descriptor().Oneofs().ByName("kind").Fields()
 	for i := range kinds.Len() {

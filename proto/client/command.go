@@ -59,6 +59,13 @@ type Command struct {
 	// TraceParent is a W3C trace context for the program.
 	TraceParent string
 
+	// Files are put in place before the program starts, and Stdin is what it reads. Submit
+	// uploads what the cluster lacks of them, and tells OnUpload, when that is not nil, how
+	// far it is.
+	Files    []File
+	Stdin    *Content
+	OnUpload func(x *Content, bytes int64)
+
 	// Edit, when not nil, sets fields of the spec that have none here. It is called for
 	// each envelope that is made and has to do the same each time.
 	Edit func(*agentplanev1.CommandSpec) error
@@ -100,6 +107,7 @@ func (c *Command) spec() (*agentplanev1.CommandSpec, error) {
 		NotAfter: int64(c.ttl()), QueueOffline: c.Queue, Delivery: c.Delivery, Traceparent: c.TraceParent,
 		Template: c.Template, Secrets: c.Secrets,
 	}
+	c.bringInto(spec)
 	if c.Edit != nil {
 		if err := c.Edit(spec); err != nil {
 			return nil, err

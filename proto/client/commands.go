@@ -22,11 +22,32 @@ type Submission struct {
 	Notes []string
 }
 
-// Submit hands the command to the cluster and returns when a majority of the nodes holds
-// it on disk. It sets cmd.ID when it is empty. After an *Error with OutcomeUnknown the
+// Submit hands the command to the cluster and returns when a majority of the nodes holds it
+// on disk. What it brings along is uploaded when the cluster says that it lacks it, and
+// would take the command otherwise. It sets cmd.ID when it is empty. After an *Error with OutcomeUnknown the
 // same Command may be submitted again: it runs once. Those who submit many a second use
 // a Submitter.
 func (c *Client) Submit(ctx context.Context, cmd *Command) (*Submission, error) {
+	anew := cmd.ID == ""
+	for try := 1; ; try++ {
+		s, err := c.submit(ctx, cmd)
+		if err == nil || AsError(err).Reason != reasonNoBlob || len(cmd.contents()) == 0 || try > uploadRounds {
+			return s, err
+		}
+		if err := c.upload(ctx, cmd); err != nil {
+			return nil, err
+		}
+		if anew {
+			cmd.ID = "" // nothing has happened; its times count from now on
+		}
+	}
+}
+
+// reasonNoBlob says that the command names what the cluster does not keep: it may have been
+// thrown away since it was uploaded.
+const reasonNoBlob = "no_blob"
+
+func (c *Client) submit(ctx context.Context, cmd *Command) (*Submission, error) {
 	info, envelope, err := c.envelope(ctx, cmd)
 	if err != nil {
 		return nil, err

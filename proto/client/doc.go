@@ -34,6 +34,11 @@
 // [Client.Submit] chooses the id of a command, by the cluster's time, before it sends
 // anything, and leaves it in the Command: submitting that again has one effect.
 //
+// What a command brings along ([Command.Files], [Command.Stdin]) is named by its hash in the
+// command. The cluster refuses one of which it lacks something, with the reason "no_blob" and
+// without any effect; then what is lacking is uploaded, through any node, anew with another
+// one when that goes away, and the command is submitted again.
+//
 // A call is sent again only after a broken connection or UNAVAILABLE; every
 // write of this API is safe to repeat. What a try that broke has done is not
 // known; [Error].OutcomeUnknown says so whatever later tries answer, unless one

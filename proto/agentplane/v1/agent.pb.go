@@ -2457,11 +2457,116 @@ func (x *OutputDone) GetReason() string {
 	return ""
 }
 
+type FetchBlobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId  string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Blob          *Blob                  `protobuf:"bytes,3,opt,name=blob,proto3" json:"blob,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchBlobRequest) Reset() {
+	*x = FetchBlobRequest{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchBlobRequest) ProtoMessage() {}
+
+func (x *FetchBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchBlobRequest.ProtoReflect.Descriptor instead.
+func (*FetchBlobRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FetchBlobRequest) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *FetchBlobRequest) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FetchBlobRequest) GetBlob() *Blob {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// FetchBlobResponse is the next part of it. The stream ends behind the last one.
+type FetchBlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchBlobResponse) Reset() {
+	*x = FetchBlobResponse{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchBlobResponse) ProtoMessage() {}
+
+func (x *FetchBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchBlobResponse.ProtoReflect.Descriptor instead.
+func (*FetchBlobResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *FetchBlobResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_agentplane_v1_agent_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x19agentplane/v1/agent.proto\x12\ragentplane.v1\x1a\x1bagentplane/v1/command.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xca\x02\n" +
+	"\x19agentplane/v1/agent.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1bagentplane/v1/command.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xca\x02\n" +
 	"\x0eSessionRequest\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.agentplane.v1.HelloH\x00R\x05hello\x12,\n" +
 	"\x05ready\x18\x02 \x01(\v2\x14.agentplane.v1.ReadyH\x00R\x05ready\x128\n" +
@@ -2650,10 +2755,17 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"OutputDone\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason2\xbd\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"z\n" +
+	"\x10FetchBlobRequest\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12'\n" +
+	"\x04blob\x18\x03 \x01(\v2\x13.agentplane.v1.BlobR\x04blob\"'\n" +
+	"\x11FetchBlobResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\x9a\x02\n" +
 	"\fAgentService\x12W\n" +
 	"\aSession\x12\x1d.agentplane.v1.SessionRequest\x1a\x1e.agentplane.v1.SessionResponse\"\t\xe2\xd1\x18\x05agent(\x010\x01\x12T\n" +
-	"\x06Output\x12\x1c.agentplane.v1.OutputRequest\x1a\x1d.agentplane.v1.OutputResponse\"\t\xe2\xd1\x18\x05agent(\x010\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\x06Output\x12\x1c.agentplane.v1.OutputRequest\x1a\x1d.agentplane.v1.OutputResponse\"\t\xe2\xd1\x18\x05agent(\x010\x01\x12[\n" +
+	"\tFetchBlob\x12\x1f.agentplane.v1.FetchBlobRequest\x1a .agentplane.v1.FetchBlobResponse\"\t\xe2\xd1\x18\x05agent0\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_agent_proto_rawDescOnce sync.Once
@@ -2667,46 +2779,49 @@ func file_agentplane_v1_agent_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_agent_proto_rawDescData
 }
 
-var file_agentplane_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_agentplane_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_agentplane_v1_agent_proto_goTypes = []any{
-	(*SessionRequest)(nil),  // 0: agentplane.v1.SessionRequest
-	(*SessionResponse)(nil), // 1: agentplane.v1.SessionResponse
-	(*Challenge)(nil),       // 2: agentplane.v1.Challenge
-	(*Hello)(nil),           // 3: agentplane.v1.Hello
-	(*JournalState)(nil),    // 4: agentplane.v1.JournalState
-	(*Welcome)(nil),         // 5: agentplane.v1.Welcome
-	(*Refused)(nil),         // 6: agentplane.v1.Refused
-	(*Ready)(nil),           // 7: agentplane.v1.Ready
-	(*Heartbeat)(nil),       // 8: agentplane.v1.Heartbeat
-	(*HeartbeatAck)(nil),    // 9: agentplane.v1.HeartbeatAck
-	(*FactsReport)(nil),     // 10: agentplane.v1.FactsReport
-	(*Goodbye)(nil),         // 11: agentplane.v1.Goodbye
-	(*Deliver)(nil),         // 12: agentplane.v1.Deliver
-	(*CancelAttempt)(nil),   // 13: agentplane.v1.CancelAttempt
-	(*Confirm)(nil),         // 14: agentplane.v1.Confirm
-	(*Ask)(nil),             // 15: agentplane.v1.Ask
-	(*Report)(nil),          // 16: agentplane.v1.Report
-	(*TrustUpdate)(nil),     // 17: agentplane.v1.TrustUpdate
-	(*MoveAway)(nil),        // 18: agentplane.v1.MoveAway
-	(*OutputRequest)(nil),   // 19: agentplane.v1.OutputRequest
-	(*OutputResponse)(nil),  // 20: agentplane.v1.OutputResponse
-	(*OutputHello)(nil),     // 21: agentplane.v1.OutputHello
-	(*OutputOffer)(nil),     // 22: agentplane.v1.OutputOffer
-	(*OutputWanted)(nil),    // 23: agentplane.v1.OutputWanted
-	(*OutputData)(nil),      // 24: agentplane.v1.OutputData
-	(*OutputFinish)(nil),    // 25: agentplane.v1.OutputFinish
-	(*OutputAck)(nil),       // 26: agentplane.v1.OutputAck
-	(*OutputSkip)(nil),      // 27: agentplane.v1.OutputSkip
-	(*OutputDone)(nil),      // 28: agentplane.v1.OutputDone
-	(*Incarnation)(nil),     // 29: agentplane.v1.Incarnation
-	(*Bundle)(nil),          // 30: agentplane.v1.Bundle
-	(*Label)(nil),           // 31: agentplane.v1.Label
-	(Part)(0),               // 32: agentplane.v1.Part
-	(AttemptState)(0),       // 33: agentplane.v1.AttemptState
-	(*Output)(nil),          // 34: agentplane.v1.Output
-	(*StepResult)(nil),      // 35: agentplane.v1.StepResult
-	(*OutputEnds)(nil),      // 36: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),     // 37: agentplane.v1.OutputChunk
+	(*SessionRequest)(nil),    // 0: agentplane.v1.SessionRequest
+	(*SessionResponse)(nil),   // 1: agentplane.v1.SessionResponse
+	(*Challenge)(nil),         // 2: agentplane.v1.Challenge
+	(*Hello)(nil),             // 3: agentplane.v1.Hello
+	(*JournalState)(nil),      // 4: agentplane.v1.JournalState
+	(*Welcome)(nil),           // 5: agentplane.v1.Welcome
+	(*Refused)(nil),           // 6: agentplane.v1.Refused
+	(*Ready)(nil),             // 7: agentplane.v1.Ready
+	(*Heartbeat)(nil),         // 8: agentplane.v1.Heartbeat
+	(*HeartbeatAck)(nil),      // 9: agentplane.v1.HeartbeatAck
+	(*FactsReport)(nil),       // 10: agentplane.v1.FactsReport
+	(*Goodbye)(nil),           // 11: agentplane.v1.Goodbye
+	(*Deliver)(nil),           // 12: agentplane.v1.Deliver
+	(*CancelAttempt)(nil),     // 13: agentplane.v1.CancelAttempt
+	(*Confirm)(nil),           // 14: agentplane.v1.Confirm
+	(*Ask)(nil),               // 15: agentplane.v1.Ask
+	(*Report)(nil),            // 16: agentplane.v1.Report
+	(*TrustUpdate)(nil),       // 17: agentplane.v1.TrustUpdate
+	(*MoveAway)(nil),          // 18: agentplane.v1.MoveAway
+	(*OutputRequest)(nil),     // 19: agentplane.v1.OutputRequest
+	(*OutputResponse)(nil),    // 20: agentplane.v1.OutputResponse
+	(*OutputHello)(nil),       // 21: agentplane.v1.OutputHello
+	(*OutputOffer)(nil),       // 22: agentplane.v1.OutputOffer
+	(*OutputWanted)(nil),      // 23: agentplane.v1.OutputWanted
+	(*OutputData)(nil),        // 24: agentplane.v1.OutputData
+	(*OutputFinish)(nil),      // 25: agentplane.v1.OutputFinish
+	(*OutputAck)(nil),         // 26: agentplane.v1.OutputAck
+	(*OutputSkip)(nil),        // 27: agentplane.v1.OutputSkip
+	(*OutputDone)(nil),        // 28: agentplane.v1.OutputDone
+	(*FetchBlobRequest)(nil),  // 29: agentplane.v1.FetchBlobRequest
+	(*FetchBlobResponse)(nil), // 30: agentplane.v1.FetchBlobResponse
+	(*Incarnation)(nil),       // 31: agentplane.v1.Incarnation
+	(*Bundle)(nil),            // 32: agentplane.v1.Bundle
+	(*Label)(nil),             // 33: agentplane.v1.Label
+	(Part)(0),                 // 34: agentplane.v1.Part
+	(AttemptState)(0),         // 35: agentplane.v1.AttemptState
+	(*Output)(nil),            // 36: agentplane.v1.Output
+	(*StepResult)(nil),        // 37: agentplane.v1.StepResult
+	(*OutputEnds)(nil),        // 38: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),       // 39: agentplane.v1.OutputChunk
+	(*Blob)(nil),              // 40: agentplane.v1.Blob
 }
 var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: agentplane.v1.SessionRequest.hello:type_name -> agentplane.v1.Hello
@@ -2725,18 +2840,18 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	9,  // 13: agentplane.v1.SessionResponse.heartbeat_ack:type_name -> agentplane.v1.HeartbeatAck
 	17, // 14: agentplane.v1.SessionResponse.trust:type_name -> agentplane.v1.TrustUpdate
 	18, // 15: agentplane.v1.SessionResponse.move_away:type_name -> agentplane.v1.MoveAway
-	29, // 16: agentplane.v1.Challenge.incarnation:type_name -> agentplane.v1.Incarnation
+	31, // 16: agentplane.v1.Challenge.incarnation:type_name -> agentplane.v1.Incarnation
 	4,  // 17: agentplane.v1.Hello.journal:type_name -> agentplane.v1.JournalState
 	16, // 18: agentplane.v1.Hello.open:type_name -> agentplane.v1.Report
-	29, // 19: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
-	30, // 20: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
-	31, // 21: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
-	32, // 22: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
-	33, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
-	34, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
-	34, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
-	35, // 26: agentplane.v1.Report.steps:type_name -> agentplane.v1.StepResult
-	30, // 27: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
+	31, // 19: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
+	32, // 20: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
+	33, // 21: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
+	34, // 22: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
+	35, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
+	36, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
+	36, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
+	37, // 26: agentplane.v1.Report.steps:type_name -> agentplane.v1.StepResult
+	32, // 27: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
 	21, // 28: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
 	22, // 29: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
 	24, // 30: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
@@ -2745,21 +2860,24 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	26, // 33: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
 	27, // 34: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
 	28, // 35: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
-	36, // 36: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
-	36, // 37: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
-	37, // 38: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
-	36, // 39: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
-	36, // 40: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
-	36, // 41: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
-	0,  // 42: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	19, // 43: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
-	1,  // 44: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	20, // 45: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
-	44, // [44:46] is the sub-list for method output_type
-	42, // [42:44] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	38, // 36: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
+	38, // 37: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
+	39, // 38: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
+	38, // 39: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
+	38, // 40: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
+	38, // 41: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
+	40, // 42: agentplane.v1.FetchBlobRequest.blob:type_name -> agentplane.v1.Blob
+	0,  // 43: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	19, // 44: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
+	29, // 45: agentplane.v1.AgentService.FetchBlob:input_type -> agentplane.v1.FetchBlobRequest
+	1,  // 46: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	20, // 47: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
+	30, // 48: agentplane.v1.AgentService.FetchBlob:output_type -> agentplane.v1.FetchBlobResponse
+	46, // [46:49] is the sub-list for method output_type
+	43, // [43:46] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }
@@ -2767,6 +2885,7 @@ func file_agentplane_v1_agent_proto_init() {
 	if File_agentplane_v1_agent_proto != nil {
 		return
 	}
+	file_agentplane_v1_blob_proto_init()
 	file_agentplane_v1_command_proto_init()
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
@@ -2808,7 +2927,7 @@ func file_agentplane_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_agent_proto_rawDesc), len(file_agentplane_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

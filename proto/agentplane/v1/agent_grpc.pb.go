@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AgentService_Session_FullMethodName = "/agentplane.v1.AgentService/Session"
-	AgentService_Output_FullMethodName  = "/agentplane.v1.AgentService/Output"
+	AgentService_Session_FullMethodName   = "/agentplane.v1.AgentService/Session"
+	AgentService_Output_FullMethodName    = "/agentplane.v1.AgentService/Output"
+	AgentService_FetchBlob_FullMethodName = "/agentplane.v1.AgentService/FetchBlob"
 )
 
 // AgentServiceClient is the client API for AgentService service.
@@ -38,6 +39,9 @@ type AgentServiceClient interface {
 	// follows, in the order in which it was printed, and the end. What is acknowledged is on
 	// the disks of enough nodes.
 	Output(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[OutputRequest, OutputResponse], error)
+	// FetchBlob sends a content that a command names of which the agent has claimed the
+	// attempt.
+	FetchBlob(ctx context.Context, in *FetchBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchBlobResponse], error)
 }
 
 type agentServiceClient struct {
@@ -74,6 +78,25 @@ func (c *agentServiceClient) Output(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_OutputClient = grpc.BidiStreamingClient[OutputRequest, OutputResponse]
 
+func (c *agentServiceClient) FetchBlob(ctx context.Context, in *FetchBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchBlobResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[2], AgentService_FetchBlob_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchBlobRequest, FetchBlobResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_FetchBlobClient = grpc.ServerStreamingClient[FetchBlobResponse]
+
 // AgentServiceServer is the server API for AgentService service.
 // All implementations must embed UnimplementedAgentServiceServer
 // for forward compatibility.
@@ -89,6 +112,9 @@ type AgentServiceServer interface {
 	// follows, in the order in which it was printed, and the end. What is acknowledged is on
 	// the disks of enough nodes.
 	Output(grpc.BidiStreamingServer[OutputRequest, OutputResponse]) error
+	// FetchBlob sends a content that a command names of which the agent has claimed the
+	// attempt.
+	FetchBlob(*FetchBlobRequest, grpc.ServerStreamingServer[FetchBlobResponse]) error
 	mustEmbedUnimplementedAgentServiceServer()
 }
 
@@ -104,6 +130,9 @@ func (UnimplementedAgentServiceServer) Session(grpc.BidiStreamingServer[SessionR
 }
 func (UnimplementedAgentServiceServer) Output(grpc.BidiStreamingServer[OutputRequest, OutputResponse]) error {
 	return status.Error(codes.Unimplemented, "method Output not implemented")
+}
+func (UnimplementedAgentServiceServer) FetchBlob(*FetchBlobRequest, grpc.ServerStreamingServer[FetchBlobResponse]) error {
+	return status.Error(codes.Unimplemented, "method FetchBlob not implemented")
 }
 func (UnimplementedAgentServiceServer) mustEmbedUnimplementedAgentServiceServer() {}
 func (UnimplementedAgentServiceServer) testEmbeddedByValue()                      {}
@@ -140,6 +169,17 @@ func _AgentService_Output_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_OutputServer = grpc.BidiStreamingServer[OutputRequest, OutputResponse]
 
+func _AgentService_FetchBlob_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchBlobRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AgentServiceServer).FetchBlob(m, &grpc.GenericServerStream[FetchBlobRequest, FetchBlobResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_FetchBlobServer = grpc.ServerStreamingServer[FetchBlobResponse]
+
 // AgentService_ServiceDesc is the grpc.ServiceDesc for AgentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -159,6 +199,11 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _AgentService_Output_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "FetchBlob",
+			Handler:       _AgentService_FetchBlob_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "agentplane/v1/agent.proto",

@@ -749,7 +749,11 @@ type CommandSpec struct {
 	Secrets []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Programs that run one after the other, each when the one before has succeeded;
 	// exclusive with argv and script. At most 16.
-	Steps         []*Step `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
+	Steps []*Step `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Put in place before the program starts; at most 16.
+	Files []*File `protobuf:"bytes,90,rep,name=files,proto3" json:"files,omitempty"`
+	// What the program reads from its standard input; absent: nothing.
+	Stdin         *Blob `protobuf:"bytes,91,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -969,6 +973,20 @@ func (x *CommandSpec) GetSecrets() []*Secret {
 func (x *CommandSpec) GetSteps() []*Step {
 	if x != nil {
 		return x.Steps
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetFiles() []*File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *CommandSpec) GetStdin() *Blob {
+	if x != nil {
+		return x.Stdin
 	}
 	return nil
 }
@@ -3126,7 +3144,9 @@ type PlanResponse struct {
 	// Nanoseconds over which the starts are spread.
 	Splay int64 `protobuf:"varint,102,opt,name=splay,proto3" json:"splay,omitempty"`
 	// The locks and budgets of the fleet in which it takes places, by name and group.
-	FleetLocks    []*PlannedLock `protobuf:"bytes,103,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
+	FleetLocks []*PlannedLock `protobuf:"bytes,103,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
+	// What the cluster lacks of what the command brings along.
+	Missing       []*Blob `protobuf:"bytes,90,rep,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3234,6 +3254,13 @@ func (x *PlanResponse) GetSplay() int64 {
 func (x *PlanResponse) GetFleetLocks() []*PlannedLock {
 	if x != nil {
 		return x.FleetLocks
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetMissing() []*Blob {
+	if x != nil {
+		return x.Missing
 	}
 	return nil
 }
@@ -4716,7 +4743,7 @@ var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
 	"\vRolloutSpec\x12-\n" +
 	"\x05waves\x18\x01 \x03(\v2\x17.agentplane.v1.WaveSpecR\x05waves\x12\x12\n" +
 	"\x04soak\x18\x02 \x01(\x03R\x04soak\x12\x1f\n" +
@@ -4745,7 +4772,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd7\a\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xad\b\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4780,7 +4807,9 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
 	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
 	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12)\n" +
-	"\x05steps\x18F \x03(\v2\x13.agentplane.v1.StepR\x05stepsB\v\n" +
+	"\x05steps\x18F \x03(\v2\x13.agentplane.v1.StepR\x05steps\x12)\n" +
+	"\x05files\x18Z \x03(\v2\x13.agentplane.v1.FileR\x05files\x12)\n" +
+	"\x05stdin\x18[ \x01(\v2\x13.agentplane.v1.BlobR\x05stdinB\v\n" +
 	"\t_priority\"g\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -4982,7 +5011,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x15CancelCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
 	"\vPlanRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xcd\x03\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xfc\x03\n" +
 	"\fPlanResponse\x120\n" +
 	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
 	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
@@ -4995,7 +5024,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\texclusive\x18e \x01(\bR\texclusive\x12\x14\n" +
 	"\x05splay\x18f \x01(\x03R\x05splay\x12;\n" +
 	"\vfleet_locks\x18g \x03(\v2\x1a.agentplane.v1.PlannedLockR\n" +
-	"fleetLocksB\x0f\n" +
+	"fleetLocks\x12-\n" +
+	"\amissing\x18Z \x03(\v2\x13.agentplane.v1.BlobR\amissingB\x0f\n" +
 	"\r_max_failures\"\xa9\x01\n" +
 	"\vPlannedLock\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -5245,10 +5275,12 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	nil,                           // 60: agentplane.v1.Command.CountsEntry
 	(*Label)(nil),                 // 61: agentplane.v1.Label
 	(*Incarnation)(nil),           // 62: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 63: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 64: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 65: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 66: agentplane.v1.OutputChunk
+	(*File)(nil),                  // 63: agentplane.v1.File
+	(*Blob)(nil),                  // 64: agentplane.v1.Blob
+	(*ItemRefusal)(nil),           // 65: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),          // 66: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),            // 67: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),           // 68: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
@@ -5264,86 +5296,89 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	14, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
 	15, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
 	12, // 12: agentplane.v1.CommandSpec.steps:type_name -> agentplane.v1.Step
-	0,  // 13: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
-	59, // 14: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
-	21, // 15: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	20, // 16: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	63, // 17: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 18: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	60, // 19: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	26, // 20: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	11, // 21: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	22, // 22: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	24, // 23: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	24, // 24: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	23, // 25: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 26: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 27: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	25, // 28: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	25, // 29: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	27, // 30: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	13, // 31: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
-	64, // 32: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	21, // 33: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 34: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 35: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	21, // 36: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	21, // 37: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	26, // 38: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	21, // 39: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	40, // 40: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	41, // 41: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	41, // 42: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	39, // 43: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	38, // 44: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
-	41, // 45: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	21, // 46: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 47: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 48: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 49: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	26, // 50: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	50, // 51: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 52: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	53, // 53: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 54: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	55, // 55: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	65, // 56: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	57, // 57: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	66, // 58: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	58, // 59: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 60: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	64, // 61: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	16, // 62: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	18, // 63: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	28, // 64: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	30, // 65: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	32, // 66: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	34, // 67: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	51, // 68: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	36, // 69: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	42, // 70: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	44, // 71: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	46, // 72: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	54, // 73: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	48, // 74: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	17, // 75: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	19, // 76: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	29, // 77: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	31, // 78: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	33, // 79: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	35, // 80: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	52, // 81: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	37, // 82: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	43, // 83: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	45, // 84: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	47, // 85: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	56, // 86: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	49, // 87: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	75, // [75:88] is the sub-list for method output_type
-	62, // [62:75] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	63, // 13: agentplane.v1.CommandSpec.files:type_name -> agentplane.v1.File
+	64, // 14: agentplane.v1.CommandSpec.stdin:type_name -> agentplane.v1.Blob
+	0,  // 15: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
+	59, // 16: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	21, // 17: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	20, // 18: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	65, // 19: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 20: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	60, // 21: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	26, // 22: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	11, // 23: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	22, // 24: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	24, // 25: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	24, // 26: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	23, // 27: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 28: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 29: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	25, // 30: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	25, // 31: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	27, // 32: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	13, // 33: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
+	66, // 34: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	21, // 35: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 36: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 37: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	21, // 38: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	21, // 39: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 40: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	21, // 41: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	40, // 42: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	41, // 43: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	41, // 44: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	39, // 45: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	38, // 46: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
+	64, // 47: agentplane.v1.PlanResponse.missing:type_name -> agentplane.v1.Blob
+	41, // 48: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	21, // 49: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 50: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 51: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	21, // 52: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	26, // 53: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	50, // 54: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 55: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	53, // 56: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 57: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	55, // 58: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	67, // 59: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	57, // 60: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	68, // 61: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	58, // 62: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 63: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	66, // 64: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	16, // 65: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	18, // 66: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	28, // 67: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	30, // 68: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	32, // 69: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	34, // 70: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	51, // 71: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	36, // 72: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	42, // 73: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	44, // 74: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	46, // 75: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	54, // 76: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	48, // 77: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	17, // 78: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	19, // 79: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	29, // 80: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	31, // 81: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	33, // 82: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	35, // 83: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	52, // 84: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	37, // 85: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	43, // 86: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	45, // 87: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	47, // 88: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	56, // 89: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	49, // 90: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	78, // [78:91] is the sub-list for method output_type
+	65, // [65:78] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -5351,6 +5386,7 @@ func file_agentplane_v1_command_proto_init() {
 	if File_agentplane_v1_command_proto != nil {
 		return
 	}
+	file_agentplane_v1_blob_proto_init()
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}

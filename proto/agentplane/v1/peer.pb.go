@@ -1401,11 +1401,189 @@ func (x *StoreOutputResponse) GetRefused() string {
 	return ""
 }
 
+// StoreBlobRequest first names the blob; then its bytes come, in order.
+type StoreBlobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blob          *Blob                  `protobuf:"bytes,1,opt,name=blob,proto3" json:"blob,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreBlobRequest) Reset() {
+	*x = StoreBlobRequest{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreBlobRequest) ProtoMessage() {}
+
+func (x *StoreBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreBlobRequest.ProtoReflect.Descriptor instead.
+func (*StoreBlobRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *StoreBlobRequest) GetBlob() *Blob {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+func (x *StoreBlobRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type StoreBlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreBlobResponse) Reset() {
+	*x = StoreBlobResponse{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreBlobResponse) ProtoMessage() {}
+
+func (x *StoreBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreBlobResponse.ProtoReflect.Descriptor instead.
+func (*StoreBlobResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{24}
+}
+
+type ReadBlobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blob          *Blob                  `protobuf:"bytes,1,opt,name=blob,proto3" json:"blob,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadBlobRequest) Reset() {
+	*x = ReadBlobRequest{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadBlobRequest) ProtoMessage() {}
+
+func (x *ReadBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadBlobRequest.ProtoReflect.Descriptor instead.
+func (*ReadBlobRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReadBlobRequest) GetBlob() *Blob {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// ReadBlobResponse is the next part of it. The stream ends behind the last one.
+type ReadBlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadBlobResponse) Reset() {
+	*x = ReadBlobResponse{}
+	mi := &file_agentplane_v1_peer_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadBlobResponse) ProtoMessage() {}
+
+func (x *ReadBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_peer_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadBlobResponse.ProtoReflect.Descriptor instead.
+func (*ReadBlobResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_peer_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReadBlobResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_agentplane_v1_peer_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\x1a\x16raftlog/v1/entry.proto\"\xbc\x02\n" +
+	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\x1a\x16raftlog/v1/entry.proto\"\xbc\x02\n" +
 	"\aPreface\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1501,7 +1679,15 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
 	"\x04held\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04held\x123\n" +
 	"\x06totals\x18\x04 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\x12\x18\n" +
-	"\arefused\x18\x05 \x01(\tR\arefused2\x9d\a\n" +
+	"\arefused\x18\x05 \x01(\tR\arefused\"O\n" +
+	"\x10StoreBlobRequest\x12'\n" +
+	"\x04blob\x18\x01 \x01(\v2\x13.agentplane.v1.BlobR\x04blob\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\x13\n" +
+	"\x11StoreBlobResponse\":\n" +
+	"\x0fReadBlobRequest\x12'\n" +
+	"\x04blob\x18\x01 \x01(\v2\x13.agentplane.v1.BlobR\x04blob\"&\n" +
+	"\x10ReadBlobResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xd2\b\n" +
 	"\vPeerService\x12R\n" +
 	"\aForward\x12\x1d.agentplane.v1.ForwardRequest\x1a\x1e.agentplane.v1.ForwardResponse\"\b\xe2\xd1\x18\x04peer\x12R\n" +
 	"\aPropose\x12\x1d.agentplane.v1.ProposeRequest\x1a\x1e.agentplane.v1.ProposeResponse\"\b\xe2\xd1\x18\x04peer\x12X\n" +
@@ -1513,7 +1699,9 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\tAddServer\x12\x1f.agentplane.v1.AddServerRequest\x1a .agentplane.v1.AddServerResponse\"\b\xe2\xd1\x18\x04peer\x12X\n" +
 	"\tBootState\x12\x1f.agentplane.v1.BootStateRequest\x1a .agentplane.v1.BootStateResponse\"\b\xe2\xd1\x18\x04peer\x12i\n" +
 	"\x06Output\x12'.agentplane.v1.PeerServiceOutputRequest\x1a(.agentplane.v1.PeerServiceOutputResponse\"\b\xe2\xd1\x18\x04peer(\x010\x01\x12b\n" +
-	"\vStoreOutput\x12!.agentplane.v1.StoreOutputRequest\x1a\".agentplane.v1.StoreOutputResponse\"\b\xe2\xd1\x18\x04peer(\x010\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\vStoreOutput\x12!.agentplane.v1.StoreOutputRequest\x1a\".agentplane.v1.StoreOutputResponse\"\b\xe2\xd1\x18\x04peer(\x010\x01\x12Z\n" +
+	"\tStoreBlob\x12\x1f.agentplane.v1.StoreBlobRequest\x1a .agentplane.v1.StoreBlobResponse\"\b\xe2\xd1\x18\x04peer(\x01\x12W\n" +
+	"\bReadBlob\x12\x1e.agentplane.v1.ReadBlobRequest\x1a\x1f.agentplane.v1.ReadBlobResponse\"\b\xe2\xd1\x18\x04peer0\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_peer_proto_rawDescOnce sync.Once
@@ -1527,7 +1715,7 @@ func file_agentplane_v1_peer_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_peer_proto_rawDescData
 }
 
-var file_agentplane_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agentplane_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_agentplane_v1_peer_proto_goTypes = []any{
 	(*Preface)(nil),                   // 0: agentplane.v1.Preface
 	(*ForwardRequest)(nil),            // 1: agentplane.v1.ForwardRequest
@@ -1552,55 +1740,66 @@ var file_agentplane_v1_peer_proto_goTypes = []any{
 	(*PeerServiceOutputResponse)(nil), // 20: agentplane.v1.PeerServiceOutputResponse
 	(*StoreOutputRequest)(nil),        // 21: agentplane.v1.StoreOutputRequest
 	(*StoreOutputResponse)(nil),       // 22: agentplane.v1.StoreOutputResponse
-	(*Incarnation)(nil),               // 23: agentplane.v1.Incarnation
-	(*Identity)(nil),                  // 24: agentplane.v1.Identity
-	(*v1.Mutation)(nil),               // 25: raftlog.v1.Mutation
-	(*v1.Outcome)(nil),                // 26: raftlog.v1.Outcome
-	(*OutputEnds)(nil),                // 27: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),               // 28: agentplane.v1.OutputChunk
-	(*OutputTotals)(nil),              // 29: agentplane.v1.OutputTotals
+	(*StoreBlobRequest)(nil),          // 23: agentplane.v1.StoreBlobRequest
+	(*StoreBlobResponse)(nil),         // 24: agentplane.v1.StoreBlobResponse
+	(*ReadBlobRequest)(nil),           // 25: agentplane.v1.ReadBlobRequest
+	(*ReadBlobResponse)(nil),          // 26: agentplane.v1.ReadBlobResponse
+	(*Incarnation)(nil),               // 27: agentplane.v1.Incarnation
+	(*Identity)(nil),                  // 28: agentplane.v1.Identity
+	(*v1.Mutation)(nil),               // 29: raftlog.v1.Mutation
+	(*v1.Outcome)(nil),                // 30: raftlog.v1.Outcome
+	(*OutputEnds)(nil),                // 31: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),               // 32: agentplane.v1.OutputChunk
+	(*OutputTotals)(nil),              // 33: agentplane.v1.OutputTotals
+	(*Blob)(nil),                      // 34: agentplane.v1.Blob
 }
 var file_agentplane_v1_peer_proto_depIdxs = []int32{
-	23, // 0: agentplane.v1.Preface.incarnation:type_name -> agentplane.v1.Incarnation
-	24, // 1: agentplane.v1.ForwardRequest.identity:type_name -> agentplane.v1.Identity
-	25, // 2: agentplane.v1.ProposeRequest.mutations:type_name -> raftlog.v1.Mutation
-	26, // 3: agentplane.v1.ProposeResponse.outcomes:type_name -> raftlog.v1.Outcome
+	27, // 0: agentplane.v1.Preface.incarnation:type_name -> agentplane.v1.Incarnation
+	28, // 1: agentplane.v1.ForwardRequest.identity:type_name -> agentplane.v1.Identity
+	29, // 2: agentplane.v1.ProposeRequest.mutations:type_name -> raftlog.v1.Mutation
+	30, // 3: agentplane.v1.ProposeResponse.outcomes:type_name -> raftlog.v1.Outcome
 	13, // 4: agentplane.v1.SessionsResponse.sessions:type_name -> agentplane.v1.HeldSession
-	23, // 5: agentplane.v1.BootStateRequest.incarnation:type_name -> agentplane.v1.Incarnation
+	27, // 5: agentplane.v1.BootStateRequest.incarnation:type_name -> agentplane.v1.Incarnation
 	19, // 6: agentplane.v1.PeerServiceOutputRequest.add:type_name -> agentplane.v1.OutputPlace
 	19, // 7: agentplane.v1.PeerServiceOutputRequest.drop:type_name -> agentplane.v1.OutputPlace
-	27, // 8: agentplane.v1.OutputPlace.ends:type_name -> agentplane.v1.OutputEnds
-	28, // 9: agentplane.v1.PeerServiceOutputResponse.chunks:type_name -> agentplane.v1.OutputChunk
-	29, // 10: agentplane.v1.PeerServiceOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
-	27, // 11: agentplane.v1.StoreOutputRequest.from:type_name -> agentplane.v1.OutputEnds
-	28, // 12: agentplane.v1.StoreOutputRequest.chunks:type_name -> agentplane.v1.OutputChunk
-	27, // 13: agentplane.v1.StoreOutputResponse.held:type_name -> agentplane.v1.OutputEnds
-	29, // 14: agentplane.v1.StoreOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
-	1,  // 15: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
-	3,  // 16: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
-	5,  // 17: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
-	7,  // 18: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
-	9,  // 19: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
-	11, // 20: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
-	14, // 21: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
-	16, // 22: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
-	18, // 23: agentplane.v1.PeerService.Output:input_type -> agentplane.v1.PeerServiceOutputRequest
-	21, // 24: agentplane.v1.PeerService.StoreOutput:input_type -> agentplane.v1.StoreOutputRequest
-	2,  // 25: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
-	4,  // 26: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
-	6,  // 27: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
-	8,  // 28: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
-	10, // 29: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
-	12, // 30: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
-	15, // 31: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
-	17, // 32: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
-	20, // 33: agentplane.v1.PeerService.Output:output_type -> agentplane.v1.PeerServiceOutputResponse
-	22, // 34: agentplane.v1.PeerService.StoreOutput:output_type -> agentplane.v1.StoreOutputResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	31, // 8: agentplane.v1.OutputPlace.ends:type_name -> agentplane.v1.OutputEnds
+	32, // 9: agentplane.v1.PeerServiceOutputResponse.chunks:type_name -> agentplane.v1.OutputChunk
+	33, // 10: agentplane.v1.PeerServiceOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
+	31, // 11: agentplane.v1.StoreOutputRequest.from:type_name -> agentplane.v1.OutputEnds
+	32, // 12: agentplane.v1.StoreOutputRequest.chunks:type_name -> agentplane.v1.OutputChunk
+	31, // 13: agentplane.v1.StoreOutputResponse.held:type_name -> agentplane.v1.OutputEnds
+	33, // 14: agentplane.v1.StoreOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
+	34, // 15: agentplane.v1.StoreBlobRequest.blob:type_name -> agentplane.v1.Blob
+	34, // 16: agentplane.v1.ReadBlobRequest.blob:type_name -> agentplane.v1.Blob
+	1,  // 17: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
+	3,  // 18: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
+	5,  // 19: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
+	7,  // 20: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
+	9,  // 21: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
+	11, // 22: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
+	14, // 23: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
+	16, // 24: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
+	18, // 25: agentplane.v1.PeerService.Output:input_type -> agentplane.v1.PeerServiceOutputRequest
+	21, // 26: agentplane.v1.PeerService.StoreOutput:input_type -> agentplane.v1.StoreOutputRequest
+	23, // 27: agentplane.v1.PeerService.StoreBlob:input_type -> agentplane.v1.StoreBlobRequest
+	25, // 28: agentplane.v1.PeerService.ReadBlob:input_type -> agentplane.v1.ReadBlobRequest
+	2,  // 29: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
+	4,  // 30: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
+	6,  // 31: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
+	8,  // 32: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
+	10, // 33: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
+	12, // 34: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
+	15, // 35: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
+	17, // 36: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
+	20, // 37: agentplane.v1.PeerService.Output:output_type -> agentplane.v1.PeerServiceOutputResponse
+	22, // 38: agentplane.v1.PeerService.StoreOutput:output_type -> agentplane.v1.StoreOutputResponse
+	24, // 39: agentplane.v1.PeerService.StoreBlob:output_type -> agentplane.v1.StoreBlobResponse
+	26, // 40: agentplane.v1.PeerService.ReadBlob:output_type -> agentplane.v1.ReadBlobResponse
+	29, // [29:41] is the sub-list for method output_type
+	17, // [17:29] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_peer_proto_init() }
@@ -1608,6 +1807,7 @@ func file_agentplane_v1_peer_proto_init() {
 	if File_agentplane_v1_peer_proto != nil {
 		return
 	}
+	file_agentplane_v1_blob_proto_init()
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
 	type x struct{}
@@ -1616,7 +1816,7 @@ func file_agentplane_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_peer_proto_rawDesc), len(file_agentplane_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

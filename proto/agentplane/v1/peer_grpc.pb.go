@@ -29,6 +29,8 @@ const (
 	PeerService_BootState_FullMethodName   = "/agentplane.v1.PeerService/BootState"
 	PeerService_Output_FullMethodName      = "/agentplane.v1.PeerService/Output"
 	PeerService_StoreOutput_FullMethodName = "/agentplane.v1.PeerService/StoreOutput"
+	PeerService_StoreBlob_FullMethodName   = "/agentplane.v1.PeerService/StoreBlob"
+	PeerService_ReadBlob_FullMethodName    = "/agentplane.v1.PeerService/ReadBlob"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -60,6 +62,10 @@ type PeerServiceClient interface {
 	Output(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PeerServiceOutputRequest, PeerServiceOutputResponse], error)
 	// StoreOutput takes copies of output, and answers what of it is on disk.
 	StoreOutput(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StoreOutputRequest, StoreOutputResponse], error)
+	// StoreBlob takes a copy of a blob, and answers when it is on disk.
+	StoreBlob(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[StoreBlobRequest, StoreBlobResponse], error)
+	// ReadBlob sends a blob that this node keeps.
+	ReadBlob(ctx context.Context, in *ReadBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadBlobResponse], error)
 }
 
 type peerServiceClient struct {
@@ -176,6 +182,38 @@ func (c *peerServiceClient) StoreOutput(ctx context.Context, opts ...grpc.CallOp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_StoreOutputClient = grpc.BidiStreamingClient[StoreOutputRequest, StoreOutputResponse]
 
+func (c *peerServiceClient) StoreBlob(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[StoreBlobRequest, StoreBlobResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PeerService_ServiceDesc.Streams[2], PeerService_StoreBlob_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StoreBlobRequest, StoreBlobResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_StoreBlobClient = grpc.ClientStreamingClient[StoreBlobRequest, StoreBlobResponse]
+
+func (c *peerServiceClient) ReadBlob(ctx context.Context, in *ReadBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadBlobResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PeerService_ServiceDesc.Streams[3], PeerService_ReadBlob_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReadBlobRequest, ReadBlobResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_ReadBlobClient = grpc.ServerStreamingClient[ReadBlobResponse]
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -205,6 +243,10 @@ type PeerServiceServer interface {
 	Output(grpc.BidiStreamingServer[PeerServiceOutputRequest, PeerServiceOutputResponse]) error
 	// StoreOutput takes copies of output, and answers what of it is on disk.
 	StoreOutput(grpc.BidiStreamingServer[StoreOutputRequest, StoreOutputResponse]) error
+	// StoreBlob takes a copy of a blob, and answers when it is on disk.
+	StoreBlob(grpc.ClientStreamingServer[StoreBlobRequest, StoreBlobResponse]) error
+	// ReadBlob sends a blob that this node keeps.
+	ReadBlob(*ReadBlobRequest, grpc.ServerStreamingServer[ReadBlobResponse]) error
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -244,6 +286,12 @@ func (UnimplementedPeerServiceServer) Output(grpc.BidiStreamingServer[PeerServic
 }
 func (UnimplementedPeerServiceServer) StoreOutput(grpc.BidiStreamingServer[StoreOutputRequest, StoreOutputResponse]) error {
 	return status.Error(codes.Unimplemented, "method StoreOutput not implemented")
+}
+func (UnimplementedPeerServiceServer) StoreBlob(grpc.ClientStreamingServer[StoreBlobRequest, StoreBlobResponse]) error {
+	return status.Error(codes.Unimplemented, "method StoreBlob not implemented")
+}
+func (UnimplementedPeerServiceServer) ReadBlob(*ReadBlobRequest, grpc.ServerStreamingServer[ReadBlobResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReadBlob not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -424,6 +472,24 @@ func _PeerService_StoreOutput_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_StoreOutputServer = grpc.BidiStreamingServer[StoreOutputRequest, StoreOutputResponse]
 
+func _PeerService_StoreBlob_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServiceServer).StoreBlob(&grpc.GenericServerStream[StoreBlobRequest, StoreBlobResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_StoreBlobServer = grpc.ClientStreamingServer[StoreBlobRequest, StoreBlobResponse]
+
+func _PeerService_ReadBlob_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReadBlobRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServiceServer).ReadBlob(m, &grpc.GenericServerStream[ReadBlobRequest, ReadBlobResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_ReadBlobServer = grpc.ServerStreamingServer[ReadBlobResponse]
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -476,6 +542,16 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _PeerService_StoreOutput_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "StoreBlob",
+			Handler:       _PeerService_StoreBlob_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ReadBlob",
+			Handler:       _PeerService_ReadBlob_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "agentplane/v1/peer.proto",

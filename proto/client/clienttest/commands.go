@@ -99,6 +99,9 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := s.broughtLocked(spec); err != nil {
+		return nil, err
+	}
 	s.changedLocked()
 	cmd := &command{
 		envelope: req.Envelope, spec: spec, transitions: map[string][]*agentplanev1.Transition{},

@@ -96,6 +96,7 @@ func (n *Node) serve() {
 	agentplanev1.RegisterClusterServiceServer(s, clusterService{service: api})
 	agentplanev1.RegisterFleetServiceServer(s, fleetService{service: api})
 	agentplanev1.RegisterCommandServiceServer(s, commandService{service: api})
+	agentplanev1.RegisterBlobServiceServer(s, blobService{service: api})
 	agentplanev1.RegisterTokenServiceServer(s, tokenService{service: api})
 	agentplanev1.RegisterOperatorServiceServer(s, operatorService{service: api})
 	agentplanev1.RegisterScheduleServiceServer(s, scheduleService{service: api})

@@ -117,7 +117,7 @@ func (c commandService) Plan(_ context.Context, req *agentplanev1.PlanRequest) (
 	}
 	shares := sharesOf(spec.Rollout)
 	ranks, ends := wave.Lay(shares, targetsOf(shares, matched))
-	answer := &agentplanev1.PlanResponse{Index: s.index, Locks: spec.Locks, Exclusive: spec.Exclusive, Splay: spec.Splay}
+	answer := &agentplanev1.PlanResponse{Index: s.index, Locks: spec.Locks, Exclusive: spec.Exclusive, Splay: spec.Splay, Missing: s.missingLocked(spec)}
 	for _, name := range spec.FleetLocks {
 		answer.FleetLocks = append(answer.FleetLocks, &agentplanev1.PlannedLock{Name: name, Limit: 1, Targets: ends[len(ends)-1]})
 	}

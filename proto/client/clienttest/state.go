@@ -45,6 +45,7 @@ type State struct {
 	operators  []*agentplanev1.Operator
 	keys       map[string]identity.PublicKey // of operators
 	templates  map[string][]*agentplanev1.Template
+	blobs      map[string][]byte
 	problems   []*agentplanev1.Problem
 	leaderless bool // as far as Status says
 }
@@ -75,7 +76,8 @@ func newState(c *Cluster) *State {
 			Index:       1,
 		},
 		behave: map[string]Behaviour{}, templates: map[string][]*agentplanev1.Template{},
-		keys: map[string]identity.PublicKey{},
+		blobs: map[string][]byte{},
+		keys:  map[string]identity.PublicKey{},
 	}
 }
 

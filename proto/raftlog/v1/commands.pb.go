@@ -426,9 +426,11 @@ type Command struct {
 	// Absent: it was not aborted.
 	Abort *Abort `protobuf:"bytes,35,opt,name=abort,proto3" json:"abort,omitempty"`
 	// The command whose wave this one probes, with the same envelope.
-	ParentId      string `protobuf:"bytes,36,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
-	ParentWave    uint32 `protobuf:"varint,37,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
-	Part          Part   `protobuf:"varint,38,opt,name=part,proto3,enum=raftlog.v1.Part" json:"part,omitempty"`
+	ParentId   string `protobuf:"bytes,36,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	ParentWave uint32 `protobuf:"varint,37,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
+	Part       Part   `protobuf:"varint,38,opt,name=part,proto3,enum=raftlog.v1.Part" json:"part,omitempty"`
+	// SHA-256 of the blobs that it names, ascending.
+	Blobs         []string `protobuf:"bytes,90,rep,name=blobs,proto3" json:"blobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -762,6 +764,13 @@ func (x *Command) GetPart() Part {
 		return x.Part
 	}
 	return Part_PART_UNSPECIFIED
+}
+
+func (x *Command) GetBlobs() []string {
+	if x != nil {
+		return x.Blobs
+	}
+	return nil
 }
 
 // Rollout is how a command goes over its targets, and how far it is. The wave at hand
@@ -2022,7 +2031,9 @@ type SubmitCommand struct {
 	// Nanoseconds over which the starts of its targets are spread.
 	Splay int64 `protobuf:"varint,50,opt,name=splay,proto3" json:"splay,omitempty"`
 	// Absent: there is one wave, and no limit to failures.
-	Rollout       *RolloutPlan `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	Rollout *RolloutPlan `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// What it names, ascending; refused when one of them is not kept.
+	Blobs         []*BlobRef `protobuf:"bytes,90,rep,name=blobs,proto3" json:"blobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2228,6 +2239,13 @@ func (x *SubmitCommand) GetSplay() int64 {
 func (x *SubmitCommand) GetRollout() *RolloutPlan {
 	if x != nil {
 		return x.Rollout
+	}
+	return nil
+}
+
+func (x *SubmitCommand) GetBlobs() []*BlobRef {
+	if x != nil {
+		return x.Blobs
 	}
 	return nil
 }
@@ -3277,11 +3295,11 @@ var File_raftlog_v1_commands_proto protoreflect.FileDescriptor
 const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"\x19raftlog/v1/commands.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\"E\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x16raftlog/v1/blobs.proto\"E\n" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\x8c\v\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa2\v\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -3337,7 +3355,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\tparent_id\x18$ \x01(\tR\bparentId\x12\x1f\n" +
 	"\vparent_wave\x18% \x01(\rR\n" +
 	"parentWave\x12$\n" +
-	"\x04part\x18& \x01(\x0e2\x10.raftlog.v1.PartR\x04part\"\x8a\x04\n" +
+	"\x04part\x18& \x01(\x0e2\x10.raftlog.v1.PartR\x04part\x12\x14\n" +
+	"\x05blobs\x18Z \x03(\tR\x05blobs\"\x8a\x04\n" +
 	"\aRollout\x12&\n" +
 	"\x05waves\x18\x01 \x03(\v2\x10.raftlog.v1.WaveR\x05waves\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\rR\x04size\x12\x12\n" +
@@ -3460,7 +3479,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\x89\x06\n" +
+	"totalBytes\"\xb4\x06\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -3493,7 +3512,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\vfleet_locks\x18, \x03(\tR\n" +
 	"fleetLocks\x12\x14\n" +
 	"\x05splay\x182 \x01(\x03R\x05splay\x121\n" +
-	"\arollout\x18\x1e \x01(\v2\x17.raftlog.v1.RolloutPlanR\arollout\"\xc6\x03\n" +
+	"\arollout\x18\x1e \x01(\v2\x17.raftlog.v1.RolloutPlanR\arollout\x12)\n" +
+	"\x05blobs\x18Z \x03(\v2\x13.raftlog.v1.BlobRefR\x05blobs\"\xc6\x03\n" +
 	"\vRolloutPlan\x12*\n" +
 	"\x05waves\x18\x01 \x03(\v2\x14.raftlog.v1.WavePlanR\x05waves\x12\x14\n" +
 	"\x05ranks\x18\x02 \x03(\rR\x05ranks\x12\x12\n" +
@@ -3669,7 +3689,8 @@ var file_raftlog_v1_commands_proto_goTypes = []any{
 	(*AbortCommand)(nil),   // 31: raftlog.v1.AbortCommand
 	(*PurgeCommands)(nil),  // 32: raftlog.v1.PurgeCommands
 	(*RecordOutput)(nil),   // 33: raftlog.v1.RecordOutput
-	(*AttemptKey)(nil),     // 34: raftlog.v1.AttemptKey
+	(*BlobRef)(nil),        // 34: raftlog.v1.BlobRef
+	(*AttemptKey)(nil),     // 35: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
@@ -3695,18 +3716,19 @@ var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	0,  // 20: raftlog.v1.StepResult.state:type_name -> raftlog.v1.AttemptState
 	2,  // 21: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
 	20, // 22: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
-	21, // 23: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
-	4,  // 24: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
-	0,  // 25: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	16, // 26: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	34, // 27: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 28: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	13, // 29: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	34, // 23: raftlog.v1.SubmitCommand.blobs:type_name -> raftlog.v1.BlobRef
+	21, // 24: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
+	4,  // 25: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 26: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	16, // 27: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	35, // 28: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 29: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	13, // 30: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -3715,6 +3737,7 @@ func file_raftlog_v1_commands_proto_init() {
 		return
 	}
 	file_raftlog_v1_agents_proto_init()
+	file_raftlog_v1_blobs_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -227,6 +227,8 @@ type Mutation struct {
 	//	*Mutation_EndSchedules
 	//	*Mutation_PurgeSchedules
 	//	*Mutation_RecordOutput
+	//	*Mutation_RecordBlob
+	//	*Mutation_ExpireBlobs
 	//	*Mutation_PutTemplate
 	//	*Mutation_DeleteTemplate
 	//	*Mutation_CreateLock
@@ -671,6 +673,24 @@ func (x *Mutation) GetRecordOutput() *RecordOutput {
 	return nil
 }
 
+func (x *Mutation) GetRecordBlob() *RecordBlob {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_RecordBlob); ok {
+			return x.RecordBlob
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetExpireBlobs() *ExpireBlobs {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ExpireBlobs); ok {
+			return x.ExpireBlobs
+		}
+	}
+	return nil
+}
+
 func (x *Mutation) GetPutTemplate() *PutTemplate {
 	if x != nil {
 		if x, ok := x.Kind.(*Mutation_PutTemplate); ok {
@@ -919,6 +939,14 @@ type Mutation_RecordOutput struct {
 	RecordOutput *RecordOutput `protobuf:"bytes,90,opt,name=record_output,json=recordOutput,proto3,oneof"`
 }
 
+type Mutation_RecordBlob struct {
+	RecordBlob *RecordBlob `protobuf:"bytes,91,opt,name=record_blob,json=recordBlob,proto3,oneof"`
+}
+
+type Mutation_ExpireBlobs struct {
+	ExpireBlobs *ExpireBlobs `protobuf:"bytes,92,opt,name=expire_blobs,json=expireBlobs,proto3,oneof"`
+}
+
 type Mutation_PutTemplate struct {
 	PutTemplate *PutTemplate `protobuf:"bytes,95,opt,name=put_template,json=putTemplate,proto3,oneof"`
 }
@@ -1036,6 +1064,10 @@ func (*Mutation_EndSchedules) isMutation_Kind() {}
 func (*Mutation_PurgeSchedules) isMutation_Kind() {}
 
 func (*Mutation_RecordOutput) isMutation_Kind() {}
+
+func (*Mutation_RecordBlob) isMutation_Kind() {}
+
+func (*Mutation_ExpireBlobs) isMutation_Kind() {}
 
 func (*Mutation_PutTemplate) isMutation_Kind() {}
 
@@ -1212,12 +1244,12 @@ var File_raftlog_v1_entry_proto protoreflect.FileDescriptor
 const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\n" +
 	"\x16raftlog/v1/entry.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\x88\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x16raftlog/v1/blobs.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xbc\x1a\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xb5\x1b\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -1268,7 +1300,10 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\rfire_schedule\x18T \x01(\v2\x18.raftlog.v1.FireScheduleH\x00R\ffireSchedule\x12?\n" +
 	"\rend_schedules\x18U \x01(\v2\x18.raftlog.v1.EndSchedulesH\x00R\fendSchedules\x12E\n" +
 	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedules\x12?\n" +
-	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutput\x12<\n" +
+	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutput\x129\n" +
+	"\vrecord_blob\x18[ \x01(\v2\x16.raftlog.v1.RecordBlobH\x00R\n" +
+	"recordBlob\x12<\n" +
+	"\fexpire_blobs\x18\\ \x01(\v2\x17.raftlog.v1.ExpireBlobsH\x00R\vexpireBlobs\x12<\n" +
 	"\fput_template\x18_ \x01(\v2\x17.raftlog.v1.PutTemplateH\x00R\vputTemplate\x12E\n" +
 	"\x0fdelete_template\x18` \x01(\v2\x1a.raftlog.v1.DeleteTemplateH\x00R\x0edeleteTemplate\x129\n" +
 	"\vcreate_lock\x18F \x01(\v2\x16.raftlog.v1.CreateLockH\x00R\n" +
@@ -1367,14 +1402,16 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*EndSchedules)(nil),      // 45: raftlog.v1.EndSchedules
 	(*PurgeSchedules)(nil),    // 46: raftlog.v1.PurgeSchedules
 	(*RecordOutput)(nil),      // 47: raftlog.v1.RecordOutput
-	(*PutTemplate)(nil),       // 48: raftlog.v1.PutTemplate
-	(*DeleteTemplate)(nil),    // 49: raftlog.v1.DeleteTemplate
-	(*CreateLock)(nil),        // 50: raftlog.v1.CreateLock
-	(*DeleteLock)(nil),        // 51: raftlog.v1.DeleteLock
-	(*AcquireLock)(nil),       // 52: raftlog.v1.AcquireLock
-	(*RenewLock)(nil),         // 53: raftlog.v1.RenewLock
-	(*ReleaseLock)(nil),       // 54: raftlog.v1.ReleaseLock
-	(*ExpireLeases)(nil),      // 55: raftlog.v1.ExpireLeases
+	(*RecordBlob)(nil),        // 48: raftlog.v1.RecordBlob
+	(*ExpireBlobs)(nil),       // 49: raftlog.v1.ExpireBlobs
+	(*PutTemplate)(nil),       // 50: raftlog.v1.PutTemplate
+	(*DeleteTemplate)(nil),    // 51: raftlog.v1.DeleteTemplate
+	(*CreateLock)(nil),        // 52: raftlog.v1.CreateLock
+	(*DeleteLock)(nil),        // 53: raftlog.v1.DeleteLock
+	(*AcquireLock)(nil),       // 54: raftlog.v1.AcquireLock
+	(*RenewLock)(nil),         // 55: raftlog.v1.RenewLock
+	(*ReleaseLock)(nil),       // 56: raftlog.v1.ReleaseLock
+	(*ExpireLeases)(nil),      // 57: raftlog.v1.ExpireLeases
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1421,21 +1458,23 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	45, // 41: raftlog.v1.Mutation.end_schedules:type_name -> raftlog.v1.EndSchedules
 	46, // 42: raftlog.v1.Mutation.purge_schedules:type_name -> raftlog.v1.PurgeSchedules
 	47, // 43: raftlog.v1.Mutation.record_output:type_name -> raftlog.v1.RecordOutput
-	48, // 44: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
-	49, // 45: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
-	50, // 46: raftlog.v1.Mutation.create_lock:type_name -> raftlog.v1.CreateLock
-	51, // 47: raftlog.v1.Mutation.delete_lock:type_name -> raftlog.v1.DeleteLock
-	52, // 48: raftlog.v1.Mutation.acquire_lock:type_name -> raftlog.v1.AcquireLock
-	53, // 49: raftlog.v1.Mutation.renew_lock:type_name -> raftlog.v1.RenewLock
-	54, // 50: raftlog.v1.Mutation.release_lock:type_name -> raftlog.v1.ReleaseLock
-	55, // 51: raftlog.v1.Mutation.expire_leases:type_name -> raftlog.v1.ExpireLeases
-	0,  // 52: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 53: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	48, // 44: raftlog.v1.Mutation.record_blob:type_name -> raftlog.v1.RecordBlob
+	49, // 45: raftlog.v1.Mutation.expire_blobs:type_name -> raftlog.v1.ExpireBlobs
+	50, // 46: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
+	51, // 47: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
+	52, // 48: raftlog.v1.Mutation.create_lock:type_name -> raftlog.v1.CreateLock
+	53, // 49: raftlog.v1.Mutation.delete_lock:type_name -> raftlog.v1.DeleteLock
+	54, // 50: raftlog.v1.Mutation.acquire_lock:type_name -> raftlog.v1.AcquireLock
+	55, // 51: raftlog.v1.Mutation.renew_lock:type_name -> raftlog.v1.RenewLock
+	56, // 52: raftlog.v1.Mutation.release_lock:type_name -> raftlog.v1.ReleaseLock
+	57, // 53: raftlog.v1.Mutation.expire_leases:type_name -> raftlog.v1.ExpireLeases
+	0,  // 54: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 55: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1444,6 +1483,7 @@ func file_raftlog_v1_entry_proto_init() {
 		return
 	}
 	file_raftlog_v1_agents_proto_init()
+	file_raftlog_v1_blobs_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
 	file_raftlog_v1_locks_proto_init()
@@ -1493,6 +1533,8 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_EndSchedules)(nil),
 		(*Mutation_PurgeSchedules)(nil),
 		(*Mutation_RecordOutput)(nil),
+		(*Mutation_RecordBlob)(nil),
+		(*Mutation_ExpireBlobs)(nil),
 		(*Mutation_PutTemplate)(nil),
 		(*Mutation_DeleteTemplate)(nil),
 		(*Mutation_CreateLock)(nil),

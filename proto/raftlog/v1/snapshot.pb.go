@@ -122,6 +122,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Lock
 	//	*SnapshotRecord_Place
 	//	*SnapshotRecord_EndedLease
+	//	*SnapshotRecord_Blob
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,6 +327,15 @@ func (x *SnapshotRecord) GetEndedLease() *EndedLease {
 	return nil
 }
 
+func (x *SnapshotRecord) GetBlob() *Blob {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Blob); ok {
+			return x.Blob
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Row interface {
 	isSnapshotRecord_Row()
 }
@@ -402,6 +412,10 @@ type SnapshotRecord_EndedLease struct {
 	EndedLease *EndedLease `protobuf:"bytes,32,opt,name=ended_lease,json=endedLease,proto3,oneof"`
 }
 
+type SnapshotRecord_Blob struct {
+	Blob *Blob `protobuf:"bytes,60,opt,name=blob,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Cluster) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Node) isSnapshotRecord_Row() {}
@@ -437,6 +451,8 @@ func (*SnapshotRecord_Lock) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_Place) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_EndedLease) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Blob) isSnapshotRecord_Row() {}
 
 // SnapshotTrailer is the last record: without it a snapshot is torn.
 type SnapshotTrailer struct {
@@ -498,14 +514,14 @@ var File_raftlog_v1_snapshot_proto protoreflect.FileDescriptor
 const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"\x19raftlog/v1/snapshot.proto\x12\n" +
-	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\xbd\x01\n" +
+	"raftlog.v1\x1a\x17raftlog/v1/agents.proto\x1a\x16raftlog/v1/blobs.proto\x1a\x18raftlog/v1/cluster.proto\x1a\x19raftlog/v1/commands.proto\x1a\x16raftlog/v1/locks.proto\x1a\x1araftlog/v1/schedules.proto\x1a\x1araftlog/v1/templates.proto\"\xbd\x01\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x129\n" +
 	"\vincarnation\x18\x03 \x01(\v2\x17.raftlog.v1.IncarnationR\vincarnation\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12#\n" +
-	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\x82\a\n" +
+	"\rfeature_level\x18\x05 \x01(\rR\ffeatureLevel\"\xaa\a\n" +
 	"\x0eSnapshotRecord\x12/\n" +
 	"\acluster\x18\x01 \x01(\v2\x13.raftlog.v1.ClusterH\x00R\acluster\x12&\n" +
 	"\x04node\x18\x02 \x01(\v2\x10.raftlog.v1.NodeH\x00R\x04node\x12/\n" +
@@ -528,7 +544,8 @@ const file_raftlog_v1_snapshot_proto_rawDesc = "" +
 	"\x04lock\x18\x1e \x01(\v2\x10.raftlog.v1.LockH\x00R\x04lock\x12)\n" +
 	"\x05place\x18\x1f \x01(\v2\x11.raftlog.v1.PlaceH\x00R\x05place\x129\n" +
 	"\vended_lease\x18  \x01(\v2\x16.raftlog.v1.EndedLeaseH\x00R\n" +
-	"endedLeaseB\x05\n" +
+	"endedLease\x12&\n" +
+	"\x04blob\x18< \x01(\v2\x10.raftlog.v1.BlobH\x00R\x04blobB\x05\n" +
 	"\x03row\"?\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x12\n" +
@@ -570,6 +587,7 @@ var file_raftlog_v1_snapshot_proto_goTypes = []any{
 	(*Lock)(nil),            // 19: raftlog.v1.Lock
 	(*Place)(nil),           // 20: raftlog.v1.Place
 	(*EndedLease)(nil),      // 21: raftlog.v1.EndedLease
+	(*Blob)(nil),            // 22: raftlog.v1.Blob
 }
 var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	3,  // 0: raftlog.v1.SnapshotHeader.incarnation:type_name -> raftlog.v1.Incarnation
@@ -591,11 +609,12 @@ var file_raftlog_v1_snapshot_proto_depIdxs = []int32{
 	19, // 16: raftlog.v1.SnapshotRecord.lock:type_name -> raftlog.v1.Lock
 	20, // 17: raftlog.v1.SnapshotRecord.place:type_name -> raftlog.v1.Place
 	21, // 18: raftlog.v1.SnapshotRecord.ended_lease:type_name -> raftlog.v1.EndedLease
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	22, // 19: raftlog.v1.SnapshotRecord.blob:type_name -> raftlog.v1.Blob
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_snapshot_proto_init() }
@@ -604,6 +623,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 		return
 	}
 	file_raftlog_v1_agents_proto_init()
+	file_raftlog_v1_blobs_proto_init()
 	file_raftlog_v1_cluster_proto_init()
 	file_raftlog_v1_commands_proto_init()
 	file_raftlog_v1_locks_proto_init()
@@ -628,6 +648,7 @@ func file_raftlog_v1_snapshot_proto_init() {
 		(*SnapshotRecord_Lock)(nil),
 		(*SnapshotRecord_Place)(nil),
 		(*SnapshotRecord_EndedLease)(nil),
+		(*SnapshotRecord_Blob)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
