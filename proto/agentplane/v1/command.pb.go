@@ -302,6 +302,416 @@ func (OnBreach) EnumDescriptor() ([]byte, []int) {
 	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
+// ConfirmBy says what keeps an undo from running.
+type ConfirmBy int32
+
+const (
+	// By an operator.
+	ConfirmBy_CONFIRM_BY_UNSPECIFIED ConfirmBy = 0
+	ConfirmBy_CONFIRM_BY_OPERATOR    ConfirmBy = 1
+	// That the agent reaches the cluster anew.
+	ConfirmBy_CONFIRM_BY_CONTACT ConfirmBy = 2
+)
+
+// Enum value maps for ConfirmBy.
+var (
+	ConfirmBy_name = map[int32]string{
+		0: "CONFIRM_BY_UNSPECIFIED",
+		1: "CONFIRM_BY_OPERATOR",
+		2: "CONFIRM_BY_CONTACT",
+	}
+	ConfirmBy_value = map[string]int32{
+		"CONFIRM_BY_UNSPECIFIED": 0,
+		"CONFIRM_BY_OPERATOR":    1,
+		"CONFIRM_BY_CONTACT":     2,
+	}
+)
+
+func (x ConfirmBy) Enum() *ConfirmBy {
+	p := new(ConfirmBy)
+	*p = x
+	return p
+}
+
+func (x ConfirmBy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConfirmBy) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_command_proto_enumTypes[5].Descriptor()
+}
+
+func (ConfirmBy) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_command_proto_enumTypes[5]
+}
+
+func (x ConfirmBy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConfirmBy.Descriptor instead.
+func (ConfirmBy) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+}
+
+// UndoPhase is how far the undo of an attempt is. It only grows.
+type UndoPhase int32
+
+const (
+	UndoPhase_UNDO_PHASE_UNSPECIFIED UndoPhase = 0
+	// The program has succeeded and waits for its confirmation.
+	UndoPhase_UNDO_PHASE_ARMED UndoPhase = 10
+	// It was confirmed in time: the undo never runs.
+	UndoPhase_UNDO_PHASE_CONFIRMED UndoPhase = 20
+	// The undo was started, or is about to be.
+	UndoPhase_UNDO_PHASE_RUNNING UndoPhase = 30
+	UndoPhase_UNDO_PHASE_DONE    UndoPhase = 40
+)
+
+// Enum value maps for UndoPhase.
+var (
+	UndoPhase_name = map[int32]string{
+		0:  "UNDO_PHASE_UNSPECIFIED",
+		10: "UNDO_PHASE_ARMED",
+		20: "UNDO_PHASE_CONFIRMED",
+		30: "UNDO_PHASE_RUNNING",
+		40: "UNDO_PHASE_DONE",
+	}
+	UndoPhase_value = map[string]int32{
+		"UNDO_PHASE_UNSPECIFIED": 0,
+		"UNDO_PHASE_ARMED":       10,
+		"UNDO_PHASE_CONFIRMED":   20,
+		"UNDO_PHASE_RUNNING":     30,
+		"UNDO_PHASE_DONE":        40,
+	}
+)
+
+func (x UndoPhase) Enum() *UndoPhase {
+	p := new(UndoPhase)
+	*p = x
+	return p
+}
+
+func (x UndoPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UndoPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_command_proto_enumTypes[6].Descriptor()
+}
+
+func (UndoPhase) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_command_proto_enumTypes[6]
+}
+
+func (x UndoPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UndoPhase.Descriptor instead.
+func (UndoPhase) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+}
+
+// UndoSpec is what takes back what the program did, unless that is confirmed in time. It
+// runs at once when the program has begun and does not succeed.
+type UndoSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program and its arguments; exclusive with script.
+	Argv   []string `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	Script []byte   `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"`
+	// Nanoseconds; 0 = that of the command.
+	RunTimeout int64 `protobuf:"varint,3,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
+	// Nanoseconds after the program's end in which it may be confirmed.
+	Within        int64     `protobuf:"varint,4,opt,name=within,proto3" json:"within,omitempty"`
+	By            ConfirmBy `protobuf:"varint,5,opt,name=by,proto3,enum=agentplane.v1.ConfirmBy" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoSpec) Reset() {
+	*x = UndoSpec{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoSpec) ProtoMessage() {}
+
+func (x *UndoSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoSpec.ProtoReflect.Descriptor instead.
+func (*UndoSpec) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *UndoSpec) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *UndoSpec) GetScript() []byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *UndoSpec) GetRunTimeout() int64 {
+	if x != nil {
+		return x.RunTimeout
+	}
+	return 0
+}
+
+func (x *UndoSpec) GetWithin() int64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *UndoSpec) GetBy() ConfirmBy {
+	if x != nil {
+		return x.By
+	}
+	return ConfirmBy_CONFIRM_BY_UNSPECIFIED
+}
+
+// Undo is how the undo of an attempt stands.
+type Undo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase UndoPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=agentplane.v1.UndoPhase" json:"phase,omitempty"`
+	// Cluster time until which it may be confirmed; 0 = the program did not succeed.
+	Until int64 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	// Why it ran, a stable word: not_confirmed, no_contact, canceled, failed, timed_out, lost,
+	// reboot.
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	// How the undo ended; of phase DONE.
+	State    AttemptState `protobuf:"varint,4,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	ExitCode int32        `protobuf:"zigzag32,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal   uint32       `protobuf:"varint,6,opt,name=signal,proto3" json:"signal,omitempty"`
+	// As beside an attempt's state.
+	Reason    string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail    string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	StartedAt int64  `protobuf:"varint,9,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt   int64  `protobuf:"varint,10,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// Set by nodes alone: where in the log it was seen to wait.
+	ArmedIndex uint64 `protobuf:"varint,11,opt,name=armed_index,json=armedIndex,proto3" json:"armed_index,omitempty"`
+	// When, where in the log and by whom it was confirmed; 0 = by no operator.
+	ConfirmedIndex uint64 `protobuf:"varint,12,opt,name=confirmed_index,json=confirmedIndex,proto3" json:"confirmed_index,omitempty"`
+	ConfirmedAt    int64  `protobuf:"varint,13,opt,name=confirmed_at,json=confirmedAt,proto3" json:"confirmed_at,omitempty"`
+	ConfirmedBy    string `protobuf:"bytes,14,opt,name=confirmed_by,json=confirmedBy,proto3" json:"confirmed_by,omitempty"`
+	// The confirmation came when the undo had been started.
+	ConfirmTooLate bool `protobuf:"varint,15,opt,name=confirm_too_late,json=confirmTooLate,proto3" json:"confirm_too_late,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Undo) Reset() {
+	*x = Undo{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Undo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Undo) ProtoMessage() {}
+
+func (x *Undo) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Undo.ProtoReflect.Descriptor instead.
+func (*Undo) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Undo) GetPhase() UndoPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return UndoPhase_UNDO_PHASE_UNSPECIFIED
+}
+
+func (x *Undo) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *Undo) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Undo) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *Undo) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Undo) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Undo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Undo) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Undo) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetArmedIndex() uint64 {
+	if x != nil {
+		return x.ArmedIndex
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedIndex() uint64 {
+	if x != nil {
+		return x.ConfirmedIndex
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedAt() int64 {
+	if x != nil {
+		return x.ConfirmedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedBy() string {
+	if x != nil {
+		return x.ConfirmedBy
+	}
+	return ""
+}
+
+func (x *Undo) GetConfirmTooLate() bool {
+	if x != nil {
+		return x.ConfirmTooLate
+	}
+	return false
+}
+
+// UndoTerms are when a command is undone.
+type UndoTerms struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Within        int64                  `protobuf:"varint,1,opt,name=within,proto3" json:"within,omitempty"`
+	By            ConfirmBy              `protobuf:"varint,2,opt,name=by,proto3,enum=agentplane.v1.ConfirmBy" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoTerms) Reset() {
+	*x = UndoTerms{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoTerms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoTerms) ProtoMessage() {}
+
+func (x *UndoTerms) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoTerms.ProtoReflect.Descriptor instead.
+func (*UndoTerms) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UndoTerms) GetWithin() int64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *UndoTerms) GetBy() ConfirmBy {
+	if x != nil {
+		return x.By
+	}
+	return ConfirmBy_CONFIRM_BY_UNSPECIFIED
+}
+
 // RolloutSpec is how a command goes over its targets.
 type RolloutSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -329,7 +739,7 @@ type RolloutSpec struct {
 
 func (x *RolloutSpec) Reset() {
 	*x = RolloutSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +751,7 @@ func (x *RolloutSpec) String() string {
 func (*RolloutSpec) ProtoMessage() {}
 
 func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +764,7 @@ func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSpec.ProtoReflect.Descriptor instead.
 func (*RolloutSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{0}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RolloutSpec) GetWaves() []*WaveSpec {
@@ -428,7 +838,7 @@ type WaveSpec struct {
 
 func (x *WaveSpec) Reset() {
 	*x = WaveSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +850,7 @@ func (x *WaveSpec) String() string {
 func (*WaveSpec) ProtoMessage() {}
 
 func (x *WaveSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +863,7 @@ func (x *WaveSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveSpec.ProtoReflect.Descriptor instead.
 func (*WaveSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{1}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WaveSpec) GetCount() uint32 {
@@ -489,7 +899,7 @@ type ProbeSpec struct {
 
 func (x *ProbeSpec) Reset() {
 	*x = ProbeSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +911,7 @@ func (x *ProbeSpec) String() string {
 func (*ProbeSpec) ProtoMessage() {}
 
 func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +924,7 @@ func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSpec.ProtoReflect.Descriptor instead.
 func (*ProbeSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProbeSpec) GetArgv() []string {
@@ -549,7 +959,7 @@ type FailureLimit struct {
 
 func (x *FailureLimit) Reset() {
 	*x = FailureLimit{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +971,7 @@ func (x *FailureLimit) String() string {
 func (*FailureLimit) ProtoMessage() {}
 
 func (x *FailureLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +984,7 @@ func (x *FailureLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureLimit.ProtoReflect.Descriptor instead.
 func (*FailureLimit) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FailureLimit) GetCount() uint32 {
@@ -604,7 +1014,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +1026,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +1039,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Envelope) GetSpec() []byte {
@@ -656,7 +1066,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1078,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1091,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Signature) GetKeyId() string {
@@ -746,14 +1156,16 @@ type CommandSpec struct {
 	// The template that argv was made from.
 	Template *TemplateUse `protobuf:"bytes,62,opt,name=template,proto3" json:"template,omitempty"`
 	// For the environment of the program; their values are shown to nobody.
-	Secrets       []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Absent: what the program does stays.
+	Undo          *UndoSpec `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommandSpec) Reset() {
 	*x = CommandSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +1177,7 @@ func (x *CommandSpec) String() string {
 func (*CommandSpec) ProtoMessage() {}
 
 func (x *CommandSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +1190,7 @@ func (x *CommandSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandSpec.ProtoReflect.Descriptor instead.
 func (*CommandSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CommandSpec) GetClusterId() string {
@@ -963,6 +1375,13 @@ func (x *CommandSpec) GetSecrets() []*Secret {
 	return nil
 }
 
+func (x *CommandSpec) GetUndo() *UndoSpec {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // TemplateUse says from which template a command was made, and with which arguments.
 type TemplateUse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -976,7 +1395,7 @@ type TemplateUse struct {
 
 func (x *TemplateUse) Reset() {
 	*x = TemplateUse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1407,7 @@ func (x *TemplateUse) String() string {
 func (*TemplateUse) ProtoMessage() {}
 
 func (x *TemplateUse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1420,7 @@ func (x *TemplateUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplateUse.ProtoReflect.Descriptor instead.
 func (*TemplateUse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TemplateUse) GetName() string {
@@ -1036,7 +1455,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1467,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1480,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Secret) GetEnv() string {
@@ -1088,7 +1507,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1519,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1532,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -1136,7 +1555,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1567,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1580,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -1195,7 +1614,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1626,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1639,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -1240,7 +1659,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1671,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1684,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -1292,7 +1711,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1723,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1736,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -1395,15 +1814,17 @@ type Command struct {
 	// Absent: it was not aborted.
 	Aborted *Stop `protobuf:"bytes,22,opt,name=aborted,proto3" json:"aborted,omitempty"`
 	// The command whose wave this one probes.
-	ParentId      string `protobuf:"bytes,23,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
-	ParentWave    uint32 `protobuf:"varint,24,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
+	ParentId   string `protobuf:"bytes,23,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	ParentWave uint32 `protobuf:"varint,24,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
+	// Absent: it has no undo.
+	Undo          *UndoTerms `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1836,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1849,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Command) GetId() string {
@@ -1641,6 +2062,13 @@ func (x *Command) GetParentWave() uint32 {
 	return 0
 }
 
+func (x *Command) GetUndo() *UndoTerms {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // Rollout is how far a command is that goes over its targets in waves, or stops at
 // failures.
 type Rollout struct {
@@ -1669,7 +2097,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +2109,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +2122,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rollout) GetWaves() []*Wave {
@@ -1808,7 +2236,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2248,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2261,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Wave) GetShare() string {
@@ -1902,7 +2330,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2342,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2355,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Stop) GetNumber() uint64 {
@@ -1976,7 +2404,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2416,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2429,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Output) GetHead() []byte {
@@ -2052,14 +2480,16 @@ type Invocation struct {
 	// While it is released and waits for its place within the splay: until when.
 	StartsAt int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
 	// Where nodes keep more of the newest attempt's output than head and tail.
-	Kept          *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
+	Kept *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Absent: its command has no undo, or the program has not ended.
+	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2501,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2514,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Invocation) GetId() string {
@@ -2248,6 +2678,13 @@ func (x *Invocation) GetKept() *KeptOutput {
 	return nil
 }
 
+func (x *Invocation) GetUndo() *Undo {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // KeptOutput is output that nodes keep on their disks.
 type KeptOutput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2259,7 +2696,7 @@ type KeptOutput struct {
 
 func (x *KeptOutput) Reset() {
 	*x = KeptOutput{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2708,7 @@ func (x *KeptOutput) String() string {
 func (*KeptOutput) ProtoMessage() {}
 
 func (x *KeptOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2721,7 @@ func (x *KeptOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
 func (*KeptOutput) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeptOutput) GetNodeIds() []string {
@@ -2314,7 +2751,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2763,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2776,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -2386,7 +2823,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2835,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2848,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -2451,7 +2888,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2900,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2913,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -2571,7 +3008,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +3020,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +3033,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -2630,7 +3067,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +3079,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +3092,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -2687,7 +3124,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +3136,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +3149,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -2752,7 +3189,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +3201,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +3214,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -2796,7 +3233,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +3245,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +3258,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -2841,7 +3278,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3290,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3303,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PlanRequest) GetEnvelope() []byte {
@@ -2896,7 +3333,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3345,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3358,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PlanResponse) GetWaves() []*PlannedWave {
@@ -2987,7 +3424,7 @@ type Estimate struct {
 
 func (x *Estimate) Reset() {
 	*x = Estimate{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3436,7 @@ func (x *Estimate) String() string {
 func (*Estimate) ProtoMessage() {}
 
 func (x *Estimate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3449,7 @@ func (x *Estimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
 func (*Estimate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Estimate) GetRuns() uint32 {
@@ -3053,7 +3490,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3502,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3515,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -3107,7 +3544,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3556,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3569,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -3165,7 +3602,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3614,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3627,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -3209,7 +3646,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3658,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3671,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3255,7 +3692,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3704,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3717,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3306,7 +3743,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3755,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3768,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3350,7 +3787,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3799,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3812,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3394,7 +3831,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3843,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3856,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3427,6 +3864,123 @@ func (x *AbortCommandResponse) GetCommand() *Command {
 		return x.Command
 	}
 	return nil
+}
+
+// ConfirmCommandRequest confirms what the caller has seen to wait, and nothing else: sending
+// it again confirms no more.
+type ConfirmCommandRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The highest armed_index that was seen.
+	UpTo uint64 `protobuf:"varint,2,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// Ids or names; none: all agents.
+	Agents        []string `protobuf:"bytes,3,rep,name=agents,proto3" json:"agents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmCommandRequest) Reset() {
+	*x = ConfirmCommandRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmCommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmCommandRequest) ProtoMessage() {}
+
+func (x *ConfirmCommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmCommandRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmCommandRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ConfirmCommandRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ConfirmCommandRequest) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
+func (x *ConfirmCommandRequest) GetAgents() []string {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+type ConfirmCommandResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Command *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// How many were confirmed; 0 when all stood confirmed already.
+	Confirmed     uint32 `protobuf:"varint,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmCommandResponse) Reset() {
+	*x = ConfirmCommandResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmCommandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmCommandResponse) ProtoMessage() {}
+
+func (x *ConfirmCommandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmCommandResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmCommandResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ConfirmCommandResponse) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ConfirmCommandResponse) GetConfirmed() uint32 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return 0
 }
 
 type WhyRequest struct {
@@ -3440,7 +3994,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3452,7 +4006,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3465,7 +4019,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3498,7 +4052,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +4064,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +4077,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3571,7 +4125,8 @@ type Transition struct {
 	NodeId       string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	SessionEpoch uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	Reason       string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	// submitted, released, claimed, started, cancel_asked, result.
+	// submitted, released, claimed, started, armed, confirmed, undo_started, cancel_asked,
+	// result.
 	What string `protobuf:"bytes,60,opt,name=what,proto3" json:"what,omitempty"`
 	// Who decided it: "operator NAME", "node ID", "agent ID", or "cluster": the leader or the
 	// state machine by what stood in the state.
@@ -3582,7 +4137,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +4149,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +4162,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -3693,7 +4248,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +4260,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +4273,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -3760,7 +4315,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3772,7 +4327,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3785,7 +4340,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -3864,7 +4419,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4431,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4444,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -4007,7 +4562,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4019,7 +4574,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4032,7 +4587,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -4084,7 +4639,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4096,7 +4651,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4109,7 +4664,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -4152,7 +4707,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4719,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4732,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -4216,7 +4771,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4783,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4796,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4300,7 +4855,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4867,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4880,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4353,7 +4908,36 @@ var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\x99\x01\n" +
+	"\bUndoSpec\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x16\n" +
+	"\x06script\x18\x02 \x01(\fR\x06script\x12\x1f\n" +
+	"\vrun_timeout\x18\x03 \x01(\x03R\n" +
+	"runTimeout\x12\x16\n" +
+	"\x06within\x18\x04 \x01(\x03R\x06within\x12(\n" +
+	"\x02by\x18\x05 \x01(\x0e2\x18.agentplane.v1.ConfirmByR\x02by\"\xee\x03\n" +
+	"\x04Undo\x12.\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x18.agentplane.v1.UndoPhaseR\x05phase\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\x121\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x05 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x06 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\t \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\n" +
+	" \x01(\x03R\aendedAt\x12\x1f\n" +
+	"\varmed_index\x18\v \x01(\x04R\n" +
+	"armedIndex\x12'\n" +
+	"\x0fconfirmed_index\x18\f \x01(\x04R\x0econfirmedIndex\x12!\n" +
+	"\fconfirmed_at\x18\r \x01(\x03R\vconfirmedAt\x12!\n" +
+	"\fconfirmed_by\x18\x0e \x01(\tR\vconfirmedBy\x12(\n" +
+	"\x10confirm_too_late\x18\x0f \x01(\bR\x0econfirmTooLate\"M\n" +
+	"\tUndoTerms\x12\x16\n" +
+	"\x06within\x18\x01 \x01(\x03R\x06within\x12(\n" +
+	"\x02by\x18\x02 \x01(\x0e2\x18.agentplane.v1.ConfirmByR\x02by\"\xc5\x02\n" +
 	"\vRolloutSpec\x12-\n" +
 	"\x05waves\x18\x01 \x03(\v2\x17.agentplane.v1.WaveSpecR\x05waves\x12\x12\n" +
 	"\x04soak\x18\x02 \x01(\x03R\x04soak\x12\x1f\n" +
@@ -4382,7 +4966,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xac\a\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd9\a\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4416,7 +5000,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
 	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
 	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
-	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecretsB\v\n" +
+	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12+\n" +
+	"\x04undo\x18P \x01(\v2\x17.agentplane.v1.UndoSpecR\x04undoB\v\n" +
 	"\t_priority\"\xc2\x01\n" +
 	"\vTemplateUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -4443,7 +5028,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xd2\b\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x80\t\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -4480,7 +5065,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\aaborted\x18\x16 \x01(\v2\x13.agentplane.v1.StopR\aaborted\x12\x1b\n" +
 	"\tparent_id\x18\x17 \x01(\tR\bparentId\x12\x1f\n" +
 	"\vparent_wave\x18\x18 \x01(\rR\n" +
-	"parentWave\x1a9\n" +
+	"parentWave\x12,\n" +
+	"\x04undo\x18P \x01(\v2\x18.agentplane.v1.UndoTermsR\x04undo\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xa2\x03\n" +
@@ -4523,7 +5109,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xc9\x05\n" +
+	"totalBytes\"\xf2\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -4552,7 +5138,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04wave\x18\x1e \x01(\rR\x04wave\x12\x1b\n" +
 	"\tstarts_at\x18( \x01(\x03R\bstartsAt\x12-\n" +
-	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\"\\\n" +
+	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\x12'\n" +
+	"\x04undo\x18P \x01(\v2\x13.agentplane.v1.UndoR\x04undo\"\\\n" +
 	"\n" +
 	"KeptOutput\x12\x19\n" +
 	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x123\n" +
@@ -4631,7 +5218,14 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x13AbortCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
 	"\x14AbortCommandResponse\x120\n" +
-	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"A\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"T\n" +
+	"\x15ConfirmCommandRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
+	"\x05up_to\x18\x02 \x01(\x04R\x04upTo\x12\x16\n" +
+	"\x06agents\x18\x03 \x03(\tR\x06agents\"h\n" +
+	"\x16ConfirmCommandResponse\x120\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x12\x1c\n" +
+	"\tconfirmed\x18\x02 \x01(\rR\tconfirmed\"A\n" +
 	"\n" +
 	"WhyRequest\x12\x1d\n" +
 	"\n" +
@@ -4750,8 +5344,18 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bOnBreach\x12\x19\n" +
 	"\x15ON_BREACH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fON_BREACH_PAUSE\x10\x01\x12\x13\n" +
-	"\x0fON_BREACH_ABORT\x10\x022\xce\n" +
-	"\n" +
+	"\x0fON_BREACH_ABORT\x10\x02*X\n" +
+	"\tConfirmBy\x12\x1a\n" +
+	"\x16CONFIRM_BY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CONFIRM_BY_OPERATOR\x10\x01\x12\x16\n" +
+	"\x12CONFIRM_BY_CONTACT\x10\x02*\x84\x01\n" +
+	"\tUndoPhase\x12\x1a\n" +
+	"\x16UNDO_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10UNDO_PHASE_ARMED\x10\n" +
+	"\x12\x18\n" +
+	"\x14UNDO_PHASE_CONFIRMED\x10\x14\x12\x16\n" +
+	"\x12UNDO_PHASE_RUNNING\x10\x1e\x12\x13\n" +
+	"\x0fUNDO_PHASE_DONE\x10(2\xc6\v\n" +
 	"\x0eCommandService\x12^\n" +
 	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
 	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
@@ -4764,7 +5368,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04Plan\x12\x1a.agentplane.v1.PlanRequest\x1a\x1b.agentplane.v1.PlanResponse\"\x11\xe2\xd1\x18\rcommands.read\x12p\n" +
 	"\fPauseCommand\x12\".agentplane.v1.PauseCommandRequest\x1a#.agentplane.v1.PauseCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12s\n" +
 	"\rResumeCommand\x12#.agentplane.v1.ResumeCommandRequest\x1a$.agentplane.v1.ResumeCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12p\n" +
-	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12Z\n" +
+	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12v\n" +
+	"\x0eConfirmCommand\x12$.agentplane.v1.ConfirmCommandRequest\x1a%.agentplane.v1.ConfirmCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12Z\n" +
 	"\x06Follow\x12\x1c.agentplane.v1.FollowRequest\x1a\x1d.agentplane.v1.FollowResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
@@ -4780,164 +5385,181 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_command_proto_rawDescData
 }
 
-var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_agentplane_v1_command_proto_goTypes = []any{
-	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
-	(CommandState)(0),             // 1: agentplane.v1.CommandState
-	(Delivery)(0),                 // 2: agentplane.v1.Delivery
-	(Part)(0),                     // 3: agentplane.v1.Part
-	(OnBreach)(0),                 // 4: agentplane.v1.OnBreach
-	(*RolloutSpec)(nil),           // 5: agentplane.v1.RolloutSpec
-	(*WaveSpec)(nil),              // 6: agentplane.v1.WaveSpec
-	(*ProbeSpec)(nil),             // 7: agentplane.v1.ProbeSpec
-	(*FailureLimit)(nil),          // 8: agentplane.v1.FailureLimit
-	(*Envelope)(nil),              // 9: agentplane.v1.Envelope
-	(*Signature)(nil),             // 10: agentplane.v1.Signature
-	(*CommandSpec)(nil),           // 11: agentplane.v1.CommandSpec
-	(*TemplateUse)(nil),           // 12: agentplane.v1.TemplateUse
-	(*Secret)(nil),                // 13: agentplane.v1.Secret
-	(*SubmitRequest)(nil),         // 14: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 15: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),    // 16: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),   // 17: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),          // 18: agentplane.v1.SubmitAnswer
-	(*Command)(nil),               // 19: agentplane.v1.Command
-	(*Rollout)(nil),               // 20: agentplane.v1.Rollout
-	(*Wave)(nil),                  // 21: agentplane.v1.Wave
-	(*Stop)(nil),                  // 22: agentplane.v1.Stop
-	(*Output)(nil),                // 23: agentplane.v1.Output
-	(*Invocation)(nil),            // 24: agentplane.v1.Invocation
-	(*KeptOutput)(nil),            // 25: agentplane.v1.KeptOutput
-	(*GetCommandRequest)(nil),     // 26: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 27: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 28: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 29: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 30: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 31: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 32: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 33: agentplane.v1.CancelCommandResponse
-	(*PlanRequest)(nil),           // 34: agentplane.v1.PlanRequest
-	(*PlanResponse)(nil),          // 35: agentplane.v1.PlanResponse
-	(*Estimate)(nil),              // 36: agentplane.v1.Estimate
-	(*PlannedWave)(nil),           // 37: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 38: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 39: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 40: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 41: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 42: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 43: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 44: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 45: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 46: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 47: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 48: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 49: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 50: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),         // 51: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),          // 52: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),        // 53: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),            // 54: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),             // 55: agentplane.v1.FollowEnd
-	nil,                           // 56: agentplane.v1.TemplateUse.ArgumentsEntry
-	nil,                           // 57: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 58: agentplane.v1.Label
-	(*Incarnation)(nil),           // 59: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),           // 60: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 61: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 62: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 63: agentplane.v1.OutputChunk
+	(AttemptState)(0),              // 0: agentplane.v1.AttemptState
+	(CommandState)(0),              // 1: agentplane.v1.CommandState
+	(Delivery)(0),                  // 2: agentplane.v1.Delivery
+	(Part)(0),                      // 3: agentplane.v1.Part
+	(OnBreach)(0),                  // 4: agentplane.v1.OnBreach
+	(ConfirmBy)(0),                 // 5: agentplane.v1.ConfirmBy
+	(UndoPhase)(0),                 // 6: agentplane.v1.UndoPhase
+	(*UndoSpec)(nil),               // 7: agentplane.v1.UndoSpec
+	(*Undo)(nil),                   // 8: agentplane.v1.Undo
+	(*UndoTerms)(nil),              // 9: agentplane.v1.UndoTerms
+	(*RolloutSpec)(nil),            // 10: agentplane.v1.RolloutSpec
+	(*WaveSpec)(nil),               // 11: agentplane.v1.WaveSpec
+	(*ProbeSpec)(nil),              // 12: agentplane.v1.ProbeSpec
+	(*FailureLimit)(nil),           // 13: agentplane.v1.FailureLimit
+	(*Envelope)(nil),               // 14: agentplane.v1.Envelope
+	(*Signature)(nil),              // 15: agentplane.v1.Signature
+	(*CommandSpec)(nil),            // 16: agentplane.v1.CommandSpec
+	(*TemplateUse)(nil),            // 17: agentplane.v1.TemplateUse
+	(*Secret)(nil),                 // 18: agentplane.v1.Secret
+	(*SubmitRequest)(nil),          // 19: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),         // 20: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),     // 21: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),    // 22: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),           // 23: agentplane.v1.SubmitAnswer
+	(*Command)(nil),                // 24: agentplane.v1.Command
+	(*Rollout)(nil),                // 25: agentplane.v1.Rollout
+	(*Wave)(nil),                   // 26: agentplane.v1.Wave
+	(*Stop)(nil),                   // 27: agentplane.v1.Stop
+	(*Output)(nil),                 // 28: agentplane.v1.Output
+	(*Invocation)(nil),             // 29: agentplane.v1.Invocation
+	(*KeptOutput)(nil),             // 30: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),      // 31: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),     // 32: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),    // 33: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),   // 34: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),    // 35: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),   // 36: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),   // 37: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil),  // 38: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),            // 39: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),           // 40: agentplane.v1.PlanResponse
+	(*Estimate)(nil),               // 41: agentplane.v1.Estimate
+	(*PlannedWave)(nil),            // 42: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),          // 43: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),    // 44: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),   // 45: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),   // 46: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil),  // 47: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),    // 48: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),   // 49: agentplane.v1.AbortCommandResponse
+	(*ConfirmCommandRequest)(nil),  // 50: agentplane.v1.ConfirmCommandRequest
+	(*ConfirmCommandResponse)(nil), // 51: agentplane.v1.ConfirmCommandResponse
+	(*WhyRequest)(nil),             // 52: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),            // 53: agentplane.v1.WhyResponse
+	(*Transition)(nil),             // 54: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),        // 55: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),       // 56: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),              // 57: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),          // 58: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),           // 59: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),         // 60: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),             // 61: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),              // 62: agentplane.v1.FollowEnd
+	nil,                            // 63: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                            // 64: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                  // 65: agentplane.v1.Label
+	(*Incarnation)(nil),            // 66: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),            // 67: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),           // 68: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),             // 69: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),            // 70: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
-	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
-	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
-	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
-	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	58, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
-	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	59, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
-	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
-	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
-	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
-	12, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
-	13, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
-	56, // 12: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
-	19, // 13: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	18, // 14: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	60, // 15: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 16: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	57, // 17: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	24, // 18: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	11, // 19: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	20, // 20: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	22, // 21: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	22, // 22: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	21, // 23: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 24: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 25: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	23, // 26: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	23, // 27: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	25, // 28: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	61, // 29: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	19, // 30: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 31: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 32: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	19, // 33: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	19, // 34: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 35: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	19, // 36: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	37, // 37: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	38, // 38: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	38, // 39: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	36, // 40: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	38, // 41: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	19, // 42: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 43: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 44: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	19, // 45: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	24, // 46: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	47, // 47: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 48: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	50, // 49: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 50: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	52, // 51: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	62, // 52: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	54, // 53: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	63, // 54: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	55, // 55: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 56: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	61, // 57: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	14, // 58: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	16, // 59: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	26, // 60: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	28, // 61: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	30, // 62: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	32, // 63: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	48, // 64: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	34, // 65: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	39, // 66: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	41, // 67: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	43, // 68: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	51, // 69: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	45, // 70: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	15, // 71: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	17, // 72: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	27, // 73: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	29, // 74: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	31, // 75: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	33, // 76: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	49, // 77: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	35, // 78: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	40, // 79: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	42, // 80: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	44, // 81: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	53, // 82: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	46, // 83: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	71, // [71:84] is the sub-list for method output_type
-	58, // [58:71] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	5,  // 0: agentplane.v1.UndoSpec.by:type_name -> agentplane.v1.ConfirmBy
+	6,  // 1: agentplane.v1.Undo.phase:type_name -> agentplane.v1.UndoPhase
+	0,  // 2: agentplane.v1.Undo.state:type_name -> agentplane.v1.AttemptState
+	5,  // 3: agentplane.v1.UndoTerms.by:type_name -> agentplane.v1.ConfirmBy
+	11, // 4: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
+	12, // 5: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
+	13, // 6: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
+	4,  // 7: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
+	65, // 8: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	15, // 9: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
+	66, // 10: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	2,  // 11: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
+	0,  // 12: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
+	10, // 13: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
+	17, // 14: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
+	18, // 15: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
+	7,  // 16: agentplane.v1.CommandSpec.undo:type_name -> agentplane.v1.UndoSpec
+	63, // 17: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	24, // 18: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	23, // 19: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	67, // 20: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 21: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	64, // 22: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	29, // 23: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	16, // 24: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	25, // 25: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	27, // 26: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	27, // 27: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	9,  // 28: agentplane.v1.Command.undo:type_name -> agentplane.v1.UndoTerms
+	26, // 29: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 30: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 31: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	28, // 32: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	28, // 33: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	30, // 34: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	8,  // 35: agentplane.v1.Invocation.undo:type_name -> agentplane.v1.Undo
+	68, // 36: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	24, // 37: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 38: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 39: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	24, // 40: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	24, // 41: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	29, // 42: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	24, // 43: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	42, // 44: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	43, // 45: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	43, // 46: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	41, // 47: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	43, // 48: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	24, // 49: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	24, // 50: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	24, // 51: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	24, // 52: agentplane.v1.ConfirmCommandResponse.command:type_name -> agentplane.v1.Command
+	24, // 53: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	29, // 54: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	54, // 55: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 56: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	57, // 57: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 58: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	59, // 59: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	69, // 60: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	61, // 61: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	70, // 62: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	62, // 63: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 64: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	68, // 65: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	19, // 66: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	21, // 67: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	31, // 68: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	33, // 69: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	35, // 70: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	37, // 71: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	55, // 72: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	39, // 73: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	44, // 74: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	46, // 75: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	48, // 76: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	50, // 77: agentplane.v1.CommandService.ConfirmCommand:input_type -> agentplane.v1.ConfirmCommandRequest
+	58, // 78: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	52, // 79: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	20, // 80: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	22, // 81: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	32, // 82: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	34, // 83: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	36, // 84: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	38, // 85: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	56, // 86: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	40, // 87: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	45, // 88: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	47, // 89: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	49, // 90: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	51, // 91: agentplane.v1.CommandService.ConfirmCommand:output_type -> agentplane.v1.ConfirmCommandResponse
+	60, // 92: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	53, // 93: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	80, // [80:94] is the sub-list for method output_type
+	66, // [66:80] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -4947,16 +5569,16 @@ func file_agentplane_v1_command_proto_init() {
 	}
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
-	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[15].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[30].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[9].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[18].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   53,
+			NumEnums:      7,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
