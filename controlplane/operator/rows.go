@@ -24,7 +24,7 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		FleetLocks: c.GetFleetLocks(),
 		Counts:     make(map[string]uint32, len(c.GetCounts())),
 		Schedule:   c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
-		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c),
+		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c), Undo: undoTerms(c.GetUndo()),
 	}
 	if p := c.GetPause(); p != nil && c.GetState() == raftlogv1.CommandState_COMMAND_STATE_ACTIVE {
 		r.Paused = &agentplanev1.Stop{Number: p.GetNumber(), At: p.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Detail: p.GetDetail()}
@@ -81,6 +81,7 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 		Signal: i.GetResult().GetSignal(), Reason: i.GetReason(), Detail: i.GetDetail(), Late: i.GetLate(), Held: i.GetHeld(),
 		CancelRequested: i.GetCancelIndex() != 0, CancelTooLate: i.GetCancelTooLate(),
 		StartedAt: i.GetResult().GetStartedAt(), EndedAt: i.GetResult().GetEndedAt(), NodeId: i.GetNodeId(),
+		Undo: undoRow(i),
 	}
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
 		c, _ := v.Command(i.GetCommandId())

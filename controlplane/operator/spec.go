@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -150,7 +151,7 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 			return problemf("lock_name", "lock %.80q: a name has 1 to %d letters, digits and . _ - / inside", name, fsm.MaxLockNameBytes)
 		}
 	}
-	if p := checkArgs(s.GetArgv()); p != nil {
+	if p := cmp.Or(checkArgs(s.GetArgv()), checkUndo(s)); p != nil {
 		return p
 	}
 	if s.GetRollout() != nil {

@@ -149,7 +149,7 @@ func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by 
 	m = &raftlogv1.SubmitCommand{
 		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: by, AgentOrdinals: ordinals,
 		NotBefore: spec.GetNotBefore(), NotAfter: spec.GetNotAfter(), QueueOffline: spec.GetQueueOffline(),
-		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)), KillGrace: spec.GetKillGrace(),
+		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)) + undoTime(spec), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
 		RerunOf: spec.GetRerunOf(), QueueMax: c.o.QueueMax,
 		// What Submit releases itself needs no second entry before it can be claimed: all,
@@ -157,7 +157,7 @@ func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by 
 		Release: uint32(len(ordinals)),
 		Splay:   spec.GetSplay(),
 		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
-		Supersede: spec.GetSupersede(), FleetLocks: ascending(spec.GetFleetLocks()),
+		Supersede: spec.GetSupersede(), FleetLocks: ascending(spec.GetFleetLocks()), Undo: undoPlan(spec),
 	}
 	if spec.Priority != nil {
 		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority
