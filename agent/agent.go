@@ -171,7 +171,7 @@ func (l *life) serve(ctx context.Context) error {
 		BootID: bootID(), StartID: startID, Slots: l.config.Slots,
 		Opener: opener, Beside: l.beside(opener),
 		Trust: l.trust, Work: l.worker, Facts: facts, Clock: &l.clock,
-		Removed: l.enrolAgain, Rebooting: rebooting, Logger: l.o.Logger.Named("session"), BackoffCap: l.o.BackoffCap,
+		Removed: l.enrolAgain, Rebooting: func() bool { return l.worker.Rebooting() || rebooting() }, Logger: l.o.Logger.Named("session"), BackoffCap: l.o.BackoffCap,
 	})
 	if err != nil {
 		return err

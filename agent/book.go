@@ -40,6 +40,8 @@ type book struct {
 	j         *journal.Journal
 	retention time.Duration // with which j was opened
 	intents   map[execute.Attempt]journal.Intent
+
+	stepped func(journal.Key) // called when a further step is about to be started; may be nil
 }
 
 func openBook(dir string, opts func() journal.Options, clock func() int64, log hclog.Logger) (*book, error) {
@@ -169,10 +171,17 @@ func (b *book) Intent(s execute.Spec) error {
 	return b.now().Intent(in)
 }
 
+func keyOf(a execute.Attempt) journal.Key {
+	return journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
+}
+
 // Finish journals a result, once.
 func (b *book) Finish(a execute.Attempt, r execute.Result) error {
-	k := journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
-	err := b.now().Result(k, journalResult(r, b.time()))
+	return once(b.now().Result(keyOf(a), journalResult(r, b.time())))
+}
+
+// once takes what is journalled already for done.
+func once(err error) error {
 	var known *journal.KnownError
 	switch {
 	case errors.As(err, &known):
@@ -181,6 +190,44 @@ func (b *book) Finish(a execute.Attempt, r execute.Result) error {
 		return fmt.Errorf("%w: %w", errOtherJournal, err)
 	}
 	return err
+}
+
+// StepIntent journals that a step is about to be started, once.
+func (b *book) StepIntent(a execute.Attempt, s execute.StepRecord) error {
+	err := once(b.now().StepIntent(keyOf(a), journal.Step{Number: s.Number, Of: s.Of, Name: s.Name, At: b.time()}))
+	if err == nil && s.Number > 1 && b.stepped != nil {
+		b.stepped(keyOf(a))
+	}
+	return err
+}
+
+// StepFinish journals how a step has ended, once.
+func (b *book) StepFinish(a execute.Attempt, s execute.StepRecord) error {
+	return once(b.now().StepResult(keyOf(a), s.Number, journalResult(s.Result, b.time())))
+}
+
+// Steps gives the steps of an attempt that have an intent.
+func (b *book) Steps(a execute.Attempt) []execute.StepRecord {
+	r, _ := b.now().Lookup(keyOf(a))
+	var all []execute.StepRecord
+	for _, s := range r.Steps {
+		all = append(all, execute.StepRecord{Number: s.Number, Of: s.Of, Name: s.Name, Result: stepResult(s.Result)})
+	}
+	return all
+}
+
+// stepResult is what the journal knows of a step's result: not its output.
+func stepResult(r journal.Result) execute.Result {
+	at := func(nanos int64) time.Time {
+		if nanos == 0 {
+			return time.Time{}
+		}
+		return time.Unix(0, nanos)
+	}
+	return execute.Result{
+		State: execute.State(r.State), Reason: r.Reason, Detail: r.Detail, Started: r.Started, ExitCode: int(r.ExitCode), Signal: int(r.Signal),
+		StartedAt: at(r.StartedAt), EndedAt: at(r.EndedAt), Duration: r.Duration, StdoutBytes: r.StdoutBytes, StderrBytes: r.StderrBytes,
+	}
 }
 
 func journalResult(r execute.Result, at int64) journal.Result {

@@ -182,7 +182,8 @@ func (o *order) program() *agentplanev1.CommandSpec {
 		return o.spec
 	}
 	s, p := proto.CloneOf(o.spec), o.spec.GetRollout().GetProbe()
-	s.Argv, s.Script, s.RunTimeout = p.GetArgv(), p.GetScript(), cmp.Or(p.GetTimeout(), int64(wave.ProbeTimeout))
+	s.Argv, s.Script, s.Steps = p.GetArgv(), p.GetScript(), nil
+	s.RunTimeout = cmp.Or(p.GetTimeout(), int64(wave.ProbeTimeout))
 	return s
 }
 
@@ -195,6 +196,11 @@ func (w *worker) spec(o *order) execute.Spec {
 		Argv: program.GetArgv(), Script: program.GetScript(), TraceParent: program.GetTraceparent(),
 		Timeout: time.Duration(program.GetRunTimeout()), KillGrace: time.Duration(program.GetKillGrace()),
 		OutputBytes: max(c.Output.MaxBytes, minOutputBytes),
+	}
+	for _, step := range program.GetSteps() {
+		s.Steps = append(s.Steps, execute.Step{
+			Name: step.GetName(), Argv: step.GetArgv(), Script: step.GetScript(), Timeout: time.Duration(step.GetRunTimeout()),
+		})
 	}
 	for _, secret := range o.spec.GetSecrets() {
 		s.Secrets = append(s.Secrets, secret.GetEnv()+"="+secret.GetValue())

@@ -21,6 +21,7 @@ func reportOf(r journal.Record, seq uint64, outputBytes int64) *agentplanev1.Rep
 		InvocationId: r.InvocationID, Attempt: r.Attempt, Fence: r.Fence, JournalSeq: seq,
 		State: agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING,
 	}
+	p.Steps = stepsOf(r)
 	if !r.Ended() {
 		return p
 	}
@@ -49,6 +50,22 @@ func reportOf(r journal.Record, seq uint64, outputBytes int64) *agentplanev1.Rep
 		o.Tail = append(append([]byte{}, data...), o.Tail...)
 	}
 	return p
+}
+
+// stepsOf is what the journal says of the attempt's steps.
+func stepsOf(r journal.Record) []*agentplanev1.StepResult {
+	var all []*agentplanev1.StepResult
+	for _, s := range r.Steps {
+		p := &agentplanev1.StepResult{
+			Number: s.Number, Name: s.Name, State: agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, StartedAt: s.At,
+		}
+		if res := s.Result; s.Ended() {
+			p.State, p.Reason, p.ExitCode, p.Signal = apiState(res.State), res.Reason, res.ExitCode, uint32(res.Signal)
+			p.StartedAt, p.EndedAt = res.StartedAt, res.EndedAt
+		}
+		all = append(all, p)
+	}
+	return all
 }
 
 const streamStderr = 2

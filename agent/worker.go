@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,7 +65,8 @@ type attempt struct {
 	run      Run
 	fence    uint64
 	adopted  bool
-	canceled bool // guarded by worker.mu
+	canceled bool          // guarded by worker.mu
+	stepped  chan struct{} // of one with steps: a further one is about to begin; holds one
 }
 
 // told is the first and the last report of an end.
@@ -75,7 +77,7 @@ type told struct {
 }
 
 func newWorker(o workerOptions) *worker {
-	return &worker{
+	w := &worker{
 		o:       o,
 		inbox:   make(chan *agentplanev1.SessionResponse, inboxSize),
 		reports: make(chan *agentplanev1.Report, outboxSize),
@@ -85,6 +87,10 @@ func newWorker(o workerOptions) *worker {
 		told:    map[journal.Key]*told{},
 		fences:  map[journal.Key]uint64{},
 	}
+	if o.Book != nil {
+		o.Book.stepped = w.stepped
+	}
+	return w
 }
 
 // Run works until ctx ends; the supervisors of running programs go on. Adopt comes first.
@@ -121,7 +127,7 @@ func (w *worker) Adopt(ctx context.Context) {
 			continue
 		}
 		w.o.Logger.Info("attempt adopted", "invocation_id", r.InvocationID, "attempt", r.Attempt)
-		w.follow(ctx, r.Key, &attempt{run: run, fence: r.Fence, adopted: true})
+		w.follow(ctx, r.Key, &attempt{run: run, fence: r.Fence, adopted: true}, len(r.Steps) > 0)
 	}
 }
 
@@ -157,6 +163,20 @@ func (w *worker) Offer(m *agentplanev1.SessionResponse) bool {
 
 // Reports gives what is to be said.
 func (w *worker) Reports() <-chan *agentplanev1.Report { return w.reports }
+
+// Rebooting says whether a program that runs here has announced a reboot of the host.
+func (w *worker) Rebooting() bool {
+	w.mu.Lock()
+	var all []Run
+	for _, a := range w.running {
+		all = append(all, a.run)
+	}
+	w.mu.Unlock()
+	return slices.ContainsFunc(all, func(r Run) bool {
+		run, can := r.(interface{ Announced() bool })
+		return can && run.Announced()
+	})
+}
 
 // Running counts the attempts that run.
 func (w *worker) Running() int {
@@ -240,12 +260,51 @@ func (w *worker) now() int64 {
 	return time.Now().UnixNano()
 }
 
-// follow waits for the attempt's end in a goroutine.
-func (w *worker) follow(ctx context.Context, k journal.Key, a *attempt) {
+// follow waits for the attempt's end in a goroutine, and tells in another one which of its
+// steps is at hand, if it has some.
+func (w *worker) follow(ctx context.Context, k journal.Key, a *attempt, steps bool) {
+	if steps {
+		a.stepped = make(chan struct{}, 1)
+	}
 	w.mu.Lock()
 	w.running[k] = a
 	w.mu.Unlock()
-	w.group.Go(func() { w.wait(ctx, k, a) })
+	w.group.Go(func() {
+		ctx, over := context.WithCancel(ctx)
+		defer over()
+		if steps {
+			w.group.Go(func() { w.tellSteps(ctx, k, a) })
+		}
+		w.wait(ctx, k, a)
+	})
+}
+
+// stepped says that a further step of an attempt is about to begin.
+func (w *worker) stepped(k journal.Key) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a := w.running[k]; a != nil && a.stepped != nil {
+		select {
+		case a.stepped <- struct{}{}:
+		default: // it is to be told already
+		}
+	}
+}
+
+// tellSteps tells how far an attempt is, until it has ended. Steps that end at once are told
+// with the next, or with the end.
+func (w *worker) tellSteps(ctx context.Context, k journal.Key, a *attempt) {
+	for {
+		select {
+		case <-a.stepped:
+		case <-ctx.Done():
+			return
+		}
+		if !pauseFor(ctx, tellRunningAfter) {
+			return
+		}
+		w.tellRunning(k)
+	}
 }
 
 // tellRunningAfter is how long a program must run to be reported as RUNNING.

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"slices"
 	"unicode/utf8"
 
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -139,6 +140,8 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "state", "an agent cannot report %s", word(state))
 	case !bounded(m.GetResult()):
 		return refuse(raftlogv1.Code_CODE_INVALID, "output", "the head and tail of the output are above %d bytes", MaxOutputBytes)
+	case !boundedSteps(m.GetResult().GetSteps()):
+		return refuse(raftlogv1.Code_CODE_INVALID, "steps", "more than %d steps are told of, or their words are above %d bytes", MaxSteps, MaxStepBytes)
 	}
 	switch {
 	case m.GetAttempt() > 0 && m.GetAttempt() < i.GetAttempt():
@@ -159,6 +162,11 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 	switch {
 	case i.GetState() == state && state <= raftlogv1.AttemptState_ATTEMPT_STATE_LOST && undo != i.GetUndo():
 		tx.reportUndo(i, m, undo)
+		return granted(i.GetFence())
+	case Further(i, m):
+		row := clone(i)
+		row.Result = m.GetResult()
+		put(tx, TableInvocations, tx.invocations, row)
 		return granted(i.GetFence())
 	case i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= state:
 		return stands(i.GetFence()) // also RUNNING after LOST: its end will supersede it
@@ -192,13 +200,38 @@ func reportable(s raftlogv1.AttemptState) bool {
 	}
 }
 
-// Bounds of what one report leaves in the state. Output above its bound is refused;
-// words above theirs are cut, since the result beside them must not be lost.
+// Further says that a report tells more of the steps of an attempt that runs than its row
+// does. Each can do so twice: it has begun, it has ended.
+func Further(i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt) bool {
+	const running = raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING
+	return i.GetState() == running && m.GetState() == running && i.GetAttempt() == m.GetAttempt() && i.GetFence() == m.GetFence() &&
+		told(m.GetResult().GetSteps()) > told(i.GetResult().GetSteps())
+}
+
+func told(steps []*raftlogv1.StepResult) (n int) {
+	for _, s := range steps {
+		if n++; s.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
+			n++
+		}
+	}
+	return n
+}
+
+// Bounds of what one report leaves in the state. Output and steps above their bounds are
+// refused; words above theirs are cut, since the result beside them must not be lost.
 const (
 	MaxOutputBytes = 16 << 10 // the heads and tails of one result together
 	MaxReasonBytes = 256
 	MaxDetailBytes = 1024
+	MaxSteps       = 32
+	MaxStepBytes   = 64 // the name of a step, and its reason
 )
+
+func boundedSteps(steps []*raftlogv1.StepResult) bool {
+	return len(steps) <= MaxSteps && !slices.ContainsFunc(steps, func(s *raftlogv1.StepResult) bool {
+		return len(s.GetName()) > MaxStepBytes || len(s.GetReason()) > MaxStepBytes
+	})
+}
 
 // clip cuts s to at most n bytes, between two characters.
 func clip(s string, n int) string {

@@ -78,6 +78,9 @@ func (tx *tx) undoTold(have, told *raftlogv1.Undo) *raftlogv1.Undo {
 func (tx *tx) reportUndo(i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt, undo *raftlogv1.Undo) {
 	row := clone(i)
 	row.Undo = undo
+	if Further(i, m) {
+		row.Result = m.GetResult()
+	}
 	switch running := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING; {
 	case !running:
 		row.Detail = clip(m.GetDetail(), MaxDetailBytes)

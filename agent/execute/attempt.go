@@ -55,9 +55,25 @@ func (a Attempt) dirName() string {
 	return a.InvocationID + "@" + strconv.FormatUint(uint64(a.Number), 10)
 }
 
-func parseDirName(name string) (a Attempt, ok bool) {
-	id, number, ok := strings.Cut(name, "@")
+// stepName is the name of the directory of a step. That of the first is the attempt's.
+func (a Attempt) stepName(step uint32) string { return a.dirName() + stepSuffix(step) }
+
+func stepSuffix(step uint32) string {
+	if step <= 1 {
+		return ""
+	}
+	return "." + strconv.FormatUint(uint64(step), 10)
+}
+
+// parseDirName says whose directory it is, and of which step.
+func parseDirName(name string) (a Attempt, step uint32, ok bool) {
+	id, numbers, ok := strings.Cut(name, "@")
+	number, suffix, stepped := strings.Cut(numbers, ".")
 	n, err := strconv.ParseUint(number, 10, 32)
-	a = Attempt{InvocationID: id, Number: uint32(n)}
-	return a, ok && err == nil && a.Validate() == nil && a.dirName() == name
+	s := uint64(1)
+	if stepped && err == nil {
+		s, err = strconv.ParseUint(suffix, 10, 32)
+	}
+	a, step = Attempt{InvocationID: id, Number: uint32(n)}, uint32(s)
+	return a, step, ok && err == nil && a.Validate() == nil && a.stepName(step) == name
 }

@@ -30,6 +30,9 @@ const (
 	fileExit    = "exit"
 	fileLog     = "supervisor.log"
 	fileKept    = "kept"
+	fileReboot  = "reboot"
+	filePlan    = "plan"
+	fileLater   = "later"
 	fileOutput  = "output." // and a number
 )
 
@@ -39,6 +42,7 @@ const (
 	typeStarted = 0x12
 	typeExit    = 0x13
 	typeSecrets = 0x14
+	typePlan    = 0x15
 )
 
 // started is the STARTED record: which process the program is.
@@ -52,12 +56,14 @@ type started struct {
 
 func (d directory) path(name string) string { return filepath.Join(string(d), name) }
 
+// fault is the point in the life of the step whose directory this is.
+func (d directory) fault(point string) {
+	_, step, _ := parseDirName(filepath.Base(string(d)))
+	fault(point + stepSuffix(step))
+}
+
 // prepare fills the new directory and returns the lock file, locked.
-func (d directory) prepare(s Spec) (lock *os.File, err error) {
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
+func (d directory) prepare(s Spec, boot string) (lock *os.File, err error) {
 	lock, err = os.OpenFile(d.path(fileLock), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -89,7 +95,7 @@ func (d directory) fill(s Spec, boot string, lock *os.File) error {
 		}
 	}
 	// Not fsynced: after a power cut there is no supervisor to read it.
-	return d.write(fileSpec, typeSpec, s.file(boot, d.path(fileScript)), false)
+	return d.write(fileSpec, typeSpec, s.file(boot, d), false)
 }
 
 // tryLock takes the lock. held says that somebody else has it; a nil lock without held

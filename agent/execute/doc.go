@@ -42,10 +42,56 @@
 //	exit            the result, complete and fsynced before it gets this name
 //	supervisor.log  what a supervisor says when it fails
 //	kept            there when the cluster has taken all output, or wants none
+//	reboot          there when the program has announced a reboot of the host
+//	plan, later     what all steps are, and their secrets; only of an attempt with steps
+//
+// # Steps
+//
+// An attempt may be a list of steps: programs of which each begins when the one before has
+// succeeded. Each has all that a program has: an intent in the journal (STEP_INTENT), a
+// directory, a supervisor, a result in the journal (STEP_RESULT); so that each is started at
+// most once, by the same means. The directory of the first is the attempt's, that of step N
+// is ROOT/INVOCATION@ATTEMPT.N. The records of an attempt are
+//
+//	INTENT, STEP_INTENT(1), STEP_RESULT(1), STEP_INTENT(2), STEP_RESULT(2), …, RESULT
+//
+// of one without steps INTENT and RESULT. What all steps are lies in the directory of the
+// first, fsynced before the first supervisor, so that a later life of agentd goes on alone:
+// a last record STEP_RESULT of a success is followed by the next step, a STEP_INTENT is
+// adopted with its directory, and one without a directory is LOST(agent_restart) as an
+// INTENT without one is. Their secrets lie there until the attempt has its result.
+//
+// The first step that does not succeed ends the attempt with its state and reason; the
+// detail names it. Where a further step could not even be tried, the attempt is FAILED, not
+// REJECTED, for some of it has run. A cancel between two steps is CANCELED.
+//
+// Output is one stream: offsets of a step go on where the one before ended. The bound is
+// divided among the steps, but each keeps the least that there is.
+//
+// # Reboots
+//
+// A program announces a reboot of the host by making the file that AGENTPLANE_REBOOT names,
+// in its directory. The supervisor looks for it every second and when the program ends, and
+// makes it durable (fsync of the directory and of the output); an orderly reboot, which
+// syncs, needs no such luck. What only the reboot decides is then waited for:
+//
+//   - When the host is started anew (its boot id is another) while the program runs, or after
+//     it had ended with 0, or was killed by a signal as everything is on a host that goes
+//     down, it has SUCCEEDED(rebooted), and the next step begins.
+//   - When it has ended so and no reboot comes within ten minutes, by the host's uptime, it
+//     has FAILED(no_reboot), or as it had ended.
+//   - One that ended with another exit code, was canceled, or used up its time is what it is.
+//
+// A cancel ends the wait. A reboot that was not announced is LOST(reboot). This holds for an
+// attempt without steps, too, and for the last step: the end is told when the host is back.
+//
+// Output that a program prints in the last moment before the power is cut, without a sync,
+// is lost, also when a node has it already: then the output of the next step seems to begin
+// earlier than it did, and nodes do not take what they think to have.
 //
 // # After a restart
 //
-// [Runner.Adopt]: lock held, the supervisor lives: wait for it. exit there: that is the
+// [Runner.Adopt], for the step at hand: lock held, the supervisor lives: wait for it. exit there: that is the
 // result. Otherwise agentd, holding the lock, kills what is left of the program and says
 // LOST: reboot when the boot id is another, supervisor_gone when a supervisor had begun,
 // agent_restart when none had or there is no directory. It kills only what is provably
@@ -98,4 +144,9 @@
 //   - Reaping all descendants (child subreaper): it would kill daemons that somebody
 //     starts on purpose.
 //   - Waiting by a blocking flock: it cannot be interrupted and holds a thread.
+//   - A supervisor that goes on to the next step by itself: then the journal would not say
+//     what has begun, and a reboot would need somebody else to go on.
+//   - Starting a step whose intent has no directory: it would be safe as long as nobody
+//     takes directories away, and a journal that trusts its own records only needs no such
+//     condition.
 package execute

@@ -3,10 +3,12 @@ package execute
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -45,10 +47,46 @@ func (d durable) Finish(a Attempt, r Result) error {
 	})
 }
 
+func (d durable) StepIntent(a Attempt, s StepRecord) error {
+	return journalled(d.j.StepIntent(keyOf(a), journal.Step{Number: s.Number, Of: s.Of, Name: s.Name, At: time.Now().UnixNano()}))
+}
+
+func (d durable) StepFinish(a Attempt, s StepRecord) error {
+	r := s.Result
+	return journalled(d.j.StepResult(keyOf(a), s.Number, journal.Result{
+		State: journal.State(r.State), Reason: r.Reason, Detail: r.Detail, Started: r.Started, ExitCode: int32(r.ExitCode), Signal: int32(r.Signal),
+		StdoutBytes: r.StdoutBytes, StderrBytes: r.StderrBytes, At: time.Now().UnixNano(),
+	}))
+}
+
+func journalled(err error) error {
+	if errors.As(err, new(*journal.KnownError)) {
+		return nil
+	}
+	return err
+}
+
+func (d durable) Steps(a Attempt) (all []StepRecord) {
+	r, _ := d.j.Lookup(keyOf(a))
+	for _, s := range r.Steps {
+		all = append(all, StepRecord{Number: s.Number, Of: s.Of, Name: s.Name, Result: Result{
+			State: State(s.Result.State), Reason: s.Result.Reason, Detail: s.Result.Detail, Started: s.Result.Started,
+			ExitCode: int(s.Result.ExitCode), Signal: int(s.Result.Signal), StdoutBytes: s.Result.StdoutBytes, StderrBytes: s.Result.StderrBytes,
+		}})
+	}
+	return all
+}
+
+func keyOf(a Attempt) journal.Key {
+	return journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
+}
+
 // told is what an agent of a test tells when it has a result.
 type told struct {
 	State, Reason, Detail string
 	Started               bool
+	Steps                 []string // NAME STATE(REASON)
+	Output                string
 }
 
 // agentMain is a whole agent for one attempt: whatever it finds in dir, it goes on from
@@ -76,11 +114,19 @@ func agent(dir string) (told, error) {
 			return told{}, err
 		}
 	}
-	r, err := Open(Options{Dir: filepath.Join(dir, "runs"), Journal: durable{j}})
+	r, err := Open(Options{Dir: filepath.Join(dir, "runs"), Journal: durable{j}, BootID: func() (string, error) {
+		if b, err := os.ReadFile(filepath.Join(dir, "boot")); err == nil {
+			return string(b), nil
+		}
+		return bootID()
+	}})
 	if err != nil {
 		return told{}, err
 	}
 	s := witnessed(dir)
+	if exists(filepath.Join(dir, "steps")) {
+		s = stepped(dir)
+	}
 	k := journal.Key{InvocationID: s.InvocationID, Attempt: s.Number}
 	known, ok := j.Lookup(k)
 	if !ok || !known.Ended() {
@@ -98,7 +144,16 @@ func agent(dir string) (told, error) {
 		}
 		known, _ = j.Lookup(k)
 	}
-	return told{string(known.Result.State), known.Result.Reason, known.Result.Detail, known.Result.Started}, nil
+	t := told{State: string(known.Result.State), Reason: known.Result.Reason, Detail: known.Result.Detail, Started: known.Result.Started}
+	for _, s := range known.Steps {
+		t.Steps = append(t.Steps, fmt.Sprintf("%s %s(%s)", s.Name, s.Result.State, s.Result.Reason))
+	}
+	for c, err := range r.Output(s.Attempt) {
+		if err == nil {
+			t.Output += string(c.Data)
+		}
+	}
+	return t, nil
 }
 
 // witnessed is a program that says outside of the product that it was started, and goes
@@ -302,7 +357,7 @@ func TestKilledAtRandomMoments(t *testing.T) {
 			}
 			first, second := tell(t, life(t, dir)), tell(t, life(t, dir))
 			n := witnesses(t, dir)
-			if first != second || n > 1 || first.State == string(Succeeded) && n != 1 || !first.Started && n != 0 {
+			if !reflect.DeepEqual(first, second) || n > 1 || first.State == string(Succeeded) && n != 1 || !first.Started && n != 0 {
 				t.Fatalf("started %d times; the agent tells %+v, then %+v", n, first, second)
 			}
 		})

@@ -98,7 +98,9 @@ type memory struct {
 	mu        sync.Mutex
 	intents   map[Attempt]bool
 	results   map[Attempt]Result
+	steps     map[Attempt][]StepRecord
 	intentErr error
+	stepErr   error
 	finishErr error
 }
 
@@ -125,9 +127,43 @@ func (m *memory) Finish(a Attempt, r Result) error {
 	return nil
 }
 
+func (m *memory) StepIntent(a Attempt, s StepRecord) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stepErr != nil {
+		return m.stepErr
+	}
+	if n := len(m.steps[a]); n > 0 && m.steps[a][n-1].Number == s.Number {
+		return nil
+	}
+	m.steps[a] = append(m.steps[a], s)
+	return nil
+}
+
+func (m *memory) StepFinish(a Attempt, s StepRecord) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stepErr != nil {
+		return m.stepErr
+	}
+	last := &m.steps[a][len(m.steps[a])-1]
+	if last.Number != s.Number {
+		return errors.New("another step is at hand")
+	}
+	s.Result.Head, s.Result.Tail, s.Result.Reboot = nil, nil, nil
+	last.Result = s.Result
+	return nil
+}
+
+func (m *memory) Steps(a Attempt) []StepRecord {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.steps[a])
+}
+
 func newRunner(t testing.TB) (*Runner, *memory) {
 	t.Helper()
-	m := &memory{intents: map[Attempt]bool{}, results: map[Attempt]Result{}}
+	m := &memory{intents: map[Attempt]bool{}, results: map[Attempt]Result{}, steps: map[Attempt][]StepRecord{}}
 	r, err := Open(Options{Dir: filepath.Join(t.TempDir(), "runs"), Journal: m})
 	must(t, err)
 	return r, m

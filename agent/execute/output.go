@@ -130,6 +130,15 @@ func (r *recorder) written(stream uint8) uint64 {
 	return r.stderr
 }
 
+// sync makes durable what is stored so far.
+func (r *recorder) sync() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.err = r.f.Sync()
+	}
+}
+
 // finish makes durable what is stored and fills in res.
 func (r *recorder) finish(res *Result) {
 	r.mu.Lock()
@@ -226,22 +235,50 @@ func (d directory) outputs() ([]int, error) {
 // salvage fills res with what a dead supervisor has stored.
 func (d directory) salvage(res *Result) {
 	var sum summary
-	var end, kept uint64
+	var end printed
+	var kept uint64
 	for c, err := range d.stored() {
 		if err != nil {
 			res.say("output is incomplete: %v", err)
 			break
 		}
-		sum.add(c.Stream, c.Data)
-		end, kept = c.Offset+uint64(len(c.Data)), kept+uint64(len(c.Data))
-		if c.Stream == Stdout {
-			res.StdoutBytes = c.StreamOffset + uint64(len(c.Data))
-		} else {
-			res.StderrBytes = c.StreamOffset + uint64(len(c.Data))
+		if c.Offset > end.total() {
+			sum.gap()
 		}
+		sum.add(c.Stream, c.Data)
+		end, kept = c.printed(), kept+uint64(len(c.Data))
 	}
-	if end > kept {
-		res.say("%d bytes of output are missing in the middle", end-kept)
+	res.StdoutBytes, res.StderrBytes = end.stdout, end.stderr
+	if end.total() > kept {
+		res.say("%d bytes of output are missing in the middle", end.total()-kept)
 	}
 	res.Head, res.Tail = sum.head, sum.tail
+}
+
+// printed counts the bytes of both streams.
+type printed struct{ stdout, stderr uint64 }
+
+func (p printed) total() uint64 { return p.stdout + p.stderr }
+
+func (p printed) plus(q printed) printed { return printed{p.stdout + q.stdout, p.stderr + q.stderr} }
+
+// printed is what there was up to the end of the chunk: what its own stream had not, the
+// other one had.
+func (c StoredChunk) printed() printed {
+	own, other := c.StreamOffset+uint64(len(c.Data)), c.Offset-c.StreamOffset
+	if c.Stream == Stdout {
+		return printed{own, other}
+	}
+	return printed{other, own}
+}
+
+// behind is the chunk as it stands behind what earlier steps have printed.
+func (c StoredChunk) behind(earlier printed) StoredChunk {
+	c.Offset += earlier.total()
+	if c.Stream == Stdout {
+		c.StreamOffset += earlier.stdout
+	} else {
+		c.StreamOffset += earlier.stderr
+	}
+	return c
 }

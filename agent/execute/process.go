@@ -135,8 +135,8 @@ func killAll(want func(process) bool) (hit, left int) {
 }
 
 // killLeftover ends what a dead supervisor has left of the attempt, and nothing else.
-func killLeftover(a Attempt, st started) (hit, left int) {
-	if boot, err := bootID(); err != nil || boot != st.BootID {
+func killLeftover(a Attempt, st started, boot string) (hit, left int) {
+	if boot != st.BootID {
 		return 0, 0
 	}
 	// While the program's main process is there, its session is the attempt's, for a

@@ -17,8 +17,10 @@ func TestAttemptIsAFileName(t *testing.T) {
 		if err := a.Validate(); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
-		if back, ok := parseDirName(a.dirName()); !ok || back != a {
-			t.Errorf("%q comes back as %+v %v", a.dirName(), back, ok)
+		for _, step := range []uint32{1, 2, 17} {
+			if back, n, ok := parseDirName(a.stepName(step)); !ok || back != a || n != step {
+				t.Errorf("%q comes back as %+v step %d %v", a.stepName(step), back, n, ok)
+			}
 		}
 	}
 	for _, id := range []string{"", ".", "..", ".x", "a/b", "a b", "a@1", "ü", "a\x00", "a\n", strings.Repeat("x", 129)} {
@@ -26,8 +28,8 @@ func TestAttemptIsAFileName(t *testing.T) {
 			t.Errorf("%q is allowed", id)
 		}
 	}
-	for _, name := range []string{"a", "a@", "a@-1", "a@01", "a@1@2", "@1", ".gone-a@1", "a@4294967296"} {
-		if a, ok := parseDirName(name); ok {
+	for _, name := range []string{"a", "a@", "a@-1", "a@01", "a@1@2", "@1", ".gone-a@1", "a@4294967296", "a@1.1", "a@1.0", "a@1.02", "a@1.", "a@1.2.3", "a@1.-2"} {
+		if a, _, ok := parseDirName(name); ok {
 			t.Errorf("%q is %+v", name, a)
 		}
 	}
@@ -111,11 +113,11 @@ func TestInnocentsAreSpared(t *testing.T) {
 	} {
 		st := right
 		change(&st)
-		if hit, left := killLeftover(a, st); hit != 0 || left != 0 || gone(p.pid) {
+		if hit, left := killLeftover(a, st, boot); hit != 0 || left != 0 || gone(p.pid) {
 			t.Fatalf("%s: %d hit, %d left, gone %v", what, hit, left, gone(p.pid))
 		}
 	}
-	if hit, _ := killLeftover(a, right); hit != 1 {
+	if hit, _ := killLeftover(a, right, boot); hit != 1 {
 		t.Fatalf("the right one was not hit: %d", hit)
 	}
 }
@@ -139,7 +141,7 @@ func TestLeftoverWithoutLeaderIsKnownByItsEnvironment(t *testing.T) {
 			b, err := os.ReadFile("/proc/" + itoa(pid) + "/cmdline")
 			return err == nil && strings.HasPrefix(string(b), "sleep")
 		})
-		hit, left := killLeftover(a, started{PID: 1 << 30, Session: pid, BootID: boot})
+		hit, left := killLeftover(a, started{PID: 1 << 30, Session: pid, BootID: boot}, boot)
 		if hit != hits || left != 0 {
 			t.Fatalf("attempt %s: %d hit, want %d", number, hit, hits)
 		}
@@ -152,10 +154,10 @@ func TestRebootIsSaid(t *testing.T) {
 		s := shell("true").withDefaults()
 		d := r.directory(s.Attempt)
 		must(t, os.Mkdir(string(d), 0o700))
-		lock, err := d.prepare(s)
+		lock, err := d.prepare(s, "a boot")
 		must(t, err)
 		must(t, lock.Close())
-		must(t, d.write(fileSpec, typeSpec, s.file("the boot before", "script"), true))
+		must(t, d.write(fileSpec, typeSpec, s.file("the boot before", d), true))
 		cmd := other(t, &syscall.SysProcAttr{Setsid: true}, "sleep", "100")
 		if began {
 			p, err := readProcess(cmd.Process.Pid)

@@ -28,7 +28,9 @@ const (
 	ReasonNotFound      = "not_found"      // FAILED 127: there is no such program
 	ReasonNotExecutable = "not_executable" // FAILED 126: it cannot be executed
 	ReasonBadDirectory  = "bad_directory"  // FAILED 126: the working directory cannot be entered
-	ReasonNotPrepared   = "not_prepared"   // REJECTED: no directory, space or process for it
+	ReasonNotPrepared   = "not_prepared"   // REJECTED: no directory, space or process for it; FAILED of a further step
+	ReasonRebooted      = "rebooted"       // SUCCEEDED: it announced a reboot, and the host was started anew
+	ReasonNoReboot      = "no_reboot"      // FAILED: it announced a reboot, and none came
 
 	ReasonReboot         = "reboot"          // LOST: the host was started anew
 	ReasonSupervisorGone = "supervisor_gone" // LOST: the supervisor died
@@ -72,6 +74,16 @@ type Result struct {
 	Unstored    uint64  // bytes that could not be stored, since the disk failed or is full
 	Head        []Chunk // how the output begins, at most 4 KiB
 	Tail        []Chunk // how it ends, likewise; never overlaps Head
+
+	// Reboot is set when the program had announced a reboot of the host: then it stands
+	// under which boot id, and at which uptime (by CLOCK_BOOTTIME), it was seen to have ended.
+	Reboot *Announcement `json:",omitempty"`
+}
+
+// An Announcement is what a program has said of a reboot.
+type Announcement struct {
+	BootID string
+	Uptime time.Duration
 }
 
 // exited fills r from how the main process ended.

@@ -13,46 +13,81 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run is one attempt, started or adopted. Wait is called until it gives the result;
-// Cancel and Running may be called meanwhile.
+// Run is one attempt, started or adopted. Wait is called until it gives the result; the
+// other methods may be called meanwhile.
 type Run struct {
-	r   *Runner
-	a   Attempt
-	d   directory
-	cmd *exec.Cmd // the supervisor, when it is a child of this process
+	r *Runner
+	a Attempt
 
-	mu     sync.Mutex // held by Wait
-	result *Result    // as soon as it is known
+	// look guards what follows, which Wait alone changes; it is held for a moment.
+	look     sync.Mutex
+	d        directory  // of the step at hand
+	step     StepRecord // the step at hand; Number is 0 of an attempt that has none
+	canceled bool       // cancels is closed
+
+	cancels chan struct{}
+
+	mu     sync.Mutex // held by Wait; guards what follows
+	cmd    *exec.Cmd  // the step's supervisor, when it is a child of this process
+	plan   *Spec      // what all steps are, when it is known
+	ended  *Result    // how the step at hand has ended
+	noted  bool       // that is journalled
+	result *Result    // the attempt's, as soon as it is known
 	done   bool       // it is journalled
+}
+
+func (r *Runner) newRun(a Attempt) *Run {
+	return &Run{r: r, a: a, d: r.directory(a), cancels: make(chan struct{})}
 }
 
 // Attempt names it.
 func (run *Run) Attempt() Attempt { return run.a }
 
-// refuse gives run the result that the host could not try.
-func (run *Run) refuse(err error) *Run {
+// refuse ends the step at hand: the host could not try.
+func (run *Run) refuse(err error) {
 	run.d.forget()
 	res := notPrepared(err)
-	run.result = &res
-	return run
+	run.ended = &res
 }
 
-// Cancel asks the supervisor to end the program: TERM, grace, KILL. It may be called any
-// number of times, and says nothing about the outcome, which is the result's to tell.
+// Cancel asks the supervisor to end the program: TERM, grace, KILL; no further step begins.
+// It may be called any number of times, and says nothing about the outcome, which is the
+// result's to tell.
 func (run *Run) Cancel() error {
-	if !run.d.has(fileLock) {
+	run.look.Lock()
+	if !run.canceled {
+		run.canceled = true
+		close(run.cancels)
+	}
+	d := run.d
+	run.look.Unlock()
+	if !d.has(fileLock) {
 		return nil // there never was a supervisor
 	}
-	return run.d.cancel()
+	return d.cancel()
 }
 
-// Running says whether the program was let go, or is about to be, and when.
+// cancelAsked says whether a cancel was asked, in this life of agentd or in an earlier one.
+func (run *Run) cancelAsked() bool {
+	run.look.Lock()
+	defer run.look.Unlock()
+	return run.canceled || run.d.has(fileCancel)
+}
+
+// Running says whether the first program was let go, or is about to be, and when.
 func (run *Run) Running() (since time.Time, ok bool) {
 	var st started
-	if err := run.d.read(fileStarted, typeStarted, &st); err != nil {
+	if err := run.r.directory(run.a).read(fileStarted, typeStarted, &st); err != nil {
 		return time.Time{}, false
 	}
 	return st.At, true
+}
+
+// Announced says whether the program at hand has announced a reboot of the host.
+func (run *Run) Announced() bool {
+	run.look.Lock()
+	defer run.look.Unlock()
+	return run.d.has(fileReboot)
 }
 
 // Wait waits for the end of the attempt, ends what a dead supervisor left, journals the
@@ -62,7 +97,7 @@ func (run *Run) Wait(ctx context.Context) (Result, error) {
 	run.mu.Lock()
 	defer run.mu.Unlock()
 	if run.result == nil {
-		res, err := run.wait(ctx)
+		res, err := run.advance(ctx)
 		if err != nil {
 			return Result{}, fmt.Errorf("wait for %s: %w", run.a, err)
 		}
@@ -75,6 +110,7 @@ func (run *Run) Wait(ctx context.Context) (Result, error) {
 		}
 		fault("after-finish")
 		run.done = true
+		run.r.directory(run.a).forgetLater()
 	}
 	return *run.result, nil
 }
@@ -175,7 +211,7 @@ func (run *Run) conclude() Result {
 func (run *Run) lost() Result {
 	run.d.forget()
 	res := Result{State: Lost, ExitCode: -1}
-	boot, err := bootID()
+	boot, err := run.r.bootID()
 	if err != nil {
 		res.say("%v", err)
 	}
@@ -184,6 +220,8 @@ func (run *Run) lost() Result {
 	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
 	res.Started = run.d.read(fileStarted, typeStarted, &st) == nil
 	switch {
+	case res.Started && st.BootID != boot && run.d.has(fileReboot):
+		res.rebooted()
 	case asked && sf.BootID != boot || res.Started && st.BootID != boot:
 		res.Reason = ReasonReboot
 		res.say("the host was started anew")
@@ -201,8 +239,11 @@ func (run *Run) lost() Result {
 		return res
 	}
 	res.StartedAt = st.At
-	if hit, left := killLeftover(run.a, st); hit > 0 || left > 0 {
+	if hit, left := killLeftover(run.a, st, boot); hit > 0 || left > 0 {
 		res.say("%d processes that it left behind were killed, %d are still there", hit, left)
+	}
+	if res.Reason == ReasonSupervisorGone && run.d.has(fileReboot) {
+		res.announce(st.BootID) // a host that goes down may kill the supervisor first
 	}
 	run.d.salvage(&res)
 	return res

@@ -412,7 +412,7 @@ func TestSupervisorWithoutTheLockStartsNothing(t *testing.T) {
 	s := shell("touch " + ran).withDefaults()
 	d := r.directory(s.Attempt)
 	must(t, os.Mkdir(string(d), 0o700))
-	lock, err := d.prepare(s)
+	lock, err := d.prepare(s, "a boot")
 	must(t, err)
 	defer lock.Close()
 	elsewhere, err := os.Create(filepath.Join(t.TempDir(), "lock"))

@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Journal is the durable record that the runner writes to. Package journal is one,
@@ -22,6 +24,22 @@ type Journal interface {
 	Intent(Spec) error
 	// Finish makes the attempt's result durable. When it is so already, it does nothing.
 	Finish(Attempt, Result) error
+
+	// StepIntent makes durable that a step of a started attempt is about to be started, and
+	// StepFinish how it has ended. When it is so already, they do nothing.
+	StepIntent(Attempt, StepRecord) error
+	StepFinish(Attempt, StepRecord) error
+	// Steps gives the steps of the attempt that have an intent, in their order.
+	Steps(Attempt) []StepRecord
+}
+
+// A StepRecord is what the journal knows of a step.
+type StepRecord struct {
+	Number uint32 // from 1
+	Of     uint32 // how many steps the attempt has
+	Name   string
+	// Result is how it ended, without output; State is empty while it has not.
+	Result Result
 }
 
 // Options configure a Runner.
@@ -34,6 +52,10 @@ type Options struct {
 	// Executable is agentd; /proc/self/exe when empty, which stays right when the file
 	// is replaced by an upgrade.
 	Executable string
+	// BootID gives the kernel's name for the time since it was started; nil reads it.
+	BootID func() (string, error)
+	// RebootWait is how long a program's announced reboot is waited for; 10 min when 0.
+	RebootWait time.Duration
 }
 
 // Runner starts and adopts attempts. Its methods may be called at once, for one attempt
@@ -42,6 +64,8 @@ type Runner struct {
 	dir        string
 	journal    Journal
 	executable string
+	bootID     func() (string, error)
+	rebootWait time.Duration
 }
 
 // superviseEnv is the environment of supervisors and gates, which need none. Two
@@ -57,7 +81,13 @@ func Open(o Options) (*Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open runner: %w", err)
 	}
-	r := &Runner{dir: dir, journal: o.Journal, executable: cmp.Or(o.Executable, selfPath)}
+	r := &Runner{
+		dir: dir, journal: o.Journal, executable: cmp.Or(o.Executable, selfPath),
+		bootID: o.BootID, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
+	}
+	if r.bootID == nil {
+		r.bootID = bootID
+	}
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("open runner in %q: %w", dir, err)
 	}
@@ -94,8 +124,32 @@ func (r *Runner) open() error {
 	return nil
 }
 
-func (r *Runner) directory(a Attempt) directory {
-	return directory(filepath.Join(r.dir, a.dirName()))
+// directory is that of the attempt, and of its first step.
+func (r *Runner) directory(a Attempt) directory { return r.stepDirectory(a, 1) }
+
+func (r *Runner) stepDirectory(a Attempt, step uint32) directory {
+	return directory(filepath.Join(r.dir, a.stepName(step)))
+}
+
+// following gives the number of the next step after that one, and at most most, that has a
+// directory; 0 is none.
+func (r *Runner) following(a Attempt, step, most uint32) uint32 {
+	for n := step + 1; n <= most; n++ {
+		if _, err := os.Lstat(string(r.stepDirectory(a, n))); err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+// directories gives that of the attempt, and those of its further steps that there are. All
+// but the last are of steps that have ended.
+func (r *Runner) directories(a Attempt) []directory {
+	all := []directory{r.directory(a)}
+	for n := r.following(a, 1, maxStepNumber); n > 0; n = r.following(a, n, maxStepNumber) {
+		all = append(all, r.stepDirectory(a, n))
+	}
+	return all
 }
 
 // Start journals the intent and starts the attempt. An error means that nothing was
@@ -115,28 +169,57 @@ func (r *Runner) Start(ctx context.Context, s Spec) (*Run, error) {
 		return nil, fmt.Errorf("start %s: %w", s.Attempt, err)
 	}
 	fault("after-intent")
-	d := r.directory(s.Attempt)
-	run := &Run{r: r, a: s.Attempt, d: d}
-	if err := os.Mkdir(string(d), 0o700); err != nil && (startsOnce || !errors.Is(err, fs.ErrExist)) {
-		if errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("start %s: %w: %q", s.Attempt, ErrExists, string(d))
+	run := r.newRun(s.Attempt)
+	if len(s.Steps) > 0 {
+		run.plan = &s
+		run.at(StepRecord{Number: 1, Of: uint32(len(s.Steps)), Name: s.Steps[0].Name})
+		if err := r.journal.StepIntent(s.Attempt, run.step); err != nil {
+			res := notPrepared(err)
+			run.result = &res
+			return run, nil
 		}
-		return run.refuse(err), nil
+		fault("after-step-intent")
 	}
-	if err := syncDir(r.dir); err != nil {
-		return run.refuse(err), nil
+	if err := run.begin(s.step(1)); errors.Is(err, ErrExists) {
+		return nil, fmt.Errorf("start %s: %w", s.Attempt, err)
+	} else if err != nil {
+		run.refuse(err)
 	}
-	fault("after-mkdir")
-	if err := run.fork(s); err != nil {
-		return run.refuse(err), nil
-	}
-	fault("after-fork")
 	return run, nil
+}
+
+// begin makes the directory of the step at hand and starts its supervisor. mkdir is the
+// decision: ErrExists says that it was taken before.
+func (run *Run) begin(s Spec) error {
+	if err := os.Mkdir(string(run.d), 0o700); err != nil && (startsOnce || !errors.Is(err, fs.ErrExist)) {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %q", ErrExists, string(run.d))
+		}
+		return err
+	}
+	if err := syncDir(run.r.dir); err != nil {
+		return err
+	}
+	run.d.fault("after-mkdir")
+	if err := run.fork(s); err != nil {
+		return err
+	}
+	run.d.fault("after-fork")
+	return nil
 }
 
 // fork starts the supervisor and hands it the lock.
 func (run *Run) fork(s Spec) error {
-	lock, err := run.d.prepare(s)
+	boot, err := run.r.bootID()
+	if err != nil {
+		return err
+	}
+	if run.plan != nil && run.step.Number == 1 {
+		if err := run.d.keepPlan(*run.plan); err != nil {
+			return err
+		}
+	}
+	lock, err := run.d.prepare(s, boot)
 	if err != nil {
 		return err
 	}
@@ -146,7 +229,7 @@ func (run *Run) fork(s Spec) error {
 		return err
 	}
 	defer log.Close()
-	fault("before-fork")
+	run.d.fault("before-fork")
 	cmd := &exec.Cmd{
 		Path:        run.r.executable,
 		Args:        []string{"agentd", SuperviseCommand, string(run.d)},
@@ -165,12 +248,21 @@ func (run *Run) fork(s Spec) error {
 }
 
 // Adopt gives a Run for an attempt whose intent is journalled and whose result is not:
-// one that an earlier life of agentd started, or was about to. It starts nothing.
+// one that an earlier life of agentd started, or was about to. Wait then goes on where that
+// was; nothing is started a second time.
 func (r *Runner) Adopt(a Attempt) (*Run, error) {
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
-	return &Run{r: r, a: a, d: r.directory(a)}, nil
+	run := r.newRun(a)
+	if known := r.journal.Steps(a); len(known) > 0 {
+		last := known[len(known)-1]
+		run.at(last)
+		if last.Result.State != "" {
+			run.ended, run.noted = &last.Result, true
+		}
+	}
+	return run, nil
 }
 
 // Attempts gives the attempts that have a directory, in no order. Some may not be in the
@@ -182,8 +274,10 @@ func (r *Runner) Attempts() ([]Attempt, error) {
 		return nil, fmt.Errorf("list attempts: %w", err)
 	}
 	var all []Attempt
+	seen := make(map[Attempt]bool, len(entries))
 	for _, e := range entries {
-		if a, ok := parseDirName(e.Name()); ok && e.IsDir() {
+		if a, _, ok := parseDirName(e.Name()); ok && e.IsDir() && !seen[a] {
+			seen[a] = true
 			all = append(all, a)
 		}
 	}
@@ -196,35 +290,53 @@ func (r *Runner) Output(a Attempt) iter.Seq2[StoredChunk, error] {
 	if err := a.Validate(); err != nil {
 		return func(yield func(StoredChunk, error) bool) { yield(StoredChunk{}, err) }
 	}
-	return r.directory(a).stored()
+	return func(yield func(StoredChunk, error) bool) {
+		var earlier printed
+		for _, d := range r.directories(a) {
+			var last printed
+			for c, err := range d.stored() {
+				if !yield(c.behind(earlier), err) || err != nil {
+					return
+				}
+				last = c.printed()
+			}
+			earlier = earlier.plus(d.printed(last))
+		}
+	}
 }
 
-// Remove removes an attempt's directory. It is for attempts that the journal has
-// forgotten, for the directory is what keeps an attempt from being started again. One
+// Remove removes an attempt's directories. It is for attempts that the journal has
+// forgotten, for a directory is what keeps an attempt from being started again. One
 // whose supervisor lives is ErrRunning; one without a directory is no error.
 func (r *Runner) Remove(a Attempt) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	d := r.directory(a)
+	// The first goes last: it keeps the attempt from being started.
+	for _, d := range slices.Backward(r.directories(a)) {
+		if err := r.remove(d); err != nil {
+			return fmt.Errorf("remove %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+func (r *Runner) remove(d directory) error {
 	lock, held, err := d.tryLock()
 	switch {
 	case err != nil:
-		return fmt.Errorf("remove %s: %w", a, err)
+		return err
 	case held:
-		return fmt.Errorf("remove %s: %w", a, ErrRunning)
+		return ErrRunning
 	case lock != nil:
 		defer lock.Close()
 	}
-	gone := filepath.Join(r.dir, gonePrefix+a.dirName())
+	gone := filepath.Join(r.dir, gonePrefix+filepath.Base(string(d)))
 	if err := os.Rename(string(d), gone); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		return fmt.Errorf("remove %s: %w", a, err)
+		return err
 	}
-	if err := os.RemoveAll(gone); err != nil {
-		return fmt.Errorf("remove %s: %w", a, err)
-	}
-	return nil
+	return os.RemoveAll(gone)
 }

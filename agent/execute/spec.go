@@ -18,6 +18,12 @@ const (
 	maxOutputBytes     = 1 << 30
 	maxSpecBytes       = 4 << 20
 
+	// MaxSteps bounds the steps of an attempt. What runs after all of them, whichever ended
+	// the attempt, has the number after the last.
+	MaxSteps         = 16
+	maxStepNumber    = MaxSteps + 1
+	maxStepNameBytes = 64
+
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
@@ -28,17 +34,30 @@ type Spec struct {
 	AgentID   string
 	Fence     uint64 // number of the claim
 
-	// Argv or Script, not both. A script runs by its #! line, or by /bin/sh.
+	// Argv, Script or Steps, one of them. A script runs by its #! line, or by /bin/sh; steps
+	// run one after the other, each when the one before has succeeded.
 	Argv   []string
 	Script []byte
+	Steps  []Step
 
 	Env         []string      // NAME=value; nothing else is inherited, but PATH has a default
 	Secrets     []string      // NAME=value, for the environment too; on disk until the program starts
 	Dir         string        // absolute; "/" when empty
 	TraceParent string        // for TRACEPARENT, when not empty
-	Timeout     time.Duration // of the run; 10 min when 0
+	Timeout     time.Duration // of the run, or of each step that names none; 10 min when 0
 	KillGrace   time.Duration // between TERM and KILL; 10 s when 0
-	OutputBytes int64         // kept on disk; 10 MiB when 0
+	OutputBytes int64         // kept on disk, of all steps together; 10 MiB when 0
+
+	number uint32 // of the step that this is the spec of; 0: there are none
+	name   string // its
+}
+
+// A Step is one program of several.
+type Step struct {
+	Name    string
+	Argv    []string // or
+	Script  []byte
+	Timeout time.Duration // the spec's when 0
 }
 
 func (s Spec) withDefaults() Spec {
@@ -55,11 +74,10 @@ func (s Spec) Validate() error {
 	if err := s.Attempt.Validate(); err != nil {
 		return err
 	}
+	if err := s.validatePrograms(); err != nil {
+		return err
+	}
 	switch {
-	case len(s.Argv) > 0 && len(s.Script) > 0:
-		return fmt.Errorf("%w: %s has both argv and script", ErrInvalid, s.Attempt)
-	case len(s.Script) == 0 && (len(s.Argv) == 0 || s.Argv[0] == ""):
-		return fmt.Errorf("%w: %s has nothing to run", ErrInvalid, s.Attempt)
 	case !filepath.IsAbs(s.Dir):
 		return fmt.Errorf("%w: working directory %q is not absolute", ErrInvalid, s.Dir)
 	case s.Timeout < 0 || s.KillGrace < 0:
@@ -68,6 +86,11 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("%w: output limit %d is not between %d and %d", ErrInvalid, s.OutputBytes, minOutputBytes, maxOutputBytes)
 	}
 	size := len(s.Script)
+	texts := slices.Concat(s.Argv, s.Env, []string{s.Dir, s.CommandID, s.AgentID, s.TraceParent})
+	for _, step := range s.Steps {
+		size += len(step.Script)
+		texts = append(append(texts, step.Name), step.Argv...)
+	}
 	for _, v := range s.Secrets {
 		// Their values stand in no error.
 		if name, _, ok := strings.Cut(v, "="); !ok || name == "" || reserved(name) || strings.IndexByte(v, 0) >= 0 {
@@ -75,7 +98,7 @@ func (s Spec) Validate() error {
 		}
 		size += len(v)
 	}
-	for _, v := range slices.Concat(s.Argv, s.Env, []string{s.Dir, s.CommandID, s.AgentID, s.TraceParent}) {
+	for _, v := range texts {
 		if strings.IndexByte(v, 0) >= 0 {
 			return fmt.Errorf("%w: %.40q has a zero byte", ErrInvalid, v)
 		}
@@ -92,6 +115,42 @@ func (s Spec) Validate() error {
 	return nil
 }
 
+// validatePrograms says whether there is something to run, said in one way.
+func (s Spec) validatePrograms() error {
+	if len(s.Steps) == 0 {
+		return validateProgram(s.Attempt.String(), s.Argv, s.Script)
+	}
+	switch {
+	case len(s.Argv) > 0 || len(s.Script) > 0:
+		return fmt.Errorf("%w: %s has both steps and a program", ErrInvalid, s.Attempt)
+	case len(s.Steps) > MaxSteps:
+		return fmt.Errorf("%w: %s has %d steps, at most %d are allowed", ErrInvalid, s.Attempt, len(s.Steps), MaxSteps)
+	}
+	for n, step := range s.Steps {
+		what := fmt.Sprintf("step %d of %s", n+1, s.Attempt)
+		switch {
+		case len(step.Name) > maxStepNameBytes:
+			return fmt.Errorf("%w: the name of %s has %d bytes, at most %d are allowed", ErrInvalid, what, len(step.Name), maxStepNameBytes)
+		case step.Timeout < 0:
+			return fmt.Errorf("%w: the timeout %s of %s is negative", ErrInvalid, step.Timeout, what)
+		}
+		if err := validateProgram(what, step.Argv, step.Script); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateProgram(what string, argv []string, script []byte) error {
+	switch {
+	case len(argv) > 0 && len(script) > 0:
+		return fmt.Errorf("%w: %s has both argv and script", ErrInvalid, what)
+	case len(script) == 0 && (len(argv) == 0 || argv[0] == ""):
+		return fmt.Errorf("%w: %s has nothing to run", ErrInvalid, what)
+	}
+	return nil
+}
+
 // Names of the variables that every program gets. They are reserved: values for them in
 // Spec.Env are passed over.
 const (
@@ -101,12 +160,17 @@ const (
 	envFence       = "AGENTPLANE_FENCE"
 	envAgent       = "AGENTPLANE_AGENT_ID"
 	envTraceParent = "TRACEPARENT"
+	// The file that announces a reboot, when the program makes it.
+	envReboot = "AGENTPLANE_REBOOT"
+	// Of programs that are steps.
+	envStep     = "AGENTPLANE_STEP"
+	envStepName = "AGENTPLANE_STEP_NAME"
 )
 
 // reserved says whether the variable is the agent's to set.
 func reserved(name string) bool {
 	switch name {
-	case envCommand, envInvocation, envAttempt, envFence, envAgent, envTraceParent, "PATH":
+	case envCommand, envInvocation, envAttempt, envFence, envAgent, envTraceParent, envReboot, envStep, envStepName, "PATH":
 		return true
 	}
 	return false
@@ -120,20 +184,22 @@ func (a Attempt) marks() []string {
 	}
 }
 
-// environ is the whole environment of the program.
-func (s Spec) environ() []string {
+// environ is the whole environment of the program that runs in d.
+func (s Spec) environ(d directory) []string {
 	env := []string{"PATH=" + defaultPath}
-	own := append(s.marks(), envCommand+"="+s.CommandID, envFence+"="+strconv.FormatUint(s.Fence, 10), envAgent+"="+s.AgentID)
+	own := append(s.marks(), envCommand+"="+s.CommandID, envFence+"="+strconv.FormatUint(s.Fence, 10), envAgent+"="+s.AgentID, envReboot+"="+d.path(fileReboot))
+	if s.number > 0 {
+		own = append(own, envStep+"="+strconv.FormatUint(uint64(s.number), 10), envStepName+"="+s.name)
+	}
 	if s.TraceParent != "" {
 		own = append(own, envTraceParent+"="+s.TraceParent)
 	}
 	for _, v := range s.Env {
 		name, _, _ := strings.Cut(v, "=")
-		switch name {
-		case envCommand, envInvocation, envAttempt, envFence, envAgent, envTraceParent:
-		case "PATH":
+		switch {
+		case name == "PATH":
 			env[0] = v
-		default:
+		case !reserved(name):
 			env = append(env, v)
 		}
 	}
@@ -165,9 +231,9 @@ type specFile struct {
 	OutputBytes int64
 }
 
-func (s Spec) file(bootID, script string) specFile {
+func (s Spec) file(bootID string, d directory) specFile {
 	return specFile{
-		Attempt: s.Attempt, BootID: bootID, Argv: toBytes(s.argv(script)), Env: toBytes(s.environ()), Dir: []byte(s.Dir),
+		Attempt: s.Attempt, BootID: bootID, Argv: toBytes(s.argv(d.path(fileScript))), Env: toBytes(s.environ(d)), Dir: []byte(s.Dir),
 		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes,
 	}
 }

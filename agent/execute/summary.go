@@ -36,6 +36,29 @@ func (s *summary) add(stream uint8, b []byte) {
 	}
 }
 
+// gap says that what comes next does not follow what came last.
+func (s *summary) gap() {
+	s.headFull, s.tail, s.tailCost = true, nil, 0
+}
+
+// join takes the head and the tail of output that had total bytes.
+func (s *summary) join(head, tail []Chunk, total uint64) {
+	kept := uint64(0)
+	for _, c := range head {
+		s.add(c.Stream, c.Data)
+		kept += uint64(len(c.Data))
+	}
+	for _, c := range tail {
+		kept += uint64(len(c.Data))
+	}
+	if kept < total {
+		s.gap()
+	}
+	for _, c := range tail {
+		s.add(c.Stream, c.Data)
+	}
+}
+
 // push appends b to the last chunk, if that is of the same stream, or as a new one.
 func push(chunks []Chunk, cost int, stream uint8, b []byte) ([]Chunk, int) {
 	switch last := len(chunks) - 1; {

@@ -50,7 +50,7 @@ func supervise(d directory) error {
 		return err
 	}
 	defer lock.Close()
-	fault("supervisor-locked")
+	d.fault("supervisor-locked")
 	// Caught, not ignored: ignoring would pass on to the program.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	if sid, err := unix.Getsid(0); err == nil && sid != os.Getpid() {
@@ -66,7 +66,7 @@ func supervise(d directory) error {
 		return fmt.Errorf("a supervisor has begun here before: %w", err)
 	}
 	_ = begun.Close()
-	fault("supervisor-begun")
+	d.fault("supervisor-begun")
 
 	s, err := newSupervisor(d)
 	var res Result
@@ -75,10 +75,10 @@ func supervise(d directory) error {
 	} else {
 		res = notPrepared(err)
 	}
-	fault("supervisor-reaped")
+	d.fault("supervisor-reaped")
 	d.forget() // a program that never started did not
 	err = writeExit(d, res)
-	fault("supervisor-recorded")
+	d.fault("supervisor-recorded")
 	runtime.KeepAlive(s) // with the fifo that says that this process lives
 	return err
 }

@@ -20,6 +20,8 @@ const (
 	lingerFor = time.Second
 	// lastReadFor is how long output is read that somebody outside the session holds open.
 	lastReadFor = 200 * time.Millisecond
+	// announceEvery is how often it is looked whether the program has announced a reboot.
+	announceEvery = time.Second
 )
 
 // supervisor is the life of one program. Its goroutines are two readers of output, one
@@ -42,6 +44,8 @@ type supervisor struct {
 	began  time.Time
 	cause  State // TIMED_OUT or CANCELED, when that made the program end
 	killAt time.Time
+
+	rebooting bool // it was seen that the program has announced a reboot
 }
 
 func newSupervisor(d directory) (*supervisor, error) {
@@ -83,21 +87,21 @@ func (s *supervisor) run() Result {
 	if err := s.fork(); err != nil {
 		return s.neverRan(notPrepared(err))
 	}
-	fault("supervisor-forked")
+	s.d.fault("supervisor-forked")
 	if err := s.record(); err != nil {
 		_ = s.gate.Close() // the gate leaves
 		<-s.exited
 		<-s.drained
 		return s.neverRan(notPrepared(err))
 	}
-	fault("supervisor-started")
+	s.d.fault("supervisor-started")
 	s.began = time.Now()
 	_, err := s.gate.Write([]byte{1})
 	_ = s.gate.Close()
 	if err != nil {
 		_ = s.proc.Kill()
 	}
-	fault("supervisor-released")
+	s.d.fault("supervisor-released")
 	return s.watch()
 }
 
@@ -188,16 +192,12 @@ func (s *supervisor) read(status *os.File) {
 
 // record makes STARTED durable.
 func (s *supervisor) record() error {
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
 	p, err := readProcess(s.proc.Pid)
 	if err != nil {
 		return fmt.Errorf("look at the gate: %w", err)
 	}
 	return s.d.write(fileStarted, typeStarted, started{
-		PID: p.pid, StartTicks: p.ticks, Session: os.Getpid(), BootID: boot, At: time.Now(),
+		PID: p.pid, StartTicks: p.ticks, Session: os.Getpid(), BootID: s.spec.BootID, At: time.Now(),
 	}, true)
 }
 
@@ -205,6 +205,8 @@ func (s *supervisor) record() error {
 func (s *supervisor) watch() Result {
 	timeout := time.NewTimer(s.spec.Timeout)
 	defer timeout.Stop()
+	look := time.NewTicker(announceEvery)
+	defer look.Stop()
 	canceled := s.canceled
 	var kill <-chan time.Time
 	var state *os.ProcessState
@@ -216,6 +218,8 @@ func (s *supervisor) watch() Result {
 		case <-canceled:
 			canceled = nil
 			kill = s.terminate(Canceled, kill)
+		case <-look.C:
+			s.announced()
 		case <-kill:
 			kill = nil
 			s.signalGroup(syscall.SIGKILL)
@@ -223,6 +227,17 @@ func (s *supervisor) watch() Result {
 		}
 	}
 	return s.conclude(state, time.Since(s.began))
+}
+
+// announced says whether the program has announced a reboot, and makes that durable, with
+// what it has printed, the first time that it is seen.
+func (s *supervisor) announced() bool {
+	if !s.rebooting && s.d.has(fileReboot) {
+		s.rebooting = true
+		s.rec.sync()
+		_ = syncDir(string(s.d)) // an orderly reboot syncs as well
+	}
+	return s.rebooting
 }
 
 // terminate asks the program to end, unless it has or was asked before.
@@ -267,6 +282,9 @@ func (s *supervisor) conclude(state *os.ProcessState, took time.Duration) Result
 	}
 	if left > 0 {
 		res.say("%d of them are still there", left)
+	}
+	if s.announced() {
+		res.announce(s.spec.BootID)
 	}
 	s.rec.finish(&res)
 	return res

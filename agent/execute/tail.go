@@ -12,13 +12,20 @@ import (
 
 // A Tail reads what is stored of an attempt's output while it grows. It belongs to one
 // goroutine, which closes it. A program that writes faster than it is read does not wait:
-// what was rotated away meanwhile is passed over, as offsets show.
+// what was rotated away meanwhile is passed over, as offsets show. The output of steps
+// follows that of the steps before.
 type Tail struct {
-	d      directory
-	number int      // of the file that is read, or the least that may come next
-	f      *os.File // nil between two
-	at     int64    // up to which it was read
-	buf    []byte
+	r       *Runner
+	a       Attempt
+	d       directory // of the step that is read
+	step    uint32    // its number
+	last    uint32    // the highest number that a step may have; 0 before it is known
+	earlier printed   // by the steps before
+	seen    printed   // of the step, up to where it was read
+	number  int       // of the file that is read, or the least that may come next
+	f       *os.File  // nil between two
+	at      int64     // up to which it was read
+	buf     []byte
 }
 
 // Tail begins to read an attempt's output. It opens nothing yet.
@@ -26,7 +33,7 @@ func (r *Runner) Tail(a Attempt) (*Tail, error) {
 	if err := a.Validate(); err != nil {
 		return nil, err
 	}
-	return &Tail{d: r.directory(a)}, nil
+	return &Tail{r: r, a: a, d: r.directory(a), step: 1}, nil
 }
 
 // Close frees what the tail holds open.
@@ -57,6 +64,51 @@ func (t *Tail) Next(most int) ([]StoredChunk, error) {
 }
 
 func (t *Tail) next() (StoredChunk, bool, error) {
+	for {
+		c, found, err := t.inStep()
+		if !found && err == nil {
+			step := t.following()
+			if step == 0 {
+				return StoredChunk{}, false, nil
+			}
+			// The step is over, but perhaps only since it was read.
+			if c, found, err = t.inStep(); !found && err == nil {
+				t.enter(step)
+				continue
+			}
+		}
+		if !found || err != nil {
+			return StoredChunk{}, false, err
+		}
+		t.seen = c.printed()
+		return c.behind(t.earlier), true, nil
+	}
+}
+
+// following gives the number of the step that has begun after the one that is read; 0 is
+// none.
+func (t *Tail) following() uint32 {
+	if t.last == 0 {
+		switch first := t.r.directory(t.a); {
+		case first.has(filePlan):
+			t.last = maxStepNumber
+		case first.has(fileSpec): // which is written after a plan
+			t.last = t.step
+		default:
+			return 0
+		}
+	}
+	return t.r.following(t.a, t.step, t.last)
+}
+
+func (t *Tail) enter(step uint32) {
+	t.Close()
+	t.earlier, t.seen = t.earlier.plus(t.d.printed(t.seen)), printed{}
+	t.d, t.step, t.number = t.r.stepDirectory(t.a, step), step, 0
+}
+
+// inStep gives the next chunk of the step.
+func (t *Tail) inStep() (StoredChunk, bool, error) {
 	for {
 		if t.f == nil {
 			if ok, err := t.open(); !ok {
@@ -137,15 +189,23 @@ func (t *Tail) read() (StoredChunk, bool, error) {
 	return c, true, nil
 }
 
-// Result gives what the supervisor has written down of an attempt that has ended; false
-// when there is nothing, or it cannot be read.
+// Result gives what the supervisor has written down of an attempt that has ended, of one
+// with steps that of the last; false when there is nothing, or it cannot be read. Unstored
+// counts what all of them could not store.
 func (r *Runner) Result(a Attempt) (Result, bool) {
-	var res Result
-	err := a.Validate()
-	if err == nil {
-		err = r.directory(a).read(fileExit, typeExit, &res)
+	if a.Validate() != nil {
+		return Result{}, false
 	}
-	return res, err == nil
+	var last Result
+	unstored, found := uint64(0), false
+	for _, d := range r.directories(a) {
+		var res Result
+		if found = d.read(fileExit, typeExit, &res) == nil; found {
+			last, unstored = res, unstored+res.Unstored
+		}
+	}
+	last.Unstored = unstored
+	return last, found
 }
 
 // Keep notes that the cluster has taken all output of an attempt, or wants none of it.

@@ -18,7 +18,7 @@ func TestTailFollowsTheRecorder(t *testing.T) {
 		d := directory(dir)
 		r, err := newRecorder(d, minOutputBytes)
 		must(t, err)
-		tail := &Tail{d: d}
+		tail := &Tail{d: d, step: 1, last: 1}
 		defer tail.Close()
 		var written [3][]byte
 		var at [3]uint64

@@ -9,7 +9,10 @@ import (
 
 // format is the newest file format that this release writes and reads. Older ones
 // stay readable for ever (testdata).
-const format = 1
+const format = 2
+
+// stepsFormat is the first format in which attempts have steps.
+const stepsFormat = 2
 
 // Frame types of a journal file.
 const (
@@ -23,12 +26,14 @@ const maxPayloadBytes = 256 << 10
 
 // Kinds of records inside an append.
 const (
-	kindEpoch   = 1
-	kindFloor   = 2
-	kindIntent  = 3
-	kindResult  = 4
-	kindNever   = 5
-	kindConfirm = 6
+	kindEpoch      = 1
+	kindFloor      = 2
+	kindIntent     = 3
+	kindResult     = 4
+	kindNever      = 5
+	kindConfirm    = 6
+	kindStepIntent = 7
+	kindStepResult = 8
 )
 
 // errDecode is wrapped by every failure to decode a payload whose checksum is right.
@@ -226,6 +231,44 @@ func (d *decoder) result() Result {
 	return r
 }
 
+// stepIntent encodes all but the result.
+func (e *encoder) stepIntent(s Step) {
+	e.uint(uint64(s.Number))
+	e.uint(uint64(s.Of))
+	e.string(s.Name)
+	e.int(s.At)
+}
+
+func (d *decoder) stepIntent() Step {
+	return Step{Number: d.uint32(), Of: d.uint32(), Name: d.string(MaxNameBytes), At: d.int()}
+}
+
+func (e *encoder) steps(steps []Step) {
+	e.uint(uint64(len(steps)))
+	for _, s := range steps {
+		e.stepIntent(s)
+		e.bool(s.Ended())
+		if s.Ended() {
+			e.result(s.Result)
+		}
+	}
+}
+
+func (d *decoder) steps() (steps []Step) {
+	n := d.uint()
+	if n > MaxSteps {
+		d.fail("too many steps")
+	}
+	for i := uint64(0); i < n && d.err == nil; i++ {
+		s := d.stepIntent()
+		if d.bool() {
+			s.Result = d.result()
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}
+
 // encodeOutput encodes head and tail; no output at all is no bytes at all.
 func encodeOutput(head, tail []Chunk) []byte {
 	if len(head)+len(tail) == 0 {
@@ -313,7 +356,8 @@ type mutation struct {
 	epoch  Epoch
 	floor  int64
 	intent Intent // kindIntent, kindNever
-	key    Key    // kindResult, kindConfirm
+	key    Key    // kindResult, kindConfirm, kindStepIntent, kindStepResult
+	step   Step   // kindStepIntent; of kindStepResult the number and the result
 	result Result // kindResult, kindNever; without output
 	output []byte // encoded
 	outAt  int    // where output begins in the frame's payload
@@ -346,6 +390,13 @@ func encodeAppend(id ID, first uint64, muts []mutation) []byte {
 			e.result(m.result)
 		case kindConfirm:
 			e.key(m.key)
+		case kindStepIntent:
+			e.key(m.key)
+			e.stepIntent(m.step)
+		case kindStepResult:
+			e.key(m.key)
+			e.uint(uint64(m.step.Number))
+			e.result(m.step.Result)
 		}
 	}
 	return e.b
@@ -378,6 +429,12 @@ func decodeAppend(b []byte) (id ID, first uint64, muts []mutation, err error) {
 			m.intent, m.result = d.intent(), d.result()
 		case kindConfirm:
 			m.key = d.key()
+		case kindStepIntent:
+			m.key = d.key()
+			m.step = d.stepIntent()
+		case kindStepResult:
+			m.key = d.key()
+			m.step = Step{Number: d.uint32(), Result: d.result()}
 		default:
 			d.fail("unknown kind")
 		}
@@ -398,12 +455,14 @@ func encodeAttempt(id ID, r Record, output []byte) (payload []byte, outAt int) {
 	if r.Ended() {
 		e.result(r.Result)
 	}
+	e.steps(r.Steps)
 	outAt = len(e.b)
 	e.raw(output)
 	return e.b, outAt
 }
 
-func decodeAttempt(b []byte) (id ID, r Record, outAt int, err error) {
+// decodeAttempt decodes one of a file of that format.
+func decodeAttempt(format uint64, b []byte) (id ID, r Record, outAt int, err error) {
 	d := &decoder{b: b}
 	copy(id[:], d.raw(len(id)))
 	r.Seq = d.uint()
@@ -411,6 +470,9 @@ func decodeAttempt(b []byte) (id ID, r Record, outAt int, err error) {
 	r.Never, r.Confirmed = d.bool(), d.bool()
 	if d.bool() {
 		r.Result = d.result()
+	}
+	if format >= stepsFormat {
+		r.Steps = d.steps()
 	}
 	return id, r, d.off, d.err
 }

@@ -46,6 +46,14 @@ func story(t testing.TB, d *disk) (j *Journal, ends []int, seqs []uint64) {
 	mark()
 	must(t, j.Confirm(key(0), key(5)))
 	mark()
+	must(t, j.Intent(intent(6)))
+	mark()
+	must(t, j.StepIntent(key(6), step(1)))
+	mark()
+	must(t, j.StepResult(key(6), 1, stepResult(1)))
+	mark()
+	must(t, j.StepIntent(key(6), step(2)))
+	mark()
 	return j, ends, seqs
 }
 
@@ -253,6 +261,13 @@ func (m *model) judge(t *rapid.T, j *Journal) {
 			t.Fatalf("%s differs:\n%s", k, cmp.Diff(want.Result, got.Result))
 		case want.Confirmed && !got.Confirmed:
 			t.Fatalf("%s lost its confirmation", k)
+		case len(got.Steps) < len(want.Steps):
+			t.Fatalf("%s has %d steps, %d were acknowledged", k, len(got.Steps), len(want.Steps))
+		}
+		for n, s := range want.Steps {
+			if have := got.Steps[n]; s.Ended() && cmp.Diff(s, have) != "" || have.Number != s.Number || have.Name != s.Name {
+				t.Fatalf("step %d of %s is %+v, acknowledged was %+v", n+1, k, have, s)
+			}
 		}
 	}
 	for r := range j.Records() {
@@ -278,7 +293,22 @@ func (m *model) act(t *rapid.T, j *Journal) error {
 		}
 		return Record{}, false
 	}
-	switch rapid.IntRange(0, 5).Draw(t, "act") {
+	switch rapid.IntRange(0, 7).Draw(t, "act") {
+	case 6, 7:
+		if r, ok := pick(func(r Record) bool { return !r.Ended() && len(r.Steps) < MaxSteps }); ok {
+			n := uint32(len(r.Steps))
+			if n > 0 && !r.Steps[n-1].Ended() {
+				if err = j.StepResult(r.Key, n, stepResult(n)); err == nil {
+					r.Steps = slices.Clone(r.Steps)
+					r.Steps[n-1].Result = stepResult(n)
+				}
+			} else if err = j.StepIntent(r.Key, step(n+1)); err == nil {
+				r.Steps = append(slices.Clip(r.Steps), step(n+1))
+			}
+			if err == nil {
+				m.acked[r.Key] = r
+			}
+		}
 	case 0, 1:
 		m.next++
 		m.asked[key(m.next)] = true
@@ -321,7 +351,7 @@ func (m *model) act(t *rapid.T, j *Journal) error {
 }
 
 func TestReadsEveryReleasedFormat(t *testing.T) {
-	path := filepath.Join("testdata", "format-1.journal")
+	path := func(format int) string { return filepath.Join("testdata", fmt.Sprintf("format-%d.journal", format)) }
 	if *update {
 		d := newDisk()
 		j, _, _ := story(t, d)
@@ -329,28 +359,41 @@ func TestReadsEveryReleasedFormat(t *testing.T) {
 		j = mustOpen(t, d, Options{}) // attempts as well as appends
 		must(t, j.Intent(intent(8)))
 		must(t, j.Result(key(8), result(8)))
+		must(t, j.StepResult(key(6), 2, stepResult(2)))
 		_, f := d.journalFile()
 		must(t, os.MkdirAll("testdata", 0o755))
-		must(t, os.WriteFile(path, f.data, 0o644))
+		must(t, os.WriteFile(path(format), f.data, 0o644))
 	}
-	data, err := os.ReadFile(path)
-	must(t, err)
-	d := newDisk()
-	i := &inode{data: data, synced: len(data)}
-	d.names[fileName(1)], d.durable[fileName(1)] = i, i
-	j := mustOpen(t, d, Options{})
-	if j.Opening() != (Opening{}) || j.Seq() != 11 || j.Prev().Session != 3 {
-		t.Fatalf("opening %+v seq %d prev %+v", j.Opening(), j.Seq(), j.Prev())
-	}
-	for _, n := range []int{0, 1, 8} {
-		r, ok := j.Lookup(key(n))
-		want := Record{Seq: r.Seq, Intent: intent(n), Result: result(n), Confirmed: n == 0}
-		if diff := cmp.Diff(want, r); !ok || diff != "" {
-			t.Fatalf("attempt %d differs:\n%s", n, diff)
+	for f, want := range map[int]struct {
+		seq   uint64
+		steps []Step
+	}{
+		1: {11, nil},
+		2: {16, []Step{ended(1), ended(2)}},
+	} {
+		data, err := os.ReadFile(path(f))
+		must(t, err)
+		d := newDisk()
+		i := &inode{data: data, synced: len(data)}
+		d.names[fileName(1)], d.durable[fileName(1)] = i, i
+		j := mustOpen(t, d, Options{})
+		if j.Opening() != (Opening{}) || j.Seq() != want.seq || j.Prev().Session != 3 {
+			t.Fatalf("format %d: opening %+v seq %d prev %+v", f, j.Opening(), j.Seq(), j.Prev())
 		}
-	}
-	if r, _ := j.Lookup(key(5)); !r.Never || !r.Confirmed || r.Result.State != Expired {
-		t.Fatalf("refusal is %+v", r)
+		for _, n := range []int{0, 1, 8} {
+			r, ok := j.Lookup(key(n))
+			want := Record{Seq: r.Seq, Intent: intent(n), Result: result(n), Confirmed: n == 0}
+			if diff := cmp.Diff(want, r); !ok || diff != "" {
+				t.Fatalf("format %d: attempt %d differs:\n%s", f, n, diff)
+			}
+		}
+		if r, _ := j.Lookup(key(5)); !r.Never || !r.Confirmed || r.Result.State != Expired {
+			t.Fatalf("format %d: refusal is %+v", f, r)
+		}
+		r, _ := j.Lookup(key(6))
+		if diff := cmp.Diff(want.steps, r.Steps); diff != "" {
+			t.Fatalf("format %d: steps differ:\n%s", f, diff)
+		}
 	}
 }
 
@@ -360,8 +403,10 @@ func FuzzLoad(f *testing.F) {
 	_, i := d.journalFile()
 	f.Add(i.data)
 	f.Add(i.data[:ends[2]+5])
-	if golden, err := os.ReadFile(filepath.Join("testdata", "format-1.journal")); err == nil {
-		f.Add(golden)
+	for _, name := range []string{"format-1.journal", "format-2.journal"} {
+		if golden, err := os.ReadFile(filepath.Join("testdata", name)); err == nil {
+			f.Add(golden)
+		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d := newDisk()
@@ -395,9 +440,11 @@ func FuzzDecode(f *testing.F) {
 		{kind: kindResult, key: key(1), result: result(1), output: encodeOutput(result(1).Head, nil)},
 		{kind: kindNever, intent: intent(2), result: Result{State: Expired}},
 		{kind: kindConfirm, key: key(1)},
+		{kind: kindStepIntent, key: key(1), step: step(1)},
+		{kind: kindStepResult, key: key(1), step: Step{Number: 1, Result: stepResult(1)}},
 	}))
 	f.Add(header{Format: 1, ID: ID{2}, Epoch: Epoch{1, "a", 2}, Count: 3}.encode())
-	attempt, _ := encodeAttempt(ID{1}, Record{Intent: intent(1), Result: result(1)}, encodeOutput(nil, result(1).Tail))
+	attempt, _ := encodeAttempt(ID{1}, Record{Intent: intent(1), Steps: []Step{ended(1), step(2)}, Result: result(1)}, encodeOutput(nil, result(1).Tail))
 	f.Add(attempt)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if id, first, muts, err := decodeAppend(b); err == nil {
@@ -412,9 +459,9 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("header %+v became %+v (%v)", h, again, err)
 			}
 		}
-		if id, r, at, err := decodeAttempt(b); err == nil {
+		if id, r, at, err := decodeAttempt(format, b); err == nil {
 			again, at2 := encodeAttempt(id, r, b[at:])
-			if _, r2, at3, err := decodeAttempt(again); err != nil || at3 != at2 || cmp.Diff(r, r2) != "" {
+			if _, r2, at3, err := decodeAttempt(format, again); err != nil || at3 != at2 || cmp.Diff(r, r2) != "" {
 				t.Fatalf("attempt %+v became %+v (%v)", r, r2, err)
 			}
 		}

@@ -34,10 +34,22 @@
 // is missing, doubled or foreign is noticed. Header and attempts are fsynced before the
 // file gets its name; therefore only the last append can be torn by a crash.
 //
+// Format 2 added the steps of attempts; a file of format 1 is read for ever, and written
+// anew as one of format 2.
+//
 // Open always writes the file anew (temporary file, fsync, rename, fsync of the
 // directory) and appends to that. What it read may stand in the page cache only, since
 // a process that died before its fsync, or after a failed one, leaves such pages; to
 // act upon a record that a power cut can still take back would be a lie about seq.
+//
+// # Steps
+//
+// An attempt of several programs has beside its INTENT and RESULT two records for each
+// step: STEP_INTENT before anything is done for it, and STEP_RESULT when it has ended. They
+// come one after the other, and a further step only when the one before has its result. The
+// number of a step may pass over some: what comes after all of them, whichever ended the
+// attempt, is the step after the last. They are always taken, as results are: what has
+// begun is to be brought to its end.
 //
 // # What a crash explains, and what it does not
 //

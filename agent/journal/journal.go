@@ -199,6 +199,26 @@ func (j *Journal) Result(k Key, r Result) error {
 	return j.append("result", mutation{kind: kindResult, key: k, result: r, output: output})
 }
 
+// StepIntent journals that a step of a started attempt is about to be started. The step
+// before it has its result. When it is journalled already it is a *KnownError, and so it is
+// when the attempt has ended; other errors are ErrUnknown and ErrInvalid.
+func (j *Journal) StepIntent(k Key, s Step) error {
+	if len(s.Name) > MaxNameBytes {
+		return fmt.Errorf("%w: the name of step %d of %s has %d bytes, at most %d are allowed", ErrInvalid, s.Number, k, len(s.Name), MaxNameBytes)
+	}
+	return j.append("intent of a step", mutation{kind: kindStepIntent, key: k, step: Step{Number: s.Number, Of: s.Of, Name: s.Name, At: s.At}})
+}
+
+// StepResult journals how the step that began last has ended. Its text is cut to its bounds,
+// and its output is not kept. Errors: as of StepIntent.
+func (j *Journal) StepResult(k Key, number uint32, r Result) error {
+	if !r.State.known() {
+		return fmt.Errorf("%w: step %d of %s ends with state %q, which is none", ErrInvalid, number, k, r.State)
+	}
+	r.Head, r.Tail = nil, nil
+	return j.append("result of a step", mutation{kind: kindStepResult, key: k, step: Step{Number: number, Result: r.bounded()}})
+}
+
 // Never journals that the attempt was never started and never will be. An attempt that
 // is known in any way is refused with a *KnownError: it may have been started.
 func (j *Journal) Never(in Intent, s State, reason, detail string) error {

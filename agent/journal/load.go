@@ -52,9 +52,10 @@ func load(name string, r io.ReaderAt, size int64) (s *state, cut int64, err erro
 }
 
 type loader struct {
-	name string
-	r    *frame.Reader
-	s    state
+	name   string
+	r      *frame.Reader
+	format uint64
+	s      state
 }
 
 func (l *loader) damage(at int64, reason string) error {
@@ -94,6 +95,7 @@ func (l *loader) header() (count uint64, err error) {
 	case h.Format > format:
 		return 0, &FormatError{File: l.name, Format: h.Format}
 	}
+	l.format = h.Format
 	l.s = state{id: h.ID, seq: h.Seq, hasFloor: h.HasFloor, floor: h.Floor, epoch: h.Epoch, records: make(map[Key]*entry)}
 	return h.Count, nil
 }
@@ -103,7 +105,7 @@ func (l *loader) attempt() error {
 	if err != nil {
 		return err
 	}
-	id, r, outAt, err := decodeAttempt(payload)
+	id, r, outAt, err := decodeAttempt(l.format, payload)
 	switch {
 	case err != nil:
 		return l.damage(at, err.Error())

@@ -17,6 +17,9 @@ const (
 	MaxOutputBytes = 8 << 10
 	// MaxTextBytes bounds reason and detail; longer ones are cut.
 	MaxTextBytes = 256
+	// MaxSteps bounds the steps of an attempt, and MaxNameBytes the name of one.
+	MaxSteps     = 32
+	MaxNameBytes = 64
 
 	chunkCostBytes = 8
 )
@@ -110,10 +113,23 @@ type Result struct {
 	At int64 // cluster time when this was journalled
 }
 
+// A Step is one program of an attempt that has several.
+type Step struct {
+	Number uint32 // in the command, from 1; they grow, and some may be passed over
+	Of     uint32 // how many the command has; what comes after all of them has a higher number
+	Name   string
+	At     int64  // cluster time when its intent was journalled
+	Result Result // State is empty while there is none; without output
+}
+
+// Ended says that the step has its final state.
+func (s Step) Ended() bool { return s.Result.State != "" }
+
 // Record is all that the journal knows about one attempt.
 type Record struct {
 	Seq uint64 // of the record that made the attempt known
 	Intent
+	Steps     []Step // of an attempt that has some, in the order in which they began
 	Never     bool   // it was never started and never will be
 	Result    Result // State is empty while there is none
 	Confirmed bool   // the cluster has applied the result
@@ -124,6 +140,14 @@ func (r Record) Ended() bool { return r.Result.State != "" }
 
 // Open says that the cluster still waits for something about this record.
 func (r Record) Open() bool { return !r.Ended() || !r.Confirmed }
+
+// lastStep is the step that began last; nil when none has.
+func (r Record) lastStep() *Step {
+	if len(r.Steps) == 0 {
+		return nil
+	}
+	return &r.Steps[len(r.Steps)-1]
+}
 
 func (r Record) status() string {
 	switch {

@@ -81,6 +81,41 @@ func (s *state) check(m *mutation) error {
 		case !e.Ended():
 			return fmt.Errorf("%w: %s has no result that could be confirmed", ErrInvalid, m.key)
 		}
+	case kindStepIntent, kindStepResult:
+		switch e, ok := s.records[m.key]; {
+		case !ok:
+			return fmt.Errorf("%w: %s", ErrUnknown, m.key)
+		case e.Ended():
+			return &KnownError{Record: e.Record}
+		default:
+			return checkStep(e.Record, m)
+		}
+	}
+	return nil
+}
+
+// checkStep says why a record of a step may not follow: one step after the other, and each
+// has one intent and one result.
+func checkStep(r Record, m *mutation) error {
+	last := r.lastStep()
+	if m.kind == kindStepResult {
+		switch {
+		case last == nil || last.Number != m.step.Number:
+			return fmt.Errorf("%w: step %d of %s is not the one that began last", ErrInvalid, m.step.Number, m.key)
+		case last.Ended():
+			return &KnownError{Record: r}
+		}
+		return nil
+	}
+	switch {
+	case m.step.Number == 0 || len(r.Steps) >= MaxSteps:
+		return fmt.Errorf("%w: step %d of %s, which has %d: at most %d are allowed, and they begin with 1", ErrInvalid, m.step.Number, m.key, len(r.Steps), MaxSteps)
+	case last == nil:
+		return nil
+	case last.Number == m.step.Number:
+		return &KnownError{Record: r}
+	case last.Number > m.step.Number || !last.Ended():
+		return fmt.Errorf("%w: step %d of %s cannot follow step %d as it is", ErrInvalid, m.step.Number, m.key, last.Number)
 	}
 	return nil
 }
@@ -102,6 +137,13 @@ func (s *state) apply(m *mutation, payloadAt int64) {
 		e.Result, e.out = m.result, locate(payloadAt+int64(m.outAt), m.output)
 	case kindConfirm:
 		s.records[m.key].Confirmed = true
+	case kindStepIntent:
+		e := s.records[m.key]
+		e.Steps = append(slices.Clip(e.Steps), m.step) // readers have the old ones
+	case kindStepResult:
+		e := s.records[m.key]
+		e.Steps = slices.Clone(e.Steps)
+		e.lastStep().Result = m.step.Result
 	}
 }
 

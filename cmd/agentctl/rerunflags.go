@@ -64,7 +64,7 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 		return usagef("--rerun takes the id of one command, and no program: agentctl run --rerun %s COMMAND", strings.Join(f.rerun.words, ","))
 	}
 	for _, flag := range append([]string{
-		"on", "labels", "script", "class", "splay", "lock", "exclusive", "priority", "supersede", "plan", "wave", "soak", "gate", "probe",
+		"on", "labels", "script", "step", "step-timeout", "class", "splay", "lock", "exclusive", "priority", "supersede", "plan", "wave", "soak", "gate", "probe",
 		"probe-script", "probe-timeout", "max-failures", "strict", "order", "on-breach",
 	}, undoFlagNames...) {
 		if changed(flag) {

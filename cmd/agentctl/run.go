@@ -39,6 +39,7 @@ type runFlags struct {
 	queue     time.Duration
 	class     string
 	script    string
+	steps     stepFlags
 	detach    bool
 	locks     lockFlags
 	waves     waveFlags
@@ -103,6 +104,7 @@ func (f *runFlags) add(c *cobra.Command) {
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
 	fl.StringVar(&f.class, "class", "at-most-once", "`CLASS`: at-most-once or idempotent (may start again after LOST)")
 	fl.StringVar(&f.script, "script", "", "run this `FILE` (- is stdin) in the place of ARGV")
+	f.steps.add(c)
 	f.locks.add(c)
 	_ = c.RegisterFlagCompletionFunc("class", cobra.FixedCompletions([]string{"at-most-once", "idempotent"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -113,11 +115,20 @@ const runHelp = `Run a program on agents, and follow it to its end.
   agentctl run --on @hosts.failed -- uptime        the agents in a file, one a line
   agentctl run --rerun failed COMMAND              once more, where it failed
   agentctl run @restart name=nginx --on all        a template, see "agentctl templates"
+  agentctl run -l role=web --wave 1,100% \
+    --step drain='lb drain $(hostname)' --step upgrade=@upgrade.sh --step-timeout upgrade=30m \
+    --step reboot='touch "$AGENTPLANE_REBOOT" && systemctl reboot' --step check=@check.sh
 
 Results that are equal stand together, the largest group first; a text that differs from
 that group's in some lines is shown as what differs. With --output-dir they go to files,
 too: AGENT/stdout, AGENT/stderr, AGENT/exit and AGENT/state, and the lists hosts.succeeded,
 hosts.failed, hosts.lost and so on, which --on @FILE takes.
+
+With --step several programs run one after the other, each started at most once, whatever
+dies meanwhile; the first that does not succeed ends it. A program that makes the file
+$AGENTPLANE_REBOOT announces a reboot of the host: when that comes, the program has
+succeeded, and the next step follows once the host is back. Each has also $AGENTPLANE_STEP,
+its number, and $AGENTPLANE_STEP_NAME.
 
 --rerun makes a new command with a new id, the program and the limits of the old one, on
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
@@ -150,7 +161,11 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		return nil, usagef("--class %q is neither at-most-once nor idempotent", f.class)
 	case f.script != "" && len(argv) > 0:
 		return nil, usagef("both --script and a program are given")
-	case f.script == "" && len(argv) == 0:
+	case f.steps.given() && (f.script != "" || len(argv) > 0):
+		return nil, usagef("both --step and another program are given: make it one more --step")
+	case len(f.steps.timeouts) > 0 && len(f.steps.words) == 0:
+		return nil, usagef("--step-timeout is given, and no --step")
+	case f.script == "" && len(argv) == 0 && !f.steps.given():
 		return nil, usagef("no program is given: write it behind --, as in: agentctl run --on all -- uptime")
 	}
 	wait, err := f.wait(ttlSet, queueSet)
@@ -164,6 +179,10 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 	if err := f.prepare(a); err != nil {
 		return nil, err
 	}
+	if err := f.steps.prepare(a); err != nil {
+		return nil, err
+	}
+	c.Steps = f.steps.steps
 	if f.script != "" {
 		if c.Script, err = a.readScript("--script", f.script); err != nil {
 			return nil, err

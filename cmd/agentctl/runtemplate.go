@@ -35,6 +35,9 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 	if err != nil {
 		return err
 	}
+	if f.steps.given() {
+		return usagef("--step and a template are both given: a template has one program")
+	}
 	for _, flag := range []string{"script", "timeout", "kill-grace", "class"} {
 		if cmd.Flags().Changed(flag) {
 			return usagef("--%s is the template's to say", flag)

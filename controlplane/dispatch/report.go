@@ -95,7 +95,7 @@ func settled(v *fsm.View, i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt) b
 	if c, found := v.Command(i.GetCommandId()); found && i.GetState() == m.GetState() && fsm.UndoMoves(c, i, m.GetUndo()) {
 		return false
 	}
-	return m.GetAttempt() == i.GetAttempt() && m.GetFence() == i.GetFence() && i.GetFence() != 0 &&
+	return m.GetAttempt() == i.GetAttempt() && m.GetFence() == i.GetFence() && i.GetFence() != 0 && !fsm.Further(i, m) &&
 		(i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= m.GetState())
 }
 
@@ -250,10 +250,26 @@ func (s *session) clean(r *agentplanev1.Report) (m *raftlogv1.ReportAttempt, cut
 			ExitCode: r.GetExitCode(), Signal: r.GetSignal(), StartedAt: r.GetStartedAt(), EndedAt: r.GetEndedAt(), JournalSeq: r.GetJournalSeq(),
 		},
 	}
-	var cutOut, cutErr bool
+	var cutOut, cutErr, cutSteps bool
+	m.Result.Steps, cutSteps = steps(r.GetSteps())
 	m.Result.Stdout, cutOut = output(r.GetStdout())
 	m.Result.Stderr, cutErr = output(r.GetStderr())
-	return m, cutOut || cutErr || len(r.GetReason()) > fsm.MaxReasonBytes || len(r.GetDetail()) > fsm.MaxDetailBytes
+	return m, cutOut || cutErr || cutSteps || len(r.GetReason()) > fsm.MaxReasonBytes || len(r.GetDetail()) > fsm.MaxDetailBytes
+}
+
+// steps bounds what is told of an attempt's steps.
+func steps(all []*agentplanev1.StepResult) (rows []*raftlogv1.StepResult, cut bool) {
+	if len(all) > fsm.MaxSteps {
+		all, cut = all[:fsm.MaxSteps], true
+	}
+	for _, s := range all {
+		cut = cut || len(s.GetName()) > fsm.MaxStepBytes || len(s.GetReason()) > fsm.MaxStepBytes
+		rows = append(rows, &raftlogv1.StepResult{
+			Number: s.GetNumber(), Name: text(s.GetName(), fsm.MaxStepBytes), State: raftlogv1.AttemptState(s.GetState()), ExitCode: s.GetExitCode(),
+			Signal: s.GetSignal(), Reason: text(s.GetReason(), fsm.MaxStepBytes), StartedAt: s.GetStartedAt(), EndedAt: s.GetEndedAt(),
+		})
+	}
+	return rows, cut
 }
 
 // undo bounds what an agent tells of an undo; what only nodes know of it is left away.

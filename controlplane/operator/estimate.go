@@ -81,7 +81,8 @@ func sameProgram(v *fsm.View, id string, spec *agentplanev1.CommandSpec) bool {
 	var e agentplanev1.Envelope
 	var other agentplanev1.CommandSpec
 	return proto.Unmarshal(envelope, &e) == nil && proto.Unmarshal(e.GetSpec(), &other) == nil &&
-		slices.Equal(other.GetArgv(), spec.GetArgv()) && bytes.Equal(other.GetScript(), spec.GetScript())
+		slices.Equal(other.GetArgv(), spec.GetArgv()) && bytes.Equal(other.GetScript(), spec.GetScript()) &&
+		slices.EqualFunc(other.GetSteps(), spec.GetSteps(), func(a, b *agentplanev1.Step) bool { return proto.Equal(a, b) })
 }
 
 // duration is how long the invocation's program ran until it ended by itself or its time

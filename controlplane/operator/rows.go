@@ -81,7 +81,7 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 		Signal: i.GetResult().GetSignal(), Reason: i.GetReason(), Detail: i.GetDetail(), Late: i.GetLate(), Held: i.GetHeld(),
 		CancelRequested: i.GetCancelIndex() != 0, CancelTooLate: i.GetCancelTooLate(),
 		StartedAt: i.GetResult().GetStartedAt(), EndedAt: i.GetResult().GetEndedAt(), NodeId: i.GetNodeId(),
-		Undo: undoRow(i),
+		Steps: stepRows(i.GetResult()), Undo: undoRow(i),
 	}
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
 		c, _ := v.Command(i.GetCommandId())

@@ -33,6 +33,7 @@ const (
 	MaxTTL        = 30 * 24 * time.Hour
 
 	defaultRunTimeout = 10 * time.Minute
+	defaultKillGrace  = 10 * time.Second
 	maxSignatures     = 16
 	maxKeyIDBytes     = 256
 	maxSignatureBytes = 1024
@@ -111,14 +112,8 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 		return problemf("rerun", "the states %v in which a command is run again are not all final, each once", s.GetRerunStates())
 	case len(s.GetAgents()) > fsm.MaxTargets:
 		return problemf("too_many", "%d agents are above the maximum %d", len(s.GetAgents()), fsm.MaxTargets)
-	case len(s.GetArgv()) == 0 && len(s.GetScript()) == 0:
-		return problemf("no_program", "the command has neither a program nor a script")
-	case len(s.GetArgv()) > 0 && len(s.GetScript()) > 0:
-		return problemf("two_programs", "the command has a program and a script: one of them")
-	case len(s.GetArgv()) > MaxArgs:
-		return problemf("argv", "%d arguments are above the maximum %d", len(s.GetArgv()), MaxArgs)
-	case len(s.GetArgv()) > 0 && s.GetArgv()[0] == "":
-		return problemf("argv", "the name of the program is empty")
+	case len(s.GetSteps()) > 0 && len(s.GetArgv())+len(s.GetScript()) > 0:
+		return problemf("two_programs", "the command has steps and a program or a script: one of them")
 	case runTimeout < 0 || runTimeout > MaxRunTimeout:
 		return problemf("run_timeout", "run timeout %v is not between 0 (the default %v) and %v", runTimeout, defaultRunTimeout, MaxRunTimeout)
 	case killGrace < 0 || killGrace > MaxKillGrace:
@@ -151,13 +146,28 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 			return problemf("lock_name", "lock %.80q: a name has 1 to %d letters, digits and . _ - / inside", name, fsm.MaxLockNameBytes)
 		}
 	}
-	if p := cmp.Or(checkArgs(s.GetArgv()), checkUndo(s)); p != nil {
+	if p := cmp.Or(checkPrograms(s), checkUndo(s)); p != nil {
 		return p
 	}
 	if s.GetRollout() != nil {
 		return checkRollout(s.GetRollout())
 	}
 	return nil
+}
+
+// checkProgram says what is wrong with what is to be run.
+func checkProgram(what string, argv []string, script []byte) *problem {
+	switch {
+	case len(argv) == 0 && len(script) == 0:
+		return problemf("no_program", "%s has neither a program nor a script", what)
+	case len(argv) > 0 && len(script) > 0:
+		return problemf("two_programs", "%s has a program and a script: one of them", what)
+	case len(argv) > MaxArgs:
+		return problemf("argv", "%d arguments of %s are above the maximum %d", len(argv), what, MaxArgs)
+	case len(argv) > 0 && argv[0] == "":
+		return problemf("argv", "the name of the program of %s is empty", what)
+	}
+	return checkArgs(argv)
 }
 
 func checkArgs(argv []string) *problem {
@@ -199,7 +209,9 @@ func traceparent(s string) bool {
 // summary is one line for listings.
 func summary(s *agentplanev1.CommandSpec) string {
 	line := ""
-	if len(s.GetScript()) > 0 {
+	if len(s.GetSteps()) > 0 {
+		line = "steps: " + stepNames(s.GetSteps())
+	} else if len(s.GetScript()) > 0 {
 		for text := range strings.Lines(strings.ToValidUTF8(string(s.GetScript()), "\uFFFD")) {
 			if text = strings.TrimSpace(text); text != "" && !strings.HasPrefix(text, "#!") {
 				line = text

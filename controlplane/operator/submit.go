@@ -2,7 +2,6 @@ package operator
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -149,7 +148,7 @@ func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by 
 	m = &raftlogv1.SubmitCommand{
 		Id: spec.GetCommandId(), Envelope: sub.envelope, Digest: sub.digest, SubmittedBy: by, AgentOrdinals: ordinals,
 		NotBefore: spec.GetNotBefore(), NotAfter: spec.GetNotAfter(), QueueOffline: spec.GetQueueOffline(),
-		RunTimeout: cmp.Or(spec.GetRunTimeout(), int64(defaultRunTimeout)) + undoTime(spec), KillGrace: spec.GetKillGrace(),
+		RunTimeout: int64(allowed(spec)), KillGrace: spec.GetKillGrace(),
 		Delivery: raftlogv1.Delivery(spec.GetDelivery()), MaxAttempts: 1, Summary: summary(spec), Selector: spec.GetSelector(),
 		RerunOf: spec.GetRerunOf(), QueueMax: c.o.QueueMax,
 		// What Submit releases itself needs no second entry before it can be claimed: all,

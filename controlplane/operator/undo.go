@@ -48,13 +48,14 @@ func undoPlan(s *agentplanev1.CommandSpec) *raftlogv1.UndoPlan {
 }
 
 // undoTime is how much longer an attempt may take with its undo: the time for a confirmation,
-// which a reboot of the host begins once more, the undo itself, and its end.
-func undoTime(s *agentplanev1.CommandSpec) int64 {
+// which a reboot of the host begins once more, and the undo itself.
+func undoTime(s *agentplanev1.CommandSpec) time.Duration {
 	u := s.GetUndo()
 	if u == nil {
 		return 0
 	}
-	return 2*u.GetWithin() + cmp.Or(u.GetRunTimeout(), s.GetRunTimeout(), int64(defaultRunTimeout)) + s.GetKillGrace()
+	return 2*time.Duration(u.GetWithin()) + betweenSteps + cmp.Or(time.Duration(u.GetRunTimeout()), time.Duration(s.GetRunTimeout()), defaultRunTimeout) +
+		cmp.Or(time.Duration(s.GetKillGrace()), defaultKillGrace)
 }
 
 func undoTerms(p *raftlogv1.UndoPlan) *agentplanev1.UndoTerms {

@@ -21,6 +21,10 @@ func (p *paper) Finish(_ execute.Attempt, r execute.Result) error {
 	return nil
 }
 
+func (*paper) StepIntent(execute.Attempt, execute.StepRecord) error { return nil }
+func (*paper) StepFinish(execute.Attempt, execute.StepRecord) error { return nil }
+func (*paper) Steps(execute.Attempt) []execute.StepRecord           { return nil }
+
 func TestHostKeepsTheContractOfExecute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost("a", &Trace{began: time.Now()})

@@ -17,7 +17,7 @@ import (
 const DefaultTTL = 5 * time.Minute
 
 // Command is work to ask of agents. Exactly one of Selector, Agents and RerunOf says of
-// whom, and exactly one of Argv and Script says what.
+// whom, and exactly one of Argv, Script and Steps says what.
 type Command struct {
 	// ID is a UUIDv7. Submit sets it when it is empty, so that the same Command can be
 	// submitted again when its outcome is not known: it runs once.
@@ -37,9 +37,13 @@ type Command struct {
 	Argv []string
 	// Script is a file that is executed; its first line says by what.
 	Script []byte
+	// Steps are programs that run one after the other, each when the one before has
+	// succeeded.
+	Steps []*agentplanev1.Step
 
-	// RunTimeout is how long the program may run, and KillGrace how long it has
-	// between TERM and KILL; zero takes the defaults of nodes and agents.
+	// RunTimeout is how long the program may run, or each step that says nothing else,
+	// and KillGrace how long it has between TERM and KILL; zero takes the defaults of
+	// nodes and agents.
 	RunTimeout, KillGrace time.Duration
 	// TTL is how long it may wait to be started; zero is DefaultTTL.
 	TTL time.Duration
@@ -92,7 +96,7 @@ func (c *Command) Envelope(clusterID string, incarnation *agentplanev1.Incarnati
 func (c *Command) spec() (*agentplanev1.CommandSpec, error) {
 	spec := &agentplanev1.CommandSpec{
 		Selector: c.Selector, Agents: c.Agents, RerunOf: c.RerunOf, RerunStates: c.RerunStates,
-		Argv: c.Argv, Script: c.Script, RunTimeout: int64(c.RunTimeout), KillGrace: int64(c.KillGrace),
+		Argv: c.Argv, Script: c.Script, Steps: c.Steps, RunTimeout: int64(c.RunTimeout), KillGrace: int64(c.KillGrace),
 		NotAfter: int64(c.ttl()), QueueOffline: c.Queue, Delivery: c.Delivery, Traceparent: c.TraceParent,
 		Template: c.Template, Secrets: c.Secrets,
 	}
@@ -139,7 +143,7 @@ func Rerun(spec *agentplanev1.CommandSpec, states ...agentplanev1.AttemptState) 
 		return nil, fmt.Errorf("rerun command %q: %w", spec.GetCommandId(), ErrSecrets)
 	}
 	c := &Command{
-		RerunOf: spec.GetCommandId(), RerunStates: slices.Clone(states), Argv: spec.GetArgv(), Script: spec.GetScript(),
+		RerunOf: spec.GetCommandId(), RerunStates: slices.Clone(states), Argv: spec.GetArgv(), Script: spec.GetScript(), Steps: spec.GetSteps(),
 		RunTimeout: time.Duration(spec.GetRunTimeout()), KillGrace: time.Duration(spec.GetKillGrace()),
 		TTL: time.Unix(0, spec.GetNotAfter()).Sub(made), Queue: spec.GetQueueOffline(), Delivery: spec.GetDelivery(),
 		Template: spec.GetTemplate(),
@@ -158,6 +162,6 @@ func Rerun(spec *agentplanev1.CommandSpec, states ...agentplanev1.AttemptState) 
 // ownFields are those of a spec that a further command does not take over as they are:
 // Command has them, or they are of the one occasion.
 var ownFields = []protoreflect.Name{
-	"cluster_id", "incarnation", "command_id", "selector", "agents", "rerun_of", "rerun_states", "argv", "script",
+	"cluster_id", "incarnation", "command_id", "selector", "agents", "rerun_of", "rerun_states", "argv", "script", "steps",
 	"run_timeout", "kill_grace", "not_before", "not_after", "delivery", "queue_offline", "traceparent", "template", "secrets",
 }

@@ -92,7 +92,7 @@ func Verify(t *agentplanev1.TemplateSpec, spec *agentplanev1.CommandSpec) error 
 	switch {
 	case err != nil:
 		return err
-	case !slices.Equal(f.Argv, spec.GetArgv()) || len(spec.GetScript()) > 0:
+	case !slices.Equal(f.Argv, spec.GetArgv()) || len(spec.GetScript()) > 0 || len(spec.GetSteps()) > 0:
 		return fmt.Errorf("%w: the program is not what the template gives for the arguments", ErrValue)
 	case spec.GetRunTimeout() != t.GetRunTimeout() || spec.GetKillGrace() != t.GetKillGrace() || spec.GetDelivery() != t.GetDelivery():
 		return fmt.Errorf("%w: time limits and class are not the template's", ErrValue)

@@ -1540,6 +1540,8 @@ type Report struct {
 	Stderr        *Output                `protobuf:"bytes,13,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	JournalSeq    uint64                 `protobuf:"varint,14,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
 	CancelTooLate bool                   `protobuf:"varint,15,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
+	// Those that have begun, in their order; none unless the command has steps.
+	Steps []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	// Of an attempt with an undo, once its program has ended.
 	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1679,6 +1681,13 @@ func (x *Report) GetCancelTooLate() bool {
 		return x.CancelTooLate
 	}
 	return false
+}
+
+func (x *Report) GetSteps() []*StepResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
 }
 
 func (x *Report) GetUndo() *Undo {
@@ -2665,7 +2674,7 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x03Ask\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
-	"\x05fence\x18\x03 \x01(\x04R\x05fence\"\xa4\x04\n" +
+	"\x05fence\x18\x03 \x01(\x04R\x05fence\"\xd5\x04\n" +
 	"\x06Report\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -2684,7 +2693,8 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x06stderr\x18\r \x01(\v2\x15.agentplane.v1.OutputR\x06stderr\x12\x1f\n" +
 	"\vjournal_seq\x18\x0e \x01(\x04R\n" +
 	"journalSeq\x12&\n" +
-	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12'\n" +
+	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12/\n" +
+	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\x12'\n" +
 	"\x04undo\x18P \x01(\v2\x13.agentplane.v1.UndoR\x04undo\"<\n" +
 	"\vTrustUpdate\x12-\n" +
 	"\x06bundle\x18\x01 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle\"?\n" +
@@ -2798,9 +2808,10 @@ var file_agentplane_v1_agent_proto_goTypes = []any{
 	(Part)(0),               // 33: agentplane.v1.Part
 	(AttemptState)(0),       // 34: agentplane.v1.AttemptState
 	(*Output)(nil),          // 35: agentplane.v1.Output
-	(*Undo)(nil),            // 36: agentplane.v1.Undo
-	(*OutputEnds)(nil),      // 37: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),     // 38: agentplane.v1.OutputChunk
+	(*StepResult)(nil),      // 36: agentplane.v1.StepResult
+	(*Undo)(nil),            // 37: agentplane.v1.Undo
+	(*OutputEnds)(nil),      // 38: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),     // 39: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: agentplane.v1.SessionRequest.hello:type_name -> agentplane.v1.Hello
@@ -2830,31 +2841,32 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	34, // 24: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
 	35, // 25: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
 	35, // 26: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
-	36, // 27: agentplane.v1.Report.undo:type_name -> agentplane.v1.Undo
-	31, // 28: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
-	22, // 29: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
-	23, // 30: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
-	25, // 31: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
-	26, // 32: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
-	24, // 33: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
-	27, // 34: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
-	28, // 35: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
-	29, // 36: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
-	37, // 37: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
-	37, // 38: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
-	38, // 39: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
-	37, // 40: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
-	37, // 41: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
-	37, // 42: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
-	0,  // 43: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	20, // 44: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
-	1,  // 45: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	21, // 46: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
-	45, // [45:47] is the sub-list for method output_type
-	43, // [43:45] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	36, // 27: agentplane.v1.Report.steps:type_name -> agentplane.v1.StepResult
+	37, // 28: agentplane.v1.Report.undo:type_name -> agentplane.v1.Undo
+	31, // 29: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
+	22, // 30: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
+	23, // 31: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
+	25, // 32: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
+	26, // 33: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
+	24, // 34: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
+	27, // 35: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
+	28, // 36: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
+	29, // 37: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
+	38, // 38: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
+	38, // 39: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
+	39, // 40: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
+	38, // 41: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
+	38, // 42: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
+	38, // 43: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
+	0,  // 44: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	20, // 45: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
+	1,  // 46: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	21, // 47: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
+	46, // [46:48] is the sub-list for method output_type
+	44, // [44:46] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }

@@ -1122,7 +1122,7 @@ type CommandSpec struct {
 	// The program and its arguments; exclusive with script.
 	Argv   []string `protobuf:"bytes,6,rep,name=argv,proto3" json:"argv,omitempty"`
 	Script []byte   `protobuf:"bytes,7,opt,name=script,proto3" json:"script,omitempty"`
-	// Nanoseconds.
+	// Nanoseconds. With steps it is of each that names none.
 	RunTimeout int64  `protobuf:"varint,8,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
 	KillGrace  int64  `protobuf:"varint,9,opt,name=kill_grace,json=killGrace,proto3" json:"kill_grace,omitempty"`
 	Profile    string `protobuf:"bytes,10,opt,name=profile,proto3" json:"profile,omitempty"`
@@ -1157,6 +1157,9 @@ type CommandSpec struct {
 	Template *TemplateUse `protobuf:"bytes,62,opt,name=template,proto3" json:"template,omitempty"`
 	// For the environment of the program; their values are shown to nobody.
 	Secrets []*Secret `protobuf:"bytes,63,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Programs that run one after the other, each when the one before has succeeded;
+	// exclusive with argv and script. At most 16.
+	Steps []*Step `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	// Absent: what the program does stays.
 	Undo          *UndoSpec `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1375,11 +1378,193 @@ func (x *CommandSpec) GetSecrets() []*Secret {
 	return nil
 }
 
+func (x *CommandSpec) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
 func (x *CommandSpec) GetUndo() *UndoSpec {
 	if x != nil {
 		return x.Undo
 	}
 	return nil
+}
+
+// Step is one program of several.
+type Step struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Letters, digits and . _ -; no two of a command have the same.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The program and its arguments; exclusive with script.
+	Argv   []string `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`
+	Script []byte   `protobuf:"bytes,3,opt,name=script,proto3" json:"script,omitempty"`
+	// Nanoseconds; 0 = the command's.
+	RunTimeout    int64 `protobuf:"varint,4,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Step) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Step) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *Step) GetScript() []byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *Step) GetRunTimeout() int64 {
+	if x != nil {
+		return x.RunTimeout
+	}
+	return 0
+}
+
+// StepResult is how far a step of an attempt is.
+type StepResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// RUNNING, or how it ended.
+	State         AttemptState `protobuf:"varint,3,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	ExitCode      int32        `protobuf:"zigzag32,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal        uint32       `protobuf:"varint,5,opt,name=signal,proto3" json:"signal,omitempty"`
+	Reason        string       `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartedAt     int64        `protobuf:"varint,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt       int64        `protobuf:"varint,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepResult) Reset() {
+	*x = StepResult{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepResult) ProtoMessage() {}
+
+func (x *StepResult) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
+func (*StepResult) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StepResult) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StepResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StepResult) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *StepResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *StepResult) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *StepResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StepResult) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *StepResult) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
 }
 
 // TemplateUse says from which template a command was made, and with which arguments.
@@ -1395,7 +1580,7 @@ type TemplateUse struct {
 
 func (x *TemplateUse) Reset() {
 	*x = TemplateUse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1592,7 @@ func (x *TemplateUse) String() string {
 func (*TemplateUse) ProtoMessage() {}
 
 func (x *TemplateUse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1605,7 @@ func (x *TemplateUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplateUse.ProtoReflect.Descriptor instead.
 func (*TemplateUse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TemplateUse) GetName() string {
@@ -1455,7 +1640,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1652,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1665,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Secret) GetEnv() string {
@@ -1507,7 +1692,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1704,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1717,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -1555,7 +1740,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1752,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1765,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -1614,7 +1799,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1811,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1824,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -1659,7 +1844,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1856,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1869,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -1711,7 +1896,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1908,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1921,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -1824,7 +2009,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2021,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2034,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Command) GetId() string {
@@ -2097,7 +2282,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2294,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2307,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rollout) GetWaves() []*Wave {
@@ -2236,7 +2421,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2433,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2446,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Wave) GetShare() string {
@@ -2330,7 +2515,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2527,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2540,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Stop) GetNumber() uint64 {
@@ -2404,7 +2589,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2601,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2614,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Output) GetHead() []byte {
@@ -2481,6 +2666,8 @@ type Invocation struct {
 	StartsAt int64 `protobuf:"varint,40,opt,name=starts_at,json=startsAt,proto3" json:"starts_at,omitempty"`
 	// Where nodes keep more of the newest attempt's output than head and tail.
 	Kept *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Those that have begun, in their order; none unless the command has steps.
+	Steps []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	// Absent: its command has no undo, or the program has not ended.
 	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2489,7 +2676,7 @@ type Invocation struct {
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2688,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2701,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Invocation) GetId() string {
@@ -2678,6 +2865,13 @@ func (x *Invocation) GetKept() *KeptOutput {
 	return nil
 }
 
+func (x *Invocation) GetSteps() []*StepResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
 func (x *Invocation) GetUndo() *Undo {
 	if x != nil {
 		return x.Undo
@@ -2696,7 +2890,7 @@ type KeptOutput struct {
 
 func (x *KeptOutput) Reset() {
 	*x = KeptOutput{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2902,7 @@ func (x *KeptOutput) String() string {
 func (*KeptOutput) ProtoMessage() {}
 
 func (x *KeptOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2915,7 @@ func (x *KeptOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
 func (*KeptOutput) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeptOutput) GetNodeIds() []string {
@@ -2751,7 +2945,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2957,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2970,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -2823,7 +3017,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3029,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3042,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -2888,7 +3082,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +3094,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3107,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -3008,7 +3202,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3214,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3227,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -3067,7 +3261,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3273,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3286,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -3124,7 +3318,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +3330,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +3343,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -3189,7 +3383,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3395,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3408,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -3233,7 +3427,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3439,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3452,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -3278,7 +3472,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3290,7 +3484,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +3497,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PlanRequest) GetEnvelope() []byte {
@@ -3333,7 +3527,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3539,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3552,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PlanResponse) GetWaves() []*PlannedWave {
@@ -3424,7 +3618,7 @@ type Estimate struct {
 
 func (x *Estimate) Reset() {
 	*x = Estimate{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3630,7 @@ func (x *Estimate) String() string {
 func (*Estimate) ProtoMessage() {}
 
 func (x *Estimate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3643,7 @@ func (x *Estimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
 func (*Estimate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Estimate) GetRuns() uint32 {
@@ -3490,7 +3684,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3696,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3709,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -3544,7 +3738,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3556,7 +3750,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3569,7 +3763,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -3602,7 +3796,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3614,7 +3808,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3627,7 +3821,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -3646,7 +3840,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3658,7 +3852,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3671,7 +3865,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3692,7 +3886,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3704,7 +3898,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3717,7 +3911,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3743,7 +3937,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3755,7 +3949,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3768,7 +3962,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3787,7 +3981,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +3993,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +4006,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3831,7 +4025,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3843,7 +4037,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3856,7 +4050,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3881,7 +4075,7 @@ type ConfirmCommandRequest struct {
 
 func (x *ConfirmCommandRequest) Reset() {
 	*x = ConfirmCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +4087,7 @@ func (x *ConfirmCommandRequest) String() string {
 func (*ConfirmCommandRequest) ProtoMessage() {}
 
 func (x *ConfirmCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +4100,7 @@ func (x *ConfirmCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmCommandRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ConfirmCommandRequest) GetId() string {
@@ -3941,7 +4135,7 @@ type ConfirmCommandResponse struct {
 
 func (x *ConfirmCommandResponse) Reset() {
 	*x = ConfirmCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4147,7 @@ func (x *ConfirmCommandResponse) String() string {
 func (*ConfirmCommandResponse) ProtoMessage() {}
 
 func (x *ConfirmCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4160,7 @@ func (x *ConfirmCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmCommandResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ConfirmCommandResponse) GetCommand() *Command {
@@ -3994,7 +4188,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4200,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4213,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -4052,7 +4246,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4258,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4271,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -4137,7 +4331,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4149,7 +4343,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4162,7 +4356,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -4248,7 +4442,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4454,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4467,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -4315,7 +4509,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4327,7 +4521,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4340,7 +4534,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -4419,7 +4613,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4431,7 +4625,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4444,7 +4638,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -4562,7 +4756,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[51]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4574,7 +4768,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[51]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4587,7 +4781,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -4639,7 +4833,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[52]
+	mi := &file_agentplane_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +4845,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[52]
+	mi := &file_agentplane_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4664,7 +4858,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -4707,7 +4901,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[53]
+	mi := &file_agentplane_v1_command_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4719,7 +4913,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[53]
+	mi := &file_agentplane_v1_command_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4732,7 +4926,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{53}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -4771,7 +4965,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[54]
+	mi := &file_agentplane_v1_command_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4783,7 +4977,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[54]
+	mi := &file_agentplane_v1_command_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4796,7 +4990,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{54}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4855,7 +5049,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[55]
+	mi := &file_agentplane_v1_command_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4867,7 +5061,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[55]
+	mi := &file_agentplane_v1_command_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4880,7 +5074,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{55}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4966,7 +5160,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xd9\a\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x84\b\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -5000,9 +5194,27 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\arollout\x18\x14 \x01(\v2\x1a.agentplane.v1.RolloutSpecR\arollout\x12\x14\n" +
 	"\x05splay\x18( \x01(\x03R\x05splay\x126\n" +
 	"\btemplate\x18> \x01(\v2\x1a.agentplane.v1.TemplateUseR\btemplate\x12/\n" +
-	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12+\n" +
+	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12)\n" +
+	"\x05steps\x18F \x03(\v2\x13.agentplane.v1.StepR\x05steps\x12+\n" +
 	"\x04undo\x18P \x01(\v2\x17.agentplane.v1.UndoSpecR\x04undoB\v\n" +
-	"\t_priority\"\xc2\x01\n" +
+	"\t_priority\"g\n" +
+	"\x04Step\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x16\n" +
+	"\x06script\x18\x03 \x01(\fR\x06script\x12\x1f\n" +
+	"\vrun_timeout\x18\x04 \x01(\x03R\n" +
+	"runTimeout\"\xf2\x01\n" +
+	"\n" +
+	"StepResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x121\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x04 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x05 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\a \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\b \x01(\x03R\aendedAt\"\xc2\x01\n" +
 	"\vTemplateUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12G\n" +
@@ -5109,7 +5321,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xf2\x05\n" +
+	"totalBytes\"\xa3\x06\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -5138,7 +5350,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04wave\x18\x1e \x01(\rR\x04wave\x12\x1b\n" +
 	"\tstarts_at\x18( \x01(\x03R\bstartsAt\x12-\n" +
-	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\x12'\n" +
+	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\x12/\n" +
+	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\x12'\n" +
 	"\x04undo\x18P \x01(\v2\x13.agentplane.v1.UndoR\x04undo\"\\\n" +
 	"\n" +
 	"KeptOutput\x12\x19\n" +
@@ -5386,7 +5599,7 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_agentplane_v1_command_proto_goTypes = []any{
 	(AttemptState)(0),              // 0: agentplane.v1.AttemptState
 	(CommandState)(0),              // 1: agentplane.v1.CommandState
@@ -5405,60 +5618,62 @@ var file_agentplane_v1_command_proto_goTypes = []any{
 	(*Envelope)(nil),               // 14: agentplane.v1.Envelope
 	(*Signature)(nil),              // 15: agentplane.v1.Signature
 	(*CommandSpec)(nil),            // 16: agentplane.v1.CommandSpec
-	(*TemplateUse)(nil),            // 17: agentplane.v1.TemplateUse
-	(*Secret)(nil),                 // 18: agentplane.v1.Secret
-	(*SubmitRequest)(nil),          // 19: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),         // 20: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),     // 21: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),    // 22: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),           // 23: agentplane.v1.SubmitAnswer
-	(*Command)(nil),                // 24: agentplane.v1.Command
-	(*Rollout)(nil),                // 25: agentplane.v1.Rollout
-	(*Wave)(nil),                   // 26: agentplane.v1.Wave
-	(*Stop)(nil),                   // 27: agentplane.v1.Stop
-	(*Output)(nil),                 // 28: agentplane.v1.Output
-	(*Invocation)(nil),             // 29: agentplane.v1.Invocation
-	(*KeptOutput)(nil),             // 30: agentplane.v1.KeptOutput
-	(*GetCommandRequest)(nil),      // 31: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),     // 32: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),    // 33: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),   // 34: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),    // 35: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),   // 36: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),   // 37: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil),  // 38: agentplane.v1.CancelCommandResponse
-	(*PlanRequest)(nil),            // 39: agentplane.v1.PlanRequest
-	(*PlanResponse)(nil),           // 40: agentplane.v1.PlanResponse
-	(*Estimate)(nil),               // 41: agentplane.v1.Estimate
-	(*PlannedWave)(nil),            // 42: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),          // 43: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),    // 44: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),   // 45: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),   // 46: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil),  // 47: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),    // 48: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),   // 49: agentplane.v1.AbortCommandResponse
-	(*ConfirmCommandRequest)(nil),  // 50: agentplane.v1.ConfirmCommandRequest
-	(*ConfirmCommandResponse)(nil), // 51: agentplane.v1.ConfirmCommandResponse
-	(*WhyRequest)(nil),             // 52: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),            // 53: agentplane.v1.WhyResponse
-	(*Transition)(nil),             // 54: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),        // 55: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),       // 56: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),              // 57: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),          // 58: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),           // 59: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),         // 60: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),             // 61: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),              // 62: agentplane.v1.FollowEnd
-	nil,                            // 63: agentplane.v1.TemplateUse.ArgumentsEntry
-	nil,                            // 64: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                  // 65: agentplane.v1.Label
-	(*Incarnation)(nil),            // 66: agentplane.v1.Incarnation
-	(*ItemRefusal)(nil),            // 67: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),           // 68: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),             // 69: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),            // 70: agentplane.v1.OutputChunk
+	(*Step)(nil),                   // 17: agentplane.v1.Step
+	(*StepResult)(nil),             // 18: agentplane.v1.StepResult
+	(*TemplateUse)(nil),            // 19: agentplane.v1.TemplateUse
+	(*Secret)(nil),                 // 20: agentplane.v1.Secret
+	(*SubmitRequest)(nil),          // 21: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),         // 22: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),     // 23: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),    // 24: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),           // 25: agentplane.v1.SubmitAnswer
+	(*Command)(nil),                // 26: agentplane.v1.Command
+	(*Rollout)(nil),                // 27: agentplane.v1.Rollout
+	(*Wave)(nil),                   // 28: agentplane.v1.Wave
+	(*Stop)(nil),                   // 29: agentplane.v1.Stop
+	(*Output)(nil),                 // 30: agentplane.v1.Output
+	(*Invocation)(nil),             // 31: agentplane.v1.Invocation
+	(*KeptOutput)(nil),             // 32: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),      // 33: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),     // 34: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),    // 35: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),   // 36: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),    // 37: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),   // 38: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),   // 39: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil),  // 40: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),            // 41: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),           // 42: agentplane.v1.PlanResponse
+	(*Estimate)(nil),               // 43: agentplane.v1.Estimate
+	(*PlannedWave)(nil),            // 44: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),          // 45: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),    // 46: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),   // 47: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),   // 48: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil),  // 49: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),    // 50: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),   // 51: agentplane.v1.AbortCommandResponse
+	(*ConfirmCommandRequest)(nil),  // 52: agentplane.v1.ConfirmCommandRequest
+	(*ConfirmCommandResponse)(nil), // 53: agentplane.v1.ConfirmCommandResponse
+	(*WhyRequest)(nil),             // 54: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),            // 55: agentplane.v1.WhyResponse
+	(*Transition)(nil),             // 56: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),        // 57: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),       // 58: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),              // 59: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),          // 60: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),           // 61: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),         // 62: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),             // 63: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),              // 64: agentplane.v1.FollowEnd
+	nil,                            // 65: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                            // 66: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                  // 67: agentplane.v1.Label
+	(*Incarnation)(nil),            // 68: agentplane.v1.Incarnation
+	(*ItemRefusal)(nil),            // 69: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),           // 70: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),             // 71: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),            // 72: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
 	5,  // 0: agentplane.v1.UndoSpec.by:type_name -> agentplane.v1.ConfirmBy
@@ -5469,97 +5684,100 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	12, // 5: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
 	13, // 6: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
 	4,  // 7: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	65, // 8: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	67, // 8: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
 	15, // 9: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	66, // 10: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	68, // 10: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 11: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
 	0,  // 12: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
 	10, // 13: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
-	17, // 14: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
-	18, // 15: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
-	7,  // 16: agentplane.v1.CommandSpec.undo:type_name -> agentplane.v1.UndoSpec
-	63, // 17: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
-	24, // 18: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	23, // 19: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	67, // 20: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 21: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	64, // 22: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	29, // 23: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	16, // 24: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	25, // 25: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	27, // 26: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	27, // 27: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	9,  // 28: agentplane.v1.Command.undo:type_name -> agentplane.v1.UndoTerms
-	26, // 29: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 30: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 31: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	28, // 32: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	28, // 33: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	30, // 34: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	8,  // 35: agentplane.v1.Invocation.undo:type_name -> agentplane.v1.Undo
-	68, // 36: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	24, // 37: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 38: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 39: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	24, // 40: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	24, // 41: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	29, // 42: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	24, // 43: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	42, // 44: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	43, // 45: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	43, // 46: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	41, // 47: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	43, // 48: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	24, // 49: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 50: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 51: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 52: agentplane.v1.ConfirmCommandResponse.command:type_name -> agentplane.v1.Command
-	24, // 53: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	29, // 54: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	54, // 55: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 56: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	57, // 57: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 58: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	59, // 59: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	69, // 60: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	61, // 61: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	70, // 62: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	62, // 63: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 64: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	68, // 65: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	19, // 66: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	21, // 67: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	31, // 68: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	33, // 69: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	35, // 70: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	37, // 71: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	55, // 72: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	39, // 73: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	44, // 74: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	46, // 75: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	48, // 76: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	50, // 77: agentplane.v1.CommandService.ConfirmCommand:input_type -> agentplane.v1.ConfirmCommandRequest
-	58, // 78: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	52, // 79: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	20, // 80: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	22, // 81: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	32, // 82: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	34, // 83: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	36, // 84: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	38, // 85: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	56, // 86: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	40, // 87: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	45, // 88: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	47, // 89: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	49, // 90: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	51, // 91: agentplane.v1.CommandService.ConfirmCommand:output_type -> agentplane.v1.ConfirmCommandResponse
-	60, // 92: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	53, // 93: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	80, // [80:94] is the sub-list for method output_type
-	66, // [66:80] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	19, // 14: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
+	20, // 15: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
+	17, // 16: agentplane.v1.CommandSpec.steps:type_name -> agentplane.v1.Step
+	7,  // 17: agentplane.v1.CommandSpec.undo:type_name -> agentplane.v1.UndoSpec
+	0,  // 18: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
+	65, // 19: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	26, // 20: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	25, // 21: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	69, // 22: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 23: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	66, // 24: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	31, // 25: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	16, // 26: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	27, // 27: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	29, // 28: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	29, // 29: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	9,  // 30: agentplane.v1.Command.undo:type_name -> agentplane.v1.UndoTerms
+	28, // 31: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 32: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 33: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	30, // 34: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	30, // 35: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	32, // 36: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	18, // 37: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
+	8,  // 38: agentplane.v1.Invocation.undo:type_name -> agentplane.v1.Undo
+	70, // 39: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	26, // 40: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 41: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 42: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	26, // 43: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	26, // 44: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	31, // 45: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	26, // 46: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	44, // 47: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	45, // 48: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	45, // 49: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	43, // 50: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	45, // 51: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	26, // 52: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 53: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 54: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 55: agentplane.v1.ConfirmCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 56: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	31, // 57: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	56, // 58: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 59: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	59, // 60: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 61: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	61, // 62: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	71, // 63: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	63, // 64: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	72, // 65: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	64, // 66: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 67: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	70, // 68: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	21, // 69: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	23, // 70: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	33, // 71: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	35, // 72: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	37, // 73: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	39, // 74: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	57, // 75: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	41, // 76: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	46, // 77: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	48, // 78: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	50, // 79: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	52, // 80: agentplane.v1.CommandService.ConfirmCommand:input_type -> agentplane.v1.ConfirmCommandRequest
+	60, // 81: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	54, // 82: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	22, // 83: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	24, // 84: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	34, // 85: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	36, // 86: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	38, // 87: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	40, // 88: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	58, // 89: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	42, // 90: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	47, // 91: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	49, // 92: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	51, // 93: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	53, // 94: agentplane.v1.CommandService.ConfirmCommand:output_type -> agentplane.v1.ConfirmCommandResponse
+	62, // 95: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	55, // 96: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	83, // [83:97] is the sub-list for method output_type
+	69, // [69:83] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -5570,15 +5788,15 @@ func file_agentplane_v1_command_proto_init() {
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
 	file_agentplane_v1_command_proto_msgTypes[9].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[18].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[33].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[20].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   58,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

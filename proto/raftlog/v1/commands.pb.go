@@ -484,7 +484,8 @@ type Command struct {
 	SubmittedAt    int64                  `protobuf:"varint,4,opt,name=submitted_at,json=submittedAt,proto3" json:"submitted_at,omitempty"`
 	SubmittedIndex uint64                 `protobuf:"varint,5,opt,name=submitted_index,json=submittedIndex,proto3" json:"submitted_index,omitempty"`
 	NotAfter       int64                  `protobuf:"varint,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// Nanoseconds.
+	// Nanoseconds. It is of the whole attempt: of all its steps, and of what may come
+	// between them.
 	RunTimeout int64    `protobuf:"varint,7,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
 	KillGrace  int64    `protobuf:"varint,8,opt,name=kill_grace,json=killGrace,proto3" json:"kill_grace,omitempty"`
 	Delivery   Delivery `protobuf:"varint,9,opt,name=delivery,proto3,enum=raftlog.v1.Delivery" json:"delivery,omitempty"`
@@ -2063,7 +2064,9 @@ type Result struct {
 	Stdout    *Output `protobuf:"bytes,5,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr    *Output `protobuf:"bytes,6,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	// Sequence number of the RESULT or NEVER record.
-	JournalSeq    uint64 `protobuf:"varint,7,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
+	JournalSeq uint64 `protobuf:"varint,7,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
+	// Those that have begun, in their order; none unless the command has steps.
+	Steps         []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2147,6 +2150,116 @@ func (x *Result) GetJournalSeq() uint64 {
 	return 0
 }
 
+func (x *Result) GetSteps() []*StepResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// StepResult is how far a step of an attempt is.
+type StepResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1.
+	Number uint32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// RUNNING, or how it ended.
+	State         AttemptState `protobuf:"varint,3,opt,name=state,proto3,enum=raftlog.v1.AttemptState" json:"state,omitempty"`
+	ExitCode      int32        `protobuf:"zigzag32,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal        uint32       `protobuf:"varint,5,opt,name=signal,proto3" json:"signal,omitempty"`
+	Reason        string       `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartedAt     int64        `protobuf:"varint,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt       int64        `protobuf:"varint,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepResult) Reset() {
+	*x = StepResult{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepResult) ProtoMessage() {}
+
+func (x *StepResult) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
+func (*StepResult) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StepResult) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StepResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StepResult) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *StepResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *StepResult) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *StepResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StepResult) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *StepResult) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
 // Output is the head and the tail of one stream.
 type Output struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2160,7 +2273,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2285,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2298,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Output) GetHead() []byte {
@@ -2258,7 +2371,7 @@ type SubmitCommand struct {
 
 func (x *SubmitCommand) Reset() {
 	*x = SubmitCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2383,7 @@ func (x *SubmitCommand) String() string {
 func (*SubmitCommand) ProtoMessage() {}
 
 func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2396,7 @@ func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitCommand.ProtoReflect.Descriptor instead.
 func (*SubmitCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubmitCommand) GetId() string {
@@ -2493,7 +2606,7 @@ type RolloutPlan struct {
 
 func (x *RolloutPlan) Reset() {
 	*x = RolloutPlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2618,7 @@ func (x *RolloutPlan) String() string {
 func (*RolloutPlan) ProtoMessage() {}
 
 func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2631,7 @@ func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
 func (*RolloutPlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RolloutPlan) GetWaves() []*WavePlan {
@@ -2627,7 +2740,7 @@ type WavePlan struct {
 
 func (x *WavePlan) Reset() {
 	*x = WavePlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2752,7 @@ func (x *WavePlan) String() string {
 func (*WavePlan) ProtoMessage() {}
 
 func (x *WavePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2765,7 @@ func (x *WavePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WavePlan.ProtoReflect.Descriptor instead.
 func (*WavePlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WavePlan) GetShare() string {
@@ -2698,7 +2811,7 @@ type ReleaseCommand struct {
 
 func (x *ReleaseCommand) Reset() {
 	*x = ReleaseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2823,7 @@ func (x *ReleaseCommand) String() string {
 func (*ReleaseCommand) ProtoMessage() {}
 
 func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2836,7 @@ func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCommand.ProtoReflect.Descriptor instead.
 func (*ReleaseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleaseCommand) GetCommandId() string {
@@ -2767,7 +2880,7 @@ type ClaimAttempt struct {
 
 func (x *ClaimAttempt) Reset() {
 	*x = ClaimAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +2892,7 @@ func (x *ClaimAttempt) String() string {
 func (*ClaimAttempt) ProtoMessage() {}
 
 func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +2905,7 @@ func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimAttempt.ProtoReflect.Descriptor instead.
 func (*ClaimAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ClaimAttempt) GetInvocationId() string {
@@ -2854,7 +2967,7 @@ type ReportAttempt struct {
 
 func (x *ReportAttempt) Reset() {
 	*x = ReportAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +2979,7 @@ func (x *ReportAttempt) String() string {
 func (*ReportAttempt) ProtoMessage() {}
 
 func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +2992,7 @@ func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttempt.ProtoReflect.Descriptor instead.
 func (*ReportAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportAttempt) GetInvocationId() string {
@@ -2976,7 +3089,7 @@ type CancelCommand struct {
 
 func (x *CancelCommand) Reset() {
 	*x = CancelCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3101,7 @@ func (x *CancelCommand) String() string {
 func (*CancelCommand) ProtoMessage() {}
 
 func (x *CancelCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3114,7 @@ func (x *CancelCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommand.ProtoReflect.Descriptor instead.
 func (*CancelCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelCommand) GetCommandId() string {
@@ -3034,7 +3147,7 @@ type ConfirmCommand struct {
 
 func (x *ConfirmCommand) Reset() {
 	*x = ConfirmCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3159,7 @@ func (x *ConfirmCommand) String() string {
 func (*ConfirmCommand) ProtoMessage() {}
 
 func (x *ConfirmCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3172,7 @@ func (x *ConfirmCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmCommand.ProtoReflect.Descriptor instead.
 func (*ConfirmCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConfirmCommand) GetCommandId() string {
@@ -3102,7 +3215,7 @@ type ExpireCommands struct {
 
 func (x *ExpireCommands) Reset() {
 	*x = ExpireCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3227,7 @@ func (x *ExpireCommands) String() string {
 func (*ExpireCommands) ProtoMessage() {}
 
 func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3240,7 @@ func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
 func (*ExpireCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExpireCommands) GetCommandIds() []string {
@@ -3164,7 +3277,7 @@ type LoseAttempt struct {
 
 func (x *LoseAttempt) Reset() {
 	*x = LoseAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3289,7 @@ func (x *LoseAttempt) String() string {
 func (*LoseAttempt) ProtoMessage() {}
 
 func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3302,7 @@ func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseAttempt.ProtoReflect.Descriptor instead.
 func (*LoseAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LoseAttempt) GetKey() *AttemptKey {
@@ -3257,7 +3370,7 @@ type AdvanceRollout struct {
 
 func (x *AdvanceRollout) Reset() {
 	*x = AdvanceRollout{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3382,7 @@ func (x *AdvanceRollout) String() string {
 func (*AdvanceRollout) ProtoMessage() {}
 
 func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3395,7 @@ func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceRollout.ProtoReflect.Descriptor instead.
 func (*AdvanceRollout) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdvanceRollout) GetCommandId() string {
@@ -3323,7 +3436,7 @@ type PauseCommand struct {
 
 func (x *PauseCommand) Reset() {
 	*x = PauseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3448,7 @@ func (x *PauseCommand) String() string {
 func (*PauseCommand) ProtoMessage() {}
 
 func (x *PauseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3461,7 @@ func (x *PauseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommand.ProtoReflect.Descriptor instead.
 func (*PauseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PauseCommand) GetCommandId() string {
@@ -3379,7 +3492,7 @@ type ResumeCommand struct {
 
 func (x *ResumeCommand) Reset() {
 	*x = ResumeCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3391,7 +3504,7 @@ func (x *ResumeCommand) String() string {
 func (*ResumeCommand) ProtoMessage() {}
 
 func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3404,7 +3517,7 @@ func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommand.ProtoReflect.Descriptor instead.
 func (*ResumeCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResumeCommand) GetCommandId() string {
@@ -3439,7 +3552,7 @@ type AbortCommand struct {
 
 func (x *AbortCommand) Reset() {
 	*x = AbortCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3564,7 @@ func (x *AbortCommand) String() string {
 func (*AbortCommand) ProtoMessage() {}
 
 func (x *AbortCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3577,7 @@ func (x *AbortCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommand.ProtoReflect.Descriptor instead.
 func (*AbortCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{28}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AbortCommand) GetCommandId() string {
@@ -3491,7 +3604,7 @@ type PurgeCommands struct {
 
 func (x *PurgeCommands) Reset() {
 	*x = PurgeCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[29]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3616,7 @@ func (x *PurgeCommands) String() string {
 func (*PurgeCommands) ProtoMessage() {}
 
 func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[29]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3629,7 @@ func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeCommands.ProtoReflect.Descriptor instead.
 func (*PurgeCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{29}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PurgeCommands) GetCommandIds() []string {
@@ -3540,7 +3653,7 @@ type RecordOutput struct {
 
 func (x *RecordOutput) Reset() {
 	*x = RecordOutput{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[30]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3665,7 @@ func (x *RecordOutput) String() string {
 func (*RecordOutput) ProtoMessage() {}
 
 func (x *RecordOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[30]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3678,7 @@ func (x *RecordOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordOutput.ProtoReflect.Descriptor instead.
 func (*RecordOutput) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{30}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RecordOutput) GetInvocationId() string {
@@ -3773,7 +3886,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x05fence\x18\x05 \x01(\x04R\x05fence\x12\x17\n" +
 	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12#\n" +
 	"\rsession_epoch\x18\a \x01(\x04R\fsessionEpoch\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"\xf0\x01\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\x9e\x02\n" +
 	"\x06Result\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\x11R\bexitCode\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12\x1d\n" +
@@ -3783,7 +3896,19 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x06stdout\x18\x05 \x01(\v2\x12.raftlog.v1.OutputR\x06stdout\x12*\n" +
 	"\x06stderr\x18\x06 \x01(\v2\x12.raftlog.v1.OutputR\x06stderr\x12\x1f\n" +
 	"\vjournal_seq\x18\a \x01(\x04R\n" +
-	"journalSeq\"Q\n" +
+	"journalSeq\x12,\n" +
+	"\x05steps\x18F \x03(\v2\x16.raftlog.v1.StepResultR\x05steps\"\xef\x01\n" +
+	"\n" +
+	"StepResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x04 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x05 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\a \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\b \x01(\x03R\aendedAt\"Q\n" +
 	"\x06Output\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
@@ -3980,7 +4105,7 @@ func file_raftlog_v1_commands_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_raftlog_v1_commands_proto_goTypes = []any{
 	(AttemptState)(0),      // 0: raftlog.v1.AttemptState
 	(CommandState)(0),      // 1: raftlog.v1.CommandState
@@ -4003,24 +4128,25 @@ var file_raftlog_v1_commands_proto_goTypes = []any{
 	(*StreamRecord)(nil),   // 18: raftlog.v1.StreamRecord
 	(*Transition)(nil),     // 19: raftlog.v1.Transition
 	(*Result)(nil),         // 20: raftlog.v1.Result
-	(*Output)(nil),         // 21: raftlog.v1.Output
-	(*SubmitCommand)(nil),  // 22: raftlog.v1.SubmitCommand
-	(*RolloutPlan)(nil),    // 23: raftlog.v1.RolloutPlan
-	(*WavePlan)(nil),       // 24: raftlog.v1.WavePlan
-	(*ReleaseCommand)(nil), // 25: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),   // 26: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),  // 27: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),  // 28: raftlog.v1.CancelCommand
-	(*ConfirmCommand)(nil), // 29: raftlog.v1.ConfirmCommand
-	(*ExpireCommands)(nil), // 30: raftlog.v1.ExpireCommands
-	(*LoseAttempt)(nil),    // 31: raftlog.v1.LoseAttempt
-	(*AdvanceRollout)(nil), // 32: raftlog.v1.AdvanceRollout
-	(*PauseCommand)(nil),   // 33: raftlog.v1.PauseCommand
-	(*ResumeCommand)(nil),  // 34: raftlog.v1.ResumeCommand
-	(*AbortCommand)(nil),   // 35: raftlog.v1.AbortCommand
-	(*PurgeCommands)(nil),  // 36: raftlog.v1.PurgeCommands
-	(*RecordOutput)(nil),   // 37: raftlog.v1.RecordOutput
-	(*AttemptKey)(nil),     // 38: raftlog.v1.AttemptKey
+	(*StepResult)(nil),     // 21: raftlog.v1.StepResult
+	(*Output)(nil),         // 22: raftlog.v1.Output
+	(*SubmitCommand)(nil),  // 23: raftlog.v1.SubmitCommand
+	(*RolloutPlan)(nil),    // 24: raftlog.v1.RolloutPlan
+	(*WavePlan)(nil),       // 25: raftlog.v1.WavePlan
+	(*ReleaseCommand)(nil), // 26: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),   // 27: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),  // 28: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),  // 29: raftlog.v1.CancelCommand
+	(*ConfirmCommand)(nil), // 30: raftlog.v1.ConfirmCommand
+	(*ExpireCommands)(nil), // 31: raftlog.v1.ExpireCommands
+	(*LoseAttempt)(nil),    // 32: raftlog.v1.LoseAttempt
+	(*AdvanceRollout)(nil), // 33: raftlog.v1.AdvanceRollout
+	(*PauseCommand)(nil),   // 34: raftlog.v1.PauseCommand
+	(*ResumeCommand)(nil),  // 35: raftlog.v1.ResumeCommand
+	(*AbortCommand)(nil),   // 36: raftlog.v1.AbortCommand
+	(*PurgeCommands)(nil),  // 37: raftlog.v1.PurgeCommands
+	(*RecordOutput)(nil),   // 38: raftlog.v1.RecordOutput
+	(*AttemptKey)(nil),     // 39: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
@@ -4045,24 +4171,26 @@ var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	18, // 19: raftlog.v1.OutputRecord.stdout:type_name -> raftlog.v1.StreamRecord
 	18, // 20: raftlog.v1.OutputRecord.stderr:type_name -> raftlog.v1.StreamRecord
 	0,  // 21: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
-	21, // 22: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
-	21, // 23: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
-	2,  // 24: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
-	23, // 25: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
-	9,  // 26: raftlog.v1.SubmitCommand.undo:type_name -> raftlog.v1.UndoPlan
-	24, // 27: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
-	4,  // 28: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
-	0,  // 29: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	20, // 30: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	16, // 31: raftlog.v1.ReportAttempt.undo:type_name -> raftlog.v1.Undo
-	38, // 32: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 33: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	17, // 34: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	22, // 22: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
+	22, // 23: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
+	21, // 24: raftlog.v1.Result.steps:type_name -> raftlog.v1.StepResult
+	0,  // 25: raftlog.v1.StepResult.state:type_name -> raftlog.v1.AttemptState
+	2,  // 26: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
+	24, // 27: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
+	9,  // 28: raftlog.v1.SubmitCommand.undo:type_name -> raftlog.v1.UndoPlan
+	25, // 29: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
+	4,  // 30: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 31: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	20, // 32: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	16, // 33: raftlog.v1.ReportAttempt.undo:type_name -> raftlog.v1.Undo
+	39, // 34: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 35: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	17, // 36: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -4077,7 +4205,7 @@ func file_raftlog_v1_commands_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_commands_proto_rawDesc), len(file_raftlog_v1_commands_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

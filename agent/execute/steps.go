@@ -1,0 +1,221 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// at sets the step at hand, which has not ended.
+func (run *Run) at(s StepRecord) {
+	run.look.Lock()
+	defer run.look.Unlock()
+	s.Result = Result{}
+	run.step, run.d = s, run.r.stepDirectory(run.a, s.Number)
+	run.cmd, run.ended, run.noted = nil, nil, false
+}
+
+// advance brings the attempt to its end, one step after the other. After an error it goes
+// on where it was.
+func (run *Run) advance(ctx context.Context) (Result, error) {
+	for {
+		if run.ended == nil {
+			res, err := run.wait(ctx)
+			if err == nil {
+				res, err = run.settle(ctx, res)
+			}
+			if err != nil {
+				return Result{}, err
+			}
+			run.ended = &res
+		}
+		if run.step.Number == 0 {
+			return *run.ended, nil
+		}
+		if !run.noted {
+			run.d.fault("before-step-finish")
+			noted := run.step
+			noted.Result = *run.ended
+			if err := run.r.journal.StepFinish(run.a, noted); err != nil {
+				return Result{}, err
+			}
+			run.noted = true
+			run.d.fault("after-step-finish")
+		}
+		switch over, err := run.next(); {
+		case err != nil:
+			return Result{}, err
+		case over != nil:
+			return run.whole(*over), nil
+		}
+	}
+}
+
+// next starts the step that follows the one at hand, which has ended; or it gives how the
+// attempt ends, when none follows.
+func (run *Run) next() (over *Result, err error) {
+	end := *run.ended
+	number := run.step.Number + 1
+	switch {
+	case end.State != Succeeded:
+		if end.State == Rejected && run.step.Number > 1 {
+			end.State = Failed // of the attempt some has run
+		}
+		end.Detail = fmt.Sprintf("step %d of %d (%s): %s", run.step.Number, run.step.Of, run.step.Name, end.Detail)
+		return &end, nil
+	case run.step.Number >= run.step.Of:
+		return &end, nil
+	case run.cancelAsked():
+		return &Result{
+			State: Canceled, Reason: ReasonCanceled, ExitCode: -1, EndedAt: end.EndedAt,
+			Detail: fmt.Sprintf("canceled before step %d of %d was started", number, run.step.Of),
+		}, nil
+	}
+	if run.plan == nil {
+		if run.plan, err = run.r.directory(run.a).readPlan(run.a); err == nil && len(run.plan.Steps) != int(run.step.Of) {
+			err = fmt.Errorf("it has %d steps, the journal knows of %d", len(run.plan.Steps), run.step.Of)
+		}
+		if err != nil {
+			run.plan = nil
+			return &Result{
+				State: Failed, Reason: ReasonNotPrepared, ExitCode: -1, EndedAt: end.EndedAt,
+				Detail: fmt.Sprintf("step %d of %d was not started: the plan of the steps cannot be used: %v", number, run.step.Of, err),
+			}, nil
+		}
+	}
+	following := StepRecord{Number: number, Of: run.step.Of, Name: run.plan.Steps[number-1].Name}
+	if err := run.r.journal.StepIntent(run.a, following); err != nil {
+		return nil, err
+	}
+	run.at(following)
+	run.d.fault("after-step-intent")
+	if err := run.begin(run.plan.step(number)); err != nil && !errors.Is(err, ErrExists) {
+		run.refuse(err)
+	}
+	// A cancel that came since had nobody to tell it to, or has told the supervisor.
+	if run.cancelAsked() {
+		return nil, run.Cancel()
+	}
+	return nil, nil
+}
+
+// whole is the result of an attempt that ends with end: beside that it counts what all steps
+// did that have begun.
+func (run *Run) whole(end Result) Result {
+	var sum summary
+	var started time.Time
+	end.Started, end.StdoutBytes, end.StderrBytes, end.Unstored, end.Duration = false, 0, 0, 0, 0
+	end.UserTime, end.SystemTime, end.MaxRSSBytes = 0, 0, 0
+	for _, s := range run.r.journal.Steps(run.a) {
+		r := s.Result
+		if !end.Started && r.Started {
+			started = r.StartedAt
+		}
+		end.Started = end.Started || r.Started
+		end.Duration += r.Duration
+		end.StdoutBytes += r.StdoutBytes
+		end.StderrBytes += r.StderrBytes
+		var exit Result // has the rest; without it the output has a gap
+		_ = run.r.stepDirectory(run.a, s.Number).read(fileExit, typeExit, &exit)
+		sum.join(exit.Head, exit.Tail, r.StdoutBytes+r.StderrBytes)
+		end.Unstored += exit.Unstored
+		end.UserTime += exit.UserTime
+		end.SystemTime += exit.SystemTime
+		end.MaxRSSBytes = max(end.MaxRSSBytes, exit.MaxRSSBytes)
+	}
+	end.StartedAt, end.Head, end.Tail = started, sum.head, sum.tail
+	return end
+}
+
+// step is the spec of one step, to which its share of the bound of output is left. Of a spec
+// without steps it is the spec itself.
+func (s Spec) step(number uint32) Spec {
+	if len(s.Steps) == 0 {
+		return s
+	}
+	step := s.Steps[number-1]
+	one := s
+	one.Argv, one.Script, one.Steps, one.number, one.name = step.Argv, step.Script, nil, number, step.Name
+	one.OutputBytes = max(s.OutputBytes/int64(len(s.Steps)), minOutputBytes)
+	if step.Timeout > 0 {
+		one.Timeout = step.Timeout
+	}
+	return one
+}
+
+// planFile is what an attempt of several steps was asked to do. It lies in the directory of
+// the first, durable before anything is started, so that a later life of agentd can go on.
+type planFile struct {
+	CommandID   string
+	AgentID     string
+	Fence       uint64
+	TraceParent string
+	Env         [][]byte
+	Dir         []byte
+	Timeout     time.Duration
+	KillGrace   time.Duration
+	OutputBytes int64
+	Steps       []planStep
+}
+
+type planStep struct {
+	Name    string
+	Argv    [][]byte
+	Script  []byte
+	Timeout time.Duration
+}
+
+// keepPlan stores what the steps are. Their secrets lie in a file of their own, which goes
+// when the attempt has its result.
+func (d directory) keepPlan(s Spec) error {
+	p := planFile{
+		CommandID: s.CommandID, AgentID: s.AgentID, Fence: s.Fence, TraceParent: s.TraceParent, Env: toBytes(s.Env), Dir: []byte(s.Dir),
+		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes,
+	}
+	for _, step := range s.Steps {
+		p.Steps = append(p.Steps, planStep{Name: step.Name, Argv: toBytes(step.Argv), Script: step.Script, Timeout: step.Timeout})
+	}
+	if len(s.Secrets) > 0 {
+		if err := d.write(fileLater, typeSecrets, toBytes(s.Secrets), true); err != nil {
+			return err
+		}
+	}
+	return d.write(filePlan, typePlan, p, true)
+}
+
+// readPlan reads it again.
+func (d directory) readPlan(a Attempt) (*Spec, error) {
+	var p planFile
+	if err := d.read(filePlan, typePlan, &p); err != nil {
+		return nil, err
+	}
+	s := Spec{
+		Attempt: a, CommandID: p.CommandID, AgentID: p.AgentID, Fence: p.Fence, TraceParent: p.TraceParent, Env: toStrings(p.Env), Dir: string(p.Dir),
+		Timeout: p.Timeout, KillGrace: p.KillGrace, OutputBytes: p.OutputBytes,
+	}
+	for _, step := range p.Steps {
+		s.Steps = append(s.Steps, Step{Name: step.Name, Argv: toStrings(step.Argv), Script: step.Script, Timeout: step.Timeout})
+	}
+	var secrets [][]byte
+	if err := d.read(fileLater, typeSecrets, &secrets); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	s.Secrets = toStrings(secrets)
+	return &s, s.Validate()
+}
+
+// forgetLater removes the secrets of further steps.
+func (d directory) forgetLater() { _ = os.Remove(d.path(fileLater)) } // where there are none, all is well
+
+// printed is what a step that has ended has printed; last is up to where it was read, which
+// is all that is known when there is no result.
+func (d directory) printed(last printed) printed {
+	var res Result
+	if d.read(fileExit, typeExit, &res) != nil {
+		return last
+	}
+	return printed{res.StdoutBytes, res.StderrBytes}
+}
