@@ -39,7 +39,8 @@ type Options struct {
 	// a bound; 15 s.
 	BackoffCap time.Duration
 
-	opened func(*life) // for tests, which break what Run has opened
+	runner func(*execute.Options) // for tests, which have a host of their own
+	opened func(*life)            // for tests, which break what Run has opened
 }
 
 func (o *Options) validate() error {

@@ -182,9 +182,15 @@ func (o *order) program() *agentplanev1.CommandSpec {
 		return o.spec
 	}
 	s, p := proto.CloneOf(o.spec), o.spec.GetRollout().GetProbe()
-	s.Argv, s.Script, s.Steps = p.GetArgv(), p.GetScript(), nil
+	s.Argv, s.Script, s.Steps, s.Undo = p.GetArgv(), p.GetScript(), nil, nil
 	s.RunTimeout = cmp.Or(p.GetTimeout(), int64(wave.ProbeTimeout))
 	return s
+}
+
+// steps says that the attempt has steps, if only for the sake of its undo.
+func (o *order) steps() bool {
+	program := o.program()
+	return len(program.GetSteps()) > 0 || program.GetUndo() != nil
 }
 
 // spec is what to run.
@@ -197,6 +203,7 @@ func (w *worker) spec(o *order) execute.Spec {
 		Timeout: time.Duration(program.GetRunTimeout()), KillGrace: time.Duration(program.GetKillGrace()),
 		OutputBytes: max(c.Output.MaxBytes, minOutputBytes),
 	}
+	s.Undo = undoSpec(program)
 	for _, step := range program.GetSteps() {
 		s.Steps = append(s.Steps, execute.Step{
 			Name: step.GetName(), Argv: step.GetArgv(), Script: step.GetScript(), Timeout: time.Duration(step.GetRunTimeout()),

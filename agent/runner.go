@@ -46,7 +46,11 @@ func (l *life) openRunner() (Runner, error) {
 	if l.o.Runner != nil {
 		return l.o.Runner(l.book)
 	}
-	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable})
+	o := execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, Contact: l.contact.try}
+	if l.o.runner != nil {
+		l.o.runner(&o)
+	}
+	r, err := execute.Open(o)
 	if err != nil {
 		return nil, err
 	}
