@@ -8,12 +8,12 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentplane/agentplane/agent/collect"
+	"github.com/agentplane/agentplane/agent/execute"
 	"github.com/agentplane/agentplane/agent/journal"
 	"github.com/agentplane/agentplane/agent/output"
 	"github.com/agentplane/agentplane/agent/session"
@@ -171,7 +171,7 @@ func (l *life) serve(ctx context.Context) error {
 	l.contact.opener = opener
 	keeper, err := session.New(session.Options{
 		AgentID: l.record.AgentID, ClusterID: l.record.ClusterID, Version: l.o.Version,
-		BootID: bootID(), StartID: startID, Slots: l.config.Slots,
+		BootID: l.bootID(), StartID: startID, Slots: l.config.Slots,
 		Opener: opener, Beside: l.beside(opener),
 		Trust: l.trust, Work: l.worker, Facts: facts, Clock: &l.clock,
 		Removed: l.enrolAgain, Rebooting: func() bool { return l.worker.Rebooting() || rebooting() }, Logger: l.o.Logger.Named("session"), BackoffCap: l.o.BackoffCap,
@@ -244,12 +244,13 @@ func (l *life) enrolAgain(ctx context.Context) error {
 }
 
 // bootID is the kernel's, which changes with each boot; empty when it cannot be read.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
+func (l *life) bootID() string {
+	read := l.o.BootID
+	if read == nil {
+		read = execute.BootID
 	}
-	return strings.TrimSpace(string(b))
+	id, _ := read()
+	return id
 }
 
 // rebooting says whether systemd is taking the host down.

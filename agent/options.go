@@ -32,6 +32,8 @@ type Options struct {
 	// Runner makes what runs programs, given the journal that it writes; nil makes one of
 	// package execute in the data directory. What it makes keeps that package's promises.
 	Runner func(execute.Journal) (Runner, error)
+	// BootID gives the kernel's name for the time since it was started; nil reads it.
+	BootID func() (string, error)
 	// Facts are the host's; nil is collect.Host.
 	Facts func(context.Context) map[string]string
 
@@ -39,8 +41,7 @@ type Options struct {
 	// a bound; 15 s.
 	BackoffCap time.Duration
 
-	runner func(*execute.Options) // for tests, which have a host of their own
-	opened func(*life)            // for tests, which break what Run has opened
+	opened func(*life) // for tests, which break what Run has opened
 }
 
 func (o *Options) validate() error {

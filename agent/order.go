@@ -37,7 +37,8 @@ const (
 const early = 5 * time.Second
 
 // A Policy is the host's own say. It answers an empty reason for what may run; the reason
-// stands in the detail of REJECTED(policy). It must not block.
+// stands in the detail of REJECTED(policy). Of a command with steps it is asked about each,
+// and of an undo as well, as of a command that is that program alone. It must not block.
 type Policy func(*agentplanev1.CommandSpec) (reason string)
 
 // rejection is why an attempt will never start here.
@@ -122,12 +123,34 @@ func (at stage) judge(o *order, env *agentplanev1.Envelope) *rejection {
 	case d.GetSubmittedAt() < at.floor:
 		return rejectf(reasonForgotten, "it was submitted at %s, and the journal begins at %s", stamp(d.GetSubmittedAt()), stamp(at.floor))
 	}
-	if at.policy != nil {
+	if at.policy == nil {
+		return nil
+	}
+	if len(o.program().GetSteps()) == 0 {
 		if reason := at.policy(o.program()); reason != "" {
 			return rejectf(reasonPolicy, "%s", reason)
 		}
 	}
+	for n, step := range o.program().GetSteps() {
+		if reason := at.policy(asProgram(o.program(), step)); reason != "" {
+			return rejectf(reasonPolicy, "step %d (%.64s): %s", n+1, step.GetName(), reason)
+		}
+	}
+	if u := o.program().GetUndo(); u != nil {
+		undo := &agentplanev1.Step{Argv: u.GetArgv(), Script: u.GetScript(), RunTimeout: u.GetRunTimeout()}
+		if reason := at.policy(asProgram(o.program(), undo)); reason != "" {
+			return rejectf(reasonPolicy, "the undo: %s", reason)
+		}
+	}
 	return nil
+}
+
+// asProgram is the spec with one of its steps as the only program.
+func asProgram(spec *agentplanev1.CommandSpec, step *agentplanev1.Step) *agentplanev1.CommandSpec {
+	s := proto.CloneOf(spec)
+	s.Steps, s.Undo, s.Argv, s.Script = nil, nil, step.GetArgv(), step.GetScript()
+	s.RunTimeout = cmp.Or(step.GetRunTimeout(), spec.GetRunTimeout())
+	return s
 }
 
 // commandOf is the id that the command of a delivery must have: the envelope's, or what

@@ -46,11 +46,7 @@ func (l *life) openRunner() (Runner, error) {
 	if l.o.Runner != nil {
 		return l.o.Runner(l.book)
 	}
-	o := execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, Contact: l.contact.try}
-	if l.o.runner != nil {
-		l.o.runner(&o)
-	}
-	r, err := execute.Open(o)
+	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try})
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/agentplane/agentplane/agent/agenttest"
-	"github.com/agentplane/agentplane/agent/execute"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/wave"
 )
@@ -205,9 +204,7 @@ func TestTheWaitGoesOnOverARestartOfAgentd(t *testing.T) {
 
 // reboots gives a host a boot id of its own from the next start of agentd on.
 func (h *host) reboots(name string) {
-	h.options = func(o *Options) {
-		o.runner = func(e *execute.Options) { e.BootID = func() (string, error) { return name, nil } }
-	}
+	h.options = func(o *Options) { o.BootID = func() (string, error) { return name, nil } }
 }
 
 func TestTheWaitBeginsAnewOnceWithTheHost(t *testing.T) {
@@ -345,10 +342,27 @@ func TestProbesAreNotUndone(t *testing.T) {
 func TestAnUndoThatCannotBeRunIsRejected(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
+	h.options = func(o *Options) {
+		o.Policy = func(s *agentplanev1.CommandSpec) string {
+			if len(s.GetScript()) > 0 {
+				return "no scripts on this host"
+			}
+			return ""
+		}
+	}
 	id := h.ready()
-	spec := h.undoable("", time.Hour, "")
-	spec.Undo.Argv = nil
-	if r := c.Wait(c.Submit(id, spec)); r.GetState() != rejected || r.GetReason() != "invalid" || !strings.Contains(r.GetDetail(), "the undo of") {
-		t.Errorf("report is %v", r)
+	empty, script := h.undoable("", time.Hour, ""), h.undoable("", time.Hour, "")
+	empty.Undo.Argv = nil
+	script.Undo.Argv, script.Undo.Script = nil, []byte("true")
+	for name, x := range map[string]struct {
+		spec           *agentplanev1.CommandSpec
+		reason, detail string
+	}{
+		"nothing to run":       {empty, reasonInvalid, "the undo of"},
+		"one against a policy": {script, reasonPolicy, "the undo: no scripts on this host"},
+	} {
+		if r := c.Wait(c.Submit(id, x.spec)); r.GetState() != rejected || r.GetReason() != x.reason || !strings.Contains(r.GetDetail(), x.detail) {
+			t.Errorf("%s: %v", name, r)
+		}
 	}
 }

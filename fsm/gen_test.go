@@ -498,5 +498,13 @@ func (g *gen) report() *raftlogv1.Mutation {
 	if !g.rarely(3) {
 		m.Result = &raftlogv1.Result{JournalSeq: uint64(g.pick(0, 1, 2, 5)), Stdout: &raftlogv1.Output{Head: make([]byte, MaxOutputBytes+1)[:g.pick(0, 0, 0, 1, 1, MaxOutputBytes+1)]}}
 	}
+	for range g.pick(0, 0, 0, 1, 2, 3, MaxSteps+1) {
+		if m.Result == nil {
+			m.Result = &raftlogv1.Result{}
+		}
+		m.Result.Steps = append(m.Result.Steps, &raftlogv1.StepResult{
+			Number: uint32(len(m.Result.Steps) + 1), Name: strings.Repeat("n", g.pick(1, 1, 1, MaxStepBytes, MaxStepBytes, MaxStepBytes+1)), State: raftlogv1.AttemptState(g.pick(40, 40, 60, 61)),
+		})
+	}
 	return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}
 }

@@ -193,8 +193,9 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 			Reason: c.text("reason", ""), Detail: strings.Repeat(c.text("detail", ""), int(c.int("times", 1))), CancelTooLate: c.text("too-late", "") != "", Undo: undoVerb(c),
 		}
 		exit, seq, output := c.int("exit", 0), c.int("seq", 0), c.int("output", 0)
-		if exit != 0 || seq != 0 || output != 0 {
-			m.Result = &raftlogv1.Result{ExitCode: int32(exit), JournalSeq: seq}
+		steps := c.text("steps", "")
+		if exit != 0 || seq != 0 || output != 0 || steps != "" {
+			m.Result = &raftlogv1.Result{ExitCode: int32(exit), JournalSeq: seq, Steps: storySteps(steps)}
 			if output != 0 {
 				m.Result.Stdout = &raftlogv1.Output{Head: bytes.Repeat([]byte{'o'}, int(output)), TotalBytes: output}
 			}
@@ -416,4 +417,16 @@ func rolloutOf(c *call, m *raftlogv1.SubmitCommand) *raftlogv1.RolloutPlan {
 		m.Release = uint32(len(m.AgentOrdinals))
 	}
 	return p
+}
+
+// storySteps reads "drain:SUCCEEDED,upgrade:RUNNING".
+func storySteps(words string) (steps []*raftlogv1.StepResult) {
+	for n, word := range strings.Split(words, ",") {
+		if name, state, ok := strings.Cut(word, ":"); ok {
+			steps = append(steps, &raftlogv1.StepResult{
+				Number: uint32(n + 1), Name: name, State: raftlogv1.AttemptState(raftlogv1.AttemptState_value["ATTEMPT_STATE_"+state]),
+			})
+		}
+	}
+	return steps
 }

@@ -325,7 +325,8 @@ func (w *twin) report(before *View, now int64, m *raftlogv1.ReportAttempt) raftl
 	case s.GetNodeId() != m.GetNodeId():
 		return raftlogv1.Code_CODE_REFUSED
 	case !slices.Contains([]raftlogv1.AttemptState{40, 50, 60, 61, 62, 63, 64}, m.GetState()),
-		len(m.GetResult().GetStdout().GetHead()) > MaxOutputBytes:
+		len(m.GetResult().GetStdout().GetHead()) > MaxOutputBytes, len(m.GetResult().GetSteps()) > MaxSteps,
+		slices.ContainsFunc(m.GetResult().GetSteps(), func(s *raftlogv1.StepResult) bool { return len(s.GetName()) > MaxStepBytes }):
 		return raftlogv1.Code_CODE_INVALID
 	case m.GetAttempt() >= 1 && m.GetAttempt() < a.n:
 		return raftlogv1.Code_CODE_OK

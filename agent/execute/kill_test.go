@@ -138,7 +138,7 @@ func agent(dir string) (told, error) {
 		if b, err := os.ReadFile(filepath.Join(dir, "boot")); err == nil {
 			return string(b), nil
 		}
-		return bootID()
+		return BootID()
 	}})
 	if err != nil {
 		return told{}, err

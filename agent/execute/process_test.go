@@ -102,7 +102,7 @@ func TestInnocentsAreSpared(t *testing.T) {
 	cmd := other(t, &syscall.SysProcAttr{Setsid: true}, "sleep", "100")
 	p, err := readProcess(cmd.Process.Pid)
 	must(t, err)
-	boot, err := bootID()
+	boot, err := BootID()
 	must(t, err)
 	right := started{PID: p.pid, StartTicks: p.ticks, Session: p.session, BootID: boot}
 	for what, change := range map[string]func(*started){
@@ -132,7 +132,7 @@ func TestLeftoverWithoutLeaderIsKnownByItsEnvironment(t *testing.T) {
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 		return cmd.Process.Pid
 	}
-	boot, err := bootID()
+	boot, err := BootID()
 	must(t, err)
 	for number, hits := range map[string]int{"1": 1, "2": 0, "11": 0} {
 		pid := run(number)

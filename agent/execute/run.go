@@ -224,7 +224,7 @@ func (run *Run) lost() Result {
 	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
 	res.Started = run.d.read(fileStarted, typeStarted, &st) == nil
 	switch {
-	case res.Started && st.BootID != boot && run.d.has(fileReboot):
+	case err == nil && res.Started && st.BootID != boot && run.d.has(fileReboot):
 		res.rebooted()
 	case asked && sf.BootID != boot || res.Started && st.BootID != boot:
 		res.Reason = ReasonReboot

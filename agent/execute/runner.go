@@ -103,7 +103,7 @@ func Open(o Options) (*Runner, error) {
 		bootID: o.BootID, uptime: o.Uptime, contact: o.Contact, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
 	}
 	if r.bootID == nil {
-		r.bootID = bootID
+		r.bootID = BootID
 	}
 	if r.uptime == nil {
 		r.uptime = uptime

@@ -239,7 +239,7 @@ func (b *bench) restart(name string, up time.Duration) {
 func newBench(t testing.TB, m *memory, dir string) (*Runner, *bench) {
 	t.Helper()
 	b := &bench{}
-	boot, err := bootID() // what supervisors note
+	boot, err := BootID() // what supervisors note
 	must(t, err)
 	b.boot.Store(boot)
 	r, err := Open(Options{

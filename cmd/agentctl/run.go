@@ -98,7 +98,7 @@ func (f *runFlags) add(c *cobra.Command) {
 	f.waves.add(c)
 	f.undo.add(c)
 	fl := c.Flags()
-	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program may run")
+	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program, or each step, may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
 	durationVar(fl, &f.ttl, "ttl", client.DefaultTTL, "how long it may wait to be started (24h with several waves)")
 	durationVar(fl, &f.queue, "queue", 0, "as --ttl, and wait for agents that are offline, too")
@@ -134,6 +134,7 @@ its number, and $AGENTPLANE_STEP_NAME.
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
 rejected, skipped, or all-not-succeeded; several with commas. --timeout, --kill-grace,
 --ttl and --queue change the limits. What was LOST may have run: it is started once more.
+Of steps all are run again, from the first.
 
 A change that may cut a host off carries its own way back:
 
@@ -161,10 +162,10 @@ func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*clien
 		return nil, usagef("--class %q is neither at-most-once nor idempotent", f.class)
 	case f.script != "" && len(argv) > 0:
 		return nil, usagef("both --script and a program are given")
-	case f.steps.given() && (f.script != "" || len(argv) > 0):
-		return nil, usagef("both --step and another program are given: make it one more --step")
 	case len(f.steps.timeouts) > 0 && len(f.steps.words) == 0:
 		return nil, usagef("--step-timeout is given, and no --step")
+	case f.steps.given() && (f.script != "" || len(argv) > 0):
+		return nil, usagef("both --step and another program are given: make it one more --step")
 	case f.script == "" && len(argv) == 0 && !f.steps.given():
 		return nil, usagef("no program is given: write it behind --, as in: agentctl run --on all -- uptime")
 	}

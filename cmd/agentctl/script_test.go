@@ -171,6 +171,10 @@ func register(ts *testscript.TestScript, name, health string, labels, behaviour 
 			n, err := strconv.ParseUint(v, 10, 64)
 			ts.Check(err)
 			b.TotalBytes = n
+		case "step":
+			n, err := strconv.Atoi(v)
+			ts.Check(err)
+			b.Step = n
 		case "after":
 			d, err := time.ParseDuration(v)
 			ts.Check(err)

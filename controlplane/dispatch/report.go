@@ -263,9 +263,13 @@ func steps(all []*agentplanev1.StepResult) (rows []*raftlogv1.StepResult, cut bo
 		all, cut = all[:fsm.MaxSteps], true
 	}
 	for _, s := range all {
+		state := raftlogv1.AttemptState(s.GetState())
+		if raftlogv1.AttemptState_name[int32(state)] == "" {
+			state, cut = raftlogv1.AttemptState_ATTEMPT_STATE_UNSPECIFIED, true
+		}
 		cut = cut || len(s.GetName()) > fsm.MaxStepBytes || len(s.GetReason()) > fsm.MaxStepBytes
 		rows = append(rows, &raftlogv1.StepResult{
-			Number: s.GetNumber(), Name: text(s.GetName(), fsm.MaxStepBytes), State: raftlogv1.AttemptState(s.GetState()), ExitCode: s.GetExitCode(),
+			Number: s.GetNumber(), Name: text(s.GetName(), fsm.MaxStepBytes), State: state, ExitCode: s.GetExitCode(),
 			Signal: s.GetSignal(), Reason: text(s.GetReason(), fsm.MaxStepBytes), StartedAt: s.GetStartedAt(), EndedAt: s.GetEndedAt(),
 		})
 	}

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -374,6 +375,53 @@ func TestProposalsKeepWithinWhatAnEntryTakes(t *testing.T) {
 		defer l.mu.Unlock()
 		if l.largest != 7 {
 			t.Errorf("the largest proposal has %d mutations, want 7", l.largest)
+		}
+	})
+}
+
+// While an attempt runs, what is told of its steps goes into the log, once.
+func TestStepsAreProposedAsTheyGo(t *testing.T) {
+	bubble(t, func(t *testing.T, l *testLog) {
+		n := l.node(0, nil)
+		id := l.submit(nil, 0)
+		s := newAgent(t, 0).live(n.Dispatcher)
+		settle(time.Second)
+		d := s.deliveries()[0]
+		const run, done = agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED
+		tell := func(steps ...agentplanev1.AttemptState) {
+			r := &agentplanev1.Report{InvocationId: d.GetInvocationId(), Attempt: 1, Fence: d.GetFence(), State: run, JournalSeq: 1}
+			for k, state := range steps {
+				r.Steps = append(r.Steps, &agentplanev1.StepResult{Number: uint32(k + 1), Name: strings.Repeat("n", 100), Reason: "\xff", State: state})
+			}
+			s.report(r)
+			settle(time.Second)
+		}
+		reports := func() int { return l.count(func(m *raftlogv1.Mutation) bool { return m.GetReportAttempt() != nil }) }
+		for _, c := range []struct {
+			what  string
+			steps []agentplanev1.AttemptState
+			want  int
+		}{
+			{"it runs", []agentplanev1.AttemptState{run}, 1},
+			{"again", []agentplanev1.AttemptState{run}, 0},
+			{"the second runs", []agentplanev1.AttemptState{done, run}, 1},
+			{"an older one", []agentplanev1.AttemptState{run}, 0},
+			{"a state of the future", []agentplanev1.AttemptState{done, 99}, 0},
+			{"more than may be", slices.Repeat([]agentplanev1.AttemptState{done}, 100), 1},
+			{"once more", slices.Repeat([]agentplanev1.AttemptState{done}, 100), 0},
+		} {
+			before := reports()
+			tell(c.steps...)
+			if got := reports() - before; got != c.want {
+				t.Errorf("%s: %d proposals, want %d", c.what, got, c.want)
+			}
+		}
+		steps := l.invocation(id, 0).GetResult().GetSteps()
+		if len(steps) != fsm.MaxSteps || steps[0].GetName() != strings.Repeat("n", fsm.MaxStepBytes) || steps[0].GetReason() != "" {
+			t.Errorf("%d steps are kept, the first %v", len(steps), steps[0])
+		}
+		if n.Stats().ReportsCut == 0 || n.Stats().ReportsDropped != 0 {
+			t.Errorf("%+v", n.Stats())
 		}
 	})
 }

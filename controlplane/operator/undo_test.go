@@ -60,7 +60,7 @@ func TestConfirmCommandConfirmsWhatWasSeenToWait(t *testing.T) {
 		t.Errorf("the command is undone when %v", u)
 	}
 	// Whoever asks about an attempt past its time has to allow for all of it.
-	if row, _ := w.m.View().Command(id); row.GetRunTimeout() != int64(2*time.Minute+2*time.Minute+time.Second+time.Second) {
+	if row, _ := w.m.View().Command(id); row.GetRunTimeout() != int64(2*time.Minute+2*time.Minute+betweenSteps+time.Second+time.Second) {
 		t.Errorf("run timeout %v", time.Duration(row.GetRunTimeout()))
 	}
 	confirm := func(upTo uint64, agents ...string) (*agentplanev1.ConfirmCommandResponse, error) {

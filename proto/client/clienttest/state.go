@@ -1,6 +1,7 @@
 package clienttest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"slices"
@@ -21,6 +22,9 @@ type Behaviour struct {
 	Stdout, Stderr string
 	// TotalBytes of stdout, where more was written than is shown.
 	TotalBytes uint64
+	// Step is the number of the step that ends so, where the command has steps; the last
+	// one when 0.
+	Step int
 	// After is when it ends; below zero it runs until it is canceled.
 	After time.Duration
 }
@@ -289,6 +293,14 @@ func (s *State) endLocked(c *command, i *agentplanev1.Invocation, b Behaviour) {
 	state := b.State
 	if state == agentplanev1.AttemptState_ATTEMPT_STATE_UNSPECIFIED {
 		state = agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED
+	}
+	for n, step := range c.spec.GetSteps() {
+		r := &agentplanev1.StepResult{Number: uint32(n + 1), Name: step.Name, State: agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED, Reason: "exit"}
+		i.Steps = append(i.Steps, r)
+		if n+1 == cmp.Or(b.Step, len(c.spec.Steps)) {
+			r.State, r.ExitCode, r.Reason = state, b.ExitCode, b.Reason
+			break
+		}
 	}
 	s.moveLocked(c, i, state, b.Reason)
 }
