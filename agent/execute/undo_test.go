@@ -183,8 +183,10 @@ func TestAnUndoThatFailsIsSaid(t *testing.T) {
 		"an exit code": {func(s *Spec) { s.Undo.Argv[2] = "exit 5" }, Failed, ReasonUndoFailed, "it was not confirmed in time; the undo is FAILED (exit): the program ended with 5"},
 		"its own time": {func(s *Spec) { s.Undo.Argv[2], s.Undo.Timeout = "sleep 60", 100*time.Millisecond }, Failed, ReasonUndoFailed, "it was not confirmed in time; the undo is TIMED_OUT (timeout): "},
 		"no program":   {func(s *Spec) { s.Undo.Argv = []string{"/no/such"} }, Failed, ReasonUndoFailed, "it was not confirmed in time; the undo is FAILED (not_found): "},
-		"of what failed": {func(s *Spec) { s.Script, s.Undo.Argv[2] = []byte("exit 3"), "exit 5" }, Failed, ReasonExit,
-			"the program ended with 3; the undo is FAILED (exit): the program ended with 5"},
+		"of what failed": {
+			func(s *Spec) { s.Script, s.Undo.Argv[2] = []byte("exit 3"), "exit 5" }, Failed, ReasonExit,
+			"the program ended with 3; the undo is FAILED (exit): the program ended with 5",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

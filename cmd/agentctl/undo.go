@@ -95,14 +95,13 @@ func undoColumn() column[*agentplanev1.Invocation] {
 }
 
 func undoText(u *agentplanev1.Undo) string {
-	text := ""
+	var text string
 	switch u.GetPhase() {
 	case agentplanev1.UndoPhase_UNDO_PHASE_ARMED:
-		text = "at " + clock(u.GetUntil())
 		if u.GetConfirmedIndex() != 0 {
-			text = "confirmed by " + u.GetConfirmedBy() + ", not told yet"
+			return "confirmed by " + u.GetConfirmedBy() + ", not told yet"
 		}
-		return text
+		return "at " + clock(u.GetUntil())
 	case agentplanev1.UndoPhase_UNDO_PHASE_CONFIRMED:
 		if u.GetConfirmedIndex() != 0 {
 			return "confirmed by " + u.GetConfirmedBy()
