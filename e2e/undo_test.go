@@ -83,6 +83,17 @@ func TestConfirmedInTime(t *testing.T) {
 	if got := f.undoWitness(t); got != "change" {
 		t.Errorf("%q were started", got)
 	}
+
+	// By contact nobody has to: a node answers a new connection, also while another is dead.
+	id = newID(t)
+	if o := f.Ctl(within(t, time.Minute), "run", "--id", id, "--on", "all", "--confirm-within", "30s", "--confirm-by", "contact",
+		"--undo", f.undoLine("back"), "--", "true"); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	o = f.Ctl(within(t, 20*time.Second), "commands", "get", id)
+	if !strings.Contains(o.Stdout, "confirmed by contact") || f.undoWitness(t) != "change" {
+		t.Errorf("%q were started; %s%s", f.undoWitness(t), o.Stdout, o.Stderr)
+	}
 }
 
 // TestUndoneWithNobodyThere kills every node, and agentd in the middle of the wait: the host

@@ -206,19 +206,15 @@ func TestAnUndoThatFailsIsSaid(t *testing.T) {
 func TestAnUndoThatCannotBeStartedIsTriedAgain(t *testing.T) {
 	r, m := newRunner(t)
 	s := guarded("echo change", 100*time.Millisecond)
-	blocked := string(r.stepDirectory(s.Attempt, 2))
-	executable := r.executable
-	run := start(t, r, s)
-	ended := result(t, run)
+	r.executable = filepath.Join(t.TempDir(), "agentd")
+	must(t, os.Symlink("/proc/self/exe", r.executable))
+	ended := result(t, start(t, r, s))
 	waits(t, m)
-	run.look.Lock()
-	r.executable = "/no/such"
-	run.look.Unlock()
-	eventually(t, "a try", func() bool { return exists(blocked) })
-	time.Sleep(100 * time.Millisecond) // for some tries; how many is not the matter
-	run.look.Lock()
-	r.executable = executable
-	run.look.Unlock()
+	must(t, os.Remove(r.executable))
+	eventually(t, "a try that failed", func() bool {
+		return exists(string(r.stepDirectory(s.Attempt, 2)))
+	})
+	must(t, os.Symlink("/proc/self/exe", r.executable))
 	wantResult(t, <-ended, Failed, ReasonUndone)
 	wantSteps(t, m, " SUCCEEDED(exit)", "not_confirmed SUCCEEDED(exit)")
 }
