@@ -284,6 +284,31 @@ func TestContactIsANewConnection(t *testing.T) {
 	}
 }
 
+// Of nodes that are dead, or swallowed by a firewall, nothing is heard for long: the others are
+// asked all the same.
+func TestContactWithOneNodeOfThree(t *testing.T) {
+	c := agenttest.NewCluster(t, 3)
+	h := newHost(t, c)
+	var swallowed atomic.Bool
+	h.options = func(o *Options) {
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if swallowed.Load() && address != c.Nodes[2].Address {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	}
+	id := h.ready()
+	swallowed.Store(true)
+	spec := h.undoable("", 8*time.Second, "")
+	spec.Undo.By = agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT
+	r := c.Wait(c.Submit(id, spec))
+	if r.GetState() != succeeded || r.GetUndo().GetDetail() != "node "+c.Nodes[2].ID+" has answered a new connection" {
+		t.Errorf("report is %v", r)
+	}
+}
+
 func TestContactWithNobodyThere(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
