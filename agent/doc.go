@@ -47,9 +47,10 @@
 // host all of it, once: a host that is started anew again is undone at once. What waits holds
 // its slot.
 //
-// What is not saved: with a journal that was damaged and put aside, nobody remembers that
-// something waits. When a readmission puts the journal aside, the undo still runs at its time,
-// unless agentd ends before.
+// A journal that cannot be written holds the undo up until it can, which is tried every quarter
+// of a minute: it is what decides. With a journal that was damaged and put aside nobody
+// remembers that something waits. When a readmission puts the journal aside, the undo still
+// runs at its time, unless agentd ends before.
 //
 // # Telling
 //

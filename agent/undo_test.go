@@ -202,6 +202,32 @@ func TestTheWaitGoesOnOverARestartOfAgentd(t *testing.T) {
 	}
 }
 
+// What is journalled first decides, so that nothing is undone before it can be written.
+func TestADeadJournalHoldsTheUndoUp(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	books := make(chan *book, 1)
+	h.options = func(o *Options) { o.opened = func(l *life) { books <- l.book } }
+	id := h.ready()
+	b := <-books
+	inv := c.Submit(id, h.undoable("", 1500*time.Millisecond, ""))
+	until := time.Unix(0, waitPhase(c, inv, armed).GetUndo().GetUntil())
+	if err := b.now().Close(); err != nil { // as dead as after a failed fsync
+		t.Fatal(err)
+	}
+	c.Keep(id, inv, "ann") // in vain
+	time.Sleep(time.Until(until) + 500*time.Millisecond)
+	if h.undos(inv) != 0 {
+		t.Error("it was undone without a record")
+	}
+	if err := b.mend(); err != nil {
+		t.Fatal(err)
+	}
+	if r := c.Wait(inv); r.GetState() != failed || r.GetReason() != "undone" || h.undos(inv) != 1 {
+		t.Errorf("report is %v", r)
+	}
+}
+
 // reboots gives a host a boot id of its own from the next start of agentd on.
 func (h *host) reboots(name string) {
 	h.options = func(o *Options) { o.BootID = func() (string, error) { return name, nil } }

@@ -61,9 +61,14 @@ func (a *app) confirm(ctx context.Context, s *session, id string, agents []strin
 	if err != nil {
 		return err
 	}
-	text := fmt.Sprintf("command %s is confirmed on %s: %s", id, count(len(waiting), "agent"), strings.Join(waiting, " "))
-	if r.GetConfirmed() == 0 {
+	var text string
+	switch n := int(r.GetConfirmed()); n {
+	case 0:
 		text = fmt.Sprintf("command %s was confirmed before", id)
+	case len(waiting):
+		text = fmt.Sprintf("command %s is confirmed on %s: %s", id, count(n, "agent"), strings.Join(waiting, " "))
+	default: // on the others it has gone on since they were looked at
+		text = fmt.Sprintf("command %s is confirmed on %d of %s that waited; see agentctl commands get %s", id, n, count(len(waiting), "agent"), id)
 	}
 	if later > 0 {
 		text += fmt.Sprintf("; on %s it has not come so far: confirm it again then", count(later, "agent"))
