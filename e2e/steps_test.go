@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,7 +101,7 @@ func TestStepsOutliveTheirAgent(t *testing.T) {
 	started("1 drain", "2 upgrade", "3 check")
 	let("check")
 	o := f.Ctl(within(t, time.Minute), "commands", "watch", id)
-	if o.Code != 7 || !strings.Contains(o.Stdout, "FAILED (exit 3)") || !strings.Contains(o.Stdout, "drain prints\nupgrade prints\ncheck prints\n") {
+	if o.Code != 7 || !strings.Contains(o.Stdout, "FAILED (exit 3, step 3 check)") || !strings.Contains(o.Stdout, "drain prints\nupgrade prints\ncheck prints\n") {
 		t.Errorf("%+v", o)
 	}
 	o = f.Ctl(within(t, 20*time.Second), "why", id, "a1")
@@ -112,4 +113,23 @@ func TestStepsOutliveTheirAgent(t *testing.T) {
 		t.Errorf("output is %q %s", o.Stdout, o.Stderr)
 	}
 	started("1 drain", "2 upgrade", "3 check")
+
+	// More than a result holds: nodes keep the exact bytes of all steps, one after the other.
+	id = newID(t)
+	var want strings.Builder
+	args := []string{"run", "--id", id, "--on", "all"}
+	for _, letter := range []string{"a", "b", "c"} {
+		args = append(args, "--step", letter+"=head -c 100000 /dev/zero | tr '\\0' "+letter)
+		want.WriteString(strings.Repeat(letter, 100_000))
+	}
+	if o := f.Ctl(within(t, time.Minute), args...); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
+	await(t, 40*time.Second, "the nodes keep all of it", func() error {
+		o := f.Ctl(t.Context(), "commands", "output", id, "a1", "--request-timeout", "3s")
+		if o.Code != 0 || o.Stdout != want.String() {
+			return printedError(fmt.Sprintf("%d bytes, want %d: %s", len(o.Stdout), want.Len(), o.Stderr))
+		}
+		return nil
+	})
 }

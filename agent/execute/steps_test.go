@@ -463,3 +463,17 @@ func TestStepsKilledAtRandomMoments(t *testing.T) {
 		})
 	}
 }
+
+// A directory that is there starts nothing, of a step as of an attempt.
+func TestAStepWhoseDirectoryIsThereIsNotStarted(t *testing.T) {
+	r, m := newRunner(t)
+	ran := filepath.Join(t.TempDir(), "ran")
+	s := inSteps("true", "touch "+ran, "true")
+	must(t, os.Mkdir(string(r.stepDirectory(s.Attempt, 2)), 0o700))
+	res := wait(t, start(t, r, s))
+	wantResult(t, res, Lost, ReasonAgentRestart)
+	wantSteps(t, m, "a SUCCEEDED(exit)", "b LOST(agent_restart)")
+	if exists(ran) {
+		t.Error("it was started")
+	}
+}

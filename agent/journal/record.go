@@ -17,8 +17,9 @@ const (
 	MaxOutputBytes = 8 << 10
 	// MaxTextBytes bounds reason and detail; longer ones are cut.
 	MaxTextBytes = 256
-	// MaxSteps bounds the steps of an attempt, and MaxNameBytes the name of one.
-	MaxSteps     = 32
+	// MaxSteps bounds the steps of an attempt.
+	MaxSteps = 32
+	// MaxNameBytes bounds the name of a step.
 	MaxNameBytes = 64
 
 	chunkCostBytes = 8

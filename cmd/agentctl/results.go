@@ -122,6 +122,9 @@ func ending(i *agentplanev1.Invocation) string {
 	default:
 		why = append(why, i.Reason)
 	}
+	if n := len(i.Steps); n > 0 && i.Steps[n-1].State != agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED {
+		why = append(why, fmt.Sprintf("step %d %s", i.Steps[n-1].Number, i.Steps[n-1].Name))
+	}
 	if i.Late {
 		why = append(why, "late")
 	}

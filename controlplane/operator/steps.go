@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// MaxSteps and MaxStepNameBytes bound the steps of a command; agents know no more.
-	MaxSteps         = 16
+	// MaxSteps bounds the steps of a command; agents take no more.
+	MaxSteps = 16
+	// MaxStepNameBytes bounds the name of one.
 	MaxStepNameBytes = 64
 
 	// betweenSteps is what a reboot that a step has announced may take: agents wait ten
