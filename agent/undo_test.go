@@ -96,13 +96,17 @@ func TestWhatNobodyConfirmsIsUndoneAndALateConfirmationIsToldSo(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
 	id := h.ready()
-	inv := c.Submit(id, h.undoable("echo change", time.Second, "echo back; sleep 1"))
+	release := filepath.Join(t.TempDir(), "release")
+	inv := c.Submit(id, h.undoable("echo change", time.Second, "echo back; while [ ! -e "+release+" ]; do sleep 0.02; done"))
 	waitPhase(c, inv, undoing)
 	n := len(c.Reports(inv))
 	c.Keep(id, inv, "ann")
 	c.Until("it is told how it stands", func() bool { return len(c.Reports(inv)) > n })
 	if r := c.Reports(inv)[n]; r.GetUndo().GetPhase() < undoing || r.GetUndo().GetCause() != "not_confirmed" {
 		t.Errorf("a confirmation that is too late is answered with %v", r)
+	}
+	if err := os.WriteFile(release, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	r := c.Wait(inv)
 	if u := r.GetUndo(); r.GetState() != failed || r.GetReason() != "undone" || u.GetPhase() != undone || u.GetState() != succeeded || u.GetReason() != "exit" || u.GetUntil() == 0 || u.GetEndedAt() == 0 {
@@ -168,7 +172,7 @@ func TestTheWaitGoesOnOverARestartOfAgentd(t *testing.T) {
 	h := newHost(t, c)
 	id := h.ready()
 	kept := c.Submit(id, h.undoable("", time.Hour, ""))
-	left := c.Submit(id, h.undoable("", 3*time.Second, ""))
+	left := c.Submit(id, h.undoable("", 6*time.Second, ""))
 	until := waitPhase(c, kept, armed).GetUndo().GetUntil()
 	waitPhase(c, left, armed)
 	epoch := c.Agent(id).Epoch
@@ -264,11 +268,12 @@ func TestTheWaitBeginsAnewOnceWithTheHost(t *testing.T) {
 func TestContactIsANewConnection(t *testing.T) {
 	for name, x := range map[string]struct {
 		blocked bool
+		within  time.Duration
 		state   agentplanev1.AttemptState
 		phase   agentplanev1.UndoPhase
 	}{
-		"the cluster is reached anew":             {false, succeeded, confirmed},
-		"only the connection that stands goes on": {true, failed, undone},
+		"the cluster is reached anew":             {false, time.Minute, succeeded, confirmed},
+		"only the connection that stands goes on": {true, 3 * time.Second, failed, undone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := agenttest.NewCluster(t, 2)
@@ -287,7 +292,7 @@ func TestContactIsANewConnection(t *testing.T) {
 			id := h.ready()
 			epoch, hellos := c.Agent(id).Epoch, len(c.Agent(id).Hellos)
 			blocked.Store(x.blocked)
-			spec := h.undoable("", 3*time.Second, "")
+			spec := h.undoable("", x.within, "")
 			spec.Undo.By = agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT
 			inv := c.Submit(id, spec)
 			r := c.Wait(inv)
@@ -327,7 +332,7 @@ func TestContactWithOneNodeOfThree(t *testing.T) {
 	}
 	id := h.ready()
 	swallowed.Store(true)
-	spec := h.undoable("", 8*time.Second, "")
+	spec := h.undoable("", time.Minute, "")
 	spec.Undo.By = agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT
 	r := c.Wait(c.Submit(id, spec))
 	if r.GetState() != succeeded || r.GetUndo().GetDetail() != "node "+c.Nodes[2].ID+" has answered a new connection" {

@@ -142,7 +142,7 @@ func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 		if u.GetConfirmIndex() != 0 && u.GetArmedIndex() <= m.GetUpToIndex() {
 			before = max(before, u.GetConfirmIndex())
 		}
-		if !Armed(i) || u.GetArmedIndex() > m.GetUpToIndex() {
+		if !waitsForConfirmation(i) || u.GetArmedIndex() > m.GetUpToIndex() {
 			continue
 		}
 		row := clone(i)
@@ -163,9 +163,9 @@ func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 	}
 }
 
-// Armed says that the program of the invocation has succeeded and waits for a confirmation
+// waitsForConfirmation says that the program of the invocation has succeeded and waits for a confirmation
 // that has not been given.
-func Armed(i *raftlogv1.Invocation) bool {
+func waitsForConfirmation(i *raftlogv1.Invocation) bool {
 	u := i.GetUndo()
 	return i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && u.GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED && u.GetConfirmIndex() == 0
 }

@@ -120,7 +120,7 @@ func (g *gen) undoMutation() *raftlogv1.Mutation {
 func (g *gen) confirm() *raftlogv1.Mutation {
 	i := g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING)
 	for row := range g.m.tables.invocations.all() {
-		if Armed(row) || row.GetUndo() != nil && !Armed(i) && g.rarely(2) {
+		if waitsForConfirmation(row) || row.GetUndo() != nil && !waitsForConfirmation(i) && g.rarely(2) {
 			i = row
 		}
 	}

@@ -330,7 +330,7 @@ func TestContactConfirms(t *testing.T) {
 	}{
 		"at once":              {func(int) error { return nil }, time.Minute, Succeeded, ReasonExit, "node n1"},
 		"when it comes back":   {func(n int) error { return map[bool]error{true: errors.New("no way")}[n < 2] }, time.Minute, Succeeded, ReasonExit, "node n1"},
-		"not when it does not": {func(int) error { return errors.New("no way") }, 1500 * time.Millisecond, Failed, ReasonUndone, ""},
+		"not when it does not": {func(int) error { return errors.New("no way") }, 2500 * time.Millisecond, Failed, ReasonUndone, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
