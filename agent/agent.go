@@ -76,6 +76,7 @@ type life struct {
 	worker     *worker
 	sender     *output.Sender // nil when nothing keeps output
 	contents   *contents
+	contact    *contact
 }
 
 // identify knows who this agent is, if need be by enrolment.
@@ -122,6 +123,7 @@ func (l *life) open() error {
 		_ = l.book.close()
 		return err
 	}
+	l.contact = &contact{trust: l.trust}
 	runner, err := l.openRunner()
 	if err != nil {
 		_ = l.book.close()
@@ -172,6 +174,7 @@ func (l *life) serve(ctx context.Context) error {
 	startID := make([]byte, 16)
 	_, _ = rand.Read(startID) // never fails
 	opener := &opener{dial: l.o.Dial, trust: l.trust, credential: l.credential, renewer: renew}
+	l.contact.opener = opener
 	keeper, err := session.New(session.Options{
 		AgentID: l.record.AgentID, ClusterID: l.record.ClusterID, Version: l.o.Version,
 		BootID: l.bootID(), StartID: startID, Slots: l.config.Slots,

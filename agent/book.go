@@ -26,7 +26,7 @@ const (
 
 // errOtherJournal says that an attempt was started under an earlier journal: its result
 // cannot be journalled, and the cluster has called it LOST.
-var errOtherJournal = errors.New("the attempt belongs to an earlier journal")
+var errOtherJournal = fmt.Errorf("the attempt belongs to an earlier journal: %w", execute.ErrNoRecord)
 
 // book is the journal of the moment, which readmission and a failed disk replace. It is
 // the journal that package execute writes to.
@@ -188,6 +188,8 @@ func once(err error) error {
 		return nil
 	case errors.Is(err, journal.ErrUnknown):
 		return fmt.Errorf("%w: %w", errOtherJournal, err)
+	case errors.Is(err, journal.ErrKept):
+		return fmt.Errorf("%w: %w", execute.ErrKept, err)
 	}
 	return err
 }

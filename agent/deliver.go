@@ -128,7 +128,7 @@ func (w *worker) start(ctx context.Context, o *order) {
 	switch {
 	case err == nil:
 		w.o.Logger.Info("attempt started", "invocation_id", o.intent.InvocationID, "attempt", o.intent.Attempt, "command_id", o.intent.CommandID)
-		w.follow(ctx, o.key(), &attempt{run: run, fence: o.intent.Fence}, len(o.program().GetSteps()) > 0)
+		w.follow(ctx, o.key(), &attempt{run: run, fence: o.intent.Fence}, o.steps())
 	case ctx.Err() != nil:
 		// Ending; nothing was journalled, and it comes again with the next session.
 	case errors.As(err, &known):
@@ -137,7 +137,7 @@ func (w *worker) start(ctx context.Context, o *order) {
 		// The journal had lost it, the directory has not: whatever happened, it is over or
 		// still running.
 		if run, err = w.o.Runner.Adopt(execute.Attempt{InvocationID: o.intent.InvocationID, Number: o.intent.Attempt}); err == nil {
-			w.follow(ctx, o.key(), &attempt{run: run, fence: o.intent.Fence}, len(o.program().GetSteps()) > 0)
+			w.follow(ctx, o.key(), &attempt{run: run, fence: o.intent.Fence}, o.steps())
 		}
 	case errors.Is(err, journal.ErrForgotten):
 		w.never(o.intent, journal.Rejected, reasonForgotten, err.Error())

@@ -33,6 +33,34 @@
 // it, the attempt is REJECTED(no_file). When agentd dies meanwhile nothing has been
 // journalled: the delivery comes again, and finds in the cache what had come.
 //
+// # Undo
+//
+// The program of a command with an undo is a step with a record of its own (package execute),
+// and the undo is the step after the last. When all have succeeded the attempt waits for a
+// confirmation: the journal has ARMED with the boot id and the uptime up to which it waits,
+// counted from the program's end. What ends the wait is journalled as well, KEPT or the intent
+// of the undo, and of these two whichever is first counts, whatever was told or asked. So a
+// confirmation that comes when the undo has begun is too late, and the node is told so.
+//
+// A node tells of an operator's confirmation as it tells of a cancel. By contact it is agentd
+// that seeks it (contact.go): by a new connection, begun a second after the program's end, tried
+// with pauses until a node has answered once. The first answer confirms at once: it is asked
+// for when the program's change is in force, and to ask again at the end of the window would
+// have everybody wait for that.
+//
+// The undo needs nobody: no session, no cluster, no time but that of the host. It runs at once
+// when a program has begun and not succeeded, when it is LOST, and when the command is canceled
+// while it waits. After a restart of agentd the rest of the wait is left; after a reboot of the
+// host all of it, once: a host that is started anew again is undone at once. What waits holds
+// its slot.
+//
+// A journal that cannot be written holds the undo up until it can, which is tried every quarter
+// of a minute: it is what decides. With a journal that was damaged and put aside nobody
+// remembers that something waits. When a readmission puts the journal aside, the undo still
+// runs at its time, unless agentd ends before.
+//
+// # Telling
+//
 // Results are told when they are journalled, again in the Hello of every session, and
 // every half minute until they are confirmed. A confirmation counts only when it names a
 // journal number at or past the first report of the end: one that was meant for RUNNING

@@ -31,7 +31,7 @@ func TestWhatACommandBringsIsFetchedOnceAndUsed(t *testing.T) {
 	id := h.ready()
 	path := filepath.Join(t.TempDir(), "x.conf")
 	large := strings.Repeat("x", 300_000)
-	content, input := c.Keep(large), c.Keep("input\n")
+	content, input := c.Have(large), c.Have("input\n")
 	inv := c.Submit(id, bringing(c, h, path, content, input))
 	if r := c.Wait(inv); r.GetState() != succeeded || r.GetStdout().GetTotalBytes() != uint64(len(large))+6 || !strings.HasPrefix(headOf(r), "input\n") {
 		t.Fatalf("report is %v", r)
@@ -56,7 +56,7 @@ func TestWithoutItsFilesACommandIsRejected(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
 	id := h.ready()
-	content := c.Keep("never sent")
+	content := c.Have("never sent")
 	path := filepath.Join(t.TempDir(), "x")
 
 	tries := 0
@@ -80,7 +80,7 @@ func TestWithoutItsFilesACommandIsRejected(t *testing.T) {
 		if name != "nobody has it" && testing.Short() {
 			continue // each is tried several times
 		}
-		b := c.Keep(name)
+		b := c.Have(name)
 		lose(b)
 		spec := bringing(c, h, path, b, nil)
 		spec.NotAfter = time.Now().Add(4 * time.Second).UnixNano()
@@ -104,7 +104,7 @@ func TestFetchingHoldsNothingUp(t *testing.T) {
 		return errors.New("too late")
 	})
 	path := filepath.Join(t.TempDir(), "x")
-	slow := c.Submit(id, bringing(c, h, path, c.Keep("slow"), nil))
+	slow := c.Submit(id, bringing(c, h, path, c.Have("slow"), nil))
 	c.Until("it is asked for", func() bool { return c.Fetched() > 0 })
 	c.Redeliver(slow) // known
 	quick := c.Submit(id, c.Spec(h.mark("")...))
@@ -117,7 +117,7 @@ func TestFetchingHoldsNothingUp(t *testing.T) {
 	}
 	h.wantMarks(slow, 0)
 
-	spec := bringing(c, h, path, c.Keep("late"), nil)
+	spec := bringing(c, h, path, c.Have("late"), nil)
 	spec.NotAfter = time.Now().Add(time.Second).UnixNano()
 	late := c.Submit(id, spec)
 	if r := c.Wait(late); r.GetState() != rejected || r.GetReason() != "expired" && r.GetReason() != "no_file" {
@@ -135,7 +135,7 @@ func TestTheNextLifeGoesOnWithWhatHasCome(t *testing.T) {
 	holds := c.Submit(id, c.Spec(h.mark("sleep 60")...))
 	c.WaitState(holds, running)
 	path := filepath.Join(t.TempDir(), "x")
-	content, input := c.Keep("the file"), c.Keep("the input, ")
+	content, input := c.Have("the file"), c.Have("the input, ")
 	inv := c.Submit(id, bringing(c, h, path, content, input))
 	c.Until("both are there", func() bool {
 		_, err := os.Stat(filepath.Join(h.dir, blobsDir, content.GetSha256()))
@@ -174,7 +174,7 @@ func TestTheNextNodeIsAsked(t *testing.T) {
 		}
 		return nil
 	})
-	inv := c.Submit(id, bringing(c, h, filepath.Join(t.TempDir(), "x"), c.Keep("moved"), nil))
+	inv := c.Submit(id, bringing(c, h, filepath.Join(t.TempDir(), "x"), c.Have("moved"), nil))
 	c.Until("it is asked for", func() bool { return c.Fetched() > 0 })
 	first := c.Agent(id)
 	for _, n := range c.Nodes {
@@ -194,7 +194,7 @@ func TestFilesThatNobodyMayBringAreInvalid(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
 	id := h.ready()
-	content := c.Keep("x")
+	content := c.Have("x")
 	for _, path := range []string{"x", "/a/../b", "/"} {
 		inv := c.Submit(id, bringing(c, h, path, content, nil))
 		if r := c.Wait(inv); r.GetState() != rejected || r.GetReason() != "invalid" {

@@ -39,7 +39,7 @@ const early = 5 * time.Second
 
 // A Policy is the host's own say. It answers an empty reason for what may run; the reason
 // stands in the detail of REJECTED(policy). Of a command with steps it is asked about each,
-// as of a command that is that program alone. It must not block.
+// and of an undo as well, as of a command that is that program alone. It must not block.
 type Policy func(*agentplanev1.CommandSpec) (reason string)
 
 // rejection is why an attempt will never start here.
@@ -137,13 +137,19 @@ func (at stage) judge(o *order, env *agentplanev1.Envelope) *rejection {
 			return rejectf(reasonPolicy, "step %d (%.64s): %s", n+1, step.GetName(), reason)
 		}
 	}
+	if u := o.program().GetUndo(); u != nil {
+		undo := &agentplanev1.Step{Argv: u.GetArgv(), Script: u.GetScript(), RunTimeout: u.GetRunTimeout()}
+		if reason := at.policy(asProgram(o.program(), undo)); reason != "" {
+			return rejectf(reasonPolicy, "the undo: %s", reason)
+		}
+	}
 	return nil
 }
 
 // asProgram is the spec with one of its steps as the only program.
 func asProgram(spec *agentplanev1.CommandSpec, step *agentplanev1.Step) *agentplanev1.CommandSpec {
 	s := proto.CloneOf(spec)
-	s.Steps, s.Argv, s.Script = nil, step.GetArgv(), step.GetScript()
+	s.Steps, s.Undo, s.Argv, s.Script = nil, nil, step.GetArgv(), step.GetScript()
 	s.RunTimeout = cmp.Or(step.GetRunTimeout(), spec.GetRunTimeout())
 	return s
 }
@@ -200,9 +206,15 @@ func (o *order) program() *agentplanev1.CommandSpec {
 		return o.spec
 	}
 	s, p := proto.CloneOf(o.spec), o.spec.GetRollout().GetProbe()
-	s.Argv, s.Script, s.Steps = p.GetArgv(), p.GetScript(), nil
+	s.Argv, s.Script, s.Steps, s.Undo = p.GetArgv(), p.GetScript(), nil, nil
 	s.RunTimeout = cmp.Or(p.GetTimeout(), int64(wave.ProbeTimeout))
 	return s
+}
+
+// steps says that the attempt has steps, if only for the sake of its undo.
+func (o *order) steps() bool {
+	program := o.program()
+	return len(program.GetSteps()) > 0 || program.GetUndo() != nil
 }
 
 // spec is what to run.
@@ -215,6 +227,7 @@ func (w *worker) spec(o *order) execute.Spec {
 		Timeout: time.Duration(program.GetRunTimeout()), KillGrace: time.Duration(program.GetKillGrace()),
 		OutputBytes: max(c.Output.MaxBytes, minOutputBytes),
 	}
+	s.Undo = undoSpec(program)
 	for _, step := range program.GetSteps() {
 		s.Steps = append(s.Steps, execute.Step{
 			Name: step.GetName(), Argv: step.GetArgv(), Script: step.GetScript(), Timeout: time.Duration(step.GetRunTimeout()),

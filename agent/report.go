@@ -21,7 +21,7 @@ func reportOf(r journal.Record, seq uint64, outputBytes int64) *agentplanev1.Rep
 		InvocationId: r.InvocationID, Attempt: r.Attempt, Fence: r.Fence, JournalSeq: seq,
 		State: agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING,
 	}
-	p.Steps = stepsOf(r)
+	p.Steps, p.Undo = stepsOf(r), undoOf(r)
 	if !r.Ended() {
 		return p
 	}
@@ -52,10 +52,14 @@ func reportOf(r journal.Record, seq uint64, outputBytes int64) *agentplanev1.Rep
 	return p
 }
 
-// stepsOf is what the journal says of the attempt's steps.
+// stepsOf is what the journal says of the attempt's steps: not of its undo, nor of the only
+// program of one that has an undo.
 func stepsOf(r journal.Record) []*agentplanev1.StepResult {
 	var all []*agentplanev1.StepResult
 	for _, s := range r.Steps {
+		if s.Name == "" || s.Number > s.Of {
+			continue
+		}
 		p := &agentplanev1.StepResult{
 			Number: s.Number, Name: s.Name, State: agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, StartedAt: s.At,
 		}

@@ -46,7 +46,7 @@ func (l *life) openRunner() (Runner, error) {
 	if l.o.Runner != nil {
 		return l.o.Runner(l.book)
 	}
-	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID})
+	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try})
 	if err != nil {
 		return nil, err
 	}

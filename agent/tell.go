@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -150,6 +151,12 @@ func (w *worker) tend() {
 		w.o.Logger.Error("the journal cannot be written: nothing is started", "err", err)
 	}
 	j := w.o.Book.now()
+	for _, k := range w.waits() {
+		// That it waits may have found no room; somebody has to know of it in time.
+		if r, p, ok := w.lookup(j, k); ok && !r.Ended() && p.GetUndo() != nil {
+			w.tell(k, p)
+		}
+	}
 	for _, k := range w.overdue() {
 		_, p, ok := w.lookup(j, k)
 		if ok {
@@ -160,6 +167,14 @@ func (w *worker) tend() {
 		delete(w.told, k)
 		w.mu.Unlock()
 	}
+}
+
+// waits lists what runs, or waits for a confirmation: there are as many as slots at most, and
+// what was adopted.
+func (w *worker) waits() []journal.Key {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Keys(w.running))
 }
 
 // overdue lists ends that were told half a minute ago and are not confirmed.

@@ -151,6 +151,8 @@ func (w *worker) take(ctx context.Context, m *agentplanev1.SessionResponse) {
 			w.deliver(ctx, b.Deliver)
 		case *agentplanev1.SessionResponse_Cancel:
 			w.cancel(b.Cancel)
+		case *agentplanev1.SessionResponse_Keep:
+			w.keep(b.Keep)
 		case *agentplanev1.SessionResponse_Ask:
 			w.ask(b.Ask)
 		}

@@ -107,6 +107,9 @@ func (tx *tx) apply(mut *raftlogv1.Mutation) *raftlogv1.Outcome {
 	case *raftlogv1.Mutation_AbortCommand:
 		return tx.abortCommand(k.AbortCommand)
 
+	case *raftlogv1.Mutation_ConfirmCommand:
+		return tx.confirmCommand(k.ConfirmCommand)
+
 	case *raftlogv1.Mutation_PutSchedule:
 		return tx.putSchedule(k.PutSchedule)
 	case *raftlogv1.Mutation_DeleteSchedule:

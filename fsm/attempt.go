@@ -25,7 +25,7 @@ func (tx *tx) move(i *raftlogv1.Invocation, to raftlogv1.AttemptState, reason st
 			State: raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED, Index: tx.index, At: tx.now(), Attempt: row.GetAttempt() + 1, Reason: "idempotent",
 		}
 		row.Attempt, row.State, row.Reason, row.Fence, row.SessionEpoch, row.NodeId = again.Attempt, again.State, "", 0, 0, ""
-		row.Result, row.Detail, row.CancelTooLate = nil, "", false // they were of the attempt before
+		row.Result, row.Detail, row.CancelTooLate, row.Undo = nil, "", false, nil // they were of the attempt before
 		row.Transitions = append(row.Transitions, again)
 	}
 	count(c, from, row.GetState())
@@ -154,18 +154,30 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_STALE, "not_claimed", "invocation %q is %s at attempt %d: nobody may have started it", i.GetId(), word(i.GetState()), i.GetAttempt())
 	}
 	tx.reported(m.GetAgentId(), m.GetResult().GetJournalSeq())
-	if Further(i, m) {
+	c, _ := tx.commands.get(i.GetCommandId())
+	undo := i.GetUndo()
+	if UndoMoves(c, i, m.GetUndo()) {
+		undo = tx.undoTold(undo, m.GetUndo())
+	}
+	switch {
+	case i.GetState() == state && state <= raftlogv1.AttemptState_ATTEMPT_STATE_LOST && undo != i.GetUndo():
+		tx.reportUndo(i, m, undo)
+		return granted(i.GetFence())
+	case Further(i, m):
 		row := clone(i)
 		row.Result = m.GetResult()
 		put(tx, TableInvocations, tx.invocations, row)
 		return granted(i.GetFence())
-	}
-	if i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= state {
+	case i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= state:
 		return stands(i.GetFence()) // also RUNNING after LOST: its end will supersede it
 	}
+	reason := clip(m.GetReason(), MaxReasonBytes)
+	if word := undoWord(undo); word != "" && state == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
+		reason = word
+	}
 	late := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST
-	tx.move(i, state, clip(m.GetReason(), MaxReasonBytes), func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
-		row.Detail, row.Late, row.CancelTooLate = clip(m.GetDetail(), MaxDetailBytes), late, m.GetCancelTooLate()
+	tx.move(i, state, reason, func(row *raftlogv1.Invocation, step *raftlogv1.Transition) {
+		row.Detail, row.Late, row.CancelTooLate, row.Undo = clip(m.GetDetail(), MaxDetailBytes), late, m.GetCancelTooLate(), undo
 		if m.GetResult() != nil {
 			row.Result = m.GetResult()
 		}

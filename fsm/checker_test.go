@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -213,6 +214,9 @@ func checkInvocation(t *tables, i *raftlogv1.Invocation) error {
 	if a, found := t.agents.get(i.GetAgentId()); open(i) && (!found || a.GetOrdinal() != i.GetAgentOrdinal()) {
 		return fmt.Errorf("is %s on agent %q, which is gone", word(i.GetState()), i.GetAgentId())
 	}
+	if err := checkUndoRow(c, i); err != nil {
+		return err
+	}
 	return checkTransitions(c, i)
 }
 
@@ -228,7 +232,10 @@ func checkTransitions(c *raftlogv1.Command, i *raftlogv1.Invocation) error {
 	if len(steps) == 0 || steps[len(steps)-1].GetState() != i.GetState() || steps[len(steps)-1].GetAttempt() != i.GetAttempt() {
 		return fmt.Errorf("its last step is not its state %s: %v", word(i.GetState()), steps)
 	}
-	superseded := false
+	superseded, bound := false, 1
+	if c.GetUndo() != nil {
+		bound += 3 // armed, armed once more, undone
+	}
 	for n, s := range steps {
 		if s.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && c.GetCancelIndex() != 0 && s.GetIndex() > c.GetCancelIndex() {
 			return fmt.Errorf("was claimed at %d, after the cancel at %d", s.GetIndex(), c.GetCancelIndex())
@@ -246,14 +253,44 @@ func checkTransitions(c *raftlogv1.Command, i *raftlogv1.Invocation) error {
 			}
 		case s.GetAttempt() != was.GetAttempt():
 			return fmt.Errorf("attempt %d followed attempt %d", s.GetAttempt(), was.GetAttempt())
+		case s.GetState() == running && was.GetState() == running && c.GetUndo() != nil && slices.Contains([]string{reasonArmed, reasonRearmed, reasonUndoing}, s.GetReason()):
 		case s.GetState() <= was.GetState(), was.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
 			return fmt.Errorf("%s followed %s", word(s.GetState()), word(was.GetState()))
 		case was.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST:
 			superseded = true
 		}
 	}
+	if runs := len(slices.Collect(ofState(steps, running))); runs > bound*int(i.GetAttempt()) {
+		return fmt.Errorf("%d steps say that it runs: %v", runs, steps)
+	}
 	if superseded != i.GetLate() {
 		return fmt.Errorf("late is %v after %v", i.GetLate(), steps)
+	}
+	return nil
+}
+
+func ofState(steps []*raftlogv1.Transition, state raftlogv1.AttemptState) iter.Seq[*raftlogv1.Transition] {
+	return func(yield func(*raftlogv1.Transition) bool) {
+		for _, s := range steps {
+			if s.GetState() == state && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// checkUndoRow says whether the undo of an invocation can have come about.
+func checkUndoRow(c *raftlogv1.Command, i *raftlogv1.Invocation) error {
+	switch u := i.GetUndo(); {
+	case u == nil:
+	case c.GetUndo() == nil:
+		return fmt.Errorf("has an undo %v that its command has not", u)
+	case !undoPhase(u.GetPhase()):
+		return fmt.Errorf("its undo is in phase %d, which does not exist", u.GetPhase())
+	case u.GetConfirmIndex() != 0 && (u.GetArmedIndex() == 0 || u.GetConfirmIndex() <= u.GetArmedIndex() || u.GetConfirmedBy() != "ann"):
+		return fmt.Errorf("was confirmed before it waited: %v", u)
+	case u.GetConfirmIndex() != 0 && c.GetUndo().GetBy() == raftlogv1.ConfirmBy_CONFIRM_BY_CONTACT:
+		return fmt.Errorf("was confirmed by an operator: %v", u)
 	}
 	return nil
 }

@@ -76,6 +76,7 @@ func (tx *tx) addCommand(m *raftlogv1.SubmitCommand) *raftlogv1.Command {
 		State: raftlogv1.CommandState_COMMAND_STATE_ACTIVE, Targets: uint32(len(m.GetAgentOrdinals())),
 		Summary: m.GetSummary(), Selector: m.GetSelector(), RerunOf: m.GetRerunOf(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(),
 		Precedence: m.GetPrecedence(), Supersede: m.GetSupersede(), Splay: m.GetSplay(), FleetLocks: m.GetFleetLocks(),
+		Undo: m.GetUndo(),
 	}
 	tx.useBlobs(c, m.GetBlobs())
 	tx.edited = append(tx.edited, c) // put when all its invocations are there
@@ -136,7 +137,7 @@ func (tx *tx) checkSubmit(m *raftlogv1.SubmitCommand) *raftlogv1.Outcome {
 			return refuse(raftlogv1.Code_CODE_NOT_FOUND, ReasonNoLock, "there is no lock %.80q of the fleet", name)
 		}
 	}
-	if refusal := cmp.Or(checkLockNames(m.GetLocks()), checkLockNames(m.GetFleetLocks()), tx.checkSupersede(m), tx.checkBlobs(m)); refusal != nil {
+	if refusal := cmp.Or(checkLockNames(m.GetLocks()), checkLockNames(m.GetFleetLocks()), tx.checkSupersede(m), tx.checkBlobs(m), checkUndo(m)); refusal != nil {
 		return refusal
 	}
 	_, refusal := tx.layRollout(m, 0)

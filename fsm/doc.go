@@ -51,6 +51,17 @@
 // Gates are asked after the soak, in this order: health, then the probe. When one stays
 // shut the command stops; whoever resumes it opens that gate for that wave alone.
 //
+// # Undo
+//
+// A command may have an undo, which an agent runs unless what the program did is confirmed
+// in time. The agent tells how far that is ([raftlogv1.Undo]); its attempt is RUNNING as long,
+// so that no wave settles and no lock is free. An operator confirms what he has seen to wait:
+// ConfirmCommand names the index up to which that was, so that neither a repetition confirms
+// what came later, nor the first wave's confirmation the second wave. Whether it came in time
+// the agent's journal alone decides: a row that was confirmed and says that its undo has begun
+// was confirmed too late. What became of the undo of a LOST attempt is noted beside it. Phases
+// only grow, and the end of the wait moves once at most, as it does when a host reboots.
+//
 // # Schedules
 //
 // Which slots a schedule has only the leader knows, from time zones and a cron

@@ -26,6 +26,8 @@ type gen struct {
 	steps   []step
 	// drives says that most mutations bring rollouts on; else they are of all kinds.
 	drives bool
+	// undoes says that many mutations are about the undo of attempts.
+	undoes bool
 }
 
 // A step is one applied entry.
@@ -259,6 +261,9 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 	if g.drives && !g.rarely(5) {
 		return g.drive()
 	}
+	if g.undoes && g.rarely(2) {
+		return g.undoMutation()
+	}
 	switch g.random.IntN(16) {
 	case 0:
 		return g.registryMutation()
@@ -358,7 +363,9 @@ func (g *gen) agentMutation() *raftlogv1.Mutation {
 }
 
 func (g *gen) workMutation() *raftlogv1.Mutation {
-	switch g.random.IntN(17) {
+	switch g.random.IntN(18) {
+	case 17:
+		return g.confirm()
 	case 0, 1, 2:
 		return g.submit()
 	case 3:
@@ -446,6 +453,11 @@ func (g *gen) submit() *raftlogv1.Mutation {
 		}
 	}
 	defer g.addRollout(m)
+	m.Undo = g.undoPlan(m)
+	if g.undoes && !g.rarely(6) {
+		m.Delivery, m.MaxAttempts = raftlogv1.Delivery_DELIVERY_AT_MOST_ONCE, 1
+		m.Undo = &raftlogv1.UndoPlan{Within: int64(time.Minute), By: raftlogv1.ConfirmBy_CONFIRM_BY_OPERATOR}
+	}
 	if g.rarely(6) {
 		m.NotBefore = g.now.Add(5 * time.Second).UnixNano()
 	}
@@ -484,7 +496,7 @@ func (g *gen) report() *raftlogv1.Mutation {
 	m := &raftlogv1.ReportAttempt{
 		InvocationId: i.GetId(), Attempt: uint32(g.near(uint64(i.GetAttempt()))), Fence: g.near(i.GetFence()), AgentId: i.GetAgentId(),
 		SessionEpoch: g.epochOf(i.GetAgentId()), NodeId: g.holder(i.GetAgentId()), State: raftlogv1.AttemptState(g.pick(40, 40, 40, 40, 40, 50, 50, 50, 60, 60, 61, 62, 63, 64, 65, 66, 45, 30, 0)),
-		Reason: strings.Repeat("é", g.pick(0, 1, 200)), Detail: strings.Repeat("d", g.pick(0, 2000)), CancelTooLate: g.rarely(5),
+		Reason: strings.Repeat("é", g.pick(0, 1, 200)), Detail: strings.Repeat("d", g.pick(0, 2000)), CancelTooLate: g.rarely(5), Undo: g.undo(),
 	}
 	if !g.rarely(3) {
 		m.Result = &raftlogv1.Result{JournalSeq: uint64(g.pick(0, 1, 2, 5)), Stdout: &raftlogv1.Output{Head: make([]byte, MaxOutputBytes+1)[:g.pick(0, 0, 0, 1, 1, MaxOutputBytes+1)]}}

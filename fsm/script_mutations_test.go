@@ -190,7 +190,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		m := &raftlogv1.ReportAttempt{
 			InvocationId: id, Attempt: uint32(c.int("attempt", uint64(i.GetAttempt()))), AgentId: c.text("agent", c.word(1)), Fence: c.number("fence", i.GetFence()),
 			SessionEpoch: c.number("epoch", s.GetEpoch()), NodeId: c.text("node", s.GetNodeId()), State: raftlogv1.AttemptState(state),
-			Reason: c.text("reason", ""), Detail: strings.Repeat(c.text("detail", ""), int(c.int("times", 1))), CancelTooLate: c.text("too-late", "") != "",
+			Reason: c.text("reason", ""), Detail: strings.Repeat(c.text("detail", ""), int(c.int("times", 1))), CancelTooLate: c.text("too-late", "") != "", Undo: undoVerb(c),
 		}
 		exit, seq, output := c.int("exit", 0), c.int("seq", 0), c.int("output", 0)
 		steps := c.text("steps", "")
@@ -201,6 +201,14 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 			}
 		}
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: m}}
+	},
+	"confirm": func(c *call) *raftlogv1.Mutation {
+		m := &raftlogv1.ConfirmCommand{CommandId: c.s.id(c.word(0), 0), UpToIndex: c.int("up-to", c.s.index), ConfirmedBy: c.text("by", "ann")}
+		for _, agent := range c.list("on") {
+			a, _ := c.s.m.View().Agent(agent)
+			m.InvocationIds = append(m.InvocationIds, InvocationID(m.CommandId, a.GetOrdinal()))
+		}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ConfirmCommand{ConfirmCommand: m}}
 	},
 	"advance-rollout": func(c *call) *raftlogv1.Mutation {
 		id := c.s.id(c.word(0), 0)
@@ -354,6 +362,12 @@ func submitVerb(c *call) *raftlogv1.Mutation {
 	m.Splay = int64(c.duration("splay", 0))
 	for _, name := range c.list("blobs") {
 		m.Blobs = append(m.Blobs, &raftlogv1.BlobRef{Sha256: sumOf(name), Size: c.int("size", 100)})
+	}
+	if within := c.duration("undo", 0); within != 0 {
+		m.Undo = &raftlogv1.UndoPlan{Within: int64(within), By: raftlogv1.ConfirmBy_CONFIRM_BY_OPERATOR}
+		if c.text("by", "") == "contact" {
+			m.Undo.By = raftlogv1.ConfirmBy_CONFIRM_BY_CONTACT
+		}
 	}
 	if d := c.duration("not-before", 0); d != 0 {
 		m.NotBefore = c.s.now.Add(d).UnixNano()

@@ -439,7 +439,7 @@ func (s *story) value(f protoreflect.FieldDescriptor, v protoreflect.Value) stri
 		return strconv.Quote(v.String())
 	case name == "commands_floor" || name == "tokens_floor" || name == "schedules_floor":
 		return s.clock(v.Int() * int64(time.Millisecond))
-	case name == "run_timeout" || name == "kill_grace" || name == "soak" || name == "probe_timeout" || name == "ttl" || name == "splay":
+	case name == "run_timeout" || name == "kill_grace" || name == "soak" || name == "probe_timeout" || name == "ttl" || name == "splay" || name == "within":
 		return time.Duration(v.Int()).String()
 	case f.Kind() == protoreflect.Int64Kind:
 		return s.clock(v.Int())

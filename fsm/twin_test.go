@@ -21,6 +21,7 @@ type twin struct {
 	locks    map[string]*twinLock
 	places   []twinPlace
 	over     map[string]bool // leases
+	index    uint64          // of the entry at hand
 }
 
 type twinCommand struct {
@@ -37,6 +38,7 @@ type twinCommand struct {
 	ended               bool // the last judgement has seen it done
 	twinBrake
 	rollout *twinRollout
+	undo    *raftlogv1.UndoPlan
 }
 
 type twinAttempt struct {
@@ -50,6 +52,7 @@ type twinAttempt struct {
 	rank               uint32
 	released           int64  // when; 0 = it is not, or is another attempt
 	outputs            string // what is recorded, in words
+	undo               twinUndo
 }
 
 const (
@@ -117,7 +120,10 @@ func (w *twin) apply(before *View, now int64, number uint64, mut *raftlogv1.Muta
 	if want, knows := w.applyLock(before, now, number, mut, got); knows {
 		return want, true
 	}
+	w.index = number >> 8 & (1<<44 - 1)
 	switch m := mut.GetKind().(type) {
+	case *raftlogv1.Mutation_ConfirmCommand:
+		return w.confirm(m.ConfirmCommand), true
 	case *raftlogv1.Mutation_SubmitCommand:
 		return w.submit(before, now, m.SubmitCommand, got)
 	case *raftlogv1.Mutation_ReleaseCommand:
@@ -198,7 +204,7 @@ func (w *twin) submit(before *View, now int64, m *raftlogv1.SubmitCommand, got *
 	}
 	c := &twinCommand{
 		digest: string(m.GetDigest()), notBefore: m.GetNotBefore(), notAfter: now + m.GetTtl(), tries: max(1, m.GetMaxAttempts()),
-		queued: m.GetQueueOffline(), locks: m.GetLocks(), fleet: m.GetFleetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(), splay: m.GetSplay(),
+		queued: m.GetQueueOffline(), locks: m.GetLocks(), fleet: m.GetFleetLocks(), exclusive: m.GetExclusive(), supersede: m.GetSupersede(), splay: m.GetSplay(), undo: m.GetUndo(),
 	}
 	queue := m.GetQueueMax()
 	if queue == 0 {
@@ -343,11 +349,17 @@ func (w *twin) report(before *View, now int64, m *raftlogv1.ReportAttempt) raftl
 	switch {
 	case a.state == lost && m.GetState() > lost:
 		a.state, a.late = m.GetState(), true
+		w.tellUndo(a, m.GetUndo())
 	case isFinal(a.state):
+		if a.state == lost && m.GetState() == lost {
+			w.tellUndo(a, m.GetUndo())
+		}
 	case m.GetState() == lost:
+		w.tellUndo(a, m.GetUndo())
 		w.lose(before, a, now, true)
-	case m.GetState() > a.state:
+	case m.GetState() >= a.state:
 		a.state = m.GetState()
+		w.tellUndo(a, m.GetUndo())
 	}
 	return raftlogv1.Code_CODE_OK
 }
@@ -511,7 +523,7 @@ func (w *twin) compare(v *View) error {
 		got := twinAttempt{
 			id: i.GetId(), command: i.GetCommandId(), agent: i.GetAgentId(), ordinal: i.GetAgentOrdinal(), n: i.GetAttempt(), state: i.GetState(),
 			fence: i.GetFence(), epoch: i.GetSessionEpoch(), late: i.GetLate(), asked: i.GetCancelIndex() != 0,
-			rank: i.GetRank(), released: a.released, outputs: outputWords(i.GetOutputs()),
+			rank: i.GetRank(), released: a.released, outputs: outputWords(i.GetOutputs()), undo: undoOf(i),
 		}
 		want := *a
 		want.superseded = false // the machine notes it only where there are attempts left
@@ -543,8 +555,15 @@ func fired(before, after *View, mut *raftlogv1.Mutation) *raftlogv1.Mutation {
 }
 
 func TestAttemptsMatchTheirTwin(t *testing.T) {
+	for name, undoes := range map[string]bool{"of all kinds": false, "with an undo": true} {
+		t.Run(name, func(t *testing.T) { attemptsMatchTheirTwin(t, undoes) })
+	}
+}
+
+func attemptsMatchTheirTwin(t *testing.T, undoes bool) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGen(t)
+		g.undoes = undoes
 		w := &twin{commands: make(map[string]*twinCommand), locks: make(map[string]*twinLock), over: make(map[string]bool)}
 		for l := range g.m.View().Locks() {
 			w.locks[l.GetName()] = &twinLock{limit: l.GetLimit(), per: l.GetPerLabel(), selector: l.GetSelector()}

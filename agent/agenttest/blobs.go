@@ -10,8 +10,8 @@ import (
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
-// Keep lets the nodes have a content, and gives its name.
-func (c *Cluster) Keep(content string) *agentplanev1.Blob {
+// Have lets the nodes have a content, and gives its name.
+func (c *Cluster) Have(content string) *agentplanev1.Blob {
 	sum := sha256.Sum256([]byte(content))
 	b := &agentplanev1.Blob{Sha256: hex.EncodeToString(sum[:]), Size: uint64(len(content))}
 	c.mu.Lock()
@@ -49,7 +49,7 @@ func (c *Cluster) Fetched() int {
 	return c.fetched
 }
 
-// FetchBlob sends what Keep was given.
+// FetchBlob sends what Have was given.
 func (h sessions) FetchBlob(req *agentplanev1.FetchBlobRequest, stream grpc.ServerStreamingServer[agentplanev1.FetchBlobResponse]) error {
 	c := h.node.cluster
 	c.mu.Lock()

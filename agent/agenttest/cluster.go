@@ -320,6 +320,13 @@ func (c *Cluster) Cancel(agentID, invocation string) {
 	c.sendLocked(agentID, func(s *session) *agentplanev1.SessionResponse { return s.cancel(invocation) })
 }
 
+// Keep tells the agent, in this session alone, that an operator has confirmed an attempt.
+func (c *Cluster) Keep(agentID, invocation, by string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sendLocked(agentID, func(s *session) *agentplanev1.SessionResponse { return s.keep(invocation, by) })
+}
+
 // Ask asks the agent about an attempt.
 func (c *Cluster) Ask(agentID, invocation string, fence uint64) {
 	c.mu.Lock()

@@ -46,6 +46,12 @@ func (s *session) cancel(invocation string) *agentplanev1.SessionResponse {
 	}}}
 }
 
+func (s *session) keep(invocation, by string) *agentplanev1.SessionResponse {
+	return &agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Keep{Keep: &agentplanev1.KeepAttempt{
+		InvocationId: invocation, Attempt: 1, SessionEpoch: s.epoch, By: by,
+	}}}
+}
+
 // Session serves one agent until its stream ends.
 func (h sessions) Session(stream grpc.BidiStreamingServer[agentplanev1.SessionRequest, agentplanev1.SessionResponse]) error {
 	c := h.node.cluster

@@ -138,6 +138,25 @@
 // Standard input is that very file, opened, so that a program may seek in it. It is removed
 // when the program has it; a program without input reads /dev/null.
 //
+// # Undo
+//
+// An attempt may have an undo: a program that takes back what the others did. Then its only
+// program is a step, too, so that its end is journalled before anything follows from it; the
+// undo is the step after the last, with a directory and a supervisor of its own, started at
+// most once by the same means. Its record's name is the cause for which it runs.
+//
+// When all steps have succeeded the attempt waits ([Run.Wait] does) until it is kept, canceled,
+// or its time is over, which is counted by the uptime of the host (CLOCK_BOOTTIME) from the
+// program's end, also over restarts of agentd. Under another boot id it begins anew, once. When
+// a step has begun and not succeeded the undo runs at once. Nothing of this asks anybody: the
+// plan lies in the first step's directory, and the journal is asked for what it has. The undo
+// itself cannot be canceled.
+//
+// Of a step whose intent is journalled and whose program was not let go, nothing is started
+// later; of the undo it is, since a host that waits for it has nobody else: a directory without
+// a living supervisor and without STARTED is taken away and made again. That is tried for half
+// a minute, as when there is no process or space for it.
+//
 // # Output
 //
 // stdout and stderr are separate pipes, stored in the order in which they were read.

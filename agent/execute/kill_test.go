@@ -60,6 +60,9 @@ func (d durable) StepFinish(a Attempt, s StepRecord) error {
 }
 
 func journalled(err error) error {
+	if errors.Is(err, journal.ErrKept) {
+		return ErrKept
+	}
 	if errors.As(err, new(*journal.KnownError)) {
 		return nil
 	}
@@ -77,6 +80,22 @@ func (d durable) Steps(a Attempt) (all []StepRecord) {
 	return all
 }
 
+func (d durable) Arm(a Attempt, g Guard, _ time.Duration) error {
+	return journalled(d.j.Arm(keyOf(a), journal.Guard{BootID: g.BootID, Deadline: int64(g.Deadline), Again: g.Again, At: 1}))
+}
+
+func (d durable) Keep(a Attempt, by string, contact bool) error {
+	return journalled(d.j.Keep(keyOf(a), by, contact, 1))
+}
+
+func (d durable) Guard(a Attempt) (Guard, bool) {
+	r, _ := d.j.Lookup(keyOf(a))
+	if !r.Guard.Armed {
+		return Guard{}, false
+	}
+	return Guard{BootID: r.Guard.BootID, Deadline: time.Duration(r.Guard.Deadline), Again: r.Guard.Again, Kept: r.Guard.Kept}, true
+}
+
 func keyOf(a Attempt) journal.Key {
 	return journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
 }
@@ -92,6 +111,7 @@ type told struct {
 // agentMain is a whole agent for one attempt: whatever it finds in dir, it goes on from
 // there, as agentd does when the attempt is delivered to it.
 func agentMain(dir string) int {
+	undoTries = 3
 	t, err := agent(dir)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -127,6 +147,9 @@ func agent(dir string) (told, error) {
 	if exists(filepath.Join(dir, "steps")) {
 		s = stepped(dir)
 	}
+	if exists(filepath.Join(dir, "undo")) {
+		s = undoable(dir)
+	}
 	k := journal.Key{InvocationID: s.InvocationID, Attempt: s.Number}
 	known, ok := j.Lookup(k)
 	if !ok || !known.Ended() {
@@ -138,6 +161,13 @@ func agent(dir string) (told, error) {
 		}
 		if err != nil {
 			return told{}, err
+		}
+		if exists(filepath.Join(dir, "keep")) {
+			go func() {
+				for run.Keep("ann") != nil {
+					time.Sleep(time.Millisecond)
+				}
+			}()
 		}
 		if _, err := run.Wait(ctx); err != nil {
 			return told{}, err

@@ -102,6 +102,9 @@ type memory struct {
 	intents   map[Attempt]bool
 	results   map[Attempt]Result
 	steps     map[Attempt][]StepRecord
+	guards    map[Attempt]Guard
+	armed     int
+	by        string
 	intentErr error
 	stepErr   error
 	finishErr error
@@ -136,6 +139,9 @@ func (m *memory) StepIntent(a Attempt, s StepRecord) error {
 	if m.stepErr != nil {
 		return m.stepErr
 	}
+	if s.Number > s.Of && m.guards[a].Kept {
+		return ErrKept
+	}
 	if n := len(m.steps[a]); n > 0 && m.steps[a][n-1].Number == s.Number {
 		return nil
 	}
@@ -164,9 +170,40 @@ func (m *memory) Steps(a Attempt) []StepRecord {
 	return slices.Clone(m.steps[a])
 }
 
+func (m *memory) Arm(a Attempt, g Guard, _ time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.guards[a] = g
+	m.armed++
+	return m.stepErr
+}
+
+var errTooLate = errors.New("too late, or too early")
+
+func (m *memory) Keep(a Attempt, by string, contact bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g, ok := m.guards[a]
+	if last := m.steps[a][len(m.steps[a])-1]; !ok || last.Number > last.Of {
+		return errTooLate
+	}
+	g.Kept = true
+	if m.guards[a], m.by = g, by; contact {
+		m.by = "node " + by
+	}
+	return nil
+}
+
+func (m *memory) Guard(a Attempt) (Guard, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g, ok := m.guards[a]
+	return g, ok
+}
+
 func newRunner(t testing.TB) (*Runner, *memory) {
 	t.Helper()
-	m := &memory{intents: map[Attempt]bool{}, results: map[Attempt]Result{}, steps: map[Attempt][]StepRecord{}}
+	m := &memory{intents: map[Attempt]bool{}, results: map[Attempt]Result{}, steps: map[Attempt][]StepRecord{}, guards: map[Attempt]Guard{}}
 	r, err := Open(Options{Dir: filepath.Join(t.TempDir(), "runs"), Journal: m})
 	must(t, err)
 	return r, m

@@ -58,7 +58,7 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		left := res.Reboot.Uptime + run.r.rebootWait - uptime()
+		left := res.Reboot.Uptime + run.r.rebootWait - run.r.uptime()
 		switch {
 		case boot != res.Reboot.BootID:
 			res.rebooted()
@@ -81,13 +81,14 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 	return res, nil
 }
 
-// pause waits for so long, or for a cancel.
+// pause waits for so long, for a cancel or for a confirmation.
 func (run *Run) pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-run.cancels:
+	case <-run.kept:
 	case <-ctx.Done():
 		return ctx.Err()
 	}

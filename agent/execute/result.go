@@ -79,6 +79,10 @@ type Result struct {
 	// Reboot is set when the program had announced a reboot of the host: then it stands
 	// under which boot id, and at which uptime (by CLOCK_BOOTTIME), it was seen to have ended.
 	Reboot *Announcement `json:",omitempty"`
+
+	// Uptime is that of the host when the program's end was seen, the time counted in which
+	// it slept; 0 when that is not known.
+	Uptime time.Duration `json:",omitempty"`
 }
 
 // An Announcement is what a program has said of a reboot.

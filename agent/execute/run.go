@@ -26,18 +26,22 @@ type Run struct {
 	canceled bool       // cancels is closed
 
 	cancels chan struct{}
+	kept    chan struct{} // holds one: it was confirmed
 
 	mu     sync.Mutex // held by Wait; guards what follows
 	cmd    *exec.Cmd  // the step's supervisor, when it is a child of this process
 	plan   *Spec      // what all steps are, when it is known
 	ended  *Result    // how the step at hand has ended
 	noted  bool       // that is journalled
+	over   *Result    // to what the programs had come when the undo began
+	held   *Guard     // as it was journalled last
+	tries  int        // to start the undo, after the first
 	result *Result    // the attempt's, as soon as it is known
 	done   bool       // it is journalled
 }
 
 func (r *Runner) newRun(a Attempt) *Run {
-	return &Run{r: r, a: a, d: r.directory(a), cancels: make(chan struct{})}
+	return &Run{r: r, a: a, d: r.directory(a), cancels: make(chan struct{}), kept: make(chan struct{}, 1)}
 }
 
 // Attempt names it.
@@ -51,7 +55,7 @@ func (run *Run) refuse(err error) {
 }
 
 // Cancel asks the supervisor to end the program: TERM, grace, KILL; no further step begins.
-// It may be called any number of times, and says nothing about the outcome, which is the
+// What waits for a confirmation is undone; an undo that has begun goes on to its end. It may be called any number of times, and says nothing about the outcome, which is the
 // result's to tell.
 func (run *Run) Cancel() error {
 	run.look.Lock()
@@ -59,9 +63,9 @@ func (run *Run) Cancel() error {
 		run.canceled = true
 		close(run.cancels)
 	}
-	d := run.d
+	d, undoing := run.d, run.undoing()
 	run.look.Unlock()
-	if !d.has(fileLock) {
+	if undoing || !d.has(fileLock) {
 		return nil // there never was a supervisor
 	}
 	return d.cancel()

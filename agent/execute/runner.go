@@ -31,6 +31,16 @@ type Journal interface {
 	StepFinish(Attempt, StepRecord) error
 	// Steps gives the steps of the attempt that have an intent, in their order.
 	Steps(Attempt) []StepRecord
+
+	// Arm makes durable that the attempt waits for a confirmation, for so long from now on;
+	// Keep that it was confirmed, by an operator or by contact with a node. Of Keep and the
+	// intent of the undo, which is the step after the last, whichever comes first stands:
+	// the other one is refused, the intent with ErrKept. When it is so already, they do
+	// nothing.
+	Arm(a Attempt, g Guard, left time.Duration) error
+	Keep(a Attempt, by string, contact bool) error
+	// Guard gives what was armed last.
+	Guard(Attempt) (Guard, bool)
 }
 
 // A StepRecord is what the journal knows of a step.
@@ -54,6 +64,11 @@ type Options struct {
 	Executable string
 	// BootID gives the kernel's name for the time since it was started; nil reads it.
 	BootID func() (string, error)
+	// Uptime gives how long the host is up, the time counted in which it slept; nil reads it.
+	Uptime func() time.Duration
+	// Contact gives a node that has answered a new connection. Without it no attempt can be
+	// confirmed by contact.
+	Contact func(context.Context) (node string, err error)
 	// RebootWait is how long a program's announced reboot is waited for; 10 min when 0.
 	RebootWait time.Duration
 }
@@ -65,6 +80,8 @@ type Runner struct {
 	journal    Journal
 	executable string
 	bootID     func() (string, error)
+	uptime     func() time.Duration
+	contact    func(context.Context) (node string, err error)
 	rebootWait time.Duration
 }
 
@@ -83,10 +100,13 @@ func Open(o Options) (*Runner, error) {
 	}
 	r := &Runner{
 		dir: dir, journal: o.Journal, executable: cmp.Or(o.Executable, selfPath),
-		bootID: o.BootID, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
+		bootID: o.BootID, uptime: o.Uptime, contact: o.Contact, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
 	}
 	if r.bootID == nil {
 		r.bootID = BootID
+	}
+	if r.uptime == nil {
+		r.uptime = uptime
 	}
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("open runner in %q: %w", dir, err)
@@ -163,7 +183,7 @@ func (r *Runner) Start(ctx context.Context, s Spec) (*Run, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.Attempt, err)
 	}
-	s = s.withDefaults()
+	s = s.withDefaults().guarding()
 	fault("before-intent")
 	if err := r.journal.Intent(s); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.Attempt, err)

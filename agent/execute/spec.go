@@ -39,6 +39,8 @@ type Spec struct {
 	Argv   []string
 	Script []byte
 	Steps  []Step
+	// Undo takes back what they did, unless it is confirmed; nil when nothing does.
+	Undo *Undo
 
 	// Files are put in place before the program starts, or the first step, and Stdin, the
 	// path of a file, is what that reads; see place.go. Nothing when empty.
@@ -55,6 +57,7 @@ type Spec struct {
 
 	number uint32 // of the step that this is the spec of; 0: there are none
 	name   string // its
+	cause  string // of an undo: why it runs
 }
 
 // A Step is one program of several.
@@ -96,6 +99,10 @@ func (s Spec) Validate() error {
 		size += len(step.Script)
 		texts = append(append(texts, step.Name), step.Argv...)
 	}
+	if s.Undo != nil {
+		size += len(s.Undo.Script)
+		texts = append(texts, s.Undo.Argv...)
+	}
 	for _, v := range s.Secrets {
 		// Their values stand in no error.
 		if name, _, ok := strings.Cut(v, "="); !ok || name == "" || reserved(name) || strings.IndexByte(v, 0) >= 0 {
@@ -125,6 +132,15 @@ func (s Spec) Validate() error {
 
 // validatePrograms says whether there is something to run, said in one way.
 func (s Spec) validatePrograms() error {
+	if u := s.Undo; u != nil {
+		what := fmt.Sprintf("the undo of %s", s.Attempt)
+		if u.Timeout < 0 || u.Within <= 0 {
+			return fmt.Errorf("%w: %s has the timeout %s and waits %s for a confirmation: below zero, or not above it", ErrInvalid, what, u.Timeout, u.Within)
+		}
+		if err := validateProgram(what, u.Argv, u.Script); err != nil {
+			return err
+		}
+	}
 	if len(s.Steps) == 0 {
 		return validateProgram(s.Attempt.String(), s.Argv, s.Script)
 	}
@@ -173,12 +189,14 @@ const (
 	// Of programs that are steps.
 	envStep     = "AGENTPLANE_STEP"
 	envStepName = "AGENTPLANE_STEP_NAME"
+	// Of an undo: why it runs.
+	envUndo = "AGENTPLANE_UNDO"
 )
 
 // reserved says whether the variable is the agent's to set.
 func reserved(name string) bool {
 	switch name {
-	case envCommand, envInvocation, envAttempt, envFence, envAgent, envTraceParent, envReboot, envStep, envStepName, "PATH":
+	case envCommand, envInvocation, envAttempt, envFence, envAgent, envTraceParent, envReboot, envStep, envStepName, envUndo, "PATH":
 		return true
 	}
 	return false
@@ -198,6 +216,9 @@ func (s Spec) environ(d directory) []string {
 	own := append(s.marks(), envCommand+"="+s.CommandID, envFence+"="+strconv.FormatUint(s.Fence, 10), envAgent+"="+s.AgentID, envReboot+"="+d.path(fileReboot))
 	if s.number > 0 {
 		own = append(own, envStep+"="+strconv.FormatUint(uint64(s.number), 10), envStepName+"="+s.name)
+	}
+	if s.cause != "" {
+		own = append(own, envUndo+"="+s.cause)
 	}
 	if s.TraceParent != "" {
 		own = append(own, envTraceParent+"="+s.TraceParent)

@@ -32,6 +32,11 @@ func (run *Run) advance(ctx context.Context) (Result, error) {
 			}
 			run.ended = &res
 		}
+		if again, err := run.again(ctx); err != nil {
+			return Result{}, err
+		} else if again {
+			continue
+		}
 		if run.step.Number == 0 {
 			return *run.ended, nil
 		}
@@ -39,13 +44,17 @@ func (run *Run) advance(ctx context.Context) (Result, error) {
 			run.d.fault("before-step-finish")
 			noted := run.step
 			noted.Result = *run.ended
-			if err := run.r.journal.StepFinish(run.a, noted); err != nil {
+			if err := run.r.journal.StepFinish(run.a, noted); err != nil && !run.goesOn(err) {
 				return Result{}, err
 			}
 			run.noted = true
 			run.d.fault("after-step-finish")
 		}
-		switch over, err := run.next(); {
+		over, err := run.next()
+		if err == nil && over != nil && !run.undoing() {
+			over, err = run.guard(ctx, *over)
+		}
+		switch {
 		case err != nil:
 			return Result{}, err
 		case over != nil:
@@ -57,34 +66,24 @@ func (run *Run) advance(ctx context.Context) (Result, error) {
 // next starts the step that follows the one at hand, which has ended; or it gives how the
 // attempt ends, when none follows.
 func (run *Run) next() (over *Result, err error) {
-	end := *run.ended
-	number := run.step.Number + 1
+	at, number := run.step, run.step.Number+1
+	at.Result = *run.ended
 	switch {
-	case end.State != Succeeded:
-		if end.State == Rejected && run.step.Number > 1 {
-			end.State = Failed // of the attempt some has run
-		}
-		end.Detail = fmt.Sprintf("step %d of %d (%s): %s", run.step.Number, run.step.Of, run.step.Name, end.Detail)
+	case run.undoing():
+		end := run.undone()
 		return &end, nil
-	case run.step.Number >= run.step.Of:
+	case at.Result.State != Succeeded, at.Number >= at.Of:
+		end := at.end()
 		return &end, nil
 	case run.cancelAsked():
-		return &Result{
-			State: Canceled, Reason: ReasonCanceled, ExitCode: -1, EndedAt: end.EndedAt,
-			Detail: fmt.Sprintf("canceled before step %d of %d was started", number, run.step.Of),
-		}, nil
+		end := at.canceledAfter()
+		return &end, nil
 	}
-	if run.plan == nil {
-		if run.plan, err = run.r.directory(run.a).readPlan(run.a); err == nil && len(run.plan.Steps) != int(run.step.Of) {
-			err = fmt.Errorf("it has %d steps, the journal knows of %d", len(run.plan.Steps), run.step.Of)
-		}
-		if err != nil {
-			run.plan = nil
-			return &Result{
-				State: Failed, Reason: ReasonNotPrepared, ExitCode: -1, EndedAt: end.EndedAt,
-				Detail: fmt.Sprintf("step %d of %d was not started: the plan of the steps cannot be used: %v", number, run.step.Of, err),
-			}, nil
-		}
+	if err := run.usePlan(); err != nil {
+		return &Result{
+			State: Failed, Reason: ReasonNotPrepared, ExitCode: -1, EndedAt: at.Result.EndedAt,
+			Detail: fmt.Sprintf("step %d of %d was not started: %v", number, at.Of, err),
+		}, nil
 	}
 	following := StepRecord{Number: number, Of: run.step.Of, Name: run.plan.Steps[number-1].Name}
 	if err := run.r.journal.StepIntent(run.a, following); err != nil {
@@ -100,6 +99,44 @@ func (run *Run) next() (over *Result, err error) {
 		return nil, run.Cancel()
 	}
 	return nil, nil
+}
+
+// usePlan makes sure that it is known what all steps are.
+func (run *Run) usePlan() (err error) {
+	if run.plan != nil {
+		return nil
+	}
+	if run.plan, err = run.r.directory(run.a).readPlan(run.a); err == nil && len(run.plan.Steps) != int(run.step.Of) {
+		err = fmt.Errorf("it has %d steps, the journal knows of %d", len(run.plan.Steps), run.step.Of)
+	}
+	if err != nil {
+		run.plan = nil
+		return fmt.Errorf("the plan of the steps cannot be used: %w", err)
+	}
+	return nil
+}
+
+// end is how an attempt ends when no step follows this one.
+func (s StepRecord) end() Result {
+	end := s.Result
+	if end.State == Succeeded {
+		return end
+	}
+	if end.State == Rejected && s.Number > 1 {
+		end.State = Failed // of the attempt some has run
+	}
+	if s.Name != soleStep {
+		end.Detail = fmt.Sprintf("step %d of %d (%s): %s", s.Number, s.Of, s.Name, end.Detail)
+	}
+	return end
+}
+
+// canceledAfter is how an attempt ends that is canceled when this step has succeeded.
+func (s StepRecord) canceledAfter() Result {
+	return Result{
+		State: Canceled, Reason: ReasonCanceled, ExitCode: -1, EndedAt: s.Result.EndedAt,
+		Detail: fmt.Sprintf("canceled before step %d of %d was started", s.Number+1, s.Of),
+	}
 }
 
 // whole is the result of an attempt that ends with end: beside that it counts what all steps
@@ -138,8 +175,11 @@ func (s Spec) step(number uint32) Spec {
 	}
 	step := s.Steps[number-1]
 	one := s
-	one.Argv, one.Script, one.Steps, one.number, one.name = step.Argv, step.Script, nil, number, step.Name
-	one.OutputBytes = max(s.OutputBytes/int64(len(s.Steps)), minOutputBytes)
+	one.Argv, one.Script, one.Steps, one.Undo = step.Argv, step.Script, nil, nil
+	if step.Name != soleStep {
+		one.number, one.name = number, step.Name
+	}
+	one.OutputBytes = s.shareBytes()
 	if step.Timeout > 0 {
 		one.Timeout = step.Timeout
 	}
@@ -147,6 +187,15 @@ func (s Spec) step(number uint32) Spec {
 		one.Files, one.Stdin = nil, "" // they are of the first
 	}
 	return one
+}
+
+// shareBytes is what of the bound of output is left to each step, and to the undo.
+func (s Spec) shareBytes() int64 {
+	n := int64(len(s.Steps))
+	if s.Undo != nil {
+		n++
+	}
+	return max(s.OutputBytes/n, minOutputBytes)
 }
 
 // planFile is what an attempt of several steps was asked to do. It lies in the directory of
@@ -162,6 +211,13 @@ type planFile struct {
 	KillGrace   time.Duration
 	OutputBytes int64
 	Steps       []planStep
+	Undo        *planUndo `json:",omitempty"`
+}
+
+type planUndo struct {
+	planStep
+	Within    time.Duration
+	ByContact bool
 }
 
 type planStep struct {
@@ -180,6 +236,9 @@ func (d directory) keepPlan(s Spec) error {
 	}
 	for _, step := range s.Steps {
 		p.Steps = append(p.Steps, planStep{Name: step.Name, Argv: toBytes(step.Argv), Script: step.Script, Timeout: step.Timeout})
+	}
+	if u := s.Undo; u != nil {
+		p.Undo = &planUndo{planStep: planStep{Argv: toBytes(u.Argv), Script: u.Script, Timeout: u.Timeout}, Within: u.Within, ByContact: u.ByContact}
 	}
 	if len(s.Secrets) > 0 {
 		if err := d.write(fileLater, typeSecrets, toBytes(s.Secrets), true); err != nil {
@@ -201,6 +260,9 @@ func (d directory) readPlan(a Attempt) (*Spec, error) {
 	}
 	for _, step := range p.Steps {
 		s.Steps = append(s.Steps, Step{Name: step.Name, Argv: toStrings(step.Argv), Script: step.Script, Timeout: step.Timeout})
+	}
+	if u := p.Undo; u != nil {
+		s.Undo = &Undo{Argv: toStrings(u.Argv), Script: u.Script, Timeout: u.Timeout, Within: u.Within, ByContact: u.ByContact}
 	}
 	var secrets [][]byte
 	if err := d.read(fileLater, typeSecrets, &secrets); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -266,7 +266,7 @@ func (s *supervisor) inSession(p process) bool {
 
 // conclude ends what the program has left behind and makes the result.
 func (s *supervisor) conclude(state *os.ProcessState, took time.Duration) Result {
-	res := Result{StartedAt: s.began, EndedAt: s.began.Add(took), Duration: took, Started: true}
+	res := Result{StartedAt: s.began, EndedAt: s.began.Add(took), Duration: took, Started: true, Uptime: uptime()}
 	ws, _ := state.Sys().(syscall.WaitStatus)
 	ru, _ := state.SysUsage().(*syscall.Rusage)
 	res.exited(ws, ru)

@@ -9,10 +9,14 @@ import (
 
 // format is the newest file format that this release writes and reads. Older ones
 // stay readable for ever (testdata).
-const format = 2
+const format = 3
 
-// stepsFormat is the first format in which attempts have steps.
-const stepsFormat = 2
+// stepsFormat is the first format in which attempts have steps, guardsFormat in which they
+// have guards.
+const (
+	stepsFormat  = 2
+	guardsFormat = 3
+)
 
 // Frame types of a journal file.
 const (
@@ -34,6 +38,8 @@ const (
 	kindConfirm    = 6
 	kindStepIntent = 7
 	kindStepResult = 8
+	kindArm        = 9
+	kindKeep       = 10
 )
 
 // errDecode is wrapped by every failure to decode a payload whose checksum is right.
@@ -358,6 +364,7 @@ type mutation struct {
 	intent Intent // kindIntent, kindNever
 	key    Key    // kindResult, kindConfirm, kindStepIntent, kindStepResult
 	step   Step   // kindStepIntent; of kindStepResult the number and the result
+	guard  Guard  // kindArm; of kindKeep who confirmed it, and when
 	result Result // kindResult, kindNever; without output
 	output []byte // encoded
 	outAt  int    // where output begins in the frame's payload
@@ -397,6 +404,12 @@ func encodeAppend(id ID, first uint64, muts []mutation) []byte {
 			e.key(m.key)
 			e.uint(uint64(m.step.Number))
 			e.result(m.step.Result)
+		case kindArm:
+			e.key(m.key)
+			e.armed(m.guard)
+		case kindKeep:
+			e.key(m.key)
+			e.kept(m.guard)
 		}
 	}
 	return e.b
@@ -435,6 +448,10 @@ func decodeAppend(b []byte) (id ID, first uint64, muts []mutation, err error) {
 		case kindStepResult:
 			m.key = d.key()
 			m.step = Step{Number: d.uint32(), Result: d.result()}
+		case kindArm:
+			m.key, m.guard = d.key(), d.armed()
+		case kindKeep:
+			m.key, m.guard = d.key(), d.kept()
 		default:
 			d.fail("unknown kind")
 		}
@@ -456,6 +473,7 @@ func encodeAttempt(id ID, r Record, output []byte) (payload []byte, outAt int) {
 		e.result(r.Result)
 	}
 	e.steps(r.Steps)
+	e.guard(r.Guard)
 	outAt = len(e.b)
 	e.raw(output)
 	return e.b, outAt
@@ -473,6 +491,9 @@ func decodeAttempt(format uint64, b []byte) (id ID, r Record, outAt int, err err
 	}
 	if format >= stepsFormat {
 		r.Steps = d.steps()
+	}
+	if format >= guardsFormat {
+		r.Guard = d.guard()
 	}
 	return id, r, d.off, d.err
 }

@@ -293,7 +293,27 @@ func (m *model) act(t *rapid.T, j *Journal) error {
 		}
 		return Record{}, false
 	}
-	switch rapid.IntRange(0, 7).Draw(t, "act") {
+	switch rapid.IntRange(0, 9).Draw(t, "act") {
+	case 8, 9:
+		r, ok := pick(func(r Record) bool {
+			n := len(r.Steps)
+			return !r.Ended() && n > 0 && r.Steps[n-1].Ended() && r.Steps[n-1].Number <= r.Steps[n-1].Of && !r.Guard.Kept
+		})
+		if !ok {
+			break
+		}
+		g := guard(false)
+		if !r.Guard.Armed {
+			err = j.Arm(r.Key, g)
+		} else {
+			g = r.Guard
+			g.Kept, g.By, g.KeptAt = true, "ann", 9
+			err = j.Keep(r.Key, "ann", false, 9)
+		}
+		if err == nil {
+			r.Guard = g
+			m.acked[r.Key] = r
+		}
 	case 6, 7:
 		if r, ok := pick(func(r Record) bool { return !r.Ended() && len(r.Steps) < MaxSteps }); ok {
 			n := uint32(len(r.Steps))
@@ -302,6 +322,8 @@ func (m *model) act(t *rapid.T, j *Journal) error {
 					r.Steps = slices.Clone(r.Steps)
 					r.Steps[n-1].Result = stepResult(n)
 				}
+			} else if r.Guard.Kept && n >= step(1).Of {
+				break // no undo follows
 			} else if err = j.StepIntent(r.Key, step(n+1)); err == nil {
 				r.Steps = append(slices.Clip(r.Steps), step(n+1))
 			}
@@ -360,16 +382,22 @@ func TestReadsEveryReleasedFormat(t *testing.T) {
 		must(t, j.Intent(intent(8)))
 		must(t, j.Result(key(8), result(8)))
 		must(t, j.StepResult(key(6), 2, stepResult(2)))
+		must(t, j.Arm(key(6), guard(true)))
+		must(t, j.Keep(key(6), "ann", false, 100*day+9))
 		_, f := d.journalFile()
 		must(t, os.MkdirAll("testdata", 0o755))
 		must(t, os.WriteFile(path(format), f.data, 0o644))
 	}
+	kept := guard(true)
+	kept.Kept, kept.By, kept.KeptAt = true, "ann", 100*day+9
 	for f, want := range map[int]struct {
 		seq   uint64
 		steps []Step
+		guard Guard
 	}{
-		1: {11, nil},
-		2: {16, []Step{ended(1), ended(2)}},
+		1: {seq: 11},
+		2: {seq: 16, steps: []Step{ended(1), ended(2)}},
+		3: {18, []Step{ended(1), ended(2)}, kept},
 	} {
 		data, err := os.ReadFile(path(f))
 		must(t, err)
@@ -394,6 +422,9 @@ func TestReadsEveryReleasedFormat(t *testing.T) {
 		if diff := cmp.Diff(want.steps, r.Steps); diff != "" {
 			t.Fatalf("format %d: steps differ:\n%s", f, diff)
 		}
+		if r.Guard != want.guard {
+			t.Fatalf("format %d: guard is %+v", f, r.Guard)
+		}
 	}
 }
 
@@ -403,7 +434,7 @@ func FuzzLoad(f *testing.F) {
 	_, i := d.journalFile()
 	f.Add(i.data)
 	f.Add(i.data[:ends[2]+5])
-	for _, name := range []string{"format-1.journal", "format-2.journal"} {
+	for _, name := range []string{"format-1.journal", "format-2.journal", "format-3.journal"} {
 		if golden, err := os.ReadFile(filepath.Join("testdata", name)); err == nil {
 			f.Add(golden)
 		}

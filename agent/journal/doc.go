@@ -34,8 +34,8 @@
 // is missing, doubled or foreign is noticed. Header and attempts are fsynced before the
 // file gets its name; therefore only the last append can be torn by a crash.
 //
-// Format 2 added the steps of attempts; a file of format 1 is read for ever, and written
-// anew as one of format 2.
+// Format 2 added the steps of attempts, format 3 their guards; files of older formats are
+// read for ever, and written anew as ones of the newest.
 //
 // Open always writes the file anew (temporary file, fsync, rename, fsync of the
 // directory) and appends to that. What it read may stand in the page cache only, since
@@ -50,6 +50,13 @@
 // number of a step may pass over some: what comes after all of them, whichever ended the
 // attempt, is the step after the last. They are always taken, as results are: what has
 // begun is to be brought to its end.
+//
+// # Guards
+//
+// An attempt with an undo has ARMED when its steps have ended and it waits for a confirmation,
+// and once more when the host was started anew meanwhile. What ends the wait is KEPT or the
+// intent of the undo, the step after the last: whichever is journalled first makes the other
+// one impossible. There is no third that would decide between them.
 //
 // # What a crash explains, and what it does not
 //

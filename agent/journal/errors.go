@@ -22,6 +22,13 @@ var (
 	ErrOlderEpoch = errors.New("session epoch is older than the journalled one")
 	// ErrUnknown says that the journal has no record of the attempt.
 	ErrUnknown = errors.New("attempt is not in the journal")
+	// ErrNotArmed says that the attempt does not wait for a confirmation.
+	ErrNotArmed = errors.New("attempt waits for no confirmation")
+	// ErrTooLate says that the confirmation of an attempt comes when its undo has begun, or
+	// when it has ended.
+	ErrTooLate = errors.New("confirmation comes too late")
+	// ErrKept says that the attempt is confirmed, so that no undo may begin.
+	ErrKept = errors.New("attempt is confirmed")
 	// ErrLocked says that another process has the journal open.
 	ErrLocked = errors.New("journal is open in another process")
 	// ErrInvalid says that an argument cannot be journalled; the text says which.

@@ -131,6 +131,7 @@ type Record struct {
 	Seq uint64 // of the record that made the attempt known
 	Intent
 	Steps     []Step // of an attempt that has some, in the order in which they began
+	Guard     Guard  // of one that has an undo; empty while it has not waited for a confirmation
 	Never     bool   // it was never started and never will be
 	Result    Result // State is empty while there is none
 	Confirmed bool   // the cluster has applied the result

@@ -90,6 +90,12 @@ func (s *state) check(m *mutation) error {
 		default:
 			return checkStep(e.Record, m)
 		}
+	case kindArm, kindKeep:
+		e, ok := s.records[m.key]
+		if !ok {
+			return fmt.Errorf("%w: %s", ErrUnknown, m.key)
+		}
+		return checkGuard(e.Record, m)
 	}
 	return nil
 }
@@ -114,6 +120,8 @@ func checkStep(r Record, m *mutation) error {
 		return nil
 	case last.Number == m.step.Number:
 		return &KnownError{Record: r}
+	case m.step.Number > m.step.Of && r.Guard.Kept:
+		return fmt.Errorf("%w: %s", ErrKept, m.key)
 	case last.Number > m.step.Number || !last.Ended():
 		return fmt.Errorf("%w: step %d of %s cannot follow step %d as it is", ErrInvalid, m.step.Number, m.key, last.Number)
 	}
@@ -144,6 +152,11 @@ func (s *state) apply(m *mutation, payloadAt int64) {
 		e := s.records[m.key]
 		e.Steps = slices.Clone(e.Steps)
 		e.lastStep().Result = m.step.Result
+	case kindArm:
+		m.guard.Armed = true
+		s.records[m.key].Guard = m.guard
+	case kindKeep:
+		s.records[m.key].Guard.keep(m.guard)
 	}
 }
 

@@ -75,7 +75,7 @@ type Work interface {
 	Begin(Grant) error
 	// Rotate begins a new journal whose floor is the cluster time now.
 	Rotate(now int64) error
-	// Offer hands over a Deliver, CancelAttempt, Confirm or Ask. It never blocks and
+	// Offer hands over a Deliver, CancelAttempt, KeepAttempt, Confirm or Ask. It never blocks and
 	// answers false when the queue is full.
 	Offer(*agentplanev1.SessionResponse) bool
 	// Reports gives what is to be said beyond Hello. A report that is taken and not sent

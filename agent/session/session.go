@@ -229,6 +229,13 @@ func (s *session) take(seek context.Context, m *agentplanev1.SessionResponse) er
 			return nil
 		}
 		s.offer(m)
+	case *agentplanev1.SessionResponse_Keep:
+		if b.Keep.GetSessionEpoch() != s.epoch {
+			s.log.Warn("confirmation of another session dropped", "invocation_id", b.Keep.GetInvocationId(),
+				"its_epoch", b.Keep.GetSessionEpoch(), "session_epoch", s.epoch)
+			return nil
+		}
+		s.offer(m)
 	case *agentplanev1.SessionResponse_Confirm, *agentplanev1.SessionResponse_Ask:
 		s.offer(m)
 	case *agentplanev1.SessionResponse_MoveAway:

@@ -17,7 +17,7 @@ func (a *app) commandsCmd() *cobra.Command {
 	c := &cobra.Command{Use: "commands", Short: "look after the commands"}
 	one := args(1, 1, "the id of a command")
 	c.AddCommand(
-		a.commandsList(), a.commandsOutput(), a.commandsAttach(), a.commandsWatch(), a.commandsQueue(),
+		a.commandsList(), a.commandsOutput(), a.commandsAttach(), a.commandsWatch(), a.commandsQueue(), a.commandsConfirm(),
 		&cobra.Command{
 			Use: "get COMMAND", Short: "show one command and its invocations", Args: one, Annotations: is(reads),
 			ValidArgsFunction: a.completeCommands, RunE: a.commandsGet,
@@ -96,6 +96,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				{"schedule", c.Schedule},
 				{"slot", clock(c.Slot)},
 				{"splay", splayText(c.Splay)},
+				{"undo", termsText(c.Undo)},
 				{"not after", clock(c.NotAfter)},
 				{"finished", clock(c.FinishedAt)},
 				{"locks", heldLocks(c)},
@@ -112,7 +113,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				writeWaves(w, a.flags.output == "wide", c.Rollout)
 				fmt.Fprintln(w)
 			}
-			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns())
+			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns(c))
 			if steps := stepRows(c.Invocations, client.AgentOf); len(steps) > 0 {
 				fmt.Fprintln(w, "\nSTEPS")
 				writeTable(w, false, steps, agentStepColumns)

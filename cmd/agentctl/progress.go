@@ -109,7 +109,7 @@ func (p *progress) end() {
 }
 
 func progressLine(v *client.Progress) string {
-	var ended, failed, running, waiting int
+	var ended, failed, running, waiting, unconfirmed int
 	c := v.Command()
 	for _, i := range c.Invocations {
 		switch {
@@ -118,6 +118,8 @@ func progressLine(v *client.Progress) string {
 		case client.Final(i.State):
 			ended++
 			failed++
+		case armed(i):
+			unconfirmed++
 		case i.State >= agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED:
 			running++
 		default:
@@ -131,7 +133,7 @@ func progressLine(v *client.Progress) string {
 	for _, p := range []struct {
 		n    int
 		word string
-	}{{running, "running"}, {waiting, "waiting"}, {failed, "not succeeded"}} {
+	}{{running, "running"}, {waiting, "waiting"}, {unconfirmed, "to be confirmed"}, {failed, "not succeeded"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
 		}

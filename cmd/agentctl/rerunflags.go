@@ -63,10 +63,10 @@ func (a *app) runAgain(cmd *cobra.Command, f *runFlags, args []string) error {
 	case len(args) != 1 || cmd.ArgsLenAtDash() >= 0:
 		return usagef("--rerun takes the id of one command, and no program: agentctl run --rerun %s COMMAND", strings.Join(f.rerun.words, ","))
 	}
-	for _, flag := range []string{
+	for _, flag := range append([]string{
 		"on", "labels", "script", "step", "step-timeout", "file", "stdin", "class", "splay", "lock", "exclusive", "priority", "supersede", "wave", "soak", "gate", "probe",
 		"probe-script", "probe-timeout", "max-failures", "strict", "order", "on-breach",
-	} {
+	}, undoFlagNames...) {
 		if changed(flag) {
 			return usagef("--rerun and --%s are both given: targets, program and how it runs are those of the earlier command", flag)
 		}

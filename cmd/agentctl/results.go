@@ -18,7 +18,7 @@ func (a *app) printResults(whole *agentplanev1.Command) error {
 		writeGroups(w, whole.Invocations)
 		if a.flags.output == "wide" {
 			fmt.Fprintln(w)
-			writeTable(w, true, whole.Invocations, a.invocationColumns())
+			writeTable(w, true, whole.Invocations, a.invocationColumns(whole))
 		}
 	})
 }
@@ -109,6 +109,7 @@ func ending(i *agentplanev1.Invocation) string {
 	}
 	switch i.Reason {
 	case "", "exit": // that a program ended by itself needs no word
+	case "undone", "undo_failed", "armed", "rearmed", "undoing": // how the undo stands says it
 	case "signal":
 		if i.Signal == 0 {
 			why = append(why, i.Reason)
@@ -126,6 +127,11 @@ func ending(i *agentplanev1.Invocation) string {
 	}
 	if i.Late {
 		why = append(why, "late")
+	}
+	if u := i.GetUndo(); u.GetPhase() != agentplanev1.UndoPhase_UNDO_PHASE_CONFIRMED {
+		if text := undoText(u); text != "" {
+			why = append(why, text)
+		}
 	}
 	if i.CancelTooLate {
 		why = append(why, "cancel=too_late")
@@ -156,8 +162,8 @@ func hiddenBytes(o *agentplanev1.Output) uint64 {
 	return max(o.GetTotalBytes(), kept) - kept
 }
 
-func (a *app) invocationColumns() []column[*agentplanev1.Invocation] {
-	return []column[*agentplanev1.Invocation]{
+func (a *app) invocationColumns(c *agentplanev1.Command) []column[*agentplanev1.Invocation] {
+	columns := []column[*agentplanev1.Invocation]{
 		{"AGENT", false, client.AgentOf},
 		{"STATE", false, func(i *agentplanev1.Invocation) string { return stateName(i.State) }},
 		{"EXIT", false, func(i *agentplanev1.Invocation) string {
@@ -184,4 +190,8 @@ func (a *app) invocationColumns() []column[*agentplanev1.Invocation] {
 		{"FENCE", true, func(i *agentplanev1.Invocation) string { return fmt.Sprint(i.Fence) }},
 		{"NODE", true, (*agentplanev1.Invocation).GetNodeId},
 	}
+	if c.GetUndo() != nil {
+		columns = slices.Insert(columns, slices.IndexFunc(columns, func(c column[*agentplanev1.Invocation]) bool { return c.wide }), undoColumn())
+	}
+	return columns
 }

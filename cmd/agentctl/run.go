@@ -44,6 +44,7 @@ type runFlags struct {
 	locks     lockFlags
 	waves     waveFlags
 	files     fileFlags
+	undo      undoFlags
 	plan      bool
 }
 
@@ -103,6 +104,7 @@ func (f *runFlags) add(c *cobra.Command) {
 	f.sel.add(c)
 	f.splay.add(c)
 	f.waves.add(c)
+	f.undo.add(c)
 	fl := c.Flags()
 	durationVar(fl, &f.timeout, "timeout", defaultTimeout, "how long the program, or each step, may run")
 	durationVar(fl, &f.killGrace, "kill-grace", defaultKillGrace, "how long between TERM and KILL")
@@ -150,7 +152,19 @@ nodes keep them until the command has ended, and for a while (files.keep, a day)
 those of its targets that ended so: failed (FAILED or TIMED_OUT), lost, expired, canceled,
 rejected, skipped, or all-not-succeeded; several with commas. --timeout, --kill-grace,
 --ttl and --queue change the limits. What was LOST may have run: it is started once more.
-Of steps all are run again, from the first.`
+Of steps all are run again, from the first.
+
+A change that may cut a host off carries its own way back:
+
+  agentctl run --on 'name == "web-1"' --undo 'nft -f /etc/nft.old' --confirm-within 2m -- nft -f /etc/nft.new
+
+When the program has succeeded, the host waits for "agentctl commands confirm COMMAND"; with
+--confirm-by contact it waits until it has reached the cluster by a new connection. If that
+does not come in time the undo runs on the host, which needs no contact for it, and the end is
+FAILED (undone). The undo runs at once when the program has begun and fails, times out, is
+canceled or lost, and when the command is canceled while it waits. When the host is started
+anew while it waits, the time begins once more; a second time it is undone at once. What waits
+takes a slot, holds its locks, and counts as running in its wave.`
 
 // command returns what is asked, but for its id.
 func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*client.Command, error) {
@@ -214,12 +228,15 @@ func (f *runFlags) prepare(a *app) error {
 	if err := f.waves.prepare(a); err != nil {
 		return err
 	}
+	if err := f.undo.prepare(a, f.class); err != nil {
+		return err
+	}
 	return f.edit(&agentplanev1.CommandSpec{})
 }
 
 // edit puts the flags that stand in files of their own into the spec.
 func (f *runFlags) edit(spec *agentplanev1.CommandSpec) error {
-	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into, f.splay.into, f.waves.into} {
+	for _, into := range []func(*agentplanev1.CommandSpec) error{f.locks.into, f.splay.into, f.waves.into, f.undo.into} {
 		if err := into(spec); err != nil {
 			return err
 		}
@@ -309,9 +326,11 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 	defer p.end()
 	printed := map[string]bool{}
 	var stopped stops
+	var waiting waits
 	c, err := s.Await(ctx, id, func(v *client.Progress) error {
 		p.show(v)
 		stopped.take(p.say, v.Command())
+		waiting.take(p.say, v.Command())
 		if a.flags.output != "jsonl" {
 			return nil
 		}

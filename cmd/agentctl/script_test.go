@@ -40,6 +40,7 @@ type clusterKey struct{}
 //	login NAME               a context of that operator, who is a viewer
 //	hold LOCK LEASE          somebody takes a place of a lock
 //	breaks LOCK              its holders lose their places in half a second
+//	undo COMMAND [AFTER]     what waits for a confirmation is undone, now or after a while
 //	leaderless               the status is what each node knows by itself
 //	socket DIR               serve LocalService on DIR/admin.sock
 //	large FILE BYTES         make a file so large
@@ -108,6 +109,17 @@ func TestScripts(t *testing.T) {
 			"breaks": func(ts *testscript.TestScript, _ bool, args []string) {
 				state, name := fake(ts).State, args[0]
 				timer := time.AfterFunc(500*time.Millisecond, func() { state.BreakLeases(name) })
+				ts.Defer(func() { timer.Stop() })
+			},
+			"undo": func(ts *testscript.TestScript, _ bool, args []string) {
+				state := fake(ts).State
+				if len(args) == 1 {
+					state.Undo(args[0])
+					return
+				}
+				after, err := time.ParseDuration(args[1])
+				ts.Check(err)
+				timer := time.AfterFunc(after, func() { state.Undo(args[0]) })
 				ts.Defer(func() { timer.Stop() })
 			},
 			"leaderless": func(ts *testscript.TestScript, _ bool, _ []string) { fake(ts).State.SetLeaderless() },

@@ -90,7 +90,7 @@ var times = map[protoreflect.Name]bool{
 	"created_at": true, "expires_at": true, "revoked_at": true, "enrolled_at": true,
 	"submitted_at": true, "finished_at": true, "started_at": true, "ended_at": true, "canceled_at": true,
 	"until": true, "changed_at": true, "paused_at": true, "next_at": true, "waiting_at": true, "slot": true, "slots": true, "starts_at": true,
-	"released_at": true, "settled_at": true, "soaked_at": true,
+	"released_at": true, "settled_at": true, "soaked_at": true, "confirmed_at": true,
 }
 
 // wides are the fields that hold an epoch, a fence or the number of a stop.

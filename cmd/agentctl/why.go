@@ -36,7 +36,7 @@ func writeWhy(w io.Writer, r *agentplanev1.WhyResponse) {
 	}
 	pairs(w,
 		[2]string{"what", r.GetCommand().GetSummary()}, [2]string{"rerun of", r.GetCommand().GetRerunOf()},
-		[2]string{"detail", i.GetDetail()}, [2]string{"envelope", envelopeText(r.EnvelopeSha256)}, [2]string{"signed by", signers},
+		[2]string{"detail", i.GetDetail()}, [2]string{"undo", undoText(i.GetUndo())}, [2]string{"envelope", envelopeText(r.EnvelopeSha256)}, [2]string{"signed by", signers},
 	)
 	fmt.Fprintln(w)
 	writeTable(w, false, r.Transitions, []column[*agentplanev1.Transition]{

@@ -92,6 +92,9 @@ func settled(v *fsm.View, i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt) b
 	if m.GetAttempt() < i.GetAttempt() {
 		return true
 	}
+	if c, found := v.Command(i.GetCommandId()); found && i.GetState() == m.GetState() && fsm.UndoMoves(c, i, m.GetUndo()) {
+		return false
+	}
 	return m.GetAttempt() == i.GetAttempt() && m.GetFence() == i.GetFence() && i.GetFence() != 0 && !fsm.Further(i, m) &&
 		(i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= m.GetState())
 }
@@ -242,7 +245,7 @@ func (s *session) clean(r *agentplanev1.Report) (m *raftlogv1.ReportAttempt, cut
 	m = &raftlogv1.ReportAttempt{
 		InvocationId: id, Attempt: r.GetAttempt(), Fence: r.GetFence(), AgentId: s.agentID, SessionEpoch: s.epoch,
 		State: state, Reason: reason, Detail: text(r.GetDetail(), fsm.MaxDetailBytes), NodeId: s.d.o.NodeID,
-		CancelTooLate: r.GetCancelTooLate(),
+		CancelTooLate: r.GetCancelTooLate(), Undo: undo(r.GetUndo()),
 		Result: &raftlogv1.Result{
 			ExitCode: r.GetExitCode(), Signal: r.GetSignal(), StartedAt: r.GetStartedAt(), EndedAt: r.GetEndedAt(), JournalSeq: r.GetJournalSeq(),
 		},
@@ -271,6 +274,19 @@ func steps(all []*agentplanev1.StepResult) (rows []*raftlogv1.StepResult, cut bo
 		})
 	}
 	return rows, cut
+}
+
+// undo bounds what an agent tells of an undo; what only nodes know of it is left away.
+func undo(u *agentplanev1.Undo) *raftlogv1.Undo {
+	if u == nil {
+		return nil
+	}
+	return &raftlogv1.Undo{
+		Phase: raftlogv1.UndoPhase(u.GetPhase()), Until: u.GetUntil(), Cause: text(u.GetCause(), fsm.MaxReasonBytes),
+		State: raftlogv1.AttemptState(u.GetState()), ExitCode: u.GetExitCode(), Signal: u.GetSignal(),
+		Reason: text(u.GetReason(), fsm.MaxReasonBytes), Detail: text(u.GetDetail(), fsm.MaxDetailBytes),
+		StartedAt: u.GetStartedAt(), EndedAt: u.GetEndedAt(),
+	}
 }
 
 // output bounds one stream's head and tail to a quarter of what a result may hold each:

@@ -16,6 +16,7 @@ type Stats struct {
 	Claims           uint64 // proposed
 	Deliveries       uint64
 	Cancels          uint64
+	Keeps            uint64 // confirmations of operators
 	Asks             uint64
 	Reports          uint64 // received
 	ReportsDropped   uint64 // malformed, above a bound, or of an attempt with another fence
@@ -30,7 +31,7 @@ type Stats struct {
 
 type counters struct {
 	opened, refused, superseded, silent, slow, flooded          atomic.Uint64
-	claims, deliveries, cancels, asks                           atomic.Uint64
+	claims, deliveries, cancels, keeps, asks                    atomic.Uint64
 	reports, reportsDropped, reportsCut, confirms, factsDropped atomic.Uint64
 	proposalsFailed, proposalsBacklog, compactions              atomic.Uint64
 	reportsOvertaken                                            atomic.Uint64
@@ -42,7 +43,7 @@ func (d *Dispatcher) Stats() Stats {
 	s := Stats{
 		Opened: c.opened.Load(), Refused: c.refused.Load(), Superseded: c.superseded.Load(), Silent: c.silent.Load(),
 		Slow: c.slow.Load(), Flooded: c.flooded.Load(), Claims: c.claims.Load(), Deliveries: c.deliveries.Load(),
-		Cancels: c.cancels.Load(), Asks: c.asks.Load(), Reports: c.reports.Load(), ReportsDropped: c.reportsDropped.Load(),
+		Cancels: c.cancels.Load(), Keeps: c.keeps.Load(), Asks: c.asks.Load(), Reports: c.reports.Load(), ReportsDropped: c.reportsDropped.Load(),
 		ReportsCut: c.reportsCut.Load(), ReportsOvertaken: c.reportsOvertaken.Load(), Confirms: c.confirms.Load(), FactsDropped: c.factsDropped.Load(),
 		ProposalsFailed: c.proposalsFailed.Load(), ProposalsBacklog: c.proposalsBacklog.Load(), Compactions: c.compactions.Load(),
 	}

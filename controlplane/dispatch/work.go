@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	cancelFirst = time.Second
-	cancelMost  = 30 * time.Second
+	repeatFirst = time.Second
+	repeatMost  = 30 * time.Second
 )
 
 // talk is what was said on this stream about an attempt that is claimed or running.
@@ -19,13 +19,29 @@ type talk struct {
 	fence     uint64
 	since     time.Time // when it came up here
 	delivered bool
-	answered  bool          // the agent has reported it with this fence
-	ended     bool          // and its end
-	canceled  time.Duration // the back-off of the next cancel; 0 = not told yet
-	cancelAt  time.Time
+	answered  bool // the agent has reported it with this fence
+	ended     bool // and its end
+	cancel    repeat
+	keep      repeat
 	asked     bool
 	askAt     time.Time
 	losing    bool // LoseAttempt is on its way
+}
+
+// repeat is something that is told, and told again with back-off until the state has moved.
+type repeat struct {
+	pause time.Duration // until it is told again; 0 = it was not told yet
+	at    time.Time
+}
+
+// due says that it is to be told now, and when the next time is.
+func (r *repeat) due(now time.Time) bool {
+	if r.pause != 0 && now.Before(r.at) {
+		return false
+	}
+	r.pause = min(max(2*r.pause, repeatFirst), repeatMost)
+	r.at = now.Add(r.pause)
+	return true
 }
 
 // claim is a ClaimAttempt of this session. It stands for a slot from its proposal until
@@ -104,9 +120,16 @@ func (s *session) hush(key attemptKey) {
 
 // talkAbout says about one attempt what is to be said now.
 func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftlogv1.Command, t *talk, quiet bool, now time.Time) {
+	keeps := i.GetUndo().GetConfirmIndex() != 0 && i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED
+	if keeps && i.GetUndo().GetConfirmIndex() < i.GetCancelIndex() {
+		s.keep(i, t, now) // what was asked first is told first: for an agent that was away they come together
+	}
 	if i.GetCancelIndex() != 0 {
 		// Before the delivery: an agent that has never heard of it may then refuse it.
 		s.cancel(i, t, now)
+	}
+	if keeps {
+		s.keep(i, t, now)
 	}
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet &&
 		(i.GetSessionEpoch() == s.epoch || deliversOldClaims && i.GetSessionEpoch() < s.epoch) {
@@ -127,15 +150,25 @@ func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftl
 
 // cancel tells the agent, and tells it again with back-off until the state is final.
 func (s *session) cancel(i *raftlogv1.Invocation, t *talk, now time.Time) {
-	if t.canceled == 0 || !now.Before(t.cancelAt) {
-		t.canceled = min(max(2*t.canceled, cancelFirst), cancelMost)
-		t.cancelAt = now.Add(t.canceled)
+	if t.cancel.due(now) {
 		s.d.count.cancels.Add(1)
 		s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Cancel{Cancel: &agentplanev1.CancelAttempt{
 			InvocationId: i.GetId(), Attempt: i.GetAttempt(), SessionEpoch: s.epoch,
 		}}})
 	}
-	s.lookAt(t.cancelAt)
+	s.lookAt(t.cancel.at)
+}
+
+// keep tells the agent that its attempt is confirmed, and tells it again with back-off
+// until it has said what became of that.
+func (s *session) keep(i *raftlogv1.Invocation, t *talk, now time.Time) {
+	if t.keep.due(now) {
+		s.d.count.keeps.Add(1)
+		s.tell(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Keep{Keep: &agentplanev1.KeepAttempt{
+			InvocationId: i.GetId(), Attempt: i.GetAttempt(), SessionEpoch: s.epoch, By: i.GetUndo().GetConfirmedBy(),
+		}}})
+	}
+	s.lookAt(t.keep.at)
 }
 
 // ask wants to know of an attempt that should have ended long ago. What was delivered

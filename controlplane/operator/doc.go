@@ -42,6 +42,14 @@
 // knows who is skipped. Plan makes the same mutation on any node and lays it out on a
 // linearizable view instead of proposing it.
 //
+// # Undo
+//
+// What a command does that has an undo is kept by ConfirmCommand, which those may call who may
+// submit: whoever could run the same once more may as well keep it. The caller says what he has
+// seen to wait, all of it or that of some agents. The answer says what is asked of the agents;
+// what became of it they tell. The run timeout that a submission carries is that of the whole
+// attempt: with the time for a confirmation, twice, and that of the undo.
+//
 // # Lists and proofs
 //
 // ListCommands filters here, so that nobody fetches a history to find one command; a call

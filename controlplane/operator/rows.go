@@ -25,7 +25,7 @@ func commandRow(c *raftlogv1.Command) *agentplanev1.Command {
 		FleetLocks: c.GetFleetLocks(),
 		Counts:     make(map[string]uint32, len(c.GetCounts())),
 		Schedule:   c.GetSchedule(), Slot: c.GetSlot(), Splay: c.GetSplay(),
-		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c),
+		ParentId: c.GetParentId(), ParentWave: c.GetParentWave(), Rollout: rolloutRow(c), Undo: undoTerms(c.GetUndo()),
 	}
 	if p := c.GetPause(); paused(c) {
 		r.Paused = &agentplanev1.Stop{Number: p.GetNumber(), At: p.GetAt(), By: p.GetBy(), Reason: p.GetReason(), Detail: p.GetDetail()}
@@ -92,7 +92,7 @@ func invocationRow(v *fsm.View, i *raftlogv1.Invocation, withOutput bool) *agent
 		Signal: i.GetResult().GetSignal(), Reason: i.GetReason(), Detail: i.GetDetail(), Late: i.GetLate(), Held: i.GetHeld(),
 		CancelRequested: i.GetCancelIndex() != 0, CancelTooLate: i.GetCancelTooLate(),
 		StartedAt: i.GetResult().GetStartedAt(), EndedAt: i.GetResult().GetEndedAt(), NodeId: i.GetNodeId(),
-		Steps: stepRows(i.GetResult()),
+		Steps: stepRows(i.GetResult()), Undo: undoRow(i),
 	}
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED {
 		c, _ := v.Command(i.GetCommandId())

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func check(s *agentplanev1.CommandSpec, now int64) *problem {
 			return problemf("lock_name", "lock %.80q: a name has 1 to %d letters, digits and . _ - / inside", name, fsm.MaxLockNameBytes)
 		}
 	}
-	if p := checkPrograms(s); p != nil {
+	if p := cmp.Or(checkPrograms(s), checkUndo(s)); p != nil {
 		return p
 	}
 	if _, err := blob.CheckBrought(s); err != nil {

@@ -71,13 +71,13 @@ func stepNames(steps []*agentplanev1.Step) string {
 func allowed(s *agentplanev1.CommandSpec) time.Duration {
 	one := cmp.Or(time.Duration(s.GetRunTimeout()), defaultRunTimeout)
 	if len(s.GetSteps()) == 0 {
-		return one
+		return one + undoTime(s)
 	}
 	all := time.Duration(len(s.GetSteps())-1) * (cmp.Or(time.Duration(s.GetKillGrace()), defaultKillGrace) + betweenSteps)
 	for _, step := range s.GetSteps() {
 		all += cmp.Or(time.Duration(step.GetRunTimeout()), one)
 	}
-	return all
+	return all + undoTime(s)
 }
 
 // stepRows are the steps of an invocation's newest attempt.

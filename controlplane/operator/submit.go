@@ -172,7 +172,7 @@ func (c *Commands) submitOf(v *fsm.View, sub *submission, ordinals []uint32, by 
 		Release: uint32(len(ordinals)),
 		Splay:   spec.GetSplay(),
 		Locks:   ascending(spec.GetLocks()), Exclusive: spec.GetExclusive(),
-		Supersede: spec.GetSupersede(), FleetLocks: ascending(spec.GetFleetLocks()),
+		Supersede: spec.GetSupersede(), FleetLocks: ascending(spec.GetFleetLocks()), Undo: undoPlan(spec),
 	}
 	if spec.Priority != nil {
 		m.Precedence = int32(spec.GetPriority()) - fsm.NormalPriority

@@ -115,6 +115,19 @@ func TestSubmitRefuses(t *testing.T) {
 			w.now = w.now.Add(-time.Hour)
 			s.CommandId = ahead
 		}, codes.InvalidArgument, "id_ahead"},
+		{"an undo without a program", undoOf(func(u *agentplanev1.UndoSpec) { u.Argv = nil }), codes.InvalidArgument, "no_undo_program"},
+		{"an undo with two", undoOf(func(u *agentplanev1.UndoSpec) { u.Script = []byte("x") }), codes.InvalidArgument, "two_undos"},
+		{"an undo without a name", undoOf(func(u *agentplanev1.UndoSpec) { u.Argv = []string{""} }), codes.InvalidArgument, "undo"},
+		{"an undo with a zero byte", undoOf(func(u *agentplanev1.UndoSpec) { u.Argv = []string{"x", "\x00"} }), codes.InvalidArgument, "argv"},
+		{"an undo that waits for nobody", undoOf(func(u *agentplanev1.UndoSpec) { u.Within = 0 }), codes.InvalidArgument, "undo_within"},
+		{"an undo in a moment", undoOf(func(u *agentplanev1.UndoSpec) { u.Within = int64(10*time.Second) - 1 }), codes.InvalidArgument, "undo_within"},
+		{"an undo the day after", undoOf(func(u *agentplanev1.UndoSpec) { u.Within = int64(24*time.Hour) + 1 }), codes.InvalidArgument, "undo_within"},
+		{"an undo of a year", undoOf(func(u *agentplanev1.UndoSpec) { u.RunTimeout = int64(365 * 24 * time.Hour) }), codes.InvalidArgument, "undo_timeout"},
+		{"an undo by the weather", undoOf(func(u *agentplanev1.UndoSpec) { u.By = 9 }), codes.InvalidArgument, "undo_by"},
+		{"an undo of what may start again", func(_ *world, s *agentplanev1.CommandSpec) {
+			undoOf(nil)(nil, s)
+			s.Delivery = agentplanev1.Delivery_DELIVERY_IDEMPOTENT
+		}, codes.InvalidArgument, "undo_delivery"},
 		{"waves that go back", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Waves = append(r.Waves, &agentplanev1.WaveSpec{Count: 1}) }), codes.InvalidArgument, "waves"},
 		{"a wave that is two things", rolloutOf(func(r *agentplanev1.RolloutSpec) { r.Waves[0].Label = &agentplanev1.Label{Name: "x"} }), codes.InvalidArgument, "waves"},
 		{"too many waves", rolloutOf(func(r *agentplanev1.RolloutSpec) {

@@ -23,6 +23,9 @@ const (
 	whatReleased    = "released"
 	whatClaimed     = "claimed"
 	whatStarted     = "started"
+	whatArmed       = "armed"
+	whatConfirmed   = "confirmed"
+	whatUndoStarted = "undo_started"
 	whatCancelAsked = "cancel_asked"
 	whatResult      = "result"
 )
@@ -115,21 +118,38 @@ func proof(c *raftlogv1.Command, i *raftlogv1.Invocation) []*agentplanev1.Transi
 		}
 		told := t.GetAttempt() == i.GetAttempt() && t.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST
 		switch {
-		case t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:
+		case t.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && running != t.GetAttempt():
 			running = t.GetAttempt()
+			if runningWord(t.GetReason()) != whatStarted { // of a program that ended at once
+				steps = append(steps, startedStep(c, i, t))
+			}
 		case told && running != t.GetAttempt() && i.GetResult().GetStartedAt() != 0:
-			started := step(c, i, t)
-			started.State, started.What, started.Reason = agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, whatStarted, "told_with_result"
-			steps = append(steps, started)
+			steps = append(steps, startedStep(c, i, t))
 		}
 		steps = append(steps, step(c, i, t))
 	}
-	if i.GetCancelIndex() == 0 {
-		return steps
+	if u := i.GetUndo(); u.GetConfirmIndex() != 0 {
+		steps = between(steps, &agentplanev1.Transition{
+			What: whatConfirmed, Index: u.GetConfirmIndex(), At: u.GetConfirmedAt(), By: operatorWord(u.GetConfirmedBy()),
+		})
 	}
-	asked := &agentplanev1.Transition{
-		What: whatCancelAsked, Index: i.GetCancelIndex(), At: c.GetCanceledAt(), By: operatorWord(c.GetCanceledBy()), Reason: "canceled",
+	if i.GetCancelIndex() != 0 {
+		steps = between(steps, &agentplanev1.Transition{
+			What: whatCancelAsked, Index: i.GetCancelIndex(), At: c.GetCanceledAt(), By: operatorWord(c.GetCanceledBy()), Reason: "canceled",
+		})
 	}
+	return steps
+}
+
+// startedStep is the start that was told together with what came after it.
+func startedStep(c *raftlogv1.Command, i *raftlogv1.Invocation, t *raftlogv1.Transition) *agentplanev1.Transition {
+	started := step(c, i, t)
+	started.State, started.What, started.Reason = agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, whatStarted, "told_with_result"
+	return started
+}
+
+// between puts what an operator asked among the steps, by its index. It moved no state.
+func between(steps []*agentplanev1.Transition, asked *agentplanev1.Transition) []*agentplanev1.Transition {
 	at := slices.IndexFunc(steps, func(t *agentplanev1.Transition) bool { return t.GetIndex() > asked.Index })
 	if at < 0 {
 		at = len(steps)
@@ -150,7 +170,7 @@ func step(c *raftlogv1.Command, i *raftlogv1.Invocation, t *raftlogv1.Transition
 	case s == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED:
 		r.What, r.By = whatClaimed, "node "+t.GetNodeId()
 	case s == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:
-		r.What, r.By = whatStarted, "agent "+i.GetAgentId()
+		r.What, r.By = runningWord(t.GetReason()), "agent "+i.GetAgentId()
 	case t.GetNodeId() != "": // through this node its agent reported it
 		r.What, r.By = whatResult, "agent "+i.GetAgentId()
 	case s == raftlogv1.AttemptState_ATTEMPT_STATE_CANCELED && t.GetReason() == "superseded":
@@ -166,6 +186,18 @@ func step(c *raftlogv1.Command, i *raftlogv1.Invocation, t *raftlogv1.Transition
 		r.What = whatResult
 	}
 	return r
+}
+
+// runningWord is what a step of a RUNNING attempt was.
+func runningWord(reason string) string {
+	switch reason {
+	case "armed", "rearmed":
+		return whatArmed
+	case "undoing":
+		return whatUndoStarted
+	default:
+		return whatStarted
+	}
 }
 
 // operatorWord says of whom rows name by one word alone that it is an operator.

@@ -25,6 +25,10 @@ func (*paper) StepIntent(execute.Attempt, execute.StepRecord) error { return nil
 func (*paper) StepFinish(execute.Attempt, execute.StepRecord) error { return nil }
 func (*paper) Steps(execute.Attempt) []execute.StepRecord           { return nil }
 
+func (*paper) Arm(execute.Attempt, execute.Guard, time.Duration) error { return nil }
+func (*paper) Keep(execute.Attempt, string, bool) error                { return nil }
+func (*paper) Guard(execute.Attempt) (execute.Guard, bool)             { return execute.Guard{}, false }
+
 func TestHostKeepsTheContractOfExecute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost("a", &Trace{began: time.Now()})

@@ -36,3 +36,10 @@ func (c *Client) Abort(ctx context.Context, id string) (*agentplanev1.Command, e
 	r, err := agentplanev1.NewCommandServiceClient(c).AbortCommand(ctx, &agentplanev1.AbortCommandRequest{Id: id})
 	return r.GetCommand(), err
 }
+
+// Confirm keeps what the programs of a command did that was seen to wait for it, up to the
+// highest armed index of its invocations; on the agents alone, by id or name, when some are
+// named. Their undo never runs, unless this comes too late for a host, which alone decides.
+func (c *Client) Confirm(ctx context.Context, id string, upTo uint64, agents []string) (*agentplanev1.ConfirmCommandResponse, error) {
+	return agentplanev1.NewCommandServiceClient(c).ConfirmCommand(ctx, &agentplanev1.ConfirmCommandRequest{Id: id, UpTo: upTo, Agents: agents})
+}

@@ -181,6 +181,7 @@ type SessionResponse struct {
 	//	*SessionResponse_HeartbeatAck
 	//	*SessionResponse_Trust
 	//	*SessionResponse_MoveAway
+	//	*SessionResponse_Keep
 	Message       isSessionResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -313,6 +314,15 @@ func (x *SessionResponse) GetMoveAway() *MoveAway {
 	return nil
 }
 
+func (x *SessionResponse) GetKeep() *KeepAttempt {
+	if x != nil {
+		if x, ok := x.Message.(*SessionResponse_Keep); ok {
+			return x.Keep
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Message interface {
 	isSessionResponse_Message()
 }
@@ -357,6 +367,10 @@ type SessionResponse_MoveAway struct {
 	MoveAway *MoveAway `protobuf:"bytes,10,opt,name=move_away,json=moveAway,proto3,oneof"`
 }
 
+type SessionResponse_Keep struct {
+	Keep *KeepAttempt `protobuf:"bytes,80,opt,name=keep,proto3,oneof"`
+}
+
 func (*SessionResponse_Challenge) isSessionResponse_Message() {}
 
 func (*SessionResponse_Welcome) isSessionResponse_Message() {}
@@ -376,6 +390,8 @@ func (*SessionResponse_HeartbeatAck) isSessionResponse_Message() {}
 func (*SessionResponse_Trust) isSessionResponse_Message() {}
 
 func (*SessionResponse_MoveAway) isSessionResponse_Message() {}
+
+func (*SessionResponse_Keep) isSessionResponse_Message() {}
 
 // Challenge shows the agent the epoch that the node's state has for it.
 type Challenge struct {
@@ -1312,6 +1328,77 @@ func (x *CancelAttempt) GetSessionEpoch() uint64 {
 	return 0
 }
 
+// KeepAttempt says that an operator has confirmed what the attempt's program did: its undo
+// shall not run.
+type KeepAttempt struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	InvocationId string                 `protobuf:"bytes,1,opt,name=invocation_id,json=invocationId,proto3" json:"invocation_id,omitempty"`
+	Attempt      uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	SessionEpoch uint64                 `protobuf:"varint,3,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	// Who said so.
+	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepAttempt) Reset() {
+	*x = KeepAttempt{}
+	mi := &file_agentplane_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepAttempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepAttempt) ProtoMessage() {}
+
+func (x *KeepAttempt) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepAttempt.ProtoReflect.Descriptor instead.
+func (*KeepAttempt) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *KeepAttempt) GetInvocationId() string {
+	if x != nil {
+		return x.InvocationId
+	}
+	return ""
+}
+
+func (x *KeepAttempt) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *KeepAttempt) GetSessionEpoch() uint64 {
+	if x != nil {
+		return x.SessionEpoch
+	}
+	return 0
+}
+
+func (x *KeepAttempt) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 // Confirm says that the report is applied in the replicated state.
 type Confirm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1324,7 +1411,7 @@ type Confirm struct {
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[14]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1423,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[14]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1436,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Confirm) GetInvocationId() string {
@@ -1386,7 +1473,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[15]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1485,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[15]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1498,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ask) GetInvocationId() string {
@@ -1454,14 +1541,16 @@ type Report struct {
 	JournalSeq    uint64                 `protobuf:"varint,14,opt,name=journal_seq,json=journalSeq,proto3" json:"journal_seq,omitempty"`
 	CancelTooLate bool                   `protobuf:"varint,15,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
 	// Those that have begun, in their order; none unless the command has steps.
-	Steps         []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
+	Steps []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Of an attempt with an undo, once its program has ended.
+	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[16]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1562,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[16]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1575,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Report) GetInvocationId() string {
@@ -1601,6 +1690,13 @@ func (x *Report) GetSteps() []*StepResult {
 	return nil
 }
 
+func (x *Report) GetUndo() *Undo {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 type TrustUpdate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bundle        *Bundle                `protobuf:"bytes,1,opt,name=bundle,proto3" json:"bundle,omitempty"`
@@ -1610,7 +1706,7 @@ type TrustUpdate struct {
 
 func (x *TrustUpdate) Reset() {
 	*x = TrustUpdate{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[17]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1718,7 @@ func (x *TrustUpdate) String() string {
 func (*TrustUpdate) ProtoMessage() {}
 
 func (x *TrustUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[17]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1731,7 @@ func (x *TrustUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustUpdate.ProtoReflect.Descriptor instead.
 func (*TrustUpdate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TrustUpdate) GetBundle() *Bundle {
@@ -1657,7 +1753,7 @@ type MoveAway struct {
 
 func (x *MoveAway) Reset() {
 	*x = MoveAway{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[18]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1765,7 @@ func (x *MoveAway) String() string {
 func (*MoveAway) ProtoMessage() {}
 
 func (x *MoveAway) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[18]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1778,7 @@ func (x *MoveAway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveAway.ProtoReflect.Descriptor instead.
 func (*MoveAway) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MoveAway) GetReason() string {
@@ -1714,7 +1810,7 @@ type OutputRequest struct {
 
 func (x *OutputRequest) Reset() {
 	*x = OutputRequest{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[19]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1822,7 @@ func (x *OutputRequest) String() string {
 func (*OutputRequest) ProtoMessage() {}
 
 func (x *OutputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[19]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1835,7 @@ func (x *OutputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputRequest.ProtoReflect.Descriptor instead.
 func (*OutputRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OutputRequest) GetMessage() isOutputRequest_Message {
@@ -1828,7 +1924,7 @@ type OutputResponse struct {
 
 func (x *OutputResponse) Reset() {
 	*x = OutputResponse{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[20]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1936,7 @@ func (x *OutputResponse) String() string {
 func (*OutputResponse) ProtoMessage() {}
 
 func (x *OutputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[20]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1949,7 @@ func (x *OutputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputResponse.ProtoReflect.Descriptor instead.
 func (*OutputResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OutputResponse) GetMessage() isOutputResponse_Message {
@@ -1937,7 +2033,7 @@ type OutputHello struct {
 
 func (x *OutputHello) Reset() {
 	*x = OutputHello{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[21]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2045,7 @@ func (x *OutputHello) String() string {
 func (*OutputHello) ProtoMessage() {}
 
 func (x *OutputHello) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[21]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2058,7 @@ func (x *OutputHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputHello.ProtoReflect.Descriptor instead.
 func (*OutputHello) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OutputHello) GetSessionEpoch() uint64 {
@@ -1987,7 +2083,7 @@ type OutputOffer struct {
 
 func (x *OutputOffer) Reset() {
 	*x = OutputOffer{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[22]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2095,7 @@ func (x *OutputOffer) String() string {
 func (*OutputOffer) ProtoMessage() {}
 
 func (x *OutputOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[22]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2108,7 @@ func (x *OutputOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputOffer.ProtoReflect.Descriptor instead.
 func (*OutputOffer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OutputOffer) GetInvocationId() string {
@@ -2056,7 +2152,7 @@ type OutputWanted struct {
 
 func (x *OutputWanted) Reset() {
 	*x = OutputWanted{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[23]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2164,7 @@ func (x *OutputWanted) String() string {
 func (*OutputWanted) ProtoMessage() {}
 
 func (x *OutputWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[23]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2177,7 @@ func (x *OutputWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputWanted.ProtoReflect.Descriptor instead.
 func (*OutputWanted) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OutputWanted) GetInvocationId() string {
@@ -2118,7 +2214,7 @@ type OutputData struct {
 
 func (x *OutputData) Reset() {
 	*x = OutputData{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[24]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2226,7 @@ func (x *OutputData) String() string {
 func (*OutputData) ProtoMessage() {}
 
 func (x *OutputData) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[24]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2239,7 @@ func (x *OutputData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputData.ProtoReflect.Descriptor instead.
 func (*OutputData) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *OutputData) GetInvocationId() string {
@@ -2190,7 +2286,7 @@ type OutputFinish struct {
 
 func (x *OutputFinish) Reset() {
 	*x = OutputFinish{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[25]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2298,7 @@ func (x *OutputFinish) String() string {
 func (*OutputFinish) ProtoMessage() {}
 
 func (x *OutputFinish) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[25]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2311,7 @@ func (x *OutputFinish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputFinish.ProtoReflect.Descriptor instead.
 func (*OutputFinish) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OutputFinish) GetInvocationId() string {
@@ -2265,7 +2361,7 @@ type OutputAck struct {
 
 func (x *OutputAck) Reset() {
 	*x = OutputAck{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[26]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2373,7 @@ func (x *OutputAck) String() string {
 func (*OutputAck) ProtoMessage() {}
 
 func (x *OutputAck) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[26]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2386,7 @@ func (x *OutputAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputAck.ProtoReflect.Descriptor instead.
 func (*OutputAck) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OutputAck) GetInvocationId() string {
@@ -2331,7 +2427,7 @@ type OutputSkip struct {
 
 func (x *OutputSkip) Reset() {
 	*x = OutputSkip{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[27]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2439,7 @@ func (x *OutputSkip) String() string {
 func (*OutputSkip) ProtoMessage() {}
 
 func (x *OutputSkip) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[27]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2452,7 @@ func (x *OutputSkip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputSkip.ProtoReflect.Descriptor instead.
 func (*OutputSkip) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OutputSkip) GetInvocationId() string {
@@ -2408,7 +2504,7 @@ type OutputDone struct {
 
 func (x *OutputDone) Reset() {
 	*x = OutputDone{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[28]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2516,7 @@ func (x *OutputDone) String() string {
 func (*OutputDone) ProtoMessage() {}
 
 func (x *OutputDone) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[28]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2529,7 @@ func (x *OutputDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputDone.ProtoReflect.Descriptor instead.
 func (*OutputDone) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OutputDone) GetInvocationId() string {
@@ -2468,7 +2564,7 @@ type FetchBlobRequest struct {
 
 func (x *FetchBlobRequest) Reset() {
 	*x = FetchBlobRequest{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[29]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2576,7 @@ func (x *FetchBlobRequest) String() string {
 func (*FetchBlobRequest) ProtoMessage() {}
 
 func (x *FetchBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[29]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2589,7 @@ func (x *FetchBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBlobRequest.ProtoReflect.Descriptor instead.
 func (*FetchBlobRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FetchBlobRequest) GetInvocationId() string {
@@ -2527,7 +2623,7 @@ type FetchBlobResponse struct {
 
 func (x *FetchBlobResponse) Reset() {
 	*x = FetchBlobResponse{}
-	mi := &file_agentplane_v1_agent_proto_msgTypes[30]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2635,7 @@ func (x *FetchBlobResponse) String() string {
 func (*FetchBlobResponse) ProtoMessage() {}
 
 func (x *FetchBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_agent_proto_msgTypes[30]
+	mi := &file_agentplane_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2648,7 @@ func (x *FetchBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchBlobResponse.ProtoReflect.Descriptor instead.
 func (*FetchBlobResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FetchBlobResponse) GetData() []byte {
@@ -2574,7 +2670,7 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x06report\x18\x04 \x01(\v2\x15.agentplane.v1.ReportH\x00R\x06report\x122\n" +
 	"\x05facts\x18\x05 \x01(\v2\x1a.agentplane.v1.FactsReportH\x00R\x05facts\x122\n" +
 	"\agoodbye\x18\x06 \x01(\v2\x16.agentplane.v1.GoodbyeH\x00R\agoodbyeB\t\n" +
-	"\amessage\"\xb6\x04\n" +
+	"\amessage\"\xe8\x04\n" +
 	"\x0fSessionResponse\x128\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x18.agentplane.v1.ChallengeH\x00R\tchallenge\x122\n" +
 	"\awelcome\x18\x02 \x01(\v2\x16.agentplane.v1.WelcomeH\x00R\awelcome\x122\n" +
@@ -2586,7 +2682,8 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\rheartbeat_ack\x18\b \x01(\v2\x1b.agentplane.v1.HeartbeatAckH\x00R\fheartbeatAck\x122\n" +
 	"\x05trust\x18\t \x01(\v2\x1a.agentplane.v1.TrustUpdateH\x00R\x05trust\x126\n" +
 	"\tmove_away\x18\n" +
-	" \x01(\v2\x17.agentplane.v1.MoveAwayH\x00R\bmoveAwayB\t\n" +
+	" \x01(\v2\x17.agentplane.v1.MoveAwayH\x00R\bmoveAway\x120\n" +
+	"\x04keep\x18P \x01(\v2\x1a.agentplane.v1.KeepAttemptH\x00R\x04keepB\t\n" +
 	"\amessage\"\x8d\x01\n" +
 	"\tChallenge\x12#\n" +
 	"\rsession_epoch\x18\x01 \x01(\x04R\fsessionEpoch\x12\x1d\n" +
@@ -2668,7 +2765,12 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\rCancelAttempt\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12#\n" +
-	"\rsession_epoch\x18\x03 \x01(\x04R\fsessionEpoch\"i\n" +
+	"\rsession_epoch\x18\x03 \x01(\x04R\fsessionEpoch\"\x81\x01\n" +
+	"\vKeepAttempt\x12#\n" +
+	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12#\n" +
+	"\rsession_epoch\x18\x03 \x01(\x04R\fsessionEpoch\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"i\n" +
 	"\aConfirm\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x1f\n" +
@@ -2677,7 +2779,7 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\x03Ask\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
-	"\x05fence\x18\x03 \x01(\x04R\x05fence\"\xac\x04\n" +
+	"\x05fence\x18\x03 \x01(\x04R\x05fence\"\xd5\x04\n" +
 	"\x06Report\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -2697,7 +2799,8 @@ const file_agentplane_v1_agent_proto_rawDesc = "" +
 	"\vjournal_seq\x18\x0e \x01(\x04R\n" +
 	"journalSeq\x12&\n" +
 	"\x0fcancel_too_late\x18\x0f \x01(\bR\rcancelTooLate\x12/\n" +
-	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\"<\n" +
+	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\x12'\n" +
+	"\x04undo\x18P \x01(\v2\x13.agentplane.v1.UndoR\x04undo\"<\n" +
 	"\vTrustUpdate\x12-\n" +
 	"\x06bundle\x18\x01 \x01(\v2\x15.agentplane.v1.BundleR\x06bundle\"?\n" +
 	"\bMoveAway\x12\x16\n" +
@@ -2779,7 +2882,7 @@ func file_agentplane_v1_agent_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_agent_proto_rawDescData
 }
 
-var file_agentplane_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_agentplane_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agentplane_v1_agent_proto_goTypes = []any{
 	(*SessionRequest)(nil),    // 0: agentplane.v1.SessionRequest
 	(*SessionResponse)(nil),   // 1: agentplane.v1.SessionResponse
@@ -2795,39 +2898,41 @@ var file_agentplane_v1_agent_proto_goTypes = []any{
 	(*Goodbye)(nil),           // 11: agentplane.v1.Goodbye
 	(*Deliver)(nil),           // 12: agentplane.v1.Deliver
 	(*CancelAttempt)(nil),     // 13: agentplane.v1.CancelAttempt
-	(*Confirm)(nil),           // 14: agentplane.v1.Confirm
-	(*Ask)(nil),               // 15: agentplane.v1.Ask
-	(*Report)(nil),            // 16: agentplane.v1.Report
-	(*TrustUpdate)(nil),       // 17: agentplane.v1.TrustUpdate
-	(*MoveAway)(nil),          // 18: agentplane.v1.MoveAway
-	(*OutputRequest)(nil),     // 19: agentplane.v1.OutputRequest
-	(*OutputResponse)(nil),    // 20: agentplane.v1.OutputResponse
-	(*OutputHello)(nil),       // 21: agentplane.v1.OutputHello
-	(*OutputOffer)(nil),       // 22: agentplane.v1.OutputOffer
-	(*OutputWanted)(nil),      // 23: agentplane.v1.OutputWanted
-	(*OutputData)(nil),        // 24: agentplane.v1.OutputData
-	(*OutputFinish)(nil),      // 25: agentplane.v1.OutputFinish
-	(*OutputAck)(nil),         // 26: agentplane.v1.OutputAck
-	(*OutputSkip)(nil),        // 27: agentplane.v1.OutputSkip
-	(*OutputDone)(nil),        // 28: agentplane.v1.OutputDone
-	(*FetchBlobRequest)(nil),  // 29: agentplane.v1.FetchBlobRequest
-	(*FetchBlobResponse)(nil), // 30: agentplane.v1.FetchBlobResponse
-	(*Incarnation)(nil),       // 31: agentplane.v1.Incarnation
-	(*Bundle)(nil),            // 32: agentplane.v1.Bundle
-	(*Label)(nil),             // 33: agentplane.v1.Label
-	(Part)(0),                 // 34: agentplane.v1.Part
-	(AttemptState)(0),         // 35: agentplane.v1.AttemptState
-	(*Output)(nil),            // 36: agentplane.v1.Output
-	(*StepResult)(nil),        // 37: agentplane.v1.StepResult
-	(*OutputEnds)(nil),        // 38: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),       // 39: agentplane.v1.OutputChunk
-	(*Blob)(nil),              // 40: agentplane.v1.Blob
+	(*KeepAttempt)(nil),       // 14: agentplane.v1.KeepAttempt
+	(*Confirm)(nil),           // 15: agentplane.v1.Confirm
+	(*Ask)(nil),               // 16: agentplane.v1.Ask
+	(*Report)(nil),            // 17: agentplane.v1.Report
+	(*TrustUpdate)(nil),       // 18: agentplane.v1.TrustUpdate
+	(*MoveAway)(nil),          // 19: agentplane.v1.MoveAway
+	(*OutputRequest)(nil),     // 20: agentplane.v1.OutputRequest
+	(*OutputResponse)(nil),    // 21: agentplane.v1.OutputResponse
+	(*OutputHello)(nil),       // 22: agentplane.v1.OutputHello
+	(*OutputOffer)(nil),       // 23: agentplane.v1.OutputOffer
+	(*OutputWanted)(nil),      // 24: agentplane.v1.OutputWanted
+	(*OutputData)(nil),        // 25: agentplane.v1.OutputData
+	(*OutputFinish)(nil),      // 26: agentplane.v1.OutputFinish
+	(*OutputAck)(nil),         // 27: agentplane.v1.OutputAck
+	(*OutputSkip)(nil),        // 28: agentplane.v1.OutputSkip
+	(*OutputDone)(nil),        // 29: agentplane.v1.OutputDone
+	(*FetchBlobRequest)(nil),  // 30: agentplane.v1.FetchBlobRequest
+	(*FetchBlobResponse)(nil), // 31: agentplane.v1.FetchBlobResponse
+	(*Incarnation)(nil),       // 32: agentplane.v1.Incarnation
+	(*Bundle)(nil),            // 33: agentplane.v1.Bundle
+	(*Label)(nil),             // 34: agentplane.v1.Label
+	(Part)(0),                 // 35: agentplane.v1.Part
+	(AttemptState)(0),         // 36: agentplane.v1.AttemptState
+	(*Output)(nil),            // 37: agentplane.v1.Output
+	(*StepResult)(nil),        // 38: agentplane.v1.StepResult
+	(*Undo)(nil),              // 39: agentplane.v1.Undo
+	(*OutputEnds)(nil),        // 40: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),       // 41: agentplane.v1.OutputChunk
+	(*Blob)(nil),              // 42: agentplane.v1.Blob
 }
 var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	3,  // 0: agentplane.v1.SessionRequest.hello:type_name -> agentplane.v1.Hello
 	7,  // 1: agentplane.v1.SessionRequest.ready:type_name -> agentplane.v1.Ready
 	8,  // 2: agentplane.v1.SessionRequest.heartbeat:type_name -> agentplane.v1.Heartbeat
-	16, // 3: agentplane.v1.SessionRequest.report:type_name -> agentplane.v1.Report
+	17, // 3: agentplane.v1.SessionRequest.report:type_name -> agentplane.v1.Report
 	10, // 4: agentplane.v1.SessionRequest.facts:type_name -> agentplane.v1.FactsReport
 	11, // 5: agentplane.v1.SessionRequest.goodbye:type_name -> agentplane.v1.Goodbye
 	2,  // 6: agentplane.v1.SessionResponse.challenge:type_name -> agentplane.v1.Challenge
@@ -2835,49 +2940,51 @@ var file_agentplane_v1_agent_proto_depIdxs = []int32{
 	6,  // 8: agentplane.v1.SessionResponse.refused:type_name -> agentplane.v1.Refused
 	12, // 9: agentplane.v1.SessionResponse.deliver:type_name -> agentplane.v1.Deliver
 	13, // 10: agentplane.v1.SessionResponse.cancel:type_name -> agentplane.v1.CancelAttempt
-	14, // 11: agentplane.v1.SessionResponse.confirm:type_name -> agentplane.v1.Confirm
-	15, // 12: agentplane.v1.SessionResponse.ask:type_name -> agentplane.v1.Ask
+	15, // 11: agentplane.v1.SessionResponse.confirm:type_name -> agentplane.v1.Confirm
+	16, // 12: agentplane.v1.SessionResponse.ask:type_name -> agentplane.v1.Ask
 	9,  // 13: agentplane.v1.SessionResponse.heartbeat_ack:type_name -> agentplane.v1.HeartbeatAck
-	17, // 14: agentplane.v1.SessionResponse.trust:type_name -> agentplane.v1.TrustUpdate
-	18, // 15: agentplane.v1.SessionResponse.move_away:type_name -> agentplane.v1.MoveAway
-	31, // 16: agentplane.v1.Challenge.incarnation:type_name -> agentplane.v1.Incarnation
-	4,  // 17: agentplane.v1.Hello.journal:type_name -> agentplane.v1.JournalState
-	16, // 18: agentplane.v1.Hello.open:type_name -> agentplane.v1.Report
-	31, // 19: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
-	32, // 20: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
-	33, // 21: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
-	34, // 22: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
-	35, // 23: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
-	36, // 24: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
-	36, // 25: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
-	37, // 26: agentplane.v1.Report.steps:type_name -> agentplane.v1.StepResult
-	32, // 27: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
-	21, // 28: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
-	22, // 29: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
-	24, // 30: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
-	25, // 31: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
-	23, // 32: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
-	26, // 33: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
-	27, // 34: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
-	28, // 35: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
-	38, // 36: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
-	38, // 37: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
-	39, // 38: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
-	38, // 39: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
-	38, // 40: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
-	38, // 41: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
-	40, // 42: agentplane.v1.FetchBlobRequest.blob:type_name -> agentplane.v1.Blob
-	0,  // 43: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
-	19, // 44: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
-	29, // 45: agentplane.v1.AgentService.FetchBlob:input_type -> agentplane.v1.FetchBlobRequest
-	1,  // 46: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
-	20, // 47: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
-	30, // 48: agentplane.v1.AgentService.FetchBlob:output_type -> agentplane.v1.FetchBlobResponse
-	46, // [46:49] is the sub-list for method output_type
-	43, // [43:46] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	18, // 14: agentplane.v1.SessionResponse.trust:type_name -> agentplane.v1.TrustUpdate
+	19, // 15: agentplane.v1.SessionResponse.move_away:type_name -> agentplane.v1.MoveAway
+	14, // 16: agentplane.v1.SessionResponse.keep:type_name -> agentplane.v1.KeepAttempt
+	32, // 17: agentplane.v1.Challenge.incarnation:type_name -> agentplane.v1.Incarnation
+	4,  // 18: agentplane.v1.Hello.journal:type_name -> agentplane.v1.JournalState
+	17, // 19: agentplane.v1.Hello.open:type_name -> agentplane.v1.Report
+	32, // 20: agentplane.v1.Welcome.incarnation:type_name -> agentplane.v1.Incarnation
+	33, // 21: agentplane.v1.Welcome.bundle:type_name -> agentplane.v1.Bundle
+	34, // 22: agentplane.v1.FactsReport.facts:type_name -> agentplane.v1.Label
+	35, // 23: agentplane.v1.Deliver.part:type_name -> agentplane.v1.Part
+	36, // 24: agentplane.v1.Report.state:type_name -> agentplane.v1.AttemptState
+	37, // 25: agentplane.v1.Report.stdout:type_name -> agentplane.v1.Output
+	37, // 26: agentplane.v1.Report.stderr:type_name -> agentplane.v1.Output
+	38, // 27: agentplane.v1.Report.steps:type_name -> agentplane.v1.StepResult
+	39, // 28: agentplane.v1.Report.undo:type_name -> agentplane.v1.Undo
+	33, // 29: agentplane.v1.TrustUpdate.bundle:type_name -> agentplane.v1.Bundle
+	22, // 30: agentplane.v1.OutputRequest.hello:type_name -> agentplane.v1.OutputHello
+	23, // 31: agentplane.v1.OutputRequest.offer:type_name -> agentplane.v1.OutputOffer
+	25, // 32: agentplane.v1.OutputRequest.data:type_name -> agentplane.v1.OutputData
+	26, // 33: agentplane.v1.OutputRequest.finish:type_name -> agentplane.v1.OutputFinish
+	24, // 34: agentplane.v1.OutputResponse.wanted:type_name -> agentplane.v1.OutputWanted
+	27, // 35: agentplane.v1.OutputResponse.ack:type_name -> agentplane.v1.OutputAck
+	28, // 36: agentplane.v1.OutputResponse.skip:type_name -> agentplane.v1.OutputSkip
+	29, // 37: agentplane.v1.OutputResponse.done:type_name -> agentplane.v1.OutputDone
+	40, // 38: agentplane.v1.OutputOffer.acknowledged:type_name -> agentplane.v1.OutputEnds
+	40, // 39: agentplane.v1.OutputWanted.from:type_name -> agentplane.v1.OutputEnds
+	41, // 40: agentplane.v1.OutputData.chunks:type_name -> agentplane.v1.OutputChunk
+	40, // 41: agentplane.v1.OutputFinish.totals:type_name -> agentplane.v1.OutputEnds
+	40, // 42: agentplane.v1.OutputAck.held:type_name -> agentplane.v1.OutputEnds
+	40, // 43: agentplane.v1.OutputSkip.held:type_name -> agentplane.v1.OutputEnds
+	42, // 44: agentplane.v1.FetchBlobRequest.blob:type_name -> agentplane.v1.Blob
+	0,  // 45: agentplane.v1.AgentService.Session:input_type -> agentplane.v1.SessionRequest
+	20, // 46: agentplane.v1.AgentService.Output:input_type -> agentplane.v1.OutputRequest
+	30, // 47: agentplane.v1.AgentService.FetchBlob:input_type -> agentplane.v1.FetchBlobRequest
+	1,  // 48: agentplane.v1.AgentService.Session:output_type -> agentplane.v1.SessionResponse
+	21, // 49: agentplane.v1.AgentService.Output:output_type -> agentplane.v1.OutputResponse
+	31, // 50: agentplane.v1.AgentService.FetchBlob:output_type -> agentplane.v1.FetchBlobResponse
+	48, // [48:51] is the sub-list for method output_type
+	45, // [45:48] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_agent_proto_init() }
@@ -2908,14 +3015,15 @@ func file_agentplane_v1_agent_proto_init() {
 		(*SessionResponse_HeartbeatAck)(nil),
 		(*SessionResponse_Trust)(nil),
 		(*SessionResponse_MoveAway)(nil),
+		(*SessionResponse_Keep)(nil),
 	}
-	file_agentplane_v1_agent_proto_msgTypes[19].OneofWrappers = []any{
+	file_agentplane_v1_agent_proto_msgTypes[20].OneofWrappers = []any{
 		(*OutputRequest_Hello)(nil),
 		(*OutputRequest_Offer)(nil),
 		(*OutputRequest_Data)(nil),
 		(*OutputRequest_Finish)(nil),
 	}
-	file_agentplane_v1_agent_proto_msgTypes[20].OneofWrappers = []any{
+	file_agentplane_v1_agent_proto_msgTypes[21].OneofWrappers = []any{
 		(*OutputResponse_Wanted)(nil),
 		(*OutputResponse_Ack)(nil),
 		(*OutputResponse_Skip)(nil),
@@ -2927,7 +3035,7 @@ func file_agentplane_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_agent_proto_rawDesc), len(file_agentplane_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -302,6 +302,416 @@ func (OnBreach) EnumDescriptor() ([]byte, []int) {
 	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
+// ConfirmBy says what keeps an undo from running.
+type ConfirmBy int32
+
+const (
+	// By an operator.
+	ConfirmBy_CONFIRM_BY_UNSPECIFIED ConfirmBy = 0
+	ConfirmBy_CONFIRM_BY_OPERATOR    ConfirmBy = 1
+	// That the agent reaches the cluster anew.
+	ConfirmBy_CONFIRM_BY_CONTACT ConfirmBy = 2
+)
+
+// Enum value maps for ConfirmBy.
+var (
+	ConfirmBy_name = map[int32]string{
+		0: "CONFIRM_BY_UNSPECIFIED",
+		1: "CONFIRM_BY_OPERATOR",
+		2: "CONFIRM_BY_CONTACT",
+	}
+	ConfirmBy_value = map[string]int32{
+		"CONFIRM_BY_UNSPECIFIED": 0,
+		"CONFIRM_BY_OPERATOR":    1,
+		"CONFIRM_BY_CONTACT":     2,
+	}
+)
+
+func (x ConfirmBy) Enum() *ConfirmBy {
+	p := new(ConfirmBy)
+	*p = x
+	return p
+}
+
+func (x ConfirmBy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConfirmBy) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_command_proto_enumTypes[5].Descriptor()
+}
+
+func (ConfirmBy) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_command_proto_enumTypes[5]
+}
+
+func (x ConfirmBy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConfirmBy.Descriptor instead.
+func (ConfirmBy) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+}
+
+// UndoPhase is how far the undo of an attempt is. It only grows.
+type UndoPhase int32
+
+const (
+	UndoPhase_UNDO_PHASE_UNSPECIFIED UndoPhase = 0
+	// The program has succeeded and waits for its confirmation.
+	UndoPhase_UNDO_PHASE_ARMED UndoPhase = 10
+	// It was confirmed in time: the undo never runs.
+	UndoPhase_UNDO_PHASE_CONFIRMED UndoPhase = 20
+	// The undo was started, or is about to be.
+	UndoPhase_UNDO_PHASE_RUNNING UndoPhase = 30
+	UndoPhase_UNDO_PHASE_DONE    UndoPhase = 40
+)
+
+// Enum value maps for UndoPhase.
+var (
+	UndoPhase_name = map[int32]string{
+		0:  "UNDO_PHASE_UNSPECIFIED",
+		10: "UNDO_PHASE_ARMED",
+		20: "UNDO_PHASE_CONFIRMED",
+		30: "UNDO_PHASE_RUNNING",
+		40: "UNDO_PHASE_DONE",
+	}
+	UndoPhase_value = map[string]int32{
+		"UNDO_PHASE_UNSPECIFIED": 0,
+		"UNDO_PHASE_ARMED":       10,
+		"UNDO_PHASE_CONFIRMED":   20,
+		"UNDO_PHASE_RUNNING":     30,
+		"UNDO_PHASE_DONE":        40,
+	}
+)
+
+func (x UndoPhase) Enum() *UndoPhase {
+	p := new(UndoPhase)
+	*p = x
+	return p
+}
+
+func (x UndoPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UndoPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_command_proto_enumTypes[6].Descriptor()
+}
+
+func (UndoPhase) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_command_proto_enumTypes[6]
+}
+
+func (x UndoPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UndoPhase.Descriptor instead.
+func (UndoPhase) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+}
+
+// UndoSpec is what takes back what the program did, unless that is confirmed in time. It
+// runs at once when the program has begun and does not succeed.
+type UndoSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program and its arguments; exclusive with script.
+	Argv   []string `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	Script []byte   `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"`
+	// Nanoseconds; 0 = that of the command.
+	RunTimeout int64 `protobuf:"varint,3,opt,name=run_timeout,json=runTimeout,proto3" json:"run_timeout,omitempty"`
+	// Nanoseconds after the program's end in which it may be confirmed.
+	Within        int64     `protobuf:"varint,4,opt,name=within,proto3" json:"within,omitempty"`
+	By            ConfirmBy `protobuf:"varint,5,opt,name=by,proto3,enum=agentplane.v1.ConfirmBy" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoSpec) Reset() {
+	*x = UndoSpec{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoSpec) ProtoMessage() {}
+
+func (x *UndoSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoSpec.ProtoReflect.Descriptor instead.
+func (*UndoSpec) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *UndoSpec) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *UndoSpec) GetScript() []byte {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *UndoSpec) GetRunTimeout() int64 {
+	if x != nil {
+		return x.RunTimeout
+	}
+	return 0
+}
+
+func (x *UndoSpec) GetWithin() int64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *UndoSpec) GetBy() ConfirmBy {
+	if x != nil {
+		return x.By
+	}
+	return ConfirmBy_CONFIRM_BY_UNSPECIFIED
+}
+
+// Undo is how the undo of an attempt stands.
+type Undo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase UndoPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=agentplane.v1.UndoPhase" json:"phase,omitempty"`
+	// Cluster time until which it may be confirmed; 0 = the program did not succeed.
+	Until int64 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	// Why it ran, a stable word: not_confirmed, no_contact, canceled, failed, timed_out, lost,
+	// reboot.
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	// How the undo ended; of phase DONE.
+	State    AttemptState `protobuf:"varint,4,opt,name=state,proto3,enum=agentplane.v1.AttemptState" json:"state,omitempty"`
+	ExitCode int32        `protobuf:"zigzag32,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal   uint32       `protobuf:"varint,6,opt,name=signal,proto3" json:"signal,omitempty"`
+	// As beside an attempt's state.
+	Reason    string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail    string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	StartedAt int64  `protobuf:"varint,9,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt   int64  `protobuf:"varint,10,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// Set by nodes alone: where in the log it was seen to wait.
+	ArmedIndex uint64 `protobuf:"varint,11,opt,name=armed_index,json=armedIndex,proto3" json:"armed_index,omitempty"`
+	// When, where in the log and by whom it was confirmed; 0 = by no operator.
+	ConfirmedIndex uint64 `protobuf:"varint,12,opt,name=confirmed_index,json=confirmedIndex,proto3" json:"confirmed_index,omitempty"`
+	ConfirmedAt    int64  `protobuf:"varint,13,opt,name=confirmed_at,json=confirmedAt,proto3" json:"confirmed_at,omitempty"`
+	ConfirmedBy    string `protobuf:"bytes,14,opt,name=confirmed_by,json=confirmedBy,proto3" json:"confirmed_by,omitempty"`
+	// The confirmation came when the undo had been started.
+	ConfirmTooLate bool `protobuf:"varint,15,opt,name=confirm_too_late,json=confirmTooLate,proto3" json:"confirm_too_late,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Undo) Reset() {
+	*x = Undo{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Undo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Undo) ProtoMessage() {}
+
+func (x *Undo) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Undo.ProtoReflect.Descriptor instead.
+func (*Undo) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Undo) GetPhase() UndoPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return UndoPhase_UNDO_PHASE_UNSPECIFIED
+}
+
+func (x *Undo) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *Undo) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Undo) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *Undo) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Undo) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Undo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Undo) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Undo) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetArmedIndex() uint64 {
+	if x != nil {
+		return x.ArmedIndex
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedIndex() uint64 {
+	if x != nil {
+		return x.ConfirmedIndex
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedAt() int64 {
+	if x != nil {
+		return x.ConfirmedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedBy() string {
+	if x != nil {
+		return x.ConfirmedBy
+	}
+	return ""
+}
+
+func (x *Undo) GetConfirmTooLate() bool {
+	if x != nil {
+		return x.ConfirmTooLate
+	}
+	return false
+}
+
+// UndoTerms are when a command is undone.
+type UndoTerms struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Within        int64                  `protobuf:"varint,1,opt,name=within,proto3" json:"within,omitempty"`
+	By            ConfirmBy              `protobuf:"varint,2,opt,name=by,proto3,enum=agentplane.v1.ConfirmBy" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoTerms) Reset() {
+	*x = UndoTerms{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoTerms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoTerms) ProtoMessage() {}
+
+func (x *UndoTerms) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoTerms.ProtoReflect.Descriptor instead.
+func (*UndoTerms) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UndoTerms) GetWithin() int64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *UndoTerms) GetBy() ConfirmBy {
+	if x != nil {
+		return x.By
+	}
+	return ConfirmBy_CONFIRM_BY_UNSPECIFIED
+}
+
 // RolloutSpec is how a command goes over its targets.
 type RolloutSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -329,7 +739,7 @@ type RolloutSpec struct {
 
 func (x *RolloutSpec) Reset() {
 	*x = RolloutSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +751,7 @@ func (x *RolloutSpec) String() string {
 func (*RolloutSpec) ProtoMessage() {}
 
 func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[0]
+	mi := &file_agentplane_v1_command_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +764,7 @@ func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSpec.ProtoReflect.Descriptor instead.
 func (*RolloutSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{0}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RolloutSpec) GetWaves() []*WaveSpec {
@@ -428,7 +838,7 @@ type WaveSpec struct {
 
 func (x *WaveSpec) Reset() {
 	*x = WaveSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +850,7 @@ func (x *WaveSpec) String() string {
 func (*WaveSpec) ProtoMessage() {}
 
 func (x *WaveSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[1]
+	mi := &file_agentplane_v1_command_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +863,7 @@ func (x *WaveSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaveSpec.ProtoReflect.Descriptor instead.
 func (*WaveSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{1}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WaveSpec) GetCount() uint32 {
@@ -489,7 +899,7 @@ type ProbeSpec struct {
 
 func (x *ProbeSpec) Reset() {
 	*x = ProbeSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +911,7 @@ func (x *ProbeSpec) String() string {
 func (*ProbeSpec) ProtoMessage() {}
 
 func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[2]
+	mi := &file_agentplane_v1_command_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +924,7 @@ func (x *ProbeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSpec.ProtoReflect.Descriptor instead.
 func (*ProbeSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProbeSpec) GetArgv() []string {
@@ -549,7 +959,7 @@ type FailureLimit struct {
 
 func (x *FailureLimit) Reset() {
 	*x = FailureLimit{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +971,7 @@ func (x *FailureLimit) String() string {
 func (*FailureLimit) ProtoMessage() {}
 
 func (x *FailureLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[3]
+	mi := &file_agentplane_v1_command_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +984,7 @@ func (x *FailureLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureLimit.ProtoReflect.Descriptor instead.
 func (*FailureLimit) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FailureLimit) GetCount() uint32 {
@@ -604,7 +1014,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +1026,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[4]
+	mi := &file_agentplane_v1_command_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +1039,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Envelope) GetSpec() []byte {
@@ -656,7 +1066,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1078,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[5]
+	mi := &file_agentplane_v1_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1091,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Signature) GetKeyId() string {
@@ -753,14 +1163,16 @@ type CommandSpec struct {
 	// Put in place before the program starts; at most 16.
 	Files []*File `protobuf:"bytes,90,rep,name=files,proto3" json:"files,omitempty"`
 	// What the program reads from its standard input; absent: nothing.
-	Stdin         *Blob `protobuf:"bytes,91,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	Stdin *Blob `protobuf:"bytes,91,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	// Absent: what the program does stays.
+	Undo          *UndoSpec `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommandSpec) Reset() {
 	*x = CommandSpec{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +1184,7 @@ func (x *CommandSpec) String() string {
 func (*CommandSpec) ProtoMessage() {}
 
 func (x *CommandSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[6]
+	mi := &file_agentplane_v1_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +1197,7 @@ func (x *CommandSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandSpec.ProtoReflect.Descriptor instead.
 func (*CommandSpec) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CommandSpec) GetClusterId() string {
@@ -991,6 +1403,13 @@ func (x *CommandSpec) GetStdin() *Blob {
 	return nil
 }
 
+func (x *CommandSpec) GetUndo() *UndoSpec {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // Step is one program of several.
 type Step struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1007,7 +1426,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1438,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[7]
+	mi := &file_agentplane_v1_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1451,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Step) GetName() string {
@@ -1082,7 +1501,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1513,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[8]
+	mi := &file_agentplane_v1_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1526,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StepResult) GetNumber() uint32 {
@@ -1179,7 +1598,7 @@ type TemplateUse struct {
 
 func (x *TemplateUse) Reset() {
 	*x = TemplateUse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1610,7 @@ func (x *TemplateUse) String() string {
 func (*TemplateUse) ProtoMessage() {}
 
 func (x *TemplateUse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[9]
+	mi := &file_agentplane_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1623,7 @@ func (x *TemplateUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplateUse.ProtoReflect.Descriptor instead.
 func (*TemplateUse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TemplateUse) GetName() string {
@@ -1239,7 +1658,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1670,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[10]
+	mi := &file_agentplane_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1683,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Secret) GetEnv() string {
@@ -1291,7 +1710,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1722,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[11]
+	mi := &file_agentplane_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1735,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SubmitRequest) GetEnvelope() []byte {
@@ -1339,7 +1758,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1770,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[12]
+	mi := &file_agentplane_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1783,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SubmitResponse) GetCommand() *Command {
@@ -1398,7 +1817,7 @@ type SubmitBatchRequest struct {
 
 func (x *SubmitBatchRequest) Reset() {
 	*x = SubmitBatchRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1829,7 @@ func (x *SubmitBatchRequest) String() string {
 func (*SubmitBatchRequest) ProtoMessage() {}
 
 func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[13]
+	mi := &file_agentplane_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1842,7 @@ func (x *SubmitBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchRequest.ProtoReflect.Descriptor instead.
 func (*SubmitBatchRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubmitBatchRequest) GetEnvelopes() [][]byte {
@@ -1443,7 +1862,7 @@ type SubmitBatchResponse struct {
 
 func (x *SubmitBatchResponse) Reset() {
 	*x = SubmitBatchResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1874,7 @@ func (x *SubmitBatchResponse) String() string {
 func (*SubmitBatchResponse) ProtoMessage() {}
 
 func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[14]
+	mi := &file_agentplane_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1887,7 @@ func (x *SubmitBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitBatchResponse.ProtoReflect.Descriptor instead.
 func (*SubmitBatchResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SubmitBatchResponse) GetAnswers() []*SubmitAnswer {
@@ -1495,7 +1914,7 @@ type SubmitAnswer struct {
 
 func (x *SubmitAnswer) Reset() {
 	*x = SubmitAnswer{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1926,7 @@ func (x *SubmitAnswer) String() string {
 func (*SubmitAnswer) ProtoMessage() {}
 
 func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[15]
+	mi := &file_agentplane_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1939,7 @@ func (x *SubmitAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitAnswer.ProtoReflect.Descriptor instead.
 func (*SubmitAnswer) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SubmitAnswer) GetRefusal() *ItemRefusal {
@@ -1598,15 +2017,17 @@ type Command struct {
 	// Absent: it was not aborted.
 	Aborted *Stop `protobuf:"bytes,22,opt,name=aborted,proto3" json:"aborted,omitempty"`
 	// The command whose wave this one probes.
-	ParentId      string `protobuf:"bytes,23,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
-	ParentWave    uint32 `protobuf:"varint,24,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
+	ParentId   string `protobuf:"bytes,23,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	ParentWave uint32 `protobuf:"varint,24,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
+	// Absent: it has no undo.
+	Undo          *UndoTerms `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +2039,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[16]
+	mi := &file_agentplane_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +2052,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Command) GetId() string {
@@ -1844,6 +2265,13 @@ func (x *Command) GetParentWave() uint32 {
 	return 0
 }
 
+func (x *Command) GetUndo() *UndoTerms {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // Rollout is how far a command is that goes over its targets in waves, or stops at
 // failures.
 type Rollout struct {
@@ -1872,7 +2300,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2312,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[17]
+	mi := &file_agentplane_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2325,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rollout) GetWaves() []*Wave {
@@ -2015,7 +2443,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2455,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[18]
+	mi := &file_agentplane_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2468,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Wave) GetShare() string {
@@ -2123,7 +2551,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2563,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[19]
+	mi := &file_agentplane_v1_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2576,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Stop) GetNumber() uint64 {
@@ -2197,7 +2625,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2637,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[20]
+	mi := &file_agentplane_v1_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2650,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Output) GetHead() []byte {
@@ -2275,14 +2703,16 @@ type Invocation struct {
 	// Where nodes keep more of the newest attempt's output than head and tail.
 	Kept *KeptOutput `protobuf:"bytes,45,opt,name=kept,proto3" json:"kept,omitempty"`
 	// Those that have begun, in their order; none unless the command has steps.
-	Steps         []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
+	Steps []*StepResult `protobuf:"bytes,70,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Absent: its command has no undo, or the program has not ended.
+	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2724,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[21]
+	mi := &file_agentplane_v1_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2737,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{21}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Invocation) GetId() string {
@@ -2478,6 +2908,13 @@ func (x *Invocation) GetSteps() []*StepResult {
 	return nil
 }
 
+func (x *Invocation) GetUndo() *Undo {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // KeptOutput is output that nodes keep on their disks.
 type KeptOutput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2489,7 +2926,7 @@ type KeptOutput struct {
 
 func (x *KeptOutput) Reset() {
 	*x = KeptOutput{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2938,7 @@ func (x *KeptOutput) String() string {
 func (*KeptOutput) ProtoMessage() {}
 
 func (x *KeptOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[22]
+	mi := &file_agentplane_v1_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2951,7 @@ func (x *KeptOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptOutput.ProtoReflect.Descriptor instead.
 func (*KeptOutput) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{22}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeptOutput) GetNodeIds() []string {
@@ -2544,7 +2981,7 @@ type GetCommandRequest struct {
 
 func (x *GetCommandRequest) Reset() {
 	*x = GetCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2993,7 @@ func (x *GetCommandRequest) String() string {
 func (*GetCommandRequest) ProtoMessage() {}
 
 func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[23]
+	mi := &file_agentplane_v1_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +3006,7 @@ func (x *GetCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandRequest.ProtoReflect.Descriptor instead.
 func (*GetCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{23}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetCommandRequest) GetId() string {
@@ -2616,7 +3053,7 @@ type GetCommandResponse struct {
 
 func (x *GetCommandResponse) Reset() {
 	*x = GetCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +3065,7 @@ func (x *GetCommandResponse) String() string {
 func (*GetCommandResponse) ProtoMessage() {}
 
 func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[24]
+	mi := &file_agentplane_v1_command_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +3078,7 @@ func (x *GetCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCommandResponse.ProtoReflect.Descriptor instead.
 func (*GetCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{24}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetCommandResponse) GetCommand() *Command {
@@ -2685,7 +3122,7 @@ type ListCommandsRequest struct {
 
 func (x *ListCommandsRequest) Reset() {
 	*x = ListCommandsRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +3134,7 @@ func (x *ListCommandsRequest) String() string {
 func (*ListCommandsRequest) ProtoMessage() {}
 
 func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[25]
+	mi := &file_agentplane_v1_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +3147,7 @@ func (x *ListCommandsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsRequest.ProtoReflect.Descriptor instead.
 func (*ListCommandsRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{25}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListCommandsRequest) GetLimit() uint32 {
@@ -2819,7 +3256,7 @@ type ListCommandsResponse struct {
 
 func (x *ListCommandsResponse) Reset() {
 	*x = ListCommandsResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3268,7 @@ func (x *ListCommandsResponse) String() string {
 func (*ListCommandsResponse) ProtoMessage() {}
 
 func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[26]
+	mi := &file_agentplane_v1_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3281,7 @@ func (x *ListCommandsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCommandsResponse.ProtoReflect.Descriptor instead.
 func (*ListCommandsResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{26}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListCommandsResponse) GetCommands() []*Command {
@@ -2878,7 +3315,7 @@ type WatchCommandRequest struct {
 
 func (x *WatchCommandRequest) Reset() {
 	*x = WatchCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3327,7 @@ func (x *WatchCommandRequest) String() string {
 func (*WatchCommandRequest) ProtoMessage() {}
 
 func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[27]
+	mi := &file_agentplane_v1_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3340,7 @@ func (x *WatchCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandRequest.ProtoReflect.Descriptor instead.
 func (*WatchCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{27}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchCommandRequest) GetId() string {
@@ -2935,7 +3372,7 @@ type WatchCommandResponse struct {
 
 func (x *WatchCommandResponse) Reset() {
 	*x = WatchCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +3384,7 @@ func (x *WatchCommandResponse) String() string {
 func (*WatchCommandResponse) ProtoMessage() {}
 
 func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[28]
+	mi := &file_agentplane_v1_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +3397,7 @@ func (x *WatchCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCommandResponse.ProtoReflect.Descriptor instead.
 func (*WatchCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{28}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchCommandResponse) GetCommand() *Command {
@@ -3000,7 +3437,7 @@ type CancelCommandRequest struct {
 
 func (x *CancelCommandRequest) Reset() {
 	*x = CancelCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3449,7 @@ func (x *CancelCommandRequest) String() string {
 func (*CancelCommandRequest) ProtoMessage() {}
 
 func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[29]
+	mi := &file_agentplane_v1_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3462,7 @@ func (x *CancelCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandRequest.ProtoReflect.Descriptor instead.
 func (*CancelCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{29}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelCommandRequest) GetId() string {
@@ -3044,7 +3481,7 @@ type CancelCommandResponse struct {
 
 func (x *CancelCommandResponse) Reset() {
 	*x = CancelCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3493,7 @@ func (x *CancelCommandResponse) String() string {
 func (*CancelCommandResponse) ProtoMessage() {}
 
 func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[30]
+	mi := &file_agentplane_v1_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3506,7 @@ func (x *CancelCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommandResponse.ProtoReflect.Descriptor instead.
 func (*CancelCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{30}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CancelCommandResponse) GetCommand() *Command {
@@ -3089,7 +3526,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3538,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[31]
+	mi := &file_agentplane_v1_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3551,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{31}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PlanRequest) GetEnvelope() []byte {
@@ -3153,7 +3590,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3602,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[32]
+	mi := &file_agentplane_v1_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3615,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{32}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PlanResponse) GetWaves() []*PlannedWave {
@@ -3286,7 +3723,7 @@ type PlannedLock struct {
 
 func (x *PlannedLock) Reset() {
 	*x = PlannedLock{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3735,7 @@ func (x *PlannedLock) String() string {
 func (*PlannedLock) ProtoMessage() {}
 
 func (x *PlannedLock) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[33]
+	mi := &file_agentplane_v1_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3748,7 @@ func (x *PlannedLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedLock.ProtoReflect.Descriptor instead.
 func (*PlannedLock) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{33}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PlannedLock) GetName() string {
@@ -3377,7 +3814,7 @@ type Estimate struct {
 
 func (x *Estimate) Reset() {
 	*x = Estimate{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3826,7 @@ func (x *Estimate) String() string {
 func (*Estimate) ProtoMessage() {}
 
 func (x *Estimate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[34]
+	mi := &file_agentplane_v1_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3839,7 @@ func (x *Estimate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Estimate.ProtoReflect.Descriptor instead.
 func (*Estimate) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{34}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Estimate) GetRuns() uint32 {
@@ -3443,7 +3880,7 @@ type PlannedWave struct {
 
 func (x *PlannedWave) Reset() {
 	*x = PlannedWave{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3892,7 @@ func (x *PlannedWave) String() string {
 func (*PlannedWave) ProtoMessage() {}
 
 func (x *PlannedWave) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[35]
+	mi := &file_agentplane_v1_command_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3905,7 @@ func (x *PlannedWave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedWave.ProtoReflect.Descriptor instead.
 func (*PlannedWave) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{35}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PlannedWave) GetShare() string {
@@ -3497,7 +3934,7 @@ type PlannedTarget struct {
 
 func (x *PlannedTarget) Reset() {
 	*x = PlannedTarget{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3946,7 @@ func (x *PlannedTarget) String() string {
 func (*PlannedTarget) ProtoMessage() {}
 
 func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[36]
+	mi := &file_agentplane_v1_command_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3959,7 @@ func (x *PlannedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTarget.ProtoReflect.Descriptor instead.
 func (*PlannedTarget) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{36}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PlannedTarget) GetAgentId() string {
@@ -3555,7 +3992,7 @@ type PauseCommandRequest struct {
 
 func (x *PauseCommandRequest) Reset() {
 	*x = PauseCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +4004,7 @@ func (x *PauseCommandRequest) String() string {
 func (*PauseCommandRequest) ProtoMessage() {}
 
 func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[37]
+	mi := &file_agentplane_v1_command_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +4017,7 @@ func (x *PauseCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandRequest.ProtoReflect.Descriptor instead.
 func (*PauseCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{37}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PauseCommandRequest) GetId() string {
@@ -3599,7 +4036,7 @@ type PauseCommandResponse struct {
 
 func (x *PauseCommandResponse) Reset() {
 	*x = PauseCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3611,7 +4048,7 @@ func (x *PauseCommandResponse) String() string {
 func (*PauseCommandResponse) ProtoMessage() {}
 
 func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[38]
+	mi := &file_agentplane_v1_command_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3624,7 +4061,7 @@ func (x *PauseCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommandResponse.ProtoReflect.Descriptor instead.
 func (*PauseCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{38}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PauseCommandResponse) GetCommand() *Command {
@@ -3645,7 +4082,7 @@ type ResumeCommandRequest struct {
 
 func (x *ResumeCommandRequest) Reset() {
 	*x = ResumeCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3657,7 +4094,7 @@ func (x *ResumeCommandRequest) String() string {
 func (*ResumeCommandRequest) ProtoMessage() {}
 
 func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[39]
+	mi := &file_agentplane_v1_command_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3670,7 +4107,7 @@ func (x *ResumeCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandRequest.ProtoReflect.Descriptor instead.
 func (*ResumeCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{39}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResumeCommandRequest) GetId() string {
@@ -3696,7 +4133,7 @@ type ResumeCommandResponse struct {
 
 func (x *ResumeCommandResponse) Reset() {
 	*x = ResumeCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3708,7 +4145,7 @@ func (x *ResumeCommandResponse) String() string {
 func (*ResumeCommandResponse) ProtoMessage() {}
 
 func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[40]
+	mi := &file_agentplane_v1_command_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3721,7 +4158,7 @@ func (x *ResumeCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommandResponse.ProtoReflect.Descriptor instead.
 func (*ResumeCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{40}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResumeCommandResponse) GetCommand() *Command {
@@ -3740,7 +4177,7 @@ type AbortCommandRequest struct {
 
 func (x *AbortCommandRequest) Reset() {
 	*x = AbortCommandRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +4189,7 @@ func (x *AbortCommandRequest) String() string {
 func (*AbortCommandRequest) ProtoMessage() {}
 
 func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[41]
+	mi := &file_agentplane_v1_command_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +4202,7 @@ func (x *AbortCommandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandRequest.ProtoReflect.Descriptor instead.
 func (*AbortCommandRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{41}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AbortCommandRequest) GetId() string {
@@ -3784,7 +4221,7 @@ type AbortCommandResponse struct {
 
 func (x *AbortCommandResponse) Reset() {
 	*x = AbortCommandResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3796,7 +4233,7 @@ func (x *AbortCommandResponse) String() string {
 func (*AbortCommandResponse) ProtoMessage() {}
 
 func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[42]
+	mi := &file_agentplane_v1_command_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3809,7 +4246,7 @@ func (x *AbortCommandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommandResponse.ProtoReflect.Descriptor instead.
 func (*AbortCommandResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{42}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AbortCommandResponse) GetCommand() *Command {
@@ -3817,6 +4254,123 @@ func (x *AbortCommandResponse) GetCommand() *Command {
 		return x.Command
 	}
 	return nil
+}
+
+// ConfirmCommandRequest confirms what the caller has seen to wait, and nothing else: sending
+// it again confirms no more.
+type ConfirmCommandRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The highest armed_index that was seen.
+	UpTo uint64 `protobuf:"varint,2,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// Ids or names; none: all agents.
+	Agents        []string `protobuf:"bytes,3,rep,name=agents,proto3" json:"agents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmCommandRequest) Reset() {
+	*x = ConfirmCommandRequest{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmCommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmCommandRequest) ProtoMessage() {}
+
+func (x *ConfirmCommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmCommandRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmCommandRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ConfirmCommandRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ConfirmCommandRequest) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
+func (x *ConfirmCommandRequest) GetAgents() []string {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+type ConfirmCommandResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Command *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// How many were confirmed; 0 when all stood confirmed already.
+	Confirmed     uint32 `protobuf:"varint,2,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmCommandResponse) Reset() {
+	*x = ConfirmCommandResponse{}
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmCommandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmCommandResponse) ProtoMessage() {}
+
+func (x *ConfirmCommandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmCommandResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmCommandResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ConfirmCommandResponse) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ConfirmCommandResponse) GetConfirmed() uint32 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return 0
 }
 
 type WhyRequest struct {
@@ -3830,7 +4384,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3842,7 +4396,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[43]
+	mi := &file_agentplane_v1_command_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3855,7 +4409,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{43}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WhyRequest) GetCommandId() string {
@@ -3888,7 +4442,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4454,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[44]
+	mi := &file_agentplane_v1_command_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4467,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{44}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WhyResponse) GetCommand() *Command {
@@ -3961,7 +4515,8 @@ type Transition struct {
 	NodeId       string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	SessionEpoch uint64                 `protobuf:"varint,7,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	Reason       string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	// submitted, released, claimed, started, cancel_asked, result.
+	// submitted, released, claimed, started, armed, confirmed, undo_started, cancel_asked,
+	// result.
 	What string `protobuf:"bytes,60,opt,name=what,proto3" json:"what,omitempty"`
 	// Who decided it: "operator NAME", "node ID", "agent ID", or "cluster": the leader or the
 	// state machine by what stood in the state.
@@ -3972,7 +4527,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3984,7 +4539,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[45]
+	mi := &file_agentplane_v1_command_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +4552,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{45}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -4083,7 +4638,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4650,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[46]
+	mi := &file_agentplane_v1_command_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4663,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{46}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetQueueRequest) GetAgent() string {
@@ -4150,7 +4705,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4162,7 +4717,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[47]
+	mi := &file_agentplane_v1_command_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4175,7 +4730,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{47}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetQueueResponse) GetAgentId() string {
@@ -4254,7 +4809,7 @@ type QueueItem struct {
 
 func (x *QueueItem) Reset() {
 	*x = QueueItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4821,7 @@ func (x *QueueItem) String() string {
 func (*QueueItem) ProtoMessage() {}
 
 func (x *QueueItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[48]
+	mi := &file_agentplane_v1_command_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4834,7 @@ func (x *QueueItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueItem.ProtoReflect.Descriptor instead.
 func (*QueueItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{48}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *QueueItem) GetInvocationId() string {
@@ -4397,7 +4952,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4409,7 +4964,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[49]
+	mi := &file_agentplane_v1_command_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4422,7 +4977,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{49}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FollowRequest) GetCommandId() string {
@@ -4474,7 +5029,7 @@ type FollowCursor struct {
 
 func (x *FollowCursor) Reset() {
 	*x = FollowCursor{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4486,7 +5041,7 @@ func (x *FollowCursor) String() string {
 func (*FollowCursor) ProtoMessage() {}
 
 func (x *FollowCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[50]
+	mi := &file_agentplane_v1_command_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4499,7 +5054,7 @@ func (x *FollowCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCursor.ProtoReflect.Descriptor instead.
 func (*FollowCursor) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{50}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FollowCursor) GetInvocationId() string {
@@ -4542,7 +5097,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[51]
+	mi := &file_agentplane_v1_command_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +5109,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[51]
+	mi := &file_agentplane_v1_command_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +5122,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{51}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FollowResponse) GetItems() []*FollowItem {
@@ -4606,7 +5161,7 @@ type FollowItem struct {
 
 func (x *FollowItem) Reset() {
 	*x = FollowItem{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[52]
+	mi := &file_agentplane_v1_command_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +5173,7 @@ func (x *FollowItem) String() string {
 func (*FollowItem) ProtoMessage() {}
 
 func (x *FollowItem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[52]
+	mi := &file_agentplane_v1_command_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +5186,7 @@ func (x *FollowItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowItem.ProtoReflect.Descriptor instead.
 func (*FollowItem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{52}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FollowItem) GetInvocationId() string {
@@ -4690,7 +5245,7 @@ type FollowEnd struct {
 
 func (x *FollowEnd) Reset() {
 	*x = FollowEnd{}
-	mi := &file_agentplane_v1_command_proto_msgTypes[53]
+	mi := &file_agentplane_v1_command_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4702,7 +5257,7 @@ func (x *FollowEnd) String() string {
 func (*FollowEnd) ProtoMessage() {}
 
 func (x *FollowEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_command_proto_msgTypes[53]
+	mi := &file_agentplane_v1_command_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4715,7 +5270,7 @@ func (x *FollowEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowEnd.ProtoReflect.Descriptor instead.
 func (*FollowEnd) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{53}
+	return file_agentplane_v1_command_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FollowEnd) GetState() AttemptState {
@@ -4743,7 +5298,36 @@ var File_agentplane_v1_command_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\xc5\x02\n" +
+	"\x1bagentplane/v1/command.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\"\x99\x01\n" +
+	"\bUndoSpec\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x16\n" +
+	"\x06script\x18\x02 \x01(\fR\x06script\x12\x1f\n" +
+	"\vrun_timeout\x18\x03 \x01(\x03R\n" +
+	"runTimeout\x12\x16\n" +
+	"\x06within\x18\x04 \x01(\x03R\x06within\x12(\n" +
+	"\x02by\x18\x05 \x01(\x0e2\x18.agentplane.v1.ConfirmByR\x02by\"\xee\x03\n" +
+	"\x04Undo\x12.\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x18.agentplane.v1.UndoPhaseR\x05phase\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\x121\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x1b.agentplane.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x05 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x06 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\t \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\n" +
+	" \x01(\x03R\aendedAt\x12\x1f\n" +
+	"\varmed_index\x18\v \x01(\x04R\n" +
+	"armedIndex\x12'\n" +
+	"\x0fconfirmed_index\x18\f \x01(\x04R\x0econfirmedIndex\x12!\n" +
+	"\fconfirmed_at\x18\r \x01(\x03R\vconfirmedAt\x12!\n" +
+	"\fconfirmed_by\x18\x0e \x01(\tR\vconfirmedBy\x12(\n" +
+	"\x10confirm_too_late\x18\x0f \x01(\bR\x0econfirmTooLate\"M\n" +
+	"\tUndoTerms\x12\x16\n" +
+	"\x06within\x18\x01 \x01(\x03R\x06within\x12(\n" +
+	"\x02by\x18\x02 \x01(\x0e2\x18.agentplane.v1.ConfirmByR\x02by\"\xc5\x02\n" +
 	"\vRolloutSpec\x12-\n" +
 	"\x05waves\x18\x01 \x03(\v2\x17.agentplane.v1.WaveSpecR\x05waves\x12\x12\n" +
 	"\x04soak\x18\x02 \x01(\x03R\x04soak\x12\x1f\n" +
@@ -4772,7 +5356,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"signatures\"@\n" +
 	"\tSignature\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xad\b\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xda\b\n" +
 	"\vCommandSpec\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -4809,7 +5393,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\asecrets\x18? \x03(\v2\x15.agentplane.v1.SecretR\asecrets\x12)\n" +
 	"\x05steps\x18F \x03(\v2\x13.agentplane.v1.StepR\x05steps\x12)\n" +
 	"\x05files\x18Z \x03(\v2\x13.agentplane.v1.FileR\x05files\x12)\n" +
-	"\x05stdin\x18[ \x01(\v2\x13.agentplane.v1.BlobR\x05stdinB\v\n" +
+	"\x05stdin\x18[ \x01(\v2\x13.agentplane.v1.BlobR\x05stdin\x12+\n" +
+	"\x04undo\x18P \x01(\v2\x17.agentplane.v1.UndoSpecR\x04undoB\v\n" +
 	"\t_priority\"g\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -4853,7 +5438,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x0fsubmitted_index\x18\x02 \x01(\x04R\x0esubmittedIndex\x12\x18\n" +
 	"\atargets\x18\x03 \x01(\rR\atargets\x12\x18\n" +
 	"\askipped\x18\x04 \x01(\rR\askipped\x12\x1a\n" +
-	"\brepeated\x18\x05 \x01(\bR\brepeated\"\xd2\b\n" +
+	"\brepeated\x18\x05 \x01(\bR\brepeated\"\x80\t\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.agentplane.v1.CommandStateR\x05state\x12\x18\n" +
@@ -4890,7 +5475,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\aaborted\x18\x16 \x01(\v2\x13.agentplane.v1.StopR\aaborted\x12\x1b\n" +
 	"\tparent_id\x18\x17 \x01(\tR\bparentId\x12\x1f\n" +
 	"\vparent_wave\x18\x18 \x01(\rR\n" +
-	"parentWave\x1a9\n" +
+	"parentWave\x12,\n" +
+	"\x04undo\x18P \x01(\v2\x18.agentplane.v1.UndoTermsR\x04undo\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xa2\x03\n" +
@@ -4935,7 +5521,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xfa\x05\n" +
+	"totalBytes\"\xa3\x06\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -4965,7 +5551,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04wave\x18\x1e \x01(\rR\x04wave\x12\x1b\n" +
 	"\tstarts_at\x18( \x01(\x03R\bstartsAt\x12-\n" +
 	"\x04kept\x18- \x01(\v2\x19.agentplane.v1.KeptOutputR\x04kept\x12/\n" +
-	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\"\\\n" +
+	"\x05steps\x18F \x03(\v2\x19.agentplane.v1.StepResultR\x05steps\x12'\n" +
+	"\x04undo\x18P \x01(\v2\x13.agentplane.v1.UndoR\x04undo\"\\\n" +
 	"\n" +
 	"KeptOutput\x12\x19\n" +
 	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x123\n" +
@@ -5060,7 +5647,14 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x13AbortCommandRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"H\n" +
 	"\x14AbortCommandResponse\x120\n" +
-	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"A\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\"T\n" +
+	"\x15ConfirmCommandRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
+	"\x05up_to\x18\x02 \x01(\x04R\x04upTo\x12\x16\n" +
+	"\x06agents\x18\x03 \x03(\tR\x06agents\"h\n" +
+	"\x16ConfirmCommandResponse\x120\n" +
+	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\x12\x1c\n" +
+	"\tconfirmed\x18\x02 \x01(\rR\tconfirmed\"A\n" +
 	"\n" +
 	"WhyRequest\x12\x1d\n" +
 	"\n" +
@@ -5179,8 +5773,18 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\bOnBreach\x12\x19\n" +
 	"\x15ON_BREACH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fON_BREACH_PAUSE\x10\x01\x12\x13\n" +
-	"\x0fON_BREACH_ABORT\x10\x022\xce\n" +
-	"\n" +
+	"\x0fON_BREACH_ABORT\x10\x02*X\n" +
+	"\tConfirmBy\x12\x1a\n" +
+	"\x16CONFIRM_BY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CONFIRM_BY_OPERATOR\x10\x01\x12\x16\n" +
+	"\x12CONFIRM_BY_CONTACT\x10\x02*\x84\x01\n" +
+	"\tUndoPhase\x12\x1a\n" +
+	"\x16UNDO_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10UNDO_PHASE_ARMED\x10\n" +
+	"\x12\x18\n" +
+	"\x14UNDO_PHASE_CONFIRMED\x10\x14\x12\x16\n" +
+	"\x12UNDO_PHASE_RUNNING\x10\x1e\x12\x13\n" +
+	"\x0fUNDO_PHASE_DONE\x10(2\xc6\v\n" +
 	"\x0eCommandService\x12^\n" +
 	"\x06Submit\x12\x1c.agentplane.v1.SubmitRequest\x1a\x1d.agentplane.v1.SubmitResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12m\n" +
 	"\vSubmitBatch\x12!.agentplane.v1.SubmitBatchRequest\x1a\".agentplane.v1.SubmitBatchResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12d\n" +
@@ -5193,7 +5797,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x04Plan\x12\x1a.agentplane.v1.PlanRequest\x1a\x1b.agentplane.v1.PlanResponse\"\x11\xe2\xd1\x18\rcommands.read\x12p\n" +
 	"\fPauseCommand\x12\".agentplane.v1.PauseCommandRequest\x1a#.agentplane.v1.PauseCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12s\n" +
 	"\rResumeCommand\x12#.agentplane.v1.ResumeCommandRequest\x1a$.agentplane.v1.ResumeCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12p\n" +
-	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12Z\n" +
+	"\fAbortCommand\x12\".agentplane.v1.AbortCommandRequest\x1a#.agentplane.v1.AbortCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.cancel\xe8\xd1\x18\x01\x12v\n" +
+	"\x0eConfirmCommand\x12$.agentplane.v1.ConfirmCommandRequest\x1a%.agentplane.v1.ConfirmCommandResponse\"\x17\xe2\xd1\x18\x0fcommands.submit\xe8\xd1\x18\x01\x12Z\n" +
 	"\x06Follow\x12\x1c.agentplane.v1.FollowRequest\x1a\x1d.agentplane.v1.FollowResponse\"\x11\xe2\xd1\x18\rcommands.read0\x01\x12O\n" +
 	"\x03Why\x12\x19.agentplane.v1.WhyRequest\x1a\x1a.agentplane.v1.WhyResponse\"\x11\xe2\xd1\x18\rcommands.readBCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
@@ -5209,176 +5814,193 @@ func file_agentplane_v1_command_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_command_proto_rawDescData
 }
 
-var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_agentplane_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_agentplane_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_agentplane_v1_command_proto_goTypes = []any{
-	(AttemptState)(0),             // 0: agentplane.v1.AttemptState
-	(CommandState)(0),             // 1: agentplane.v1.CommandState
-	(Delivery)(0),                 // 2: agentplane.v1.Delivery
-	(Part)(0),                     // 3: agentplane.v1.Part
-	(OnBreach)(0),                 // 4: agentplane.v1.OnBreach
-	(*RolloutSpec)(nil),           // 5: agentplane.v1.RolloutSpec
-	(*WaveSpec)(nil),              // 6: agentplane.v1.WaveSpec
-	(*ProbeSpec)(nil),             // 7: agentplane.v1.ProbeSpec
-	(*FailureLimit)(nil),          // 8: agentplane.v1.FailureLimit
-	(*Envelope)(nil),              // 9: agentplane.v1.Envelope
-	(*Signature)(nil),             // 10: agentplane.v1.Signature
-	(*CommandSpec)(nil),           // 11: agentplane.v1.CommandSpec
-	(*Step)(nil),                  // 12: agentplane.v1.Step
-	(*StepResult)(nil),            // 13: agentplane.v1.StepResult
-	(*TemplateUse)(nil),           // 14: agentplane.v1.TemplateUse
-	(*Secret)(nil),                // 15: agentplane.v1.Secret
-	(*SubmitRequest)(nil),         // 16: agentplane.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 17: agentplane.v1.SubmitResponse
-	(*SubmitBatchRequest)(nil),    // 18: agentplane.v1.SubmitBatchRequest
-	(*SubmitBatchResponse)(nil),   // 19: agentplane.v1.SubmitBatchResponse
-	(*SubmitAnswer)(nil),          // 20: agentplane.v1.SubmitAnswer
-	(*Command)(nil),               // 21: agentplane.v1.Command
-	(*Rollout)(nil),               // 22: agentplane.v1.Rollout
-	(*Wave)(nil),                  // 23: agentplane.v1.Wave
-	(*Stop)(nil),                  // 24: agentplane.v1.Stop
-	(*Output)(nil),                // 25: agentplane.v1.Output
-	(*Invocation)(nil),            // 26: agentplane.v1.Invocation
-	(*KeptOutput)(nil),            // 27: agentplane.v1.KeptOutput
-	(*GetCommandRequest)(nil),     // 28: agentplane.v1.GetCommandRequest
-	(*GetCommandResponse)(nil),    // 29: agentplane.v1.GetCommandResponse
-	(*ListCommandsRequest)(nil),   // 30: agentplane.v1.ListCommandsRequest
-	(*ListCommandsResponse)(nil),  // 31: agentplane.v1.ListCommandsResponse
-	(*WatchCommandRequest)(nil),   // 32: agentplane.v1.WatchCommandRequest
-	(*WatchCommandResponse)(nil),  // 33: agentplane.v1.WatchCommandResponse
-	(*CancelCommandRequest)(nil),  // 34: agentplane.v1.CancelCommandRequest
-	(*CancelCommandResponse)(nil), // 35: agentplane.v1.CancelCommandResponse
-	(*PlanRequest)(nil),           // 36: agentplane.v1.PlanRequest
-	(*PlanResponse)(nil),          // 37: agentplane.v1.PlanResponse
-	(*PlannedLock)(nil),           // 38: agentplane.v1.PlannedLock
-	(*Estimate)(nil),              // 39: agentplane.v1.Estimate
-	(*PlannedWave)(nil),           // 40: agentplane.v1.PlannedWave
-	(*PlannedTarget)(nil),         // 41: agentplane.v1.PlannedTarget
-	(*PauseCommandRequest)(nil),   // 42: agentplane.v1.PauseCommandRequest
-	(*PauseCommandResponse)(nil),  // 43: agentplane.v1.PauseCommandResponse
-	(*ResumeCommandRequest)(nil),  // 44: agentplane.v1.ResumeCommandRequest
-	(*ResumeCommandResponse)(nil), // 45: agentplane.v1.ResumeCommandResponse
-	(*AbortCommandRequest)(nil),   // 46: agentplane.v1.AbortCommandRequest
-	(*AbortCommandResponse)(nil),  // 47: agentplane.v1.AbortCommandResponse
-	(*WhyRequest)(nil),            // 48: agentplane.v1.WhyRequest
-	(*WhyResponse)(nil),           // 49: agentplane.v1.WhyResponse
-	(*Transition)(nil),            // 50: agentplane.v1.Transition
-	(*GetQueueRequest)(nil),       // 51: agentplane.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 52: agentplane.v1.GetQueueResponse
-	(*QueueItem)(nil),             // 53: agentplane.v1.QueueItem
-	(*FollowRequest)(nil),         // 54: agentplane.v1.FollowRequest
-	(*FollowCursor)(nil),          // 55: agentplane.v1.FollowCursor
-	(*FollowResponse)(nil),        // 56: agentplane.v1.FollowResponse
-	(*FollowItem)(nil),            // 57: agentplane.v1.FollowItem
-	(*FollowEnd)(nil),             // 58: agentplane.v1.FollowEnd
-	nil,                           // 59: agentplane.v1.TemplateUse.ArgumentsEntry
-	nil,                           // 60: agentplane.v1.Command.CountsEntry
-	(*Label)(nil),                 // 61: agentplane.v1.Label
-	(*Incarnation)(nil),           // 62: agentplane.v1.Incarnation
-	(*File)(nil),                  // 63: agentplane.v1.File
-	(*Blob)(nil),                  // 64: agentplane.v1.Blob
-	(*ItemRefusal)(nil),           // 65: agentplane.v1.ItemRefusal
-	(*OutputTotals)(nil),          // 66: agentplane.v1.OutputTotals
-	(*OutputEnds)(nil),            // 67: agentplane.v1.OutputEnds
-	(*OutputChunk)(nil),           // 68: agentplane.v1.OutputChunk
+	(AttemptState)(0),              // 0: agentplane.v1.AttemptState
+	(CommandState)(0),              // 1: agentplane.v1.CommandState
+	(Delivery)(0),                  // 2: agentplane.v1.Delivery
+	(Part)(0),                      // 3: agentplane.v1.Part
+	(OnBreach)(0),                  // 4: agentplane.v1.OnBreach
+	(ConfirmBy)(0),                 // 5: agentplane.v1.ConfirmBy
+	(UndoPhase)(0),                 // 6: agentplane.v1.UndoPhase
+	(*UndoSpec)(nil),               // 7: agentplane.v1.UndoSpec
+	(*Undo)(nil),                   // 8: agentplane.v1.Undo
+	(*UndoTerms)(nil),              // 9: agentplane.v1.UndoTerms
+	(*RolloutSpec)(nil),            // 10: agentplane.v1.RolloutSpec
+	(*WaveSpec)(nil),               // 11: agentplane.v1.WaveSpec
+	(*ProbeSpec)(nil),              // 12: agentplane.v1.ProbeSpec
+	(*FailureLimit)(nil),           // 13: agentplane.v1.FailureLimit
+	(*Envelope)(nil),               // 14: agentplane.v1.Envelope
+	(*Signature)(nil),              // 15: agentplane.v1.Signature
+	(*CommandSpec)(nil),            // 16: agentplane.v1.CommandSpec
+	(*Step)(nil),                   // 17: agentplane.v1.Step
+	(*StepResult)(nil),             // 18: agentplane.v1.StepResult
+	(*TemplateUse)(nil),            // 19: agentplane.v1.TemplateUse
+	(*Secret)(nil),                 // 20: agentplane.v1.Secret
+	(*SubmitRequest)(nil),          // 21: agentplane.v1.SubmitRequest
+	(*SubmitResponse)(nil),         // 22: agentplane.v1.SubmitResponse
+	(*SubmitBatchRequest)(nil),     // 23: agentplane.v1.SubmitBatchRequest
+	(*SubmitBatchResponse)(nil),    // 24: agentplane.v1.SubmitBatchResponse
+	(*SubmitAnswer)(nil),           // 25: agentplane.v1.SubmitAnswer
+	(*Command)(nil),                // 26: agentplane.v1.Command
+	(*Rollout)(nil),                // 27: agentplane.v1.Rollout
+	(*Wave)(nil),                   // 28: agentplane.v1.Wave
+	(*Stop)(nil),                   // 29: agentplane.v1.Stop
+	(*Output)(nil),                 // 30: agentplane.v1.Output
+	(*Invocation)(nil),             // 31: agentplane.v1.Invocation
+	(*KeptOutput)(nil),             // 32: agentplane.v1.KeptOutput
+	(*GetCommandRequest)(nil),      // 33: agentplane.v1.GetCommandRequest
+	(*GetCommandResponse)(nil),     // 34: agentplane.v1.GetCommandResponse
+	(*ListCommandsRequest)(nil),    // 35: agentplane.v1.ListCommandsRequest
+	(*ListCommandsResponse)(nil),   // 36: agentplane.v1.ListCommandsResponse
+	(*WatchCommandRequest)(nil),    // 37: agentplane.v1.WatchCommandRequest
+	(*WatchCommandResponse)(nil),   // 38: agentplane.v1.WatchCommandResponse
+	(*CancelCommandRequest)(nil),   // 39: agentplane.v1.CancelCommandRequest
+	(*CancelCommandResponse)(nil),  // 40: agentplane.v1.CancelCommandResponse
+	(*PlanRequest)(nil),            // 41: agentplane.v1.PlanRequest
+	(*PlanResponse)(nil),           // 42: agentplane.v1.PlanResponse
+	(*PlannedLock)(nil),            // 43: agentplane.v1.PlannedLock
+	(*Estimate)(nil),               // 44: agentplane.v1.Estimate
+	(*PlannedWave)(nil),            // 45: agentplane.v1.PlannedWave
+	(*PlannedTarget)(nil),          // 46: agentplane.v1.PlannedTarget
+	(*PauseCommandRequest)(nil),    // 47: agentplane.v1.PauseCommandRequest
+	(*PauseCommandResponse)(nil),   // 48: agentplane.v1.PauseCommandResponse
+	(*ResumeCommandRequest)(nil),   // 49: agentplane.v1.ResumeCommandRequest
+	(*ResumeCommandResponse)(nil),  // 50: agentplane.v1.ResumeCommandResponse
+	(*AbortCommandRequest)(nil),    // 51: agentplane.v1.AbortCommandRequest
+	(*AbortCommandResponse)(nil),   // 52: agentplane.v1.AbortCommandResponse
+	(*ConfirmCommandRequest)(nil),  // 53: agentplane.v1.ConfirmCommandRequest
+	(*ConfirmCommandResponse)(nil), // 54: agentplane.v1.ConfirmCommandResponse
+	(*WhyRequest)(nil),             // 55: agentplane.v1.WhyRequest
+	(*WhyResponse)(nil),            // 56: agentplane.v1.WhyResponse
+	(*Transition)(nil),             // 57: agentplane.v1.Transition
+	(*GetQueueRequest)(nil),        // 58: agentplane.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),       // 59: agentplane.v1.GetQueueResponse
+	(*QueueItem)(nil),              // 60: agentplane.v1.QueueItem
+	(*FollowRequest)(nil),          // 61: agentplane.v1.FollowRequest
+	(*FollowCursor)(nil),           // 62: agentplane.v1.FollowCursor
+	(*FollowResponse)(nil),         // 63: agentplane.v1.FollowResponse
+	(*FollowItem)(nil),             // 64: agentplane.v1.FollowItem
+	(*FollowEnd)(nil),              // 65: agentplane.v1.FollowEnd
+	nil,                            // 66: agentplane.v1.TemplateUse.ArgumentsEntry
+	nil,                            // 67: agentplane.v1.Command.CountsEntry
+	(*Label)(nil),                  // 68: agentplane.v1.Label
+	(*Incarnation)(nil),            // 69: agentplane.v1.Incarnation
+	(*File)(nil),                   // 70: agentplane.v1.File
+	(*Blob)(nil),                   // 71: agentplane.v1.Blob
+	(*ItemRefusal)(nil),            // 72: agentplane.v1.ItemRefusal
+	(*OutputTotals)(nil),           // 73: agentplane.v1.OutputTotals
+	(*OutputEnds)(nil),             // 74: agentplane.v1.OutputEnds
+	(*OutputChunk)(nil),            // 75: agentplane.v1.OutputChunk
 }
 var file_agentplane_v1_command_proto_depIdxs = []int32{
-	6,  // 0: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
-	7,  // 1: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
-	8,  // 2: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
-	4,  // 3: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
-	61, // 4: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
-	10, // 5: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
-	62, // 6: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
-	2,  // 7: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
-	0,  // 8: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
-	5,  // 9: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
-	14, // 10: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
-	15, // 11: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
-	12, // 12: agentplane.v1.CommandSpec.steps:type_name -> agentplane.v1.Step
-	63, // 13: agentplane.v1.CommandSpec.files:type_name -> agentplane.v1.File
-	64, // 14: agentplane.v1.CommandSpec.stdin:type_name -> agentplane.v1.Blob
-	0,  // 15: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
-	59, // 16: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
-	21, // 17: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
-	20, // 18: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
-	65, // 19: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
-	1,  // 20: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
-	60, // 21: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
-	26, // 22: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
-	11, // 23: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
-	22, // 24: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
-	24, // 25: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
-	24, // 26: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
-	23, // 27: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
-	4,  // 28: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
-	0,  // 29: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
-	25, // 30: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
-	25, // 31: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
-	27, // 32: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
-	13, // 33: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
-	66, // 34: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
-	21, // 35: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
-	1,  // 36: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
-	0,  // 37: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
-	21, // 38: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
-	21, // 39: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
-	26, // 40: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
-	21, // 41: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
-	40, // 42: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
-	41, // 43: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
-	41, // 44: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
-	39, // 45: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
-	38, // 46: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
-	64, // 47: agentplane.v1.PlanResponse.missing:type_name -> agentplane.v1.Blob
-	41, // 48: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	21, // 49: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 50: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 51: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	21, // 52: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	26, // 53: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	50, // 54: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 55: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	53, // 56: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 57: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	55, // 58: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	67, // 59: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	57, // 60: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	68, // 61: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	58, // 62: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 63: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	66, // 64: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	16, // 65: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	18, // 66: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	28, // 67: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	30, // 68: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	32, // 69: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	34, // 70: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	51, // 71: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	36, // 72: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	42, // 73: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	44, // 74: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	46, // 75: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	54, // 76: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	48, // 77: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	17, // 78: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	19, // 79: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	29, // 80: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	31, // 81: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	33, // 82: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	35, // 83: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	52, // 84: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	37, // 85: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	43, // 86: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	45, // 87: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	47, // 88: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	56, // 89: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	49, // 90: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	78, // [78:91] is the sub-list for method output_type
-	65, // [65:78] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	5,  // 0: agentplane.v1.UndoSpec.by:type_name -> agentplane.v1.ConfirmBy
+	6,  // 1: agentplane.v1.Undo.phase:type_name -> agentplane.v1.UndoPhase
+	0,  // 2: agentplane.v1.Undo.state:type_name -> agentplane.v1.AttemptState
+	5,  // 3: agentplane.v1.UndoTerms.by:type_name -> agentplane.v1.ConfirmBy
+	11, // 4: agentplane.v1.RolloutSpec.waves:type_name -> agentplane.v1.WaveSpec
+	12, // 5: agentplane.v1.RolloutSpec.probe:type_name -> agentplane.v1.ProbeSpec
+	13, // 6: agentplane.v1.RolloutSpec.max_failures:type_name -> agentplane.v1.FailureLimit
+	4,  // 7: agentplane.v1.RolloutSpec.on_breach:type_name -> agentplane.v1.OnBreach
+	68, // 8: agentplane.v1.WaveSpec.label:type_name -> agentplane.v1.Label
+	15, // 9: agentplane.v1.Envelope.signatures:type_name -> agentplane.v1.Signature
+	69, // 10: agentplane.v1.CommandSpec.incarnation:type_name -> agentplane.v1.Incarnation
+	2,  // 11: agentplane.v1.CommandSpec.delivery:type_name -> agentplane.v1.Delivery
+	0,  // 12: agentplane.v1.CommandSpec.rerun_states:type_name -> agentplane.v1.AttemptState
+	10, // 13: agentplane.v1.CommandSpec.rollout:type_name -> agentplane.v1.RolloutSpec
+	19, // 14: agentplane.v1.CommandSpec.template:type_name -> agentplane.v1.TemplateUse
+	20, // 15: agentplane.v1.CommandSpec.secrets:type_name -> agentplane.v1.Secret
+	17, // 16: agentplane.v1.CommandSpec.steps:type_name -> agentplane.v1.Step
+	70, // 17: agentplane.v1.CommandSpec.files:type_name -> agentplane.v1.File
+	71, // 18: agentplane.v1.CommandSpec.stdin:type_name -> agentplane.v1.Blob
+	7,  // 19: agentplane.v1.CommandSpec.undo:type_name -> agentplane.v1.UndoSpec
+	0,  // 20: agentplane.v1.StepResult.state:type_name -> agentplane.v1.AttemptState
+	66, // 21: agentplane.v1.TemplateUse.arguments:type_name -> agentplane.v1.TemplateUse.ArgumentsEntry
+	26, // 22: agentplane.v1.SubmitResponse.command:type_name -> agentplane.v1.Command
+	25, // 23: agentplane.v1.SubmitBatchResponse.answers:type_name -> agentplane.v1.SubmitAnswer
+	72, // 24: agentplane.v1.SubmitAnswer.refusal:type_name -> agentplane.v1.ItemRefusal
+	1,  // 25: agentplane.v1.Command.state:type_name -> agentplane.v1.CommandState
+	67, // 26: agentplane.v1.Command.counts:type_name -> agentplane.v1.Command.CountsEntry
+	31, // 27: agentplane.v1.Command.invocations:type_name -> agentplane.v1.Invocation
+	16, // 28: agentplane.v1.Command.spec:type_name -> agentplane.v1.CommandSpec
+	27, // 29: agentplane.v1.Command.rollout:type_name -> agentplane.v1.Rollout
+	29, // 30: agentplane.v1.Command.paused:type_name -> agentplane.v1.Stop
+	29, // 31: agentplane.v1.Command.aborted:type_name -> agentplane.v1.Stop
+	9,  // 32: agentplane.v1.Command.undo:type_name -> agentplane.v1.UndoTerms
+	28, // 33: agentplane.v1.Rollout.waves:type_name -> agentplane.v1.Wave
+	4,  // 34: agentplane.v1.Rollout.on_breach:type_name -> agentplane.v1.OnBreach
+	0,  // 35: agentplane.v1.Invocation.state:type_name -> agentplane.v1.AttemptState
+	30, // 36: agentplane.v1.Invocation.stdout:type_name -> agentplane.v1.Output
+	30, // 37: agentplane.v1.Invocation.stderr:type_name -> agentplane.v1.Output
+	32, // 38: agentplane.v1.Invocation.kept:type_name -> agentplane.v1.KeptOutput
+	18, // 39: agentplane.v1.Invocation.steps:type_name -> agentplane.v1.StepResult
+	8,  // 40: agentplane.v1.Invocation.undo:type_name -> agentplane.v1.Undo
+	73, // 41: agentplane.v1.KeptOutput.totals:type_name -> agentplane.v1.OutputTotals
+	26, // 42: agentplane.v1.GetCommandResponse.command:type_name -> agentplane.v1.Command
+	1,  // 43: agentplane.v1.ListCommandsRequest.state:type_name -> agentplane.v1.CommandState
+	0,  // 44: agentplane.v1.ListCommandsRequest.outcomes:type_name -> agentplane.v1.AttemptState
+	26, // 45: agentplane.v1.ListCommandsResponse.commands:type_name -> agentplane.v1.Command
+	26, // 46: agentplane.v1.WatchCommandResponse.command:type_name -> agentplane.v1.Command
+	31, // 47: agentplane.v1.WatchCommandResponse.invocations:type_name -> agentplane.v1.Invocation
+	26, // 48: agentplane.v1.CancelCommandResponse.command:type_name -> agentplane.v1.Command
+	45, // 49: agentplane.v1.PlanResponse.waves:type_name -> agentplane.v1.PlannedWave
+	46, // 50: agentplane.v1.PlanResponse.skipped:type_name -> agentplane.v1.PlannedTarget
+	46, // 51: agentplane.v1.PlanResponse.waits:type_name -> agentplane.v1.PlannedTarget
+	44, // 52: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
+	43, // 53: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
+	71, // 54: agentplane.v1.PlanResponse.missing:type_name -> agentplane.v1.Blob
+	46, // 55: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	26, // 56: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 57: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 58: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 59: agentplane.v1.ConfirmCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 60: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	31, // 61: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	57, // 62: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 63: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	60, // 64: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 65: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	62, // 66: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	74, // 67: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	64, // 68: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	75, // 69: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	65, // 70: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 71: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	73, // 72: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	21, // 73: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	23, // 74: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	33, // 75: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	35, // 76: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	37, // 77: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	39, // 78: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	58, // 79: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	41, // 80: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	47, // 81: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	49, // 82: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	51, // 83: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	53, // 84: agentplane.v1.CommandService.ConfirmCommand:input_type -> agentplane.v1.ConfirmCommandRequest
+	61, // 85: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	55, // 86: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	22, // 87: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	24, // 88: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	34, // 89: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	36, // 90: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	38, // 91: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	40, // 92: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	59, // 93: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	42, // 94: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	48, // 95: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	50, // 96: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	52, // 97: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	54, // 98: agentplane.v1.CommandService.ConfirmCommand:output_type -> agentplane.v1.ConfirmCommandResponse
+	63, // 99: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	56, // 100: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	87, // [87:101] is the sub-list for method output_type
+	73, // [73:87] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }
@@ -5389,16 +6011,16 @@ func file_agentplane_v1_command_proto_init() {
 	file_agentplane_v1_blob_proto_init()
 	file_agentplane_v1_common_proto_init()
 	file_agentplane_v1_output_proto_init()
-	file_agentplane_v1_command_proto_msgTypes[6].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[17].OneofWrappers = []any{}
-	file_agentplane_v1_command_proto_msgTypes[32].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[9].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[20].OneofWrappers = []any{}
+	file_agentplane_v1_command_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_command_proto_rawDesc), len(file_agentplane_v1_command_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   56,
+			NumEnums:      7,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

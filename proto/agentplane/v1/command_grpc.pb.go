@@ -19,19 +19,20 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CommandService_Submit_FullMethodName        = "/agentplane.v1.CommandService/Submit"
-	CommandService_SubmitBatch_FullMethodName   = "/agentplane.v1.CommandService/SubmitBatch"
-	CommandService_GetCommand_FullMethodName    = "/agentplane.v1.CommandService/GetCommand"
-	CommandService_ListCommands_FullMethodName  = "/agentplane.v1.CommandService/ListCommands"
-	CommandService_WatchCommand_FullMethodName  = "/agentplane.v1.CommandService/WatchCommand"
-	CommandService_CancelCommand_FullMethodName = "/agentplane.v1.CommandService/CancelCommand"
-	CommandService_GetQueue_FullMethodName      = "/agentplane.v1.CommandService/GetQueue"
-	CommandService_Plan_FullMethodName          = "/agentplane.v1.CommandService/Plan"
-	CommandService_PauseCommand_FullMethodName  = "/agentplane.v1.CommandService/PauseCommand"
-	CommandService_ResumeCommand_FullMethodName = "/agentplane.v1.CommandService/ResumeCommand"
-	CommandService_AbortCommand_FullMethodName  = "/agentplane.v1.CommandService/AbortCommand"
-	CommandService_Follow_FullMethodName        = "/agentplane.v1.CommandService/Follow"
-	CommandService_Why_FullMethodName           = "/agentplane.v1.CommandService/Why"
+	CommandService_Submit_FullMethodName         = "/agentplane.v1.CommandService/Submit"
+	CommandService_SubmitBatch_FullMethodName    = "/agentplane.v1.CommandService/SubmitBatch"
+	CommandService_GetCommand_FullMethodName     = "/agentplane.v1.CommandService/GetCommand"
+	CommandService_ListCommands_FullMethodName   = "/agentplane.v1.CommandService/ListCommands"
+	CommandService_WatchCommand_FullMethodName   = "/agentplane.v1.CommandService/WatchCommand"
+	CommandService_CancelCommand_FullMethodName  = "/agentplane.v1.CommandService/CancelCommand"
+	CommandService_GetQueue_FullMethodName       = "/agentplane.v1.CommandService/GetQueue"
+	CommandService_Plan_FullMethodName           = "/agentplane.v1.CommandService/Plan"
+	CommandService_PauseCommand_FullMethodName   = "/agentplane.v1.CommandService/PauseCommand"
+	CommandService_ResumeCommand_FullMethodName  = "/agentplane.v1.CommandService/ResumeCommand"
+	CommandService_AbortCommand_FullMethodName   = "/agentplane.v1.CommandService/AbortCommand"
+	CommandService_ConfirmCommand_FullMethodName = "/agentplane.v1.CommandService/ConfirmCommand"
+	CommandService_Follow_FullMethodName         = "/agentplane.v1.CommandService/Follow"
+	CommandService_Why_FullMethodName            = "/agentplane.v1.CommandService/Why"
 )
 
 // CommandServiceClient is the client API for CommandService service.
@@ -65,6 +66,9 @@ type CommandServiceClient interface {
 	ResumeCommand(ctx context.Context, in *ResumeCommandRequest, opts ...grpc.CallOption) (*ResumeCommandResponse, error)
 	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
 	AbortCommand(ctx context.Context, in *AbortCommandRequest, opts ...grpc.CallOption) (*AbortCommandResponse, error)
+	// ConfirmCommand keeps what the programs of a command did where that waits for it: their
+	// undo never runs. What has not been seen to wait is left alone.
+	ConfirmCommand(ctx context.Context, in *ConfirmCommandRequest, opts ...grpc.CallOption) (*ConfirmCommandResponse, error)
 	// Follow sends what the programs of a command have printed and what they print, from
 	// the cursors on, until all have ended and everything was sent. What is not kept is sent
 	// as a gap.
@@ -200,6 +204,16 @@ func (c *commandServiceClient) AbortCommand(ctx context.Context, in *AbortComman
 	return out, nil
 }
 
+func (c *commandServiceClient) ConfirmCommand(ctx context.Context, in *ConfirmCommandRequest, opts ...grpc.CallOption) (*ConfirmCommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmCommandResponse)
+	err := c.cc.Invoke(ctx, CommandService_ConfirmCommand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *commandServiceClient) Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &CommandService_ServiceDesc.Streams[1], CommandService_Follow_FullMethodName, cOpts...)
@@ -260,6 +274,9 @@ type CommandServiceServer interface {
 	ResumeCommand(context.Context, *ResumeCommandRequest) (*ResumeCommandResponse, error)
 	// AbortCommand makes sure that what is not claimed never starts; what runs goes on.
 	AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error)
+	// ConfirmCommand keeps what the programs of a command did where that waits for it: their
+	// undo never runs. What has not been seen to wait is left alone.
+	ConfirmCommand(context.Context, *ConfirmCommandRequest) (*ConfirmCommandResponse, error)
 	// Follow sends what the programs of a command have printed and what they print, from
 	// the cursors on, until all have ended and everything was sent. What is not kept is sent
 	// as a gap.
@@ -308,6 +325,9 @@ func (UnimplementedCommandServiceServer) ResumeCommand(context.Context, *ResumeC
 }
 func (UnimplementedCommandServiceServer) AbortCommand(context.Context, *AbortCommandRequest) (*AbortCommandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AbortCommand not implemented")
+}
+func (UnimplementedCommandServiceServer) ConfirmCommand(context.Context, *ConfirmCommandRequest) (*ConfirmCommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmCommand not implemented")
 }
 func (UnimplementedCommandServiceServer) Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error {
 	return status.Error(codes.Unimplemented, "method Follow not implemented")
@@ -527,6 +547,24 @@ func _CommandService_AbortCommand_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CommandService_ConfirmCommand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmCommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CommandServiceServer).ConfirmCommand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CommandService_ConfirmCommand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommandServiceServer).ConfirmCommand(ctx, req.(*ConfirmCommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CommandService_Follow_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FollowRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -602,6 +640,10 @@ var CommandService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AbortCommand",
 			Handler:    _CommandService_AbortCommand_Handler,
+		},
+		{
+			MethodName: "ConfirmCommand",
+			Handler:    _CommandService_ConfirmCommand_Handler,
 		},
 		{
 			MethodName: "Why",

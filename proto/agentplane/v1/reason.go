@@ -63,6 +63,8 @@ var reasons = []Reason{
 	{"unsupported", states(rejected), "the command asks for what this agentd does not know", "upgrade agentd"},
 	{"wrong_cluster", states(rejected), "the command is of another cluster, or of a later life of this one", "see the detail; this is never normal"},
 
+	{"undone", states(failed, canceled), "what the program did was undone: nobody confirmed it in time, the agent did not reach the cluster again, or it was canceled", "see the detail, and agentctl why COMMAND AGENT"},
+	{"undo_failed", states(failed), "what the program did was to be undone, and the undo did not succeed", "see the detail; look at the host in which state it is"},
 	{"bad_directory", states(failed), "the working directory cannot be entered", "see the detail"},
 	{"exit", states(failed, succeeded), "the program ended by itself; FAILED with an exit code that is not 0", ""},
 	{"no_reboot", states(failed), "the program announced a reboot of the host, and none came", "look at the host what keeps it from going down"},
@@ -83,5 +85,8 @@ var reasons = []Reason{
 	{"unknown", states(lost), "the agent was asked and its journal does not know of it", "look at the host whether it ran"},
 
 	{"idempotent", states(released), "another attempt follows one that was LOST, since the command allows it", ""},
+	{"armed", states(running), "the program has succeeded, and its undo runs unless it is confirmed in time", "agentctl commands confirm COMMAND"},
+	{"rearmed", states(running), "the host was started anew while it waited for a confirmation: the time for it began once more", "agentctl commands confirm COMMAND"},
+	{"undoing", states(running), "the undo runs: the program did not succeed, or was not confirmed in time", ""},
 	{"told_with_result", states(running), "the agent told that the program had started together with its end", ""},
 }

@@ -109,7 +109,7 @@ func (c commandService) Submit(ctx context.Context, req *agentplanev1.SubmitRequ
 			Id: spec.CommandId, State: agentplanev1.CommandState_COMMAND_STATE_ACTIVE, Summary: fmt.Sprint(spec.Argv),
 			Selector: spec.Selector, SubmittedBy: "admin", SubmittedAt: time.Now().UnixNano(), SubmittedIndex: s.index,
 			NotAfter: spec.NotAfter, Targets: uint32(len(matched)), RerunOf: spec.RerunOf,
-			Locks: spec.Locks, Exclusive: spec.Exclusive, Priority: 50, Supersede: spec.Supersede, FleetLocks: spec.FleetLocks,
+			Locks: spec.Locks, Exclusive: spec.Exclusive, Priority: 50, Supersede: spec.Supersede, FleetLocks: spec.FleetLocks, Undo: termsOf(spec),
 		},
 	}
 	if spec.Priority != nil {
@@ -274,6 +274,10 @@ func (c commandService) CancelCommand(ctx context.Context, req *agentplanev1.Can
 	for _, i := range cmd.invocations {
 		if !final(i.State) {
 			i.CancelRequested = true
+			if i.Undo != nil {
+				s.undoneLocked(cmd, i, agentplanev1.AttemptState_ATTEMPT_STATE_CANCELED, "canceled")
+				continue
+			}
 			s.moveLocked(cmd, i, agentplanev1.AttemptState_ATTEMPT_STATE_CANCELED, "canceled")
 		}
 	}

@@ -286,6 +286,9 @@ func (s *State) endLocked(c *command, i *agentplanev1.Invocation, b Behaviour) {
 	if final(i.State) {
 		return
 	}
+	if s.armedLocked(c, i, b) {
+		return
+	}
 	i.ExitCode = b.ExitCode
 	i.Stdout = &agentplanev1.Output{Head: []byte(b.Stdout), TotalBytes: max(b.TotalBytes, uint64(len(b.Stdout)))}
 	i.Stderr = &agentplanev1.Output{Head: []byte(b.Stderr), TotalBytes: uint64(len(b.Stderr))}

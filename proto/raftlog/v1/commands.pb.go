@@ -310,6 +310,117 @@ func (OnBreach) EnumDescriptor() ([]byte, []int) {
 	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
 }
 
+// ConfirmBy says what keeps an undo from running.
+type ConfirmBy int32
+
+const (
+	// By an operator.
+	ConfirmBy_CONFIRM_BY_UNSPECIFIED ConfirmBy = 0
+	ConfirmBy_CONFIRM_BY_OPERATOR    ConfirmBy = 1
+	// That the agent reaches the cluster anew.
+	ConfirmBy_CONFIRM_BY_CONTACT ConfirmBy = 2
+)
+
+// Enum value maps for ConfirmBy.
+var (
+	ConfirmBy_name = map[int32]string{
+		0: "CONFIRM_BY_UNSPECIFIED",
+		1: "CONFIRM_BY_OPERATOR",
+		2: "CONFIRM_BY_CONTACT",
+	}
+	ConfirmBy_value = map[string]int32{
+		"CONFIRM_BY_UNSPECIFIED": 0,
+		"CONFIRM_BY_OPERATOR":    1,
+		"CONFIRM_BY_CONTACT":     2,
+	}
+)
+
+func (x ConfirmBy) Enum() *ConfirmBy {
+	p := new(ConfirmBy)
+	*p = x
+	return p
+}
+
+func (x ConfirmBy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConfirmBy) Descriptor() protoreflect.EnumDescriptor {
+	return file_raftlog_v1_commands_proto_enumTypes[5].Descriptor()
+}
+
+func (ConfirmBy) Type() protoreflect.EnumType {
+	return &file_raftlog_v1_commands_proto_enumTypes[5]
+}
+
+func (x ConfirmBy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConfirmBy.Descriptor instead.
+func (ConfirmBy) EnumDescriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
+}
+
+// UndoPhase orders how far the undo of an attempt is. It only grows.
+type UndoPhase int32
+
+const (
+	UndoPhase_UNDO_PHASE_UNSPECIFIED UndoPhase = 0
+	// The program has succeeded and waits for its confirmation.
+	UndoPhase_UNDO_PHASE_ARMED UndoPhase = 10
+	// It was confirmed in time: the undo never runs.
+	UndoPhase_UNDO_PHASE_CONFIRMED UndoPhase = 20
+	// The undo was started, or is about to be.
+	UndoPhase_UNDO_PHASE_RUNNING UndoPhase = 30
+	UndoPhase_UNDO_PHASE_DONE    UndoPhase = 40
+)
+
+// Enum value maps for UndoPhase.
+var (
+	UndoPhase_name = map[int32]string{
+		0:  "UNDO_PHASE_UNSPECIFIED",
+		10: "UNDO_PHASE_ARMED",
+		20: "UNDO_PHASE_CONFIRMED",
+		30: "UNDO_PHASE_RUNNING",
+		40: "UNDO_PHASE_DONE",
+	}
+	UndoPhase_value = map[string]int32{
+		"UNDO_PHASE_UNSPECIFIED": 0,
+		"UNDO_PHASE_ARMED":       10,
+		"UNDO_PHASE_CONFIRMED":   20,
+		"UNDO_PHASE_RUNNING":     30,
+		"UNDO_PHASE_DONE":        40,
+	}
+)
+
+func (x UndoPhase) Enum() *UndoPhase {
+	p := new(UndoPhase)
+	*p = x
+	return p
+}
+
+func (x UndoPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UndoPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_raftlog_v1_commands_proto_enumTypes[6].Descriptor()
+}
+
+func (UndoPhase) Type() protoreflect.EnumType {
+	return &file_raftlog_v1_commands_proto_enumTypes[6]
+}
+
+func (x UndoPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UndoPhase.Descriptor instead.
+func (UndoPhase) EnumDescriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
+}
+
 // Envelope holds the exact bytes of a command. Written once, never changed.
 type Envelope struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -430,7 +541,9 @@ type Command struct {
 	ParentWave uint32 `protobuf:"varint,37,opt,name=parent_wave,json=parentWave,proto3" json:"parent_wave,omitempty"`
 	Part       Part   `protobuf:"varint,38,opt,name=part,proto3,enum=raftlog.v1.Part" json:"part,omitempty"`
 	// SHA-256 of the blobs that it names, ascending.
-	Blobs         []string `protobuf:"bytes,90,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	Blobs []string `protobuf:"bytes,90,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	// Absent: what its program does stays.
+	Undo          *UndoPlan `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,6 +886,68 @@ func (x *Command) GetBlobs() []string {
 	return nil
 }
 
+func (x *Command) GetUndo() *UndoPlan {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
+// UndoPlan is what the state knows of an undo. How long it takes is in the command's run
+// timeout.
+type UndoPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nanoseconds after the program's end in which it may be confirmed.
+	Within        int64     `protobuf:"varint,1,opt,name=within,proto3" json:"within,omitempty"`
+	By            ConfirmBy `protobuf:"varint,2,opt,name=by,proto3,enum=raftlog.v1.ConfirmBy" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoPlan) Reset() {
+	*x = UndoPlan{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoPlan) ProtoMessage() {}
+
+func (x *UndoPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoPlan.ProtoReflect.Descriptor instead.
+func (*UndoPlan) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UndoPlan) GetWithin() int64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
+func (x *UndoPlan) GetBy() ConfirmBy {
+	if x != nil {
+		return x.By
+	}
+	return ConfirmBy_CONFIRM_BY_UNSPECIFIED
+}
+
 // Rollout is how a command goes over its targets, and how far it is. The wave at hand
 // is Command.wave; 0 before the first.
 type Rollout struct {
@@ -805,7 +980,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +992,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[2]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +1005,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{2}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Rollout) GetWaves() []*Wave {
@@ -968,7 +1143,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1155,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[3]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1168,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{3}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Wave) GetShare() string {
@@ -1069,7 +1244,7 @@ type Pause struct {
 
 func (x *Pause) Reset() {
 	*x = Pause{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1256,7 @@ func (x *Pause) String() string {
 func (*Pause) ProtoMessage() {}
 
 func (x *Pause) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[4]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1269,7 @@ func (x *Pause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pause.ProtoReflect.Descriptor instead.
 func (*Pause) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{4}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Pause) GetNumber() uint64 {
@@ -1146,7 +1321,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1333,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[5]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1346,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{5}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Abort) GetNumber() uint64 {
@@ -1219,7 +1394,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1406,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[6]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1419,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{6}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StateCount) GetState() AttemptState {
@@ -1297,14 +1472,16 @@ type Invocation struct {
 	Rank uint32 `protobuf:"varint,20,opt,name=rank,proto3" json:"rank,omitempty"`
 	// Where the output lies of attempts that printed more than the head and tail of a
 	// result hold; ascending by attempt.
-	Outputs       []*OutputRecord `protobuf:"bytes,35,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Outputs []*OutputRecord `protobuf:"bytes,35,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// Of the newest attempt; absent: its command has none, or its program has not ended.
+	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Invocation) Reset() {
 	*x = Invocation{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1493,7 @@ func (x *Invocation) String() string {
 func (*Invocation) ProtoMessage() {}
 
 func (x *Invocation) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[7]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1506,7 @@ func (x *Invocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invocation.ProtoReflect.Descriptor instead.
 func (*Invocation) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{7}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Invocation) GetId() string {
@@ -1486,6 +1663,178 @@ func (x *Invocation) GetOutputs() []*OutputRecord {
 	return nil
 }
 
+func (x *Invocation) GetUndo() *Undo {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
+// Undo is how the undo of an attempt stands. What the agent tells of it is above, what the
+// state adds below.
+type Undo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Phase UndoPhase              `protobuf:"varint,1,opt,name=phase,proto3,enum=raftlog.v1.UndoPhase" json:"phase,omitempty"`
+	// Cluster time until which it may be confirmed.
+	Until int64 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	// Why it ran, a stable word: not_confirmed, no_contact, canceled, failed, timed_out, lost,
+	// reboot.
+	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
+	// How the undo ended.
+	State     AttemptState `protobuf:"varint,4,opt,name=state,proto3,enum=raftlog.v1.AttemptState" json:"state,omitempty"`
+	ExitCode  int32        `protobuf:"zigzag32,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Signal    uint32       `protobuf:"varint,6,opt,name=signal,proto3" json:"signal,omitempty"`
+	Reason    string       `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail    string       `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	StartedAt int64        `protobuf:"varint,9,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	EndedAt   int64        `protobuf:"varint,10,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// The entry in which it was first seen to wait.
+	ArmedIndex uint64 `protobuf:"varint,11,opt,name=armed_index,json=armedIndex,proto3" json:"armed_index,omitempty"`
+	// The wait has begun once more, as it does when the host was started anew.
+	Again bool `protobuf:"varint,12,opt,name=again,proto3" json:"again,omitempty"`
+	// The entry in which an operator has confirmed it; 0 = none has.
+	ConfirmIndex  uint64 `protobuf:"varint,13,opt,name=confirm_index,json=confirmIndex,proto3" json:"confirm_index,omitempty"`
+	ConfirmedAt   int64  `protobuf:"varint,14,opt,name=confirmed_at,json=confirmedAt,proto3" json:"confirmed_at,omitempty"`
+	ConfirmedBy   string `protobuf:"bytes,15,opt,name=confirmed_by,json=confirmedBy,proto3" json:"confirmed_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Undo) Reset() {
+	*x = Undo{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Undo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Undo) ProtoMessage() {}
+
+func (x *Undo) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Undo.ProtoReflect.Descriptor instead.
+func (*Undo) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Undo) GetPhase() UndoPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return UndoPhase_UNDO_PHASE_UNSPECIFIED
+}
+
+func (x *Undo) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *Undo) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Undo) GetState() AttemptState {
+	if x != nil {
+		return x.State
+	}
+	return AttemptState_ATTEMPT_STATE_UNSPECIFIED
+}
+
+func (x *Undo) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Undo) GetSignal() uint32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Undo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Undo) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Undo) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetArmedIndex() uint64 {
+	if x != nil {
+		return x.ArmedIndex
+	}
+	return 0
+}
+
+func (x *Undo) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+func (x *Undo) GetConfirmIndex() uint64 {
+	if x != nil {
+		return x.ConfirmIndex
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedAt() int64 {
+	if x != nil {
+		return x.ConfirmedAt
+	}
+	return 0
+}
+
+func (x *Undo) GetConfirmedBy() string {
+	if x != nil {
+		return x.ConfirmedBy
+	}
+	return ""
+}
+
 // OutputRecord says which nodes keep the output of an attempt that has ended.
 type OutputRecord struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1500,7 +1849,7 @@ type OutputRecord struct {
 
 func (x *OutputRecord) Reset() {
 	*x = OutputRecord{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1861,7 @@ func (x *OutputRecord) String() string {
 func (*OutputRecord) ProtoMessage() {}
 
 func (x *OutputRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[8]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1874,7 @@ func (x *OutputRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputRecord.ProtoReflect.Descriptor instead.
 func (*OutputRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{8}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OutputRecord) GetAttempt() uint32 {
@@ -1571,7 +1920,7 @@ type StreamRecord struct {
 
 func (x *StreamRecord) Reset() {
 	*x = StreamRecord{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1932,7 @@ func (x *StreamRecord) String() string {
 func (*StreamRecord) ProtoMessage() {}
 
 func (x *StreamRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[9]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1945,7 @@ func (x *StreamRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamRecord.ProtoReflect.Descriptor instead.
 func (*StreamRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{9}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamRecord) GetBytes() uint64 {
@@ -1637,7 +1986,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1998,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[10]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +2011,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Transition) GetState() AttemptState {
@@ -1742,7 +2091,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +2103,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[11]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +2116,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Result) GetExitCode() int32 {
@@ -1845,7 +2194,7 @@ type StepResult struct {
 
 func (x *StepResult) Reset() {
 	*x = StepResult{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2206,7 @@ func (x *StepResult) String() string {
 func (*StepResult) ProtoMessage() {}
 
 func (x *StepResult) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[12]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2219,7 @@ func (x *StepResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepResult.ProtoReflect.Descriptor instead.
 func (*StepResult) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StepResult) GetNumber() uint32 {
@@ -1942,7 +2291,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2303,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[13]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2316,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Output) GetHead() []byte {
@@ -2033,14 +2382,16 @@ type SubmitCommand struct {
 	// Absent: there is one wave, and no limit to failures.
 	Rollout *RolloutPlan `protobuf:"bytes,30,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	// What it names, ascending; refused when one of them is not kept.
-	Blobs         []*BlobRef `protobuf:"bytes,90,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	Blobs []*BlobRef `protobuf:"bytes,90,rep,name=blobs,proto3" json:"blobs,omitempty"`
+	// Absent: what its program does stays.
+	Undo          *UndoPlan `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubmitCommand) Reset() {
 	*x = SubmitCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2403,7 @@ func (x *SubmitCommand) String() string {
 func (*SubmitCommand) ProtoMessage() {}
 
 func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[14]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2416,7 @@ func (x *SubmitCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitCommand.ProtoReflect.Descriptor instead.
 func (*SubmitCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubmitCommand) GetId() string {
@@ -2250,6 +2601,13 @@ func (x *SubmitCommand) GetBlobs() []*BlobRef {
 	return nil
 }
 
+func (x *SubmitCommand) GetUndo() *UndoPlan {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 // RolloutPlan is what a rollout begins with.
 type RolloutPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2275,7 +2633,7 @@ type RolloutPlan struct {
 
 func (x *RolloutPlan) Reset() {
 	*x = RolloutPlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2645,7 @@ func (x *RolloutPlan) String() string {
 func (*RolloutPlan) ProtoMessage() {}
 
 func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[15]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2658,7 @@ func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
 func (*RolloutPlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{15}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RolloutPlan) GetWaves() []*WavePlan {
@@ -2409,7 +2767,7 @@ type WavePlan struct {
 
 func (x *WavePlan) Reset() {
 	*x = WavePlan{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2779,7 @@ func (x *WavePlan) String() string {
 func (*WavePlan) ProtoMessage() {}
 
 func (x *WavePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[16]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2792,7 @@ func (x *WavePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WavePlan.ProtoReflect.Descriptor instead.
 func (*WavePlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{16}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WavePlan) GetShare() string {
@@ -2480,7 +2838,7 @@ type ReleaseCommand struct {
 
 func (x *ReleaseCommand) Reset() {
 	*x = ReleaseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2850,7 @@ func (x *ReleaseCommand) String() string {
 func (*ReleaseCommand) ProtoMessage() {}
 
 func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[17]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2863,7 @@ func (x *ReleaseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseCommand.ProtoReflect.Descriptor instead.
 func (*ReleaseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{17}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReleaseCommand) GetCommandId() string {
@@ -2549,7 +2907,7 @@ type ClaimAttempt struct {
 
 func (x *ClaimAttempt) Reset() {
 	*x = ClaimAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2919,7 @@ func (x *ClaimAttempt) String() string {
 func (*ClaimAttempt) ProtoMessage() {}
 
 func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[18]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2932,7 @@ func (x *ClaimAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimAttempt.ProtoReflect.Descriptor instead.
 func (*ClaimAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{18}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ClaimAttempt) GetInvocationId() string {
@@ -2628,13 +2986,15 @@ type ReportAttempt struct {
 	NodeId string       `protobuf:"bytes,10,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// The program had ended when the cancel reached the agent.
 	CancelTooLate bool `protobuf:"varint,11,opt,name=cancel_too_late,json=cancelTooLate,proto3" json:"cancel_too_late,omitempty"`
+	// What the agent tells of its undo.
+	Undo          *Undo `protobuf:"bytes,80,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportAttempt) Reset() {
 	*x = ReportAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +3006,7 @@ func (x *ReportAttempt) String() string {
 func (*ReportAttempt) ProtoMessage() {}
 
 func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[19]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +3019,7 @@ func (x *ReportAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttempt.ProtoReflect.Descriptor instead.
 func (*ReportAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportAttempt) GetInvocationId() string {
@@ -2739,6 +3099,13 @@ func (x *ReportAttempt) GetCancelTooLate() bool {
 	return false
 }
 
+func (x *ReportAttempt) GetUndo() *Undo {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
 type CancelCommand struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CommandId     string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
@@ -2749,7 +3116,7 @@ type CancelCommand struct {
 
 func (x *CancelCommand) Reset() {
 	*x = CancelCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +3128,7 @@ func (x *CancelCommand) String() string {
 func (*CancelCommand) ProtoMessage() {}
 
 func (x *CancelCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[20]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +3141,7 @@ func (x *CancelCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCommand.ProtoReflect.Descriptor instead.
 func (*CancelCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelCommand) GetCommandId() string {
@@ -2791,6 +3158,78 @@ func (x *CancelCommand) GetCanceledBy() string {
 	return ""
 }
 
+// ConfirmCommand confirms the invocations that wait for it since up_to_index or before: their
+// undo shall not run.
+type ConfirmCommand struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	CommandId string                 `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	// What its sender has seen; what came to wait later is left alone.
+	UpToIndex uint64 `protobuf:"varint,2,opt,name=up_to_index,json=upToIndex,proto3" json:"up_to_index,omitempty"`
+	// None: all.
+	InvocationIds []string `protobuf:"bytes,3,rep,name=invocation_ids,json=invocationIds,proto3" json:"invocation_ids,omitempty"`
+	ConfirmedBy   string   `protobuf:"bytes,4,opt,name=confirmed_by,json=confirmedBy,proto3" json:"confirmed_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmCommand) Reset() {
+	*x = ConfirmCommand{}
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmCommand) ProtoMessage() {}
+
+func (x *ConfirmCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmCommand.ProtoReflect.Descriptor instead.
+func (*ConfirmCommand) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ConfirmCommand) GetCommandId() string {
+	if x != nil {
+		return x.CommandId
+	}
+	return ""
+}
+
+func (x *ConfirmCommand) GetUpToIndex() uint64 {
+	if x != nil {
+		return x.UpToIndex
+	}
+	return 0
+}
+
+func (x *ConfirmCommand) GetInvocationIds() []string {
+	if x != nil {
+		return x.InvocationIds
+	}
+	return nil
+}
+
+func (x *ConfirmCommand) GetConfirmedBy() string {
+	if x != nil {
+		return x.ConfirmedBy
+	}
+	return ""
+}
+
 // ExpireCommands ends up to max unclaimed invocations of the commands whose time is
 // over, one command after the other. The others are left as they are.
 type ExpireCommands struct {
@@ -2803,7 +3242,7 @@ type ExpireCommands struct {
 
 func (x *ExpireCommands) Reset() {
 	*x = ExpireCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3254,7 @@ func (x *ExpireCommands) String() string {
 func (*ExpireCommands) ProtoMessage() {}
 
 func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[21]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3267,7 @@ func (x *ExpireCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireCommands.ProtoReflect.Descriptor instead.
 func (*ExpireCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExpireCommands) GetCommandIds() []string {
@@ -2865,7 +3304,7 @@ type LoseAttempt struct {
 
 func (x *LoseAttempt) Reset() {
 	*x = LoseAttempt{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2877,7 +3316,7 @@ func (x *LoseAttempt) String() string {
 func (*LoseAttempt) ProtoMessage() {}
 
 func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[22]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2890,7 +3329,7 @@ func (x *LoseAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoseAttempt.ProtoReflect.Descriptor instead.
 func (*LoseAttempt) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{22}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LoseAttempt) GetKey() *AttemptKey {
@@ -2958,7 +3397,7 @@ type AdvanceRollout struct {
 
 func (x *AdvanceRollout) Reset() {
 	*x = AdvanceRollout{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3409,7 @@ func (x *AdvanceRollout) String() string {
 func (*AdvanceRollout) ProtoMessage() {}
 
 func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[23]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3422,7 @@ func (x *AdvanceRollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceRollout.ProtoReflect.Descriptor instead.
 func (*AdvanceRollout) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{23}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdvanceRollout) GetCommandId() string {
@@ -3024,7 +3463,7 @@ type PauseCommand struct {
 
 func (x *PauseCommand) Reset() {
 	*x = PauseCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3036,7 +3475,7 @@ func (x *PauseCommand) String() string {
 func (*PauseCommand) ProtoMessage() {}
 
 func (x *PauseCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[24]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3049,7 +3488,7 @@ func (x *PauseCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseCommand.ProtoReflect.Descriptor instead.
 func (*PauseCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{24}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PauseCommand) GetCommandId() string {
@@ -3080,7 +3519,7 @@ type ResumeCommand struct {
 
 func (x *ResumeCommand) Reset() {
 	*x = ResumeCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3531,7 @@ func (x *ResumeCommand) String() string {
 func (*ResumeCommand) ProtoMessage() {}
 
 func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[25]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3544,7 @@ func (x *ResumeCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeCommand.ProtoReflect.Descriptor instead.
 func (*ResumeCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{25}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResumeCommand) GetCommandId() string {
@@ -3140,7 +3579,7 @@ type AbortCommand struct {
 
 func (x *AbortCommand) Reset() {
 	*x = AbortCommand{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3591,7 @@ func (x *AbortCommand) String() string {
 func (*AbortCommand) ProtoMessage() {}
 
 func (x *AbortCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[26]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3604,7 @@ func (x *AbortCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortCommand.ProtoReflect.Descriptor instead.
 func (*AbortCommand) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{26}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AbortCommand) GetCommandId() string {
@@ -3192,7 +3631,7 @@ type PurgeCommands struct {
 
 func (x *PurgeCommands) Reset() {
 	*x = PurgeCommands{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3643,7 @@ func (x *PurgeCommands) String() string {
 func (*PurgeCommands) ProtoMessage() {}
 
 func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[27]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3656,7 @@ func (x *PurgeCommands) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeCommands.ProtoReflect.Descriptor instead.
 func (*PurgeCommands) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{27}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PurgeCommands) GetCommandIds() []string {
@@ -3241,7 +3680,7 @@ type RecordOutput struct {
 
 func (x *RecordOutput) Reset() {
 	*x = RecordOutput{}
-	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3253,7 +3692,7 @@ func (x *RecordOutput) String() string {
 func (*RecordOutput) ProtoMessage() {}
 
 func (x *RecordOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_commands_proto_msgTypes[28]
+	mi := &file_raftlog_v1_commands_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,7 +3705,7 @@ func (x *RecordOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordOutput.ProtoReflect.Descriptor instead.
 func (*RecordOutput) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{28}
+	return file_raftlog_v1_commands_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RecordOutput) GetInvocationId() string {
@@ -3299,7 +3738,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bEnvelope\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1a\n" +
-	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xa2\v\n" +
+	"\benvelope\x18\x02 \x01(\fR\benvelope\"\xcc\v\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12!\n" +
@@ -3356,7 +3795,11 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\vparent_wave\x18% \x01(\rR\n" +
 	"parentWave\x12$\n" +
 	"\x04part\x18& \x01(\x0e2\x10.raftlog.v1.PartR\x04part\x12\x14\n" +
-	"\x05blobs\x18Z \x03(\tR\x05blobs\"\x8a\x04\n" +
+	"\x05blobs\x18Z \x03(\tR\x05blobs\x12(\n" +
+	"\x04undo\x18P \x01(\v2\x14.raftlog.v1.UndoPlanR\x04undo\"I\n" +
+	"\bUndoPlan\x12\x16\n" +
+	"\x06within\x18\x01 \x01(\x03R\x06within\x12%\n" +
+	"\x02by\x18\x02 \x01(\x0e2\x15.raftlog.v1.ConfirmByR\x02by\"\x8a\x04\n" +
 	"\aRollout\x12&\n" +
 	"\x05waves\x18\x01 \x03(\v2\x10.raftlog.v1.WaveR\x05waves\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\rR\x04size\x12\x12\n" +
@@ -3403,7 +3846,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\xc8\x05\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\xee\x05\n" +
 	"\n" +
 	"Invocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -3433,7 +3876,27 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"superseded\x18\x1b \x01(\bR\n" +
 	"superseded\x12\x12\n" +
 	"\x04rank\x18\x14 \x01(\rR\x04rank\x122\n" +
-	"\aoutputs\x18# \x03(\v2\x18.raftlog.v1.OutputRecordR\aoutputs\"\xa7\x01\n" +
+	"\aoutputs\x18# \x03(\v2\x18.raftlog.v1.OutputRecordR\aoutputs\x12$\n" +
+	"\x04undo\x18P \x01(\v2\x10.raftlog.v1.UndoR\x04undo\"\xd0\x03\n" +
+	"\x04Undo\x12+\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x15.raftlog.v1.UndoPhaseR\x05phase\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\x12\x14\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\x12.\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x18.raftlog.v1.AttemptStateR\x05state\x12\x1b\n" +
+	"\texit_code\x18\x05 \x01(\x11R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x06 \x01(\rR\x06signal\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\t \x01(\x03R\tstartedAt\x12\x19\n" +
+	"\bended_at\x18\n" +
+	" \x01(\x03R\aendedAt\x12\x1f\n" +
+	"\varmed_index\x18\v \x01(\x04R\n" +
+	"armedIndex\x12\x14\n" +
+	"\x05again\x18\f \x01(\bR\x05again\x12#\n" +
+	"\rconfirm_index\x18\r \x01(\x04R\fconfirmIndex\x12!\n" +
+	"\fconfirmed_at\x18\x0e \x01(\x03R\vconfirmedAt\x12!\n" +
+	"\fconfirmed_by\x18\x0f \x01(\tR\vconfirmedBy\"\xa7\x01\n" +
 	"\fOutputRecord\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x19\n" +
 	"\bnode_ids\x18\x02 \x03(\tR\anodeIds\x120\n" +
@@ -3479,7 +3942,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\fR\x04tail\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x04R\n" +
-	"totalBytes\"\xb4\x06\n" +
+	"totalBytes\"\xde\x06\n" +
 	"\rSubmitCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\benvelope\x18\x02 \x01(\fR\benvelope\x12\x16\n" +
@@ -3513,7 +3976,8 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"fleetLocks\x12\x14\n" +
 	"\x05splay\x182 \x01(\x03R\x05splay\x121\n" +
 	"\arollout\x18\x1e \x01(\v2\x17.raftlog.v1.RolloutPlanR\arollout\x12)\n" +
-	"\x05blobs\x18Z \x03(\v2\x13.raftlog.v1.BlobRefR\x05blobs\"\xc6\x03\n" +
+	"\x05blobs\x18Z \x03(\v2\x13.raftlog.v1.BlobRefR\x05blobs\x12(\n" +
+	"\x04undo\x18P \x01(\v2\x14.raftlog.v1.UndoPlanR\x04undo\"\xc6\x03\n" +
 	"\vRolloutPlan\x12*\n" +
 	"\x05waves\x18\x01 \x03(\v2\x14.raftlog.v1.WavePlanR\x05waves\x12\x14\n" +
 	"\x05ranks\x18\x02 \x03(\rR\x05ranks\x12\x12\n" +
@@ -3547,7 +4011,7 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x19\n" +
 	"\bagent_id\x18\x03 \x01(\tR\aagentId\x12#\n" +
 	"\rsession_epoch\x18\x04 \x01(\x04R\fsessionEpoch\x12\x17\n" +
-	"\anode_id\x18\x05 \x01(\tR\x06nodeId\"\xf1\x02\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\"\x97\x03\n" +
 	"\rReportAttempt\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x14\n" +
@@ -3560,12 +4024,19 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\x06result\x18\t \x01(\v2\x12.raftlog.v1.ResultR\x06result\x12\x17\n" +
 	"\anode_id\x18\n" +
 	" \x01(\tR\x06nodeId\x12&\n" +
-	"\x0fcancel_too_late\x18\v \x01(\bR\rcancelTooLate\"O\n" +
+	"\x0fcancel_too_late\x18\v \x01(\bR\rcancelTooLate\x12$\n" +
+	"\x04undo\x18P \x01(\v2\x10.raftlog.v1.UndoR\x04undo\"O\n" +
 	"\rCancelCommand\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1f\n" +
 	"\vcanceled_by\x18\x02 \x01(\tR\n" +
-	"canceledBy\"C\n" +
+	"canceledBy\"\x99\x01\n" +
+	"\x0eConfirmCommand\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\tR\tcommandId\x12\x1e\n" +
+	"\vup_to_index\x18\x02 \x01(\x04R\tupToIndex\x12%\n" +
+	"\x0einvocation_ids\x18\x03 \x03(\tR\rinvocationIds\x12!\n" +
+	"\fconfirmed_by\x18\x04 \x01(\tR\vconfirmedBy\"C\n" +
 	"\x0eExpireCommands\x12\x1f\n" +
 	"\vcommand_ids\x18\x01 \x03(\tR\n" +
 	"commandIds\x12\x10\n" +
@@ -3638,7 +4109,18 @@ const file_raftlog_v1_commands_proto_rawDesc = "" +
 	"\bOnBreach\x12\x19\n" +
 	"\x15ON_BREACH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fON_BREACH_PAUSE\x10\x01\x12\x13\n" +
-	"\x0fON_BREACH_ABORT\x10\x02B=Z;github.com/agentplane/agentplane/proto/raftlog/v1;raftlogv1b\x06proto3"
+	"\x0fON_BREACH_ABORT\x10\x02*X\n" +
+	"\tConfirmBy\x12\x1a\n" +
+	"\x16CONFIRM_BY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CONFIRM_BY_OPERATOR\x10\x01\x12\x16\n" +
+	"\x12CONFIRM_BY_CONTACT\x10\x02*\x84\x01\n" +
+	"\tUndoPhase\x12\x1a\n" +
+	"\x16UNDO_PHASE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10UNDO_PHASE_ARMED\x10\n" +
+	"\x12\x18\n" +
+	"\x14UNDO_PHASE_CONFIRMED\x10\x14\x12\x16\n" +
+	"\x12UNDO_PHASE_RUNNING\x10\x1e\x12\x13\n" +
+	"\x0fUNDO_PHASE_DONE\x10(B=Z;github.com/agentplane/agentplane/proto/raftlog/v1;raftlogv1b\x06proto3"
 
 var (
 	file_raftlog_v1_commands_proto_rawDescOnce sync.Once
@@ -3652,83 +4134,95 @@ func file_raftlog_v1_commands_proto_rawDescGZIP() []byte {
 	return file_raftlog_v1_commands_proto_rawDescData
 }
 
-var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_raftlog_v1_commands_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_raftlog_v1_commands_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_raftlog_v1_commands_proto_goTypes = []any{
 	(AttemptState)(0),      // 0: raftlog.v1.AttemptState
 	(CommandState)(0),      // 1: raftlog.v1.CommandState
 	(Delivery)(0),          // 2: raftlog.v1.Delivery
 	(Part)(0),              // 3: raftlog.v1.Part
 	(OnBreach)(0),          // 4: raftlog.v1.OnBreach
-	(*Envelope)(nil),       // 5: raftlog.v1.Envelope
-	(*Command)(nil),        // 6: raftlog.v1.Command
-	(*Rollout)(nil),        // 7: raftlog.v1.Rollout
-	(*Wave)(nil),           // 8: raftlog.v1.Wave
-	(*Pause)(nil),          // 9: raftlog.v1.Pause
-	(*Abort)(nil),          // 10: raftlog.v1.Abort
-	(*StateCount)(nil),     // 11: raftlog.v1.StateCount
-	(*Invocation)(nil),     // 12: raftlog.v1.Invocation
-	(*OutputRecord)(nil),   // 13: raftlog.v1.OutputRecord
-	(*StreamRecord)(nil),   // 14: raftlog.v1.StreamRecord
-	(*Transition)(nil),     // 15: raftlog.v1.Transition
-	(*Result)(nil),         // 16: raftlog.v1.Result
-	(*StepResult)(nil),     // 17: raftlog.v1.StepResult
-	(*Output)(nil),         // 18: raftlog.v1.Output
-	(*SubmitCommand)(nil),  // 19: raftlog.v1.SubmitCommand
-	(*RolloutPlan)(nil),    // 20: raftlog.v1.RolloutPlan
-	(*WavePlan)(nil),       // 21: raftlog.v1.WavePlan
-	(*ReleaseCommand)(nil), // 22: raftlog.v1.ReleaseCommand
-	(*ClaimAttempt)(nil),   // 23: raftlog.v1.ClaimAttempt
-	(*ReportAttempt)(nil),  // 24: raftlog.v1.ReportAttempt
-	(*CancelCommand)(nil),  // 25: raftlog.v1.CancelCommand
-	(*ExpireCommands)(nil), // 26: raftlog.v1.ExpireCommands
-	(*LoseAttempt)(nil),    // 27: raftlog.v1.LoseAttempt
-	(*AdvanceRollout)(nil), // 28: raftlog.v1.AdvanceRollout
-	(*PauseCommand)(nil),   // 29: raftlog.v1.PauseCommand
-	(*ResumeCommand)(nil),  // 30: raftlog.v1.ResumeCommand
-	(*AbortCommand)(nil),   // 31: raftlog.v1.AbortCommand
-	(*PurgeCommands)(nil),  // 32: raftlog.v1.PurgeCommands
-	(*RecordOutput)(nil),   // 33: raftlog.v1.RecordOutput
-	(*BlobRef)(nil),        // 34: raftlog.v1.BlobRef
-	(*AttemptKey)(nil),     // 35: raftlog.v1.AttemptKey
+	(ConfirmBy)(0),         // 5: raftlog.v1.ConfirmBy
+	(UndoPhase)(0),         // 6: raftlog.v1.UndoPhase
+	(*Envelope)(nil),       // 7: raftlog.v1.Envelope
+	(*Command)(nil),        // 8: raftlog.v1.Command
+	(*UndoPlan)(nil),       // 9: raftlog.v1.UndoPlan
+	(*Rollout)(nil),        // 10: raftlog.v1.Rollout
+	(*Wave)(nil),           // 11: raftlog.v1.Wave
+	(*Pause)(nil),          // 12: raftlog.v1.Pause
+	(*Abort)(nil),          // 13: raftlog.v1.Abort
+	(*StateCount)(nil),     // 14: raftlog.v1.StateCount
+	(*Invocation)(nil),     // 15: raftlog.v1.Invocation
+	(*Undo)(nil),           // 16: raftlog.v1.Undo
+	(*OutputRecord)(nil),   // 17: raftlog.v1.OutputRecord
+	(*StreamRecord)(nil),   // 18: raftlog.v1.StreamRecord
+	(*Transition)(nil),     // 19: raftlog.v1.Transition
+	(*Result)(nil),         // 20: raftlog.v1.Result
+	(*StepResult)(nil),     // 21: raftlog.v1.StepResult
+	(*Output)(nil),         // 22: raftlog.v1.Output
+	(*SubmitCommand)(nil),  // 23: raftlog.v1.SubmitCommand
+	(*RolloutPlan)(nil),    // 24: raftlog.v1.RolloutPlan
+	(*WavePlan)(nil),       // 25: raftlog.v1.WavePlan
+	(*ReleaseCommand)(nil), // 26: raftlog.v1.ReleaseCommand
+	(*ClaimAttempt)(nil),   // 27: raftlog.v1.ClaimAttempt
+	(*ReportAttempt)(nil),  // 28: raftlog.v1.ReportAttempt
+	(*CancelCommand)(nil),  // 29: raftlog.v1.CancelCommand
+	(*ConfirmCommand)(nil), // 30: raftlog.v1.ConfirmCommand
+	(*ExpireCommands)(nil), // 31: raftlog.v1.ExpireCommands
+	(*LoseAttempt)(nil),    // 32: raftlog.v1.LoseAttempt
+	(*AdvanceRollout)(nil), // 33: raftlog.v1.AdvanceRollout
+	(*PauseCommand)(nil),   // 34: raftlog.v1.PauseCommand
+	(*ResumeCommand)(nil),  // 35: raftlog.v1.ResumeCommand
+	(*AbortCommand)(nil),   // 36: raftlog.v1.AbortCommand
+	(*PurgeCommands)(nil),  // 37: raftlog.v1.PurgeCommands
+	(*RecordOutput)(nil),   // 38: raftlog.v1.RecordOutput
+	(*BlobRef)(nil),        // 39: raftlog.v1.BlobRef
+	(*AttemptKey)(nil),     // 40: raftlog.v1.AttemptKey
 }
 var file_raftlog_v1_commands_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Command.delivery:type_name -> raftlog.v1.Delivery
 	1,  // 1: raftlog.v1.Command.state:type_name -> raftlog.v1.CommandState
-	11, // 2: raftlog.v1.Command.counts:type_name -> raftlog.v1.StateCount
-	7,  // 3: raftlog.v1.Command.rollout:type_name -> raftlog.v1.Rollout
-	9,  // 4: raftlog.v1.Command.pause:type_name -> raftlog.v1.Pause
-	10, // 5: raftlog.v1.Command.abort:type_name -> raftlog.v1.Abort
+	14, // 2: raftlog.v1.Command.counts:type_name -> raftlog.v1.StateCount
+	10, // 3: raftlog.v1.Command.rollout:type_name -> raftlog.v1.Rollout
+	12, // 4: raftlog.v1.Command.pause:type_name -> raftlog.v1.Pause
+	13, // 5: raftlog.v1.Command.abort:type_name -> raftlog.v1.Abort
 	3,  // 6: raftlog.v1.Command.part:type_name -> raftlog.v1.Part
-	8,  // 7: raftlog.v1.Rollout.waves:type_name -> raftlog.v1.Wave
-	4,  // 8: raftlog.v1.Rollout.on_breach:type_name -> raftlog.v1.OnBreach
-	0,  // 9: raftlog.v1.StateCount.state:type_name -> raftlog.v1.AttemptState
-	0,  // 10: raftlog.v1.Invocation.state:type_name -> raftlog.v1.AttemptState
-	15, // 11: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
-	16, // 12: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
-	13, // 13: raftlog.v1.Invocation.outputs:type_name -> raftlog.v1.OutputRecord
-	14, // 14: raftlog.v1.OutputRecord.stdout:type_name -> raftlog.v1.StreamRecord
-	14, // 15: raftlog.v1.OutputRecord.stderr:type_name -> raftlog.v1.StreamRecord
-	0,  // 16: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
-	18, // 17: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
-	18, // 18: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
-	17, // 19: raftlog.v1.Result.steps:type_name -> raftlog.v1.StepResult
-	0,  // 20: raftlog.v1.StepResult.state:type_name -> raftlog.v1.AttemptState
-	2,  // 21: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
-	20, // 22: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
-	34, // 23: raftlog.v1.SubmitCommand.blobs:type_name -> raftlog.v1.BlobRef
-	21, // 24: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
-	4,  // 25: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
-	0,  // 26: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
-	16, // 27: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
-	35, // 28: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
-	0,  // 29: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
-	13, // 30: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	9,  // 7: raftlog.v1.Command.undo:type_name -> raftlog.v1.UndoPlan
+	5,  // 8: raftlog.v1.UndoPlan.by:type_name -> raftlog.v1.ConfirmBy
+	11, // 9: raftlog.v1.Rollout.waves:type_name -> raftlog.v1.Wave
+	4,  // 10: raftlog.v1.Rollout.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 11: raftlog.v1.StateCount.state:type_name -> raftlog.v1.AttemptState
+	0,  // 12: raftlog.v1.Invocation.state:type_name -> raftlog.v1.AttemptState
+	19, // 13: raftlog.v1.Invocation.transitions:type_name -> raftlog.v1.Transition
+	20, // 14: raftlog.v1.Invocation.result:type_name -> raftlog.v1.Result
+	17, // 15: raftlog.v1.Invocation.outputs:type_name -> raftlog.v1.OutputRecord
+	16, // 16: raftlog.v1.Invocation.undo:type_name -> raftlog.v1.Undo
+	6,  // 17: raftlog.v1.Undo.phase:type_name -> raftlog.v1.UndoPhase
+	0,  // 18: raftlog.v1.Undo.state:type_name -> raftlog.v1.AttemptState
+	18, // 19: raftlog.v1.OutputRecord.stdout:type_name -> raftlog.v1.StreamRecord
+	18, // 20: raftlog.v1.OutputRecord.stderr:type_name -> raftlog.v1.StreamRecord
+	0,  // 21: raftlog.v1.Transition.state:type_name -> raftlog.v1.AttemptState
+	22, // 22: raftlog.v1.Result.stdout:type_name -> raftlog.v1.Output
+	22, // 23: raftlog.v1.Result.stderr:type_name -> raftlog.v1.Output
+	21, // 24: raftlog.v1.Result.steps:type_name -> raftlog.v1.StepResult
+	0,  // 25: raftlog.v1.StepResult.state:type_name -> raftlog.v1.AttemptState
+	2,  // 26: raftlog.v1.SubmitCommand.delivery:type_name -> raftlog.v1.Delivery
+	24, // 27: raftlog.v1.SubmitCommand.rollout:type_name -> raftlog.v1.RolloutPlan
+	39, // 28: raftlog.v1.SubmitCommand.blobs:type_name -> raftlog.v1.BlobRef
+	9,  // 29: raftlog.v1.SubmitCommand.undo:type_name -> raftlog.v1.UndoPlan
+	25, // 30: raftlog.v1.RolloutPlan.waves:type_name -> raftlog.v1.WavePlan
+	4,  // 31: raftlog.v1.RolloutPlan.on_breach:type_name -> raftlog.v1.OnBreach
+	0,  // 32: raftlog.v1.ReportAttempt.state:type_name -> raftlog.v1.AttemptState
+	20, // 33: raftlog.v1.ReportAttempt.result:type_name -> raftlog.v1.Result
+	16, // 34: raftlog.v1.ReportAttempt.undo:type_name -> raftlog.v1.Undo
+	40, // 35: raftlog.v1.LoseAttempt.key:type_name -> raftlog.v1.AttemptKey
+	0,  // 36: raftlog.v1.LoseAttempt.expected_state:type_name -> raftlog.v1.AttemptState
+	17, // 37: raftlog.v1.RecordOutput.record:type_name -> raftlog.v1.OutputRecord
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_commands_proto_init() }
@@ -3743,8 +4237,8 @@ func file_raftlog_v1_commands_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_commands_proto_rawDesc), len(file_raftlog_v1_commands_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   29,
+			NumEnums:      7,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

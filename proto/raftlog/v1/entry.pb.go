@@ -226,6 +226,7 @@ type Mutation struct {
 	//	*Mutation_FireSchedule
 	//	*Mutation_EndSchedules
 	//	*Mutation_PurgeSchedules
+	//	*Mutation_ConfirmCommand
 	//	*Mutation_RecordOutput
 	//	*Mutation_RecordBlob
 	//	*Mutation_ExpireBlobs
@@ -664,6 +665,15 @@ func (x *Mutation) GetPurgeSchedules() *PurgeSchedules {
 	return nil
 }
 
+func (x *Mutation) GetConfirmCommand() *ConfirmCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Mutation_ConfirmCommand); ok {
+			return x.ConfirmCommand
+		}
+	}
+	return nil
+}
+
 func (x *Mutation) GetRecordOutput() *RecordOutput {
 	if x != nil {
 		if x, ok := x.Kind.(*Mutation_RecordOutput); ok {
@@ -935,6 +945,10 @@ type Mutation_PurgeSchedules struct {
 	PurgeSchedules *PurgeSchedules `protobuf:"bytes,86,opt,name=purge_schedules,json=purgeSchedules,proto3,oneof"`
 }
 
+type Mutation_ConfirmCommand struct {
+	ConfirmCommand *ConfirmCommand `protobuf:"bytes,87,opt,name=confirm_command,json=confirmCommand,proto3,oneof"`
+}
+
 type Mutation_RecordOutput struct {
 	RecordOutput *RecordOutput `protobuf:"bytes,90,opt,name=record_output,json=recordOutput,proto3,oneof"`
 }
@@ -1062,6 +1076,8 @@ func (*Mutation_FireSchedule) isMutation_Kind() {}
 func (*Mutation_EndSchedules) isMutation_Kind() {}
 
 func (*Mutation_PurgeSchedules) isMutation_Kind() {}
+
+func (*Mutation_ConfirmCommand) isMutation_Kind() {}
 
 func (*Mutation_RecordOutput) isMutation_Kind() {}
 
@@ -1249,7 +1265,7 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x04R\vleaderEpoch\x12\x10\n" +
 	"\x03now\x18\x03 \x01(\x03R\x03now\x122\n" +
-	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xb5\x1b\n" +
+	"\tmutations\x18\x04 \x03(\v2\x14.raftlog.v1.MutationR\tmutations\"\xfc\x1b\n" +
 	"\bMutation\x12\x1c\n" +
 	"\tskippable\x18\x01 \x01(\bR\tskippable\x129\n" +
 	"\vtake_office\x18\n" +
@@ -1299,7 +1315,8 @@ const file_raftlog_v1_entry_proto_rawDesc = "" +
 	"\x0fresume_schedule\x18S \x01(\v2\x1a.raftlog.v1.ResumeScheduleH\x00R\x0eresumeSchedule\x12?\n" +
 	"\rfire_schedule\x18T \x01(\v2\x18.raftlog.v1.FireScheduleH\x00R\ffireSchedule\x12?\n" +
 	"\rend_schedules\x18U \x01(\v2\x18.raftlog.v1.EndSchedulesH\x00R\fendSchedules\x12E\n" +
-	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedules\x12?\n" +
+	"\x0fpurge_schedules\x18V \x01(\v2\x1a.raftlog.v1.PurgeSchedulesH\x00R\x0epurgeSchedules\x12E\n" +
+	"\x0fconfirm_command\x18W \x01(\v2\x1a.raftlog.v1.ConfirmCommandH\x00R\x0econfirmCommand\x12?\n" +
 	"\rrecord_output\x18Z \x01(\v2\x18.raftlog.v1.RecordOutputH\x00R\frecordOutput\x129\n" +
 	"\vrecord_blob\x18[ \x01(\v2\x16.raftlog.v1.RecordBlobH\x00R\n" +
 	"recordBlob\x12<\n" +
@@ -1401,17 +1418,18 @@ var file_raftlog_v1_entry_proto_goTypes = []any{
 	(*FireSchedule)(nil),      // 44: raftlog.v1.FireSchedule
 	(*EndSchedules)(nil),      // 45: raftlog.v1.EndSchedules
 	(*PurgeSchedules)(nil),    // 46: raftlog.v1.PurgeSchedules
-	(*RecordOutput)(nil),      // 47: raftlog.v1.RecordOutput
-	(*RecordBlob)(nil),        // 48: raftlog.v1.RecordBlob
-	(*ExpireBlobs)(nil),       // 49: raftlog.v1.ExpireBlobs
-	(*PutTemplate)(nil),       // 50: raftlog.v1.PutTemplate
-	(*DeleteTemplate)(nil),    // 51: raftlog.v1.DeleteTemplate
-	(*CreateLock)(nil),        // 52: raftlog.v1.CreateLock
-	(*DeleteLock)(nil),        // 53: raftlog.v1.DeleteLock
-	(*AcquireLock)(nil),       // 54: raftlog.v1.AcquireLock
-	(*RenewLock)(nil),         // 55: raftlog.v1.RenewLock
-	(*ReleaseLock)(nil),       // 56: raftlog.v1.ReleaseLock
-	(*ExpireLeases)(nil),      // 57: raftlog.v1.ExpireLeases
+	(*ConfirmCommand)(nil),    // 47: raftlog.v1.ConfirmCommand
+	(*RecordOutput)(nil),      // 48: raftlog.v1.RecordOutput
+	(*RecordBlob)(nil),        // 49: raftlog.v1.RecordBlob
+	(*ExpireBlobs)(nil),       // 50: raftlog.v1.ExpireBlobs
+	(*PutTemplate)(nil),       // 51: raftlog.v1.PutTemplate
+	(*DeleteTemplate)(nil),    // 52: raftlog.v1.DeleteTemplate
+	(*CreateLock)(nil),        // 53: raftlog.v1.CreateLock
+	(*DeleteLock)(nil),        // 54: raftlog.v1.DeleteLock
+	(*AcquireLock)(nil),       // 55: raftlog.v1.AcquireLock
+	(*RenewLock)(nil),         // 56: raftlog.v1.RenewLock
+	(*ReleaseLock)(nil),       // 57: raftlog.v1.ReleaseLock
+	(*ExpireLeases)(nil),      // 58: raftlog.v1.ExpireLeases
 }
 var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	2,  // 0: raftlog.v1.Entry.mutations:type_name -> raftlog.v1.Mutation
@@ -1457,24 +1475,25 @@ var file_raftlog_v1_entry_proto_depIdxs = []int32{
 	44, // 40: raftlog.v1.Mutation.fire_schedule:type_name -> raftlog.v1.FireSchedule
 	45, // 41: raftlog.v1.Mutation.end_schedules:type_name -> raftlog.v1.EndSchedules
 	46, // 42: raftlog.v1.Mutation.purge_schedules:type_name -> raftlog.v1.PurgeSchedules
-	47, // 43: raftlog.v1.Mutation.record_output:type_name -> raftlog.v1.RecordOutput
-	48, // 44: raftlog.v1.Mutation.record_blob:type_name -> raftlog.v1.RecordBlob
-	49, // 45: raftlog.v1.Mutation.expire_blobs:type_name -> raftlog.v1.ExpireBlobs
-	50, // 46: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
-	51, // 47: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
-	52, // 48: raftlog.v1.Mutation.create_lock:type_name -> raftlog.v1.CreateLock
-	53, // 49: raftlog.v1.Mutation.delete_lock:type_name -> raftlog.v1.DeleteLock
-	54, // 50: raftlog.v1.Mutation.acquire_lock:type_name -> raftlog.v1.AcquireLock
-	55, // 51: raftlog.v1.Mutation.renew_lock:type_name -> raftlog.v1.RenewLock
-	56, // 52: raftlog.v1.Mutation.release_lock:type_name -> raftlog.v1.ReleaseLock
-	57, // 53: raftlog.v1.Mutation.expire_leases:type_name -> raftlog.v1.ExpireLeases
-	0,  // 54: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
-	3,  // 55: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	47, // 43: raftlog.v1.Mutation.confirm_command:type_name -> raftlog.v1.ConfirmCommand
+	48, // 44: raftlog.v1.Mutation.record_output:type_name -> raftlog.v1.RecordOutput
+	49, // 45: raftlog.v1.Mutation.record_blob:type_name -> raftlog.v1.RecordBlob
+	50, // 46: raftlog.v1.Mutation.expire_blobs:type_name -> raftlog.v1.ExpireBlobs
+	51, // 47: raftlog.v1.Mutation.put_template:type_name -> raftlog.v1.PutTemplate
+	52, // 48: raftlog.v1.Mutation.delete_template:type_name -> raftlog.v1.DeleteTemplate
+	53, // 49: raftlog.v1.Mutation.create_lock:type_name -> raftlog.v1.CreateLock
+	54, // 50: raftlog.v1.Mutation.delete_lock:type_name -> raftlog.v1.DeleteLock
+	55, // 51: raftlog.v1.Mutation.acquire_lock:type_name -> raftlog.v1.AcquireLock
+	56, // 52: raftlog.v1.Mutation.renew_lock:type_name -> raftlog.v1.RenewLock
+	57, // 53: raftlog.v1.Mutation.release_lock:type_name -> raftlog.v1.ReleaseLock
+	58, // 54: raftlog.v1.Mutation.expire_leases:type_name -> raftlog.v1.ExpireLeases
+	0,  // 55: raftlog.v1.Outcome.code:type_name -> raftlog.v1.Code
+	3,  // 56: raftlog.v1.Outcomes.outcomes:type_name -> raftlog.v1.Outcome
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_entry_proto_init() }
@@ -1532,6 +1551,7 @@ func file_raftlog_v1_entry_proto_init() {
 		(*Mutation_FireSchedule)(nil),
 		(*Mutation_EndSchedules)(nil),
 		(*Mutation_PurgeSchedules)(nil),
+		(*Mutation_ConfirmCommand)(nil),
 		(*Mutation_RecordOutput)(nil),
 		(*Mutation_RecordBlob)(nil),
 		(*Mutation_ExpireBlobs)(nil),

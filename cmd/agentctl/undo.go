@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
+)
+
+const confirmHelp = `Confirm what the programs of a command did, where that waits for it: their undo never runs.
+
+  agentctl run --on 'label.role == "edge"' --undo 'nft -f /etc/nft.old' -- nft -f /etc/nft.new
+  agentctl commands confirm COMMAND              on all agents that wait now
+  agentctl commands confirm COMMAND web-1 web-2  on these alone; elsewhere it is undone in time
+
+It confirms what waits when it is typed: programs that end later, as those of the next wave,
+wait for a confirmation of their own. Whether it came in time is decided on each host:
+"agentctl commands get COMMAND" shows what became of it. To have it undone at once, cancel
+the command.`
+
+// commandsConfirm keeps what waits for a confirmation.
+func (a *app) commandsConfirm() *cobra.Command {
+	return &cobra.Command{
+		Use: "confirm COMMAND [AGENT…]", Short: "keep what a command did that is undone otherwise, see run --undo", Long: confirmHelp,
+		Args: args(1, -1, "the id of a command"), ValidArgsFunction: a.completeCommandAgent,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), func(s *session) error {
+				return hintUnknown(a.confirm(cmd.Context(), s, args[0], args[1:]), "agentctl commands get "+args[0])
+			})
+		},
+	}
+}
+
+// confirm confirms what is seen to wait: the index up to which that was seen makes it safe
+// to send again.
+func (a *app) confirm(ctx context.Context, s *session, id string, agents []string) error {
+	seen, err := s.Results(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	upTo, waiting, later := uint64(1), []string(nil), 0
+	for _, i := range seen.GetInvocations() {
+		named := len(agents) == 0 || slices.Contains(agents, i.AgentId) || slices.Contains(agents, i.AgentName)
+		switch {
+		case !named:
+			continue
+		case armed(i):
+			waiting = append(waiting, client.AgentOf(i))
+		case !client.Final(i.State) && i.GetUndo() == nil:
+			later++
+		}
+		upTo = max(upTo, i.GetUndo().GetArmedIndex())
+	}
+	r, err := s.Confirm(ctx, id, upTo, agents)
+	if err != nil {
+		return err
+	}
+	var text string
+	switch n := int(r.GetConfirmed()); n {
+	case 0:
+		text = fmt.Sprintf("command %s was confirmed before", id)
+	case len(waiting):
+		text = fmt.Sprintf("command %s is confirmed on %s: %s", id, count(n, "agent"), strings.Join(waiting, " "))
+	default: // on the others it has gone on since they were looked at
+		text = fmt.Sprintf("command %s is confirmed on %d of %s that waited; see agentctl commands get %s", id, n, count(len(waiting), "agent"), id)
+	}
+	if later > 0 {
+		text += fmt.Sprintf("; on %s it has not come so far: confirm it again then", count(later, "agent"))
+	}
+	return a.done(toObject(r), "%s", text)
+}
+
+// armed says that an invocation waits for a confirmation.
+func armed(i *agentplanev1.Invocation) bool {
+	u := i.GetUndo()
+	return i.State == agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING && u.GetPhase() == agentplanev1.UndoPhase_UNDO_PHASE_ARMED && u.GetConfirmedIndex() == 0
+}
+
+// termsText says when a command is undone; empty when it is not.
+func termsText(t *agentplanev1.UndoTerms) string {
+	if t == nil {
+		return ""
+	}
+	within := shortDuration(time.Duration(t.GetWithin()))
+	if t.GetBy() == agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT {
+		return "unless the agent reaches the cluster anew within " + within
+	}
+	return "unless it is confirmed within " + within
+}
+
+// undoColumn says how the undo of an invocation stands.
+func undoColumn() column[*agentplanev1.Invocation] {
+	return column[*agentplanev1.Invocation]{"UNDO", false, func(i *agentplanev1.Invocation) string { return undoText(i.GetUndo()) }}
+}
+
+func undoText(u *agentplanev1.Undo) string {
+	var text string
+	switch u.GetPhase() {
+	case agentplanev1.UndoPhase_UNDO_PHASE_ARMED:
+		if u.GetConfirmedIndex() != 0 {
+			return "confirmed by " + u.GetConfirmedBy() + ", not told yet"
+		}
+		return "at " + clock(u.GetUntil())
+	case agentplanev1.UndoPhase_UNDO_PHASE_CONFIRMED:
+		if u.GetConfirmedIndex() != 0 {
+			return "confirmed by " + u.GetConfirmedBy()
+		}
+		return "confirmed by contact"
+	case agentplanev1.UndoPhase_UNDO_PHASE_RUNNING:
+		text = "runs"
+	case agentplanev1.UndoPhase_UNDO_PHASE_DONE:
+		text = undoEnding(u)
+	default:
+		return ""
+	}
+	if u.GetCause() != "" {
+		text += ", " + u.GetCause()
+	}
+	if u.GetConfirmTooLate() {
+		text += ", confirmed too late"
+	}
+	return text
+}
+
+// undoEnding says how an undo ended that was started.
+func undoEnding(u *agentplanev1.Undo) string {
+	switch {
+	case u.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED:
+		return "undone"
+	case u.GetSignal() != 0:
+		return fmt.Sprintf("undo %s signal %d", stateName(u.GetState()), u.GetSignal())
+	case u.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_FAILED && u.GetExitCode() > 0:
+		return fmt.Sprintf("undo %s exit %d", stateName(u.GetState()), u.GetExitCode())
+	default:
+		return "undo " + stateName(u.GetState())
+	}
+}
+
+// waits tells of what waits for a confirmation, and what to type: when the first does, and
+// when nothing else is under way any more.
+type waits struct{ told int }
+
+func (t *waits) take(say func(format string, args ...any), c *agentplanev1.Command) {
+	var names []string
+	until, others := int64(0), 0
+	for _, i := range c.GetInvocations() {
+		switch {
+		case armed(i):
+			names = append(names, client.AgentOf(i))
+			if u := i.GetUndo().GetUntil(); until == 0 || u < until {
+				until = u
+			}
+		case i.State >= agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED && !client.Final(i.State):
+			others++
+		}
+	}
+	if len(names) <= t.told || t.told > 0 && others > 0 {
+		return
+	}
+	t.told = len(names)
+	if c.GetUndo().GetBy() == agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT {
+		say("it is undone from %s on where the agent does not reach the cluster anew: %s", clock(until), shortList(names))
+		return
+	}
+	say("it is undone from %s on unless it is confirmed: %s", clock(until), shortList(names))
+	say("keep it with: agentctl commands confirm %s; undo it at once with: agentctl commands cancel %s", c.GetId(), c.GetId())
+}
+
+// shortList names the first few.
+func shortList(names []string) string {
+	const most = 8
+	if len(names) <= most {
+		return strings.Join(names, " ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], " "), len(names)-most)
+}
