@@ -473,9 +473,15 @@ func FuzzDecode(f *testing.F) {
 		{kind: kindConfirm, key: key(1)},
 		{kind: kindStepIntent, key: key(1), step: step(1)},
 		{kind: kindStepResult, key: key(1), step: Step{Number: 1, Result: stepResult(1)}},
+		{kind: kindArm, key: key(1), guard: guard(true)},
+		{kind: kindKeep, key: key(1), guard: Guard{By: "ann", KeptAt: 9}},
 	}))
 	f.Add(header{Format: 1, ID: ID{2}, Epoch: Epoch{1, "a", 2}, Count: 3}.encode())
 	attempt, _ := encodeAttempt(ID{1}, Record{Intent: intent(1), Steps: []Step{ended(1), step(2)}, Result: result(1)}, encodeOutput(nil, result(1).Tail))
+	f.Add(attempt)
+	kept := guard(false)
+	kept.keep(Guard{By: "n1", Contact: true, KeptAt: 9})
+	attempt, _ = encodeAttempt(ID{1}, Record{Intent: intent(1), Steps: []Step{ended(1)}, Guard: kept}, nil)
 	f.Add(attempt)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if id, first, muts, err := decodeAppend(b); err == nil {
