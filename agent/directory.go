@@ -157,4 +157,8 @@ func (d *directory) lacks(names ...string) bool {
 
 func (d *directory) file(name string) string { return filepath.Join(d.path, name) }
 
-func (d *directory) close() error { return d.lock.Close() }
+// close gives the lock back. A child that this process is just forking has a copy of the
+// open file until it is another program: to close ours alone would leave it locked.
+func (d *directory) close() error {
+	return errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
+}

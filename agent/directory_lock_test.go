@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -34,5 +35,29 @@ func TestLockOfADeadProcessIsWaitedFor(t *testing.T) {
 	start := time.Now()
 	if _, err := openDirectory(dir); !errors.Is(err, ErrInUse) || time.Since(start) > lockPatience/2 {
 		t.Errorf("the lock of this process: %v after %v, want %v at once", err, time.Since(start), ErrInUse)
+	}
+}
+
+// What this process is just forking has a copy of the open lock file.
+func TestLockIsGivenBackWhoeverHasACopy(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	first, err := openDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := syscall.Dup(int(first.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Close(child) }()
+	if err := first.close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := openDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -354,6 +354,8 @@ func (d *Dir) untouched() bool {
 
 func (d *Dir) release() {
 	if d.lock != nil {
+		// A child that this process is just forking has a copy of the open file for a moment.
+		_ = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN)
 		_ = d.lock.Close()
 	}
 	if d.root != nil {
