@@ -180,6 +180,9 @@ func copyDir(from, to string) error {
 			return os.MkdirAll(filepath.Join(to, at), 0o700)
 		}
 		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a process that gives up tidies, while others see it dead already
+		}
 		if err != nil {
 			return err
 		}
