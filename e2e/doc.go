@@ -55,12 +55,14 @@
 //
 //	earlyack         I1      controlplane/consensus  TestLives
 //	outputack        I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
+//	outputack        I1      e2e/sim                 TestLives
 //	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
 //	claimtwice       I2      fsm                     TestStories
 //	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestStories
+//	locks            none    e2e/sim                 TestLives
 //	locks            none    e2e                     TestLocksKeepProgramsApart
 //	oldclaim         I3      controlplane/dispatch  TestClaimIsDeliveredAgainOnAnotherNode
 //	nofsync          I2      agent/journal           TestPowerCuts
