@@ -41,7 +41,6 @@ type locks struct {
 	mu       sync.Mutex // guards what follows; never held while waiting
 	holdings []holding
 	ops      []linear.LockOp
-	rounds   int // locks that rivals have contended for
 }
 
 // holding is a time for which somebody relied on a place.
@@ -107,7 +106,7 @@ func (o *operators) lease(ctx context.Context) {
 			case err == nil, client.AsError(err).Reason == "locked":
 				return
 			}
-			o.giveBack(id)
+			o.giveBack(id) //nolint:contextcheck // also when the work is over
 		})
 	}
 }

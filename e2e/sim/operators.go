@@ -247,7 +247,7 @@ func (o *operators) work(ctx context.Context) {
 			defer d.close()
 			for ctx.Err() == nil {
 				d.turn(ctx, perTurn, func(c *client.Client) {
-					time.Sleep(time.Duration(d.rng.IntN(400)) * time.Millisecond)
+					time.Sleep(time.Duration(d.rng.IntN(500)) * time.Millisecond)
 					one, cancel := context.WithTimeout(ctx, time.Duration(500+d.rng.IntN(6000))*time.Millisecond)
 					defer cancel()
 					o.act(one, c, d.any(), d.rng)

@@ -355,7 +355,7 @@ func judgeRecords(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome
 
 // purging says that commands are purged in this life, perhaps before it is healed: none of
 // them is judged one by one. It takes so long that few do it.
-func (w *World) purging() bool { return w.trade == tradeOutput && w.seed%48 == 2 }
+func (w *World) purging() bool { return w.trade == tradeOutput && w.seed%96 == 2 }
 
 // purges waits until all commands are purged, and their output on every node with them.
 func (w *World) purges() error {
@@ -365,7 +365,10 @@ func (w *World) purges() error {
 	for began := time.Now(); ; time.Sleep(time.Second) {
 		files := 0
 		for _, n := range w.nodes {
-			files += len(outputFiles(filepath.Join(n.dir, "output")))
+			w.mu.Lock()
+			dir := n.dir
+			w.mu.Unlock()
+			files += len(outputFiles(filepath.Join(dir, "output")))
 		}
 		left := w.newest().CommandCount()
 		if left == 0 && files == 0 {
