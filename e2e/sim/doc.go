@@ -95,7 +95,7 @@
 //     no answer, no error and no line of any log but in the envelopes.
 //   - What a follow shows is what the program printed, byte for byte, each byte once; what is
 //     left out is a gap with a reason that something explains. In the healed world all that
-//     hosts still have is recorded soon, and what is recorded is read whole through every node
+//     hosts still have whole is recorded soon, and what is recorded is read whole through every node
 //     as long as one of its keepers is in the cluster (I1). Few lives go on until all commands
 //     are purged: then no node has output of them.
 //   - I9: equal state hashes at an equal index on all nodes in the end, and of nodes
