@@ -5,9 +5,11 @@ import (
 	"time"
 
 	"github.com/agentplane/agentplane/agent/execute"
+	"github.com/agentplane/agentplane/agent/output"
 )
 
-// A Runner starts and adopts attempts, as execute.Runner does.
+// A Runner starts and adopts attempts, as execute.Runner does. One that keeps output has
+// the methods of that, too: Tail, which gives an output.Reader, Result, Keep and Kept.
 type Runner interface {
 	Start(context.Context, execute.Spec) (Run, error)
 	Adopt(execute.Attempt) (Run, error)
@@ -39,6 +41,15 @@ func (s supervisors) Adopt(a execute.Attempt) (Run, error) {
 		return nil, err
 	}
 	return run, nil
+}
+
+// Tail begins to read an attempt's output.
+func (s supervisors) Tail(a execute.Attempt) (output.Reader, error) {
+	t, err := s.Runner.Tail(a)
+	if err != nil {
+		return nil, err
+	}
+	return tailReader{t}, nil
 }
 
 // openRunner makes what runs this agent's programs.

@@ -12,7 +12,7 @@ import (
 
 // outputFiles is a Runner that keeps output, as execute.Runner does.
 type outputFiles interface {
-	Tail(execute.Attempt) (*execute.Tail, error)
+	Tail(execute.Attempt) (output.Reader, error)
 	Result(execute.Attempt) (execute.Result, bool)
 	Keep(execute.Attempt) error
 	Kept(execute.Attempt) bool
@@ -113,19 +113,14 @@ func (l *life) beside(o *opener) func(context.Context, session.Node, uint64) {
 
 // readFrom and keepIn let the sender use the files of attempts.
 func readFrom(files outputFiles) func(output.Key) (output.Reader, error) {
-	return func(k output.Key) (output.Reader, error) {
-		t, err := files.Tail(attemptOf(k))
-		if err != nil {
-			return nil, err
-		}
-		return tailReader{t}, nil
-	}
+	return func(k output.Key) (output.Reader, error) { return files.Tail(attemptOf(k)) }
 }
 
 func keepIn(files outputFiles) func(output.Key) error {
 	return func(k output.Key) error { return files.Keep(attemptOf(k)) }
 }
 
+// tailReader reads the files of a real host.
 type tailReader struct{ *execute.Tail }
 
 func (r tailReader) Next(most int) ([]output.Chunk, error) {

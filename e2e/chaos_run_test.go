@@ -317,7 +317,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		fmt.Sprintf("acks=%d", told[acknowledged]), fmt.Sprintf("unknown=%d", told[unknown]), fmt.Sprintf("refused=%d", told[refused]),
 		fmt.Sprintf("starts=%d", len(h.starts)), fmt.Sprintf("slowest=%.1fs", slowestAck(h).Seconds()),
 		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()), fmt.Sprintf("watched=%d", w.s.watched.Load()),
-		fmt.Sprintf("linear=%d", len(r.ops)),
+		fmt.Sprintf("linear=%d", len(r.ops)+len(w.locks.ops)),
 	}
 	if w.exits() > 0 {
 		notes = append(notes, fmt.Sprintf("exits=%d", w.exits()))

@@ -54,6 +54,7 @@ type world struct {
 	seen   map[string]int  // and of which the effect was seen, by fault
 	meant  map[string]bool // nodes and agents that a fault of this round has for target
 	deaths []agentDeath
+	locks  *lockRecorder
 	slow   time.Duration // the longest that it took to be whole again
 }
 
@@ -415,7 +416,8 @@ func (w *world) agree(t *testing.T) {
 	}
 }
 
-// record has clients work on commands for the ghost until the stream ends.
+// record has clients work on commands for the ghost, and others on locks, until the stream
+// ends.
 func (w *world) record() *recorder {
 	r := &recorder{
 		s: w.s, agent: w.ghost, began: time.Now(), pace: 5, clocks: w.shape.needs(needClock), content: make(map[string]string),
@@ -425,10 +427,15 @@ func (w *world) record() *recorder {
 		rng := rand.New(rand.NewPCG(w.shape.seed, uint64(n)+100))
 		w.s.working.Go(func() { r.work(n, rng) })
 	}
+	w.locks = &lockRecorder{s: w.s, began: r.began, pace: 5, clocks: r.clocks}
+	for n := range chaosRecorders {
+		rng := rand.New(rand.NewPCG(w.shape.seed, uint64(n)+200))
+		w.s.working.Go(func() { w.locks.work(chaosRecorders+n, rng) })
+	}
 	return r
 }
 
-// linear judges what the recorder wrote down, and has the ghost's commands end.
+// linear judges what the recorders wrote down, and has the ghost's commands end.
 func (w *world) linear(t *testing.T, r *recorder) (void string) {
 	t.Helper()
 	commands := agentplanev1.NewCommandServiceClient(w.b.client)
@@ -453,7 +460,7 @@ func (w *world) linear(t *testing.T, r *recorder) (void string) {
 	if n := r.acknowledged(); n < recordedLeast {
 		return fmt.Sprintf("%d operations of the judged history were answered, at least %d are needed", n, recordedLeast)
 	}
-	return ""
+	return w.locks.judge(t, filepath.Join(w.Dir, "locks.html"))
 }
 
 // keeper does what a supervisor of the host would: it starts again what has ended by

@@ -55,6 +55,7 @@
 //
 //	earlyack         I1      controlplane/consensus  TestLives
 //	outputack        I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
+//	outputack        I1      e2e/sim                 TestLives
 //	bloback          I1      controlplane/depot      TestAnUploadIsOnEnoughDisksAndInTheState
 //	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
@@ -62,6 +63,7 @@
 //	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestStories
+//	locks            none    e2e/sim                 TestLives
 //	locks            none    e2e                     TestLocksKeepProgramsApart
 //	oldclaim         I3      controlplane/dispatch  TestClaimIsDeliveredAgainOnAnotherNode
 //	nofsync          I2      agent/journal           TestPowerCuts

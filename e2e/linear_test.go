@@ -303,5 +303,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 	case result == porcupine.Illegal:
 		t.Errorf("the history is not linearizable; it is drawn in %s", page)
 	}
-	locks.judge(t, filepath.Join(f.Dir, "locks.html"))
+	if what := locks.judge(t, filepath.Join(f.Dir, "locks.html")); what != "" {
+		t.Errorf("void: %s", what)
+	}
 }

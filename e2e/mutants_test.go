@@ -50,6 +50,7 @@ var noFailFile = []string{"-rapid.nofailfile"}
 var catches = []catch{
 	{mutant: "earlyack", promises: "I1", pkg: "controlplane/consensus", test: "TestLives", says: "acknowledged at index 0 before the read began, is missing"},
 	{mutant: "outputack", promises: "I1", pkg: "controlplane/output", test: "TestOutputIsAcknowledgedByAMajority", says: "was acknowledged while one node of three had it"},
+	{mutant: "outputack", promises: "I1", pkg: "e2e/sim", test: "TestLives", lives: 20, says: "that one node alone keeps"},
 	{mutant: "bloback", promises: "I1", pkg: "controlplane/depot", test: "TestAnUploadIsOnEnoughDisksAndInTheState", says: "want two, one of them"},
 	{mutant: "putback", promises: "I1 I13", pkg: "controlplane", test: "TestMemoryRefusesADiskThatWasPutBack"},
 	{mutant: "putback", promises: "I1 I13", pkg: "e2e", test: "TestOldLeaderFromADiskImage", says: "the old leader"},
@@ -57,6 +58,7 @@ var catches = []catch{
 	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: []string{"-rapid.nofailfile", "-rapid.checks=3000"}},
 	{mutant: "locks", promises: "none", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: noFailFile},
 	{mutant: "locks", promises: "none", pkg: "fsm", test: "TestStories", says: "testdata/locks.txt tells another story"},
+	{mutant: "locks", promises: "none", pkg: "e2e/sim", test: "TestLives", lives: 20, says: "places, of which"},
 	{mutant: "locks", promises: "none", pkg: "e2e", test: "TestLocksKeepProgramsApart", says: "some ran beside others"},
 	{mutant: "nofsync", promises: "I2", pkg: "agent/journal", test: "TestPowerCuts", args: noFailFile},
 	{mutant: "startagain", promises: "I2", pkg: "agent/execute", test: "TestStartRefuses"},

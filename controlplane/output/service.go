@@ -91,9 +91,17 @@ func final(i *raftlogv1.Invocation, attempt uint32) bool {
 	return attempt < i.GetAttempt() || i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_LOST
 }
 
+// told says that the agent has said how the newest attempt ended, in a report through a
+// node. LOST may be what the cluster says of it: what the row has for a result then is of
+// the report that it runs, and the agent may still come and say more.
+func told(i *raftlogv1.Invocation) bool {
+	all := i.GetTransitions()
+	return i.GetResult() != nil && (i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_LOST || len(all) > 0 && all[len(all)-1].GetNodeId() != "")
+}
+
 // whole says that the result holds all output of the attempt.
 func whole(i *raftlogv1.Invocation, attempt uint32) bool {
-	if attempt != i.GetAttempt() || !final(i, attempt) || i.GetResult() == nil {
+	if attempt != i.GetAttempt() || !final(i, attempt) || !told(i) {
 		return false
 	}
 	for _, o := range []*raftlogv1.Output{i.GetResult().GetStdout(), i.GetResult().GetStderr()} {

@@ -343,6 +343,43 @@ func TestFollowSaysWhenTheRestDoesNotCome(t *testing.T) {
 	}
 }
 
+// What the cluster calls LOST has no result that holds its output, though its start was
+// reported: what came is shown as not all, and the rest is taken when the agent comes back.
+func TestOutputOfWhatIsLostIsNotCalledWhole(t *testing.T) {
+	w := newWorld(t, StoreOptions{})
+	k := w.claim()
+	p := w.program(k)
+	stop := p.run(t)
+	p.print(0, "the first part\n")
+	i := w.row(k)
+	s, _ := w.machine.View().Session(theAgent)
+	w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: &raftlogv1.ReportAttempt{
+		InvocationId: k.Invocation, Attempt: k.Attempt, Fence: i.GetFence(), AgentId: theAgent, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId(),
+		State:  raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING,
+		Result: &raftlogv1.Result{StartedAt: 1, Stdout: &raftlogv1.Output{}, Stderr: &raftlogv1.Output{}},
+	}}})
+	var f watcher
+	defer background(t, func(ctx context.Context) error { return f.follow(ctx, t, w, "b", k) })()
+	w.until("it is shown", func() bool { got, _ := f.state(); return got.text[0] != "" })
+	stop()
+	w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
+		Key: &raftlogv1.AttemptKey{InvocationId: k.Invocation, Attempt: k.Attempt}, ExpectedState: raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING,
+		ExpectedFence: i.GetFence(), ExpectedSessionEpoch: s.GetEpoch(), Reason: "no_contact",
+	}}})
+	w.until("the follow ends", func() bool { _, end := f.state(); return end != nil })
+	if got, end := f.state(); end.GetIncomplete() != "not_received" || end.GetTotals() != nil || got.text[0] != "the first part\n" {
+		t.Errorf("shown is %q, the end is %v", got.text[0], end)
+	}
+	w.session("b")
+	p.run(t)
+	p.print(0, strings.Repeat("x", 50_000))
+	p.exit()
+	w.until("it is done", func() bool { _, done := p.state(); return done != "" })
+	if _, done := p.state(); done != DoneKept || recorded(w.row(k), 1).GetStdout().GetBytes() != 50_015 {
+		t.Errorf("the agent was told %q, recorded is %v", done, recorded(w.row(k), 1))
+	}
+}
+
 // Whoever sends output of what is not its own gets none of it kept.
 func TestOutputOfOthersIsNotTaken(t *testing.T) {
 	w := newWorld(t, StoreOptions{})

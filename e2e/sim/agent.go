@@ -53,7 +53,11 @@ func (a *agentHost) start() error {
 	one, err := agent.New(agent.Options{
 		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial,
 		Runner: func(j execute.Journal) (agent.Runner, error) {
-			return &runner{h: a.Host, journal: j, dead: life.dead.Load}, nil
+			r := &runner{h: a.Host, journal: j, dead: life.dead.Load}
+			if w.trade == tradeOutput {
+				return keeper{r}, nil
+			}
+			return r, nil
 		},
 		Facts: func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
 	})

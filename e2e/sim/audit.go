@@ -78,9 +78,9 @@ func (w written) IsMonotonic() bool {
 }
 
 // audit applies the log up to the index to a state of its own and judges each outcome
-// by what must never be granted, and each state by what was seen of it. It answers what
-// is wrong.
-func (b *book) audit(last uint64, judge func(*fsm.View) []string) (wrong []string) {
+// by what must never be granted, and has judge judge each state by what was seen of it, and
+// by the entry that led to it; what was no entry is nil. It answers what is wrong.
+func (b *book) audit(last uint64, judge func(*fsm.View, *raftlogv1.Entry, []*raftlogv1.Outcome) []string) (wrong []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	wrong = b.differ
@@ -92,14 +92,15 @@ func (b *book) audit(last uint64, judge func(*fsm.View) []string) (wrong []strin
 		}
 		_, office := m.Published()
 		answer, _ := m.Apply(l).([]*raftlogv1.Outcome)
+		var e *raftlogv1.Entry
 		if l.Type == raft.LogCommand {
-			e, err := raftlogv1.Unseal(l.Data)
-			if err != nil {
+			var err error
+			if e, err = raftlogv1.Unseal(l.Data); err != nil {
 				return append(wrong, fmt.Sprintf("I1: entry %d: %v", i, err))
 			}
 			a.entry(office.GetEpoch(), e, answer)
 		}
-		if wrong = append(wrong, judge(m.View())...); len(wrong) > 5 {
+		if wrong = append(wrong, judge(m.View(), e, answer)...); len(wrong) > 5 {
 			break
 		}
 		if s, ok := b.samples[i]; ok && s.hash != m.View().Hash() {

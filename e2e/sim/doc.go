@@ -21,6 +21,16 @@
 // clock of one node may jump by up to an hour, those of the others by less than a minute.
 // Agents whose journal was put back are quarantined, and readmitted by an operator.
 //
+// Some commands of each life name a lock of the host, or want the host for themselves. Beside
+// what they always do operators have one of three trades in each life, in turn by the seed:
+//
+//   - locks: a semaphore of which commands and leases take places, a budget on one agent, and
+//     two rivals who take, renew and give back the only place of one lock after the other.
+//   - templates: two editors put, read and delete versions of the same templates, and
+//     commands are made of them, with a secret each.
+//   - output: programs print, more than a result holds, than the host keeps, or than the
+//     nodes keep; one operator follows through whatever becomes of the nodes.
+//
 // A life with fewer than three faults that took effect or fewer than fifty acknowledged
 // writes is void and counts for nothing.
 //
@@ -40,6 +50,9 @@
 //     resets at a kill. Its buffers have no bound, so a slow reader holds up nobody,
 //     and a connection that a cut has silenced never times out by itself.
 //   - Gossip's packets and streams go over gossiptest; a paused node's are lost.
+//   - Programs print what [printedText] says of attempt, stream and place; hosts keep that in
+//     memory. The nodes' stores of output are real files: a kill leaves them as they were, a
+//     loss of power takes what was not fsynced.
 //   - The log, votes and snapshots lie on consensustest.MemDisk, which a power cut
 //     robs of what was not synced. The small files of nodes and the agents' journals
 //     are real files, in memory where the machine has such a directory: they survive a
@@ -72,6 +85,19 @@
 //     never goes back, and comes to what the healed world is.
 //   - I8: a repetition answers the same index; what was told "nothing happened" is not
 //     there; of two contents under one id one is acknowledged.
+//   - Of each host's programs none ran beside another with which it shares a lock, or which
+//     wants the host for itself; and of a semaphore and a budget no more were relied on at
+//     once than there are places, by the hosts' own times of starts and ends and by what
+//     operators knew of their leases. Whoever is LOST is left out: it may run on.
+//   - What rivals were told of locks (with acquisitions, renewals, releases, holders and
+//     fences), and editors of templates, is judged by porcupine: see package linear (I7).
+//   - What was started is the program of the envelope with its secrets. These stand in no row,
+//     no answer, no error and no line of any log but in the envelopes.
+//   - What a follow shows is what the program printed, byte for byte, each byte once; what is
+//     left out is a gap with a reason that something explains. In the healed world all that
+//     hosts still have whole is recorded soon, and what is recorded is read whole through every node
+//     as long as one of its keepers is in the cluster (I1). Few lives go on until all commands
+//     are purged: then no node has output of them.
 //   - I9: equal state hashes at an equal index on all nodes in the end, and of nodes
 //     that were sampled during the life what the log makes at that index.
 //   - I11: no agent is DOWN before its grace is over by the world's clock, nor a minute
@@ -85,7 +111,10 @@
 // applied to a fresh state, and a second, smaller state machine judges each outcome: that
 // no older session and no node that does not hold it was heard (I5), no attempt claimed
 // twice (I2) or after its cancel (I6), no deposed leader obeyed (I4), no other content
-// taken (I8). Rollouts are counted anew from their invocations in each state of that log:
+// taken (I8), no place of a lock given above its size, neither by the places nor by what is
+// in flight, nor with a fence that is not higher than all before, no command that says to be
+// of a template and is not what that version makes of its arguments, no number of a version
+// given twice, and no output recorded that one node alone keeps (I1). Rollouts are counted anew from their invocations in each state of that log:
 // strict bounds are never overshot, nothing is released before its wave, nor claimed of
 // what is paused or aborted, and nothing goes on after one failure too many. A mutation that is granted wrongly shows there although nothing comes of
 // it, because a further protection stands behind.

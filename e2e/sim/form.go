@@ -59,7 +59,10 @@ func (w *World) form(ctx context.Context) error {
 	if err := w.awaitOnline(ctx, func() {}); err != nil {
 		return err
 	}
-	return w.operators.meet(ctx)
+	if err := w.operators.meet(ctx); err != nil {
+		return err
+	}
+	return w.operators.stock(ctx)
 }
 
 // awaitOnline waits until every agent has a live session that every node knows, and does

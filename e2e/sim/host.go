@@ -17,17 +17,19 @@ import (
 // outlive the agent. It is also the witness: nothing of the product sees what it
 // counts.
 //
-// A program is the argv ["work", DURATION, EXITCODE].
+// A program is the argv ["work", DURATION, EXITCODE], of which some print: the further
+// arguments are how many bytes on stdout and on stderr.
 type Host struct {
 	name  string
 	trace *Trace
 
-	mu       sync.Mutex // guards what follows; never held while waiting
-	attempts map[execute.Attempt]*attempt
-	starts   []Start
-	crash    func(point string) bool // an armed crash, which says whether it came; nil is none
-	closed   bool
-	wg       sync.WaitGroup // supervisors
+	mu        sync.Mutex // guards what follows; never held while waiting
+	attempts  map[execute.Attempt]*attempt
+	printings map[execute.Attempt]*printing
+	starts    []Start
+	crash     func(point string) bool // an armed crash, which says whether it came; nil is none
+	closed    bool
+	wg        sync.WaitGroup // supervisors
 }
 
 // Start is one program that was let go.
@@ -35,6 +37,17 @@ type Start struct {
 	execute.Attempt
 	Fence uint64
 	At    time.Time
+	End   time.Time // zero while it runs
+	// What was asked for.
+	Argv, Secrets []string
+}
+
+// ended is when it ended, or the end of all times.
+func (s Start) ended() time.Time {
+	if s.End.IsZero() {
+		return time.Unix(1<<40, 0)
+	}
+	return s.End
 }
 
 // attempt is what lies in the directory of one.
@@ -50,7 +63,7 @@ type attempt struct {
 }
 
 func newHost(name string, trace *Trace) *Host {
-	return &Host{name: name, trace: trace, attempts: make(map[execute.Attempt]*attempt)}
+	return &Host{name: name, trace: trace, attempts: make(map[execute.Attempt]*attempt), printings: make(map[execute.Attempt]*printing)}
 }
 
 // runner is the host as one life of the agent sees it.
@@ -140,19 +153,38 @@ func (h *Host) supervise(a *attempt) {
 	}
 	h.mu.Lock()
 	a.since = time.Now()
-	h.starts = append(h.starts, Start{a.spec.Attempt, a.spec.Fence, a.since})
+	n := len(h.starts)
+	h.starts = append(h.starts, Start{Attempt: a.spec.Attempt, Fence: a.spec.Fence, At: a.since, Argv: a.spec.Argv, Secrets: a.spec.Secrets})
 	h.mu.Unlock()
 	h.trace.Note(h.name, "starts %s (fence %d): %v", a.spec.Attempt, a.spec.Fence, a.spec.Argv)
-	r := h.live(a)
+	p := h.printing(a.spec.Attempt)
+	r := h.live(a, p)
+	p.summarize(&r)
 	r.Started, r.StartedAt, r.EndedAt = true, a.since, time.Now()
 	r.Duration = r.EndedAt.Sub(r.StartedAt)
+	h.mu.Lock()
+	h.starts[n].End = r.EndedAt
+	h.mu.Unlock()
 	a.result = r
 	h.trace.Note(h.name, "%s ended: %s(%s)", a.spec.Attempt, r.State, r.Reason)
 }
 
 // live is the program's life. It obeys TERM at once.
-func (h *Host) live(a *attempt) execute.Result {
+func (h *Host) live(a *attempt, p *printing) execute.Result {
 	takes, code := program(a.spec.Argv)
+	size, printed := prints(a.spec.Argv), 0
+	var next <-chan time.Time
+	if size != [2]uint64{} {
+		pace := time.NewTicker(max(takes/(pieces+1), time.Millisecond))
+		defer pace.Stop()
+		next = pace.C
+	}
+	say := func() {
+		printed++
+		for i, n := range size {
+			p.add(uint8(i+1), n/pieces)
+		}
+	}
 	end := time.NewTimer(takes)
 	defer end.Stop()
 	timeout := a.spec.Timeout
@@ -161,24 +193,33 @@ func (h *Host) live(a *attempt) execute.Result {
 	}
 	late := time.NewTimer(timeout)
 	defer late.Stop()
-	select {
-	case <-end.C:
-		if code != 0 {
-			return execute.Result{State: execute.Failed, Reason: execute.ReasonExit, ExitCode: code}
+	for {
+		select {
+		case <-next:
+			if say(); printed == pieces {
+				next = nil
+			}
+		case <-end.C:
+			for next != nil && printed < pieces {
+				say()
+			}
+			if code != 0 {
+				return execute.Result{State: execute.Failed, Reason: execute.ReasonExit, ExitCode: code}
+			}
+			return execute.Result{State: execute.Succeeded, Reason: execute.ReasonExit}
+		case <-late.C:
+			return execute.Result{State: execute.TimedOut, Reason: execute.ReasonTimeout, ExitCode: -1, Signal: 15}
+		case <-a.cancel:
+			return execute.Result{State: execute.Canceled, Reason: execute.ReasonCanceled, ExitCode: -1, Signal: 15}
+		case <-a.dead:
+			return execute.Result{State: execute.Lost, Reason: a.why, ExitCode: -1}
 		}
-		return execute.Result{State: execute.Succeeded, Reason: execute.ReasonExit}
-	case <-late.C:
-		return execute.Result{State: execute.TimedOut, Reason: execute.ReasonTimeout, ExitCode: -1, Signal: 15}
-	case <-a.cancel:
-		return execute.Result{State: execute.Canceled, Reason: execute.ReasonCanceled, ExitCode: -1, Signal: 15}
-	case <-a.dead:
-		return execute.Result{State: execute.Lost, Reason: a.why, ExitCode: -1}
 	}
 }
 
 // program reads the argv of one.
 func program(argv []string) (takes time.Duration, code int) {
-	if len(argv) == 3 {
+	if len(argv) >= 3 {
 		takes, _ = time.ParseDuration(argv[1])
 		code, _ = strconv.Atoi(argv[2])
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,16 +79,20 @@ func (w *World) agree(ctx context.Context) error {
 	for {
 		v, why := w.common()
 		if why == "" {
-			waves := newWaveJudge()
-			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View) []string { return append(w.watches.judge(v), waves.judge(v)...) }) {
+			waves, locks, templates := newWaveJudge(), newLockJudge(), newTemplateJudge()
+			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome) []string {
+				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes))
+			}) {
 				w.fault("%s", wrong)
 			}
 			for _, wrong := range w.watches.wrong {
 				w.fault("%s", wrong)
 			}
 			w.mu.Lock()
-			for what, n := range waves.seen {
-				w.accepted[what] += n
+			for _, seen := range []map[string]int{waves.seen, locks.seen, templates.seen} {
+				for what, n := range seen {
+					w.accepted[what] += n
+				}
 			}
 			w.mu.Unlock()
 			return nil
@@ -134,6 +139,8 @@ func (w *World) judge() {
 			w.fault("I2: %s was started %d times: %v", at, len(all), all)
 		}
 	}
+	w.judgeLocks(v)
+	w.judgeTemplates(v)
 	w.operators.mu.Lock()
 	defer w.operators.mu.Unlock()
 	known := 0
@@ -191,6 +198,7 @@ func (w *World) judgeCommand(v *fsm.View, c *command, starts map[execute.Attempt
 	case f.acked == 0 && f.unknown == 0 && row.GetCancelIndex() != 0:
 		w.fault("I8: %s is canceled, and the operator was told that nothing happened", c.id)
 	}
+	w.judgePrograms(v, c, starts)
 	n, known := 0, 1
 	for i := range v.Invocations(c.id) {
 		n++

@@ -107,9 +107,17 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		return fmt.Errorf("the healed world is not live after %v: %w", time.Since(healed), err)
 	}
 	out.Healed = time.Since(healed)
+	if err := w.keepsOutput(ctx); err != nil {
+		return fmt.Errorf("the healed world does not keep output: %w", err)
+	}
 	if err := w.agree(ctx); err != nil {
 		return fmt.Errorf("the healed world does not agree: %w", err)
 	}
-	w.judge()
+	if !w.purging() {
+		w.judge()
+	}
+	if err := w.purges(); err != nil {
+		return fmt.Errorf("the healed world does not purge: %w", err)
+	}
 	return nil
 }

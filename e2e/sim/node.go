@@ -33,6 +33,8 @@ type node struct {
 	disk  *consensustest.MemDisk
 	life  *nodeLife // nil while dead
 	lives int
+	// kept is what of the files of output is durable once the life has opened them.
+	kept storedOutput
 	// leaving says that its removal was asked for, joining that it has begun anew with an
 	// empty disk and is not known to be a voter yet.
 	leaving, joining bool
@@ -48,6 +50,15 @@ type nodeLife struct {
 	stop    context.CancelFunc
 	dead    atomic.Bool
 }
+
+// death is how a life ends.
+type death int
+
+const (
+	byItself death = iota // some of its goroutines go on for a moment
+	byKill                // at a moment in which none runs
+	byPower               // likewise, and what is not fsynced is gone
+)
 
 func (n *node) address() string { return n.ip + ":7460" }
 func (n *node) gossips() string { return n.ip + ":7461" }
@@ -114,7 +125,7 @@ func (n *node) run(ctx context.Context, life *nodeLife) {
 		if !removed {
 			n.w.fault("%s has ended by itself: %v", n.name, err)
 		}
-		n.end(life, false)
+		n.end(life, byItself)
 	}
 	if err := life.node.Close(); err != nil {
 		n.w.trace.Note(n.name, "close: %v", err)
@@ -128,7 +139,7 @@ func (n *node) fatal(life *nodeLife, err error) {
 	}
 	n.w.trace.Note(n.name, "gives up: %v", err)
 	n.w.gaveUp(n, err)
-	n.w.lives.Go(func() { n.end(life, false) })
+	n.w.lives.Go(func() { n.end(life, byItself) })
 }
 
 // kill ends a node as SIGKILL does, or as a loss of power. It answers whether it ran.
@@ -137,11 +148,15 @@ func (n *node) kill(power bool) bool {
 	n.w.mu.Lock()
 	life := n.life
 	n.w.mu.Unlock()
-	return life != nil && n.end(life, power)
+	how := byKill
+	if power {
+		how = byPower
+	}
+	return life != nil && n.end(life, how)
 }
 
 // end ends a life, if it is the one that goes on.
-func (n *node) end(life *nodeLife, power bool) bool {
+func (n *node) end(life *nodeLife, how death) bool {
 	w := n.w
 	w.mu.Lock()
 	if n.life != life || life.dead.Swap(true) {
@@ -154,11 +169,14 @@ func (n *node) end(life *nodeLife, power bool) bool {
 		_ = t.Shutdown()
 	}
 	old := n.disk
-	n.disk = old.Image(power)
+	n.disk = old.Image(how == byPower)
 	from := n.dir
 	n.dir = filepath.Join(w.dir, fmt.Sprintf("%s.%d", n.name, n.lives))
 	if err := copyDir(from, n.dir); err != nil {
 		w.redLocked("copy the files of %s: %v", n.name, err)
+	}
+	if err := n.kept.end(n.dir, how); err != nil {
+		w.redLocked("cut the power of %s: %v", n.name, err)
 	}
 	w.mu.Unlock()
 	old.Unhang()
@@ -180,6 +198,9 @@ func copyDir(from, to string) error {
 			return os.MkdirAll(filepath.Join(to, at), 0o700)
 		}
 		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a process that gives up tidies, while others see it dead already
+		}
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,8 @@ type command struct {
 	timeout  time.Duration
 	code     int
 	waves    bool // it goes in waves, or stops at failures
+	prints   bool
+	made     bool // of a template
 	// rival is another content that was submitted under the same id at the same time,
 	// if one was; only its envelope and submit are used.
 	rival *command
@@ -89,8 +92,13 @@ func newOperators(w *World, context *client.Context) (*operators, error) {
 func (o *operators) connect(first int) (*client.Client, error) {
 	all := o.w.addresses()
 	first %= len(all)
+	return o.clientOf(slices.Concat(all[first:], all[:first]))
+}
+
+// clientOf makes a client of these nodes alone.
+func (o *operators) clientOf(addresses []string) (*client.Client, error) {
 	c, err := client.New(client.Options{
-		Addresses: slices.Concat(all[first:], all[:first]), Bundle: o.trusted(), Dial: o.place.Dial,
+		Addresses: addresses, Bundle: o.trusted(), Dial: o.place.Dial,
 		Certificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -132,6 +140,9 @@ func (o *operators) keep(ctx context.Context) {
 // heed notes that a node wants another certificate. Connections that stand go on with the
 // old one, so that each client has to look for itself.
 func (o *operators) heed(err error) {
+	if err != nil && strings.Contains(err.Error(), hush) {
+		o.w.fault("a secret stands in an error: %v", err)
+	}
 	if err != nil && client.AsError(err).Reason == "certificate_expired" {
 		o.expired.Store(true)
 	}
@@ -236,7 +247,7 @@ func (o *operators) work(ctx context.Context) {
 			defer d.close()
 			for ctx.Err() == nil {
 				d.turn(ctx, perTurn, func(c *client.Client) {
-					time.Sleep(time.Duration(d.rng.IntN(400)) * time.Millisecond)
+					time.Sleep(time.Duration(d.rng.IntN(500)) * time.Millisecond)
 					one, cancel := context.WithTimeout(ctx, time.Duration(500+d.rng.IntN(6000))*time.Millisecond)
 					defer cancel()
 					o.act(one, c, d.any(), d.rng)
@@ -246,6 +257,7 @@ func (o *operators) work(ctx context.Context) {
 	}
 	wg.Go(func() { o.follow(ctx) })
 	wg.Go(func() { o.relabel(ctx) })
+	o.ply(ctx, &wg)
 	wg.Wait()
 }
 
@@ -330,6 +342,8 @@ func (o *operators) act(ctx context.Context, c, other *client.Client, rng *rand.
 		o.rivals(ctx, c, other, o.compose(rng))
 	case n < 19 && old.waves:
 		o.brake(ctx, c, old, rng)
+	case old.made && n == 19:
+		o.readTemplated(ctx, c, old)
 	default:
 		o.read(ctx, c, old)
 	}
@@ -376,6 +390,12 @@ func (o *operators) compose(rng *rand.Rand) *command {
 	if c.waves = wide > 1 && rng.IntN(2) == 0; c.waves {
 		rollOut(rng, spec)
 	}
+	o.lockUp(rng, spec)
+	c.made = o.fill(rng, spec)
+	c.prints = o.w.trade == tradeOutput && rng.IntN(3) == 0
+	if c.prints {
+		spec.Argv = append(spec.Argv, printsOf(rng)...)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.serial++
@@ -398,11 +418,19 @@ func madeID(now int64, serial uint32) string {
 }
 
 func (o *operators) submit(ctx context.Context, c *client.Client, cmd *command) {
-	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.envelope})
-	o.note(&cmd.submit, r.GetCommand().GetSubmittedIndex(), "submit", cmd, err)
-	if n := int(r.GetCommand().GetTargets()); err == nil && (r.GetCommand().GetId() != cmd.id || n != len(cmd.agents) && (!cmd.all || n > len(cmd.agents))) {
-		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), r.GetCommand().GetId(), n)
+	row, err := o.submitOne(ctx, c, cmd)
+	o.note(&cmd.submit, row.GetSubmittedIndex(), "submit", cmd, err)
+	if n := int(row.GetTargets()); err == nil && (row.GetId() != cmd.id || n != len(cmd.agents) && (!cmd.all || n > len(cmd.agents))) {
+		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), row.GetId(), n)
 	}
+}
+
+func (o *operators) submitOne(ctx context.Context, c *client.Client, cmd *command) (*agentplanev1.Command, error) {
+	if cmd.made {
+		return o.submitTemplated(ctx, c, cmd.envelope)
+	}
+	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.envelope})
+	return r.GetCommand(), err
 }
 
 // forge submits another content under the id of a command that stands.
@@ -519,11 +547,12 @@ func (w *World) proof(ctx context.Context) error {
 	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
 	spec.Selector, spec.Agents, spec.Argv, spec.Rollout = "all", nil, []string{"work", "10ms", "0"}, nil
+	spec.Locks, spec.Exclusive, spec.FleetLocks, spec.Template, spec.Secrets = nil, false, nil, nil, nil
 	spec.NotAfter, spec.RunTimeout = w.newest().Now()+int64(20*time.Second), int64(5*time.Second)
 	env.Spec, _ = proto.Marshal(spec)
 	o.mu.Lock()
 	c.envelope, _ = proto.Marshal(env)
-	c.agents, c.all = nil, true
+	c.agents, c.all, c.made, c.prints = nil, true, false, false
 	for _, a := range w.agents {
 		c.agents = append(c.agents, a.name)
 	}

@@ -40,10 +40,21 @@ func (w *World) putBack(f Fault) (bool, func()) {
 		a.dir = image
 		w.mu.Unlock()
 		w.note(journalPutBack)
+		w.mu.Lock()
+		w.putBacks[a.name] = true
+		w.mu.Unlock()
 		w.must(a.start())
 		time.Sleep(time.Second)
 		w.readmit(a, 3*time.Second)
 	}
+}
+
+// wasPutBack says that an agent of that name had its journal put back: it does not know of
+// all that it has started.
+func (w *World) wasPutBack(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.putBacks[name]
 }
 
 // readmit ends the quarantine of an agent, if it is in one.

@@ -134,6 +134,7 @@ func (o *operators) watchCommand(ctx context.Context, c *client.Client, id strin
 	defer cancel()
 	attempts, before := make(map[string]attemptPicture), uint64(0)
 	_ = c.WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: id}, func(r *agentplanev1.WatchCommandResponse) error {
+		o.w.keepsSecret("a watch of a command", r)
 		if r.GetSnapshot() {
 			clear(attempts)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
 	"github.com/agentplane/agentplane/fsm"
 	"github.com/agentplane/agentplane/gossip/gossiptest"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
@@ -71,6 +72,9 @@ type World struct {
 	nodes     []*node
 	agents    []*agentHost
 	operators *operators
+	trade     trade
+	locks     locks
+	sheets    sheets
 	profile   string
 	breaking  time.Duration
 	slow      int // number of the node with slow timers, or none
@@ -94,6 +98,7 @@ type World struct {
 	sessions map[session]bool      // all that any node has shown
 	away     map[session]time.Time // when a session was first seen to have ended
 	names    map[string]string     // of agents, by id
+	putBacks map[string]bool       // agents, by name
 }
 
 // session is one session of an agent.
@@ -106,14 +111,16 @@ type session struct {
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
-		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string),
+		trade:   trade(seed % uint64(trades)),
+		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string), putBacks: make(map[string]bool),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: drawCompaction(rng), slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}
+	w.sheets.began, w.sheets.newest = time.Now(), make(map[string]*agentplanev1.Template)
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	for i := range 3 + 2*(rng.IntN(8)/7) {
 		n := &node{
 			w: w, name: fmt.Sprintf("node-%d", i+1), ip: fmt.Sprintf("10.0.1.%d", i+1),
-			disk: consensustest.NewMemDisk(seed<<8 | uint64(i)),
+			disk: consensustest.NewMemDisk(seed<<8 | uint64(i)), kept: storedOutput{known: true},
 		}
 		n.dir = filepath.Join(dir, n.name+".0")
 		n.disk.SetDelay(time.Duration(rng.IntN(3)) * time.Millisecond)
@@ -152,7 +159,13 @@ func (w *World) nodeFlags(n *node, dir string) map[string][]string {
 		"gossip.listen": {n.gossips()}, "gossip.advertise": {n.ip}, "raft.profile": {w.profile},
 		"agent.heartbeat_interval": {heartbeat.String()}, "agent.heartbeat_misses": {fmt.Sprint(misses)},
 		"agent.node_death_grace": {grace.String()}, "agent.leaderless_after": {leaderless.String()},
-		"commands.lost_after": {lostAfter.String()},
+		"commands.lost_after": {lostAfter.String()}, "output.reserve_bytes": {"0"},
+	}
+	if w.purging() {
+		flags["commands.retain"] = []string{retained.String()}
+	}
+	if w.seed%2 == 0 {
+		flags["output.attempt_bytes"] = []string{fmt.Sprint(quota)}
 	}
 	if c := w.compact; c.threshold > 0 {
 		flags["raft.snapshot_interval"], flags["raft.snapshot_threshold"], flags["raft.trailing_logs"] = []string{c.interval.String()}, []string{fmt.Sprint(c.threshold)}, []string{fmt.Sprint(c.trailing)}
@@ -175,6 +188,9 @@ func (w *World) addresses() []string {
 }
 
 func (w *World) logger(name string) hclog.Logger {
+	if os.Getenv("AGENTPLANE_SIM_LOG") == "" && w.trade == tradeTemplates {
+		return hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Info, Output: eavesdropper{w}})
+	}
 	if os.Getenv("AGENTPLANE_SIM_LOG") == "" {
 		return hclog.NewNullLogger()
 	}
