@@ -131,7 +131,7 @@ func (a *appender) stage(b *batch, o *op) {
 		e.state.ends = ends
 		e.state.count(part)
 	}
-	if o.last && o.err == nil {
+	if o.last && o.err == nil && o.lost == 0 && (o.ends == nil || *o.ends == e.state.ends) {
 		frames = appendEnd(frames)
 		e.state.sealed = true
 	}

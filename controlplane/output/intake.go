@@ -344,7 +344,12 @@ func (s *Service) fetchFrom(ctx context.Context, id string, k Key, held Held) (H
 			return held, err
 		}
 		if len(m.GetChunks()) > 0 || m.GetTotals() != nil {
-			h, err := s.o.Store.Append(ctx, k, slices.Clone(m.GetChunks()), m.GetTotals() != nil)
+			var ends *Ends
+			if m.GetTotals() != nil {
+				e := endsIn(m.GetTotals())
+				ends = &e
+			}
+			h, err := s.o.Store.AppendCopy(ctx, k, slices.Clone(m.GetChunks()), ends)
 			if err != nil {
 				return held, err
 			}

@@ -45,6 +45,11 @@ type Ends [2]uint64
 
 func endsOf(p *agentplanev1.OutputEnds) Ends { return Ends{p.GetStdout(), p.GetStderr()} }
 
+// endsIn is how long output is that comes to the totals.
+func endsIn(t *agentplanev1.OutputTotals) Ends {
+	return Ends{t.GetStdout().GetBytes(), t.GetStderr().GetBytes()}
+}
+
 func (e Ends) proto() *agentplanev1.OutputEnds {
 	return &agentplanev1.OutputEnds{Stdout: e[0], Stderr: e[1]}
 }

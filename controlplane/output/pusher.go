@@ -121,9 +121,11 @@ func (p *pusher) push(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if err := stream.Send(&agentplanev1.StoreOutputRequest{
-			InvocationId: b.Key.Invocation, Attempt: b.Key.Attempt, Chunks: b.Chunks, Last: b.Totals != nil,
-		}); err != nil {
+		m := &agentplanev1.StoreOutputRequest{InvocationId: b.Key.Invocation, Attempt: b.Key.Attempt, Chunks: b.Chunks}
+		if b.Totals != nil {
+			m.Last, m.Ends = true, endsIn(b.Totals).proto()
+		}
+		if err := stream.Send(m); err != nil {
 			return err
 		}
 	}

@@ -23,7 +23,12 @@ func (s *Service) StoreOutput(stream grpc.BidiStreamingServer[agentplanev1.Store
 				cancel(err)
 				return
 			}
-			o, err := s.o.Store.submit(ctx, &op{key: Key{m.GetInvocationId(), m.GetAttempt()}, chunks: m.GetChunks(), last: m.GetLast(), full: true})
+			var ends *Ends
+			if m.GetLast() {
+				e := endsOf(m.GetEnds())
+				ends = &e
+			}
+			o, err := s.o.Store.submit(ctx, copied(Key{m.GetInvocationId(), m.GetAttempt()}, m.GetChunks(), ends))
 			if err != nil {
 				cancel(err)
 				return

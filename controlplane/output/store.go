@@ -119,7 +119,8 @@ type op struct {
 	key    Key
 	chunks []*agentplanev1.OutputChunk
 	last   bool
-	full   bool // nothing of the quota is held back for the tail
+	ends   *Ends // with last: how long the output is, where that is known; not sealed elsewhere
+	full   bool  // nothing of the quota is held back for the tail
 	remove bool
 	weight int64
 	lost   uint64        // bytes that were not kept
@@ -199,6 +200,21 @@ func (s *Store) AppendTail(ctx context.Context, k Key, chunks []*agentplanev1.Ou
 		return Held{}, err
 	}
 	return s.wait(ctx, o)
+}
+
+// AppendCopy is Append for what another node has, of its whole quota. With ends that is all,
+// and the copy is sealed if it came to be so long: one of which this store has refused a
+// part is none.
+func (s *Store) AppendCopy(ctx context.Context, k Key, chunks []*agentplanev1.OutputChunk, ends *Ends) (Held, error) {
+	o, err := s.submit(ctx, copied(k, chunks, ends))
+	if err != nil {
+		return Held{}, err
+	}
+	return s.wait(ctx, o)
+}
+
+func copied(k Key, chunks []*agentplanev1.OutputChunk, ends *Ends) *op {
+	return &op{key: k, chunks: chunks, last: ends != nil, ends: ends, full: true}
 }
 
 // TailBytes is how much room is held back for the last bytes of an attempt's output.

@@ -353,6 +353,36 @@ func TestQuotaOfOneAttempt(t *testing.T) {
 	}
 }
 
+// A copy of which a part was refused is not taken for one that is as long as what there was,
+// whether the end comes with the part or after it; one that has all of it is sealed.
+func TestCopyIsSealedAtItsEndOnly(t *testing.T) {
+	s, _ := open(t, StoreOptions{Dir: t.TempDir(), MaxAttemptBytes: 12_000})
+	ctx := t.Context()
+	first, rest := list(stdout(0, strings.Repeat("x", 9000))), list(stdout(9000, strings.Repeat("y", 5000)))
+	for n, parts := range [][][]*agentplanev1.OutputChunk{{first, rest}, {append(first, rest...)}, {first, rest, nil}} {
+		k := key(n + 1)
+		var h Held
+		var err error
+		for i, part := range parts {
+			var ends *Ends
+			if i == len(parts)-1 {
+				ends = &Ends{14_000, 0}
+			}
+			h, err = s.AppendCopy(ctx, k, part, ends)
+			must(t, err)
+		}
+		if h.Totals != nil || h.Refused != ReasonQuota || h.Ends != (Ends{9000, 0}) {
+			t.Errorf("copy %d: %+v is held, want 9000 bytes, refused and not sealed", n, h)
+		}
+	}
+	k := key(9)
+	h, err := s.AppendCopy(ctx, k, list(stdout(0, strings.Repeat("x", 11_000))), &Ends{11_000, 0}) // of its whole quota
+	must(t, err)
+	if h.Totals.GetStdout().GetBytes() != 11_000 || h.Totals.GetStdout().GetMissing() != 0 {
+		t.Errorf("a whole copy is held as %+v", h)
+	}
+}
+
 // A full store throws away the oldest output that has ended or that nobody writes.
 func TestFullStoreKeepsTheNewest(t *testing.T) {
 	s, _ := open(t, StoreOptions{Dir: t.TempDir(), MaxBytes: 100_000})

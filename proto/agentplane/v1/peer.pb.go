@@ -1252,7 +1252,9 @@ type StoreOutputRequest struct {
 	From   *OutputEnds    `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	Chunks []*OutputChunk `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
 	// With the last chunks of output that has ended: nothing will follow.
-	Last          bool `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	Last bool `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	// With last: how long it is. Whoever has not taken all of it has no copy.
+	Ends          *OutputEnds `protobuf:"bytes,6,opt,name=ends,proto3" json:"ends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1320,6 +1322,13 @@ func (x *StoreOutputRequest) GetLast() bool {
 		return x.Last
 	}
 	return false
+}
+
+func (x *StoreOutputRequest) GetEnds() *OutputEnds {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
 }
 
 type StoreOutputResponse struct {
@@ -1667,13 +1676,14 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\x06chunks\x18\x03 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12\x1b\n" +
 	"\tcaught_up\x18\x04 \x01(\bR\bcaughtUp\x12\x16\n" +
 	"\x06absent\x18\x05 \x01(\bR\x06absent\x123\n" +
-	"\x06totals\x18\x06 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\"\xca\x01\n" +
+	"\x06totals\x18\x06 \x01(\v2\x1b.agentplane.v1.OutputTotalsR\x06totals\"\xf9\x01\n" +
 	"\x12StoreOutputRequest\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
 	"\x04from\x18\x03 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04from\x122\n" +
 	"\x06chunks\x18\x04 \x03(\v2\x1a.agentplane.v1.OutputChunkR\x06chunks\x12\x12\n" +
-	"\x04last\x18\x05 \x01(\bR\x04last\"\xd2\x01\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\x12-\n" +
+	"\x04ends\x18\x06 \x01(\v2\x19.agentplane.v1.OutputEndsR\x04ends\"\xd2\x01\n" +
 	"\x13StoreOutputResponse\x12#\n" +
 	"\rinvocation_id\x18\x01 \x01(\tR\finvocationId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12-\n" +
@@ -1767,39 +1777,40 @@ var file_agentplane_v1_peer_proto_depIdxs = []int32{
 	33, // 10: agentplane.v1.PeerServiceOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
 	31, // 11: agentplane.v1.StoreOutputRequest.from:type_name -> agentplane.v1.OutputEnds
 	32, // 12: agentplane.v1.StoreOutputRequest.chunks:type_name -> agentplane.v1.OutputChunk
-	31, // 13: agentplane.v1.StoreOutputResponse.held:type_name -> agentplane.v1.OutputEnds
-	33, // 14: agentplane.v1.StoreOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
-	34, // 15: agentplane.v1.StoreBlobRequest.blob:type_name -> agentplane.v1.Blob
-	34, // 16: agentplane.v1.ReadBlobRequest.blob:type_name -> agentplane.v1.Blob
-	1,  // 17: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
-	3,  // 18: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
-	5,  // 19: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
-	7,  // 20: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
-	9,  // 21: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
-	11, // 22: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
-	14, // 23: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
-	16, // 24: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
-	18, // 25: agentplane.v1.PeerService.Output:input_type -> agentplane.v1.PeerServiceOutputRequest
-	21, // 26: agentplane.v1.PeerService.StoreOutput:input_type -> agentplane.v1.StoreOutputRequest
-	23, // 27: agentplane.v1.PeerService.StoreBlob:input_type -> agentplane.v1.StoreBlobRequest
-	25, // 28: agentplane.v1.PeerService.ReadBlob:input_type -> agentplane.v1.ReadBlobRequest
-	2,  // 29: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
-	4,  // 30: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
-	6,  // 31: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
-	8,  // 32: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
-	10, // 33: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
-	12, // 34: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
-	15, // 35: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
-	17, // 36: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
-	20, // 37: agentplane.v1.PeerService.Output:output_type -> agentplane.v1.PeerServiceOutputResponse
-	22, // 38: agentplane.v1.PeerService.StoreOutput:output_type -> agentplane.v1.StoreOutputResponse
-	24, // 39: agentplane.v1.PeerService.StoreBlob:output_type -> agentplane.v1.StoreBlobResponse
-	26, // 40: agentplane.v1.PeerService.ReadBlob:output_type -> agentplane.v1.ReadBlobResponse
-	29, // [29:41] is the sub-list for method output_type
-	17, // [17:29] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	31, // 13: agentplane.v1.StoreOutputRequest.ends:type_name -> agentplane.v1.OutputEnds
+	31, // 14: agentplane.v1.StoreOutputResponse.held:type_name -> agentplane.v1.OutputEnds
+	33, // 15: agentplane.v1.StoreOutputResponse.totals:type_name -> agentplane.v1.OutputTotals
+	34, // 16: agentplane.v1.StoreBlobRequest.blob:type_name -> agentplane.v1.Blob
+	34, // 17: agentplane.v1.ReadBlobRequest.blob:type_name -> agentplane.v1.Blob
+	1,  // 18: agentplane.v1.PeerService.Forward:input_type -> agentplane.v1.ForwardRequest
+	3,  // 19: agentplane.v1.PeerService.Propose:input_type -> agentplane.v1.ProposeRequest
+	5,  // 20: agentplane.v1.PeerService.ReadIndex:input_type -> agentplane.v1.ReadIndexRequest
+	7,  // 21: agentplane.v1.PeerService.ReadTerm:input_type -> agentplane.v1.ReadTermRequest
+	9,  // 22: agentplane.v1.PeerService.LostLeader:input_type -> agentplane.v1.LostLeaderRequest
+	11, // 23: agentplane.v1.PeerService.Sessions:input_type -> agentplane.v1.SessionsRequest
+	14, // 24: agentplane.v1.PeerService.AddServer:input_type -> agentplane.v1.AddServerRequest
+	16, // 25: agentplane.v1.PeerService.BootState:input_type -> agentplane.v1.BootStateRequest
+	18, // 26: agentplane.v1.PeerService.Output:input_type -> agentplane.v1.PeerServiceOutputRequest
+	21, // 27: agentplane.v1.PeerService.StoreOutput:input_type -> agentplane.v1.StoreOutputRequest
+	23, // 28: agentplane.v1.PeerService.StoreBlob:input_type -> agentplane.v1.StoreBlobRequest
+	25, // 29: agentplane.v1.PeerService.ReadBlob:input_type -> agentplane.v1.ReadBlobRequest
+	2,  // 30: agentplane.v1.PeerService.Forward:output_type -> agentplane.v1.ForwardResponse
+	4,  // 31: agentplane.v1.PeerService.Propose:output_type -> agentplane.v1.ProposeResponse
+	6,  // 32: agentplane.v1.PeerService.ReadIndex:output_type -> agentplane.v1.ReadIndexResponse
+	8,  // 33: agentplane.v1.PeerService.ReadTerm:output_type -> agentplane.v1.ReadTermResponse
+	10, // 34: agentplane.v1.PeerService.LostLeader:output_type -> agentplane.v1.LostLeaderResponse
+	12, // 35: agentplane.v1.PeerService.Sessions:output_type -> agentplane.v1.SessionsResponse
+	15, // 36: agentplane.v1.PeerService.AddServer:output_type -> agentplane.v1.AddServerResponse
+	17, // 37: agentplane.v1.PeerService.BootState:output_type -> agentplane.v1.BootStateResponse
+	20, // 38: agentplane.v1.PeerService.Output:output_type -> agentplane.v1.PeerServiceOutputResponse
+	22, // 39: agentplane.v1.PeerService.StoreOutput:output_type -> agentplane.v1.StoreOutputResponse
+	24, // 40: agentplane.v1.PeerService.StoreBlob:output_type -> agentplane.v1.StoreBlobResponse
+	26, // 41: agentplane.v1.PeerService.ReadBlob:output_type -> agentplane.v1.ReadBlobResponse
+	30, // [30:42] is the sub-list for method output_type
+	18, // [18:30] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_peer_proto_init() }
