@@ -293,6 +293,10 @@ func (w *World) readOutput(ctx context.Context, c *client.Client, row *raftlogv1
 		case e != nil && e.Code == codes.Unavailable && ctx.Err() == nil:
 			time.Sleep(500 * time.Millisecond)
 			continue
+		case e != nil && e.Reason == "certificate_expired" && ctx.Err() == nil: // its issuer was replaced
+			w.operators.renew(ctx)
+			time.Sleep(500 * time.Millisecond)
+			continue
 		case e != nil && w.purging() && e.Reason == "no_command":
 			return nil
 		case err != nil:
