@@ -121,6 +121,11 @@ func (tx *tx) removeNode(m *raftlogv1.RemoveNode) *raftlogv1.Outcome {
 	case removed(have):
 		return stands(have.GetChangedIndex())
 	}
+	for n := range tx.nodes.all() {
+		if m.GetSeenIndex() > 0 && removed(n) && n.GetChangedIndex() > m.GetSeenIndex() {
+			return refuse(raftlogv1.Code_CODE_STALE, "removal_moved", "node %q was removed meanwhile: whether the others suffice without node %q has to be looked at again", n.GetName(), have.GetName())
+		}
+	}
 	n := clone(have)
 	n.State = raftlogv1.NodeState_NODE_STATE_REMOVED
 	n.RemovedAt, n.ChangedIndex = tx.now(), tx.index

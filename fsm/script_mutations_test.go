@@ -50,7 +50,7 @@ var verbs = map[string]func(*call) *raftlogv1.Mutation{
 		}}}
 	},
 	"remove-node": func(c *call) *raftlogv1.Mutation {
-		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: c.word(0)}}}
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: c.word(0), SeenIndex: c.int("seen", 0)}}}
 	},
 	"raise-level": func(c *call) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RaiseFeatureLevel{RaiseFeatureLevel: &raftlogv1.RaiseFeatureLevel{

@@ -102,8 +102,11 @@ func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member
 
 // RemoveMember takes a node out of trust and then out of raft: the entry is the
 // decision, and the leader's membership loop brings raft in line with it when this
-// call dies in between. A leader does not remove itself: it hands over, and the caller's
-// node asks the next one.
+// call dies in between. Until it has, raft counts a voter with which nobody speaks any
+// more. So only one is removed at a time; and where the others are no majority of the
+// voters that there are, it leaves raft first: when this call dies in between it is still
+// trusted, and may be removed again. A leader does not remove itself: it hands over, and
+// the caller's node asks the next one.
 func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemberRequest) (*agentplanev1.RemoveMemberResponse, error) {
 	v := c.o.Machine.View()
 	n, err := c.node(v, req.GetMember(), true)
@@ -111,9 +114,9 @@ func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemb
 		return nil, err
 	}
 	cfg := c.o.Raft.Configuration()
-	voter := slices.Contains(cfg.Voters, n.GetId())
+	voter, rest := slices.Contains(cfg.Voters, n.GetId()), 0
 	if voter {
-		if err := c.mayLose(v, cfg, n); err != nil {
+		if rest, err = c.mayLose(v, cfg, n); err != nil {
 			return nil, err
 		}
 	}
@@ -123,15 +126,28 @@ func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemb
 		}
 		return nil, c.notLeader("node %q led and has handed over leadership: the new leader removes it", n.GetName())
 	}
-	_, _, err = c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{
-		RemoveNode: &raftlogv1.RemoveNode{NodeId: n.GetId()},
-	}})
-	if err != nil {
-		return nil, err
+	distrust := func() error {
+		_, _, err := c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{
+			RemoveNode: &raftlogv1.RemoveNode{NodeId: n.GetId(), SeenIndex: v.Index()},
+		}})
+		return err
 	}
-	if voter || slices.Contains(cfg.NonVoters, n.GetId()) {
+	leave := func() error {
+		if !voter && !slices.Contains(cfg.NonVoters, n.GetId()) {
+			return nil
+		}
 		if err := c.o.Raft.RemoveServer(ctx, n.GetId(), cfg.Index); err != nil {
-			return nil, c.proposeRefusal(err)
+			return c.proposeRefusal(err)
+		}
+		return nil
+	}
+	steps := []func() error{distrust, leave}
+	if voter && rest < quorum(len(cfg.Voters)) {
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return nil, err
 		}
 	}
 	c.o.Logger.Info("node removed", "node_id", n.GetId(), "name", n.GetName(), "by", c.callerName(ctx))
@@ -139,10 +155,11 @@ func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemb
 }
 
 // mayLose refuses to remove a voter when those that remain could not decide
-// anything any more, not even this.
-func (c *Cluster) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) error {
+// anything any more, not even this, and while another one is being removed. It answers how
+// many of those that remain are up.
+func (c *Cluster) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) (up int, err error) {
 	if len(cfg.Voters) == 1 {
-		return c.refuseHint(codes.FailedPrecondition, "last_voter", `add a node with "agentctl tokens create --kind node" first`,
+		return 0, c.refuseHint(codes.FailedPrecondition, "last_voter", `add a node with "agentctl tokens create --kind node" first`,
 			"node %q is the last voter: without it there is no cluster", n.GetName())
 	}
 	peers := c.o.Peers()
@@ -152,17 +169,22 @@ func (c *Cluster) mayLose(v *fsm.View, cfg Configuration, n *raftlogv1.Node) err
 			continue
 		}
 		rest = append(rest, id)
+		other, found := v.Node(id)
+		if found && !registered(other) {
+			return 0, c.refuseWith(codes.Unavailable, &agentplanev1.ErrorDetail{
+				Reason: "removal_in_progress", RetryAfterMs: 500, Hint: `run the command again when "agentctl cluster members" does not show it any more`,
+			}, "node %q was removed and is still being taken out of raft: node %q is not removed meanwhile", other.GetName(), n.GetName())
+		}
 		if id != c.o.NodeID && gone(cmp.Or(peers[id], "unknown")) {
-			other, _ := v.Node(id)
 			dead = append(dead, cmp.Or(other.GetName(), id))
 		}
 	}
-	if up := len(rest) - len(dead); up < quorum(len(rest)) {
-		return c.refuseHint(codes.FailedPrecondition, "quorum_would_be_lost", "remove or start what is dead first: "+dead[0],
+	if up = len(rest) - len(dead); up < quorum(len(rest)) {
+		return 0, c.refuseHint(codes.FailedPrecondition, "quorum_would_be_lost", "remove or start what is dead first: "+dead[0],
 			"without node %q there would be %d voters of which %d are up, and %d are needed (dead: %q)",
 			n.GetName(), len(rest), up, quorum(len(rest)), dead)
 	}
-	return nil
+	return up, nil
 }
 
 // gone says that there is no sign of life of the node.

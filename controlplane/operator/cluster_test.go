@@ -95,6 +95,8 @@ func TestRemoveMember(t *testing.T) {
 		{"one that is not there", func(*world) {}, "node-x", codes.NotFound, "no_node", nil},
 		{"the last voter", func(w *world) { w.cfg.Voters = []string{"n1"} }, "n1", codes.FailedPrecondition, "last_voter", nil},
 		{"a live one while another is dead", func(w *world) { w.gossip["n3"] = "dead" }, "n2", codes.FailedPrecondition, "quorum_would_be_lost", nil},
+		{"one while another is being removed", func(w *world) { removeNode(w, "n3") }, "n2", codes.Unavailable, "removal_in_progress", nil},
+		{"the one that is being removed", func(w *world) { removeNode(w, "n2") }, "n2", codes.OK, "", []string{"n2"}},
 		{"a live one while another was never heard of", func(w *world) { delete(w.gossip, "n3") }, "n2", codes.FailedPrecondition, "quorum_would_be_lost", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -116,6 +118,35 @@ func TestRemoveMember(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func removeNode(w *world, id string) {
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{RemoveNode: &raftlogv1.RemoveNode{NodeId: id}}})
+}
+
+// A node with which nobody speaks any more may be counted by raft only while the others are
+// a majority without it: a leader that dies then would have no successor.
+func TestWhoIsNeededLeavesRaftBeforeTrust(t *testing.T) {
+	for _, c := range []struct {
+		voters  []string
+		trusted bool // when it leaves raft
+	}{{[]string{"n1", "n2", "n3"}, false}, {[]string{"n1", "n2"}, true}} {
+		w := three(t)
+		w.cfg.Voters = c.voters
+		left := false
+		w.leaving = func(id string) {
+			n, _ := w.m.View().Node(id)
+			if left = true; registered(n) != c.trusted {
+				t.Errorf("of %d voters one is trusted when it leaves raft: %v, want %v", len(c.voters), registered(n), c.trusted)
+			}
+		}
+		if _, err := w.Cluster.RemoveMember(t.Context(), &agentplanev1.RemoveMemberRequest{Member: "n2"}); err != nil || !left {
+			t.Fatalf("left raft: %v, %v", left, err)
+		}
+		if n, _ := w.m.View().Node("n2"); registered(n) {
+			t.Error("it is still trusted in the end")
+		}
 	}
 }
 

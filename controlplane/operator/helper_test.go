@@ -49,6 +49,7 @@ type world struct {
 	transfers  []string
 	removed    []string
 	transfer   func(to string) error
+	leaving    func(id string) // called before a server leaves raft
 	caller     testCaller
 	reads      int
 }
@@ -194,6 +195,9 @@ func (w *world) Transfer(_ context.Context, to string) error {
 func (w *world) RemoveServer(_ context.Context, id string, previous uint64) error {
 	if previous != w.cfg.Index {
 		return fmt.Errorf("configuration is at %d, not %d", w.cfg.Index, previous)
+	}
+	if w.leaving != nil {
+		w.leaving(id)
 	}
 	w.removed = append(w.removed, id)
 	is := func(other string) bool { return other == id }

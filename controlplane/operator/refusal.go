@@ -47,6 +47,7 @@ var hints = map[string]string{
 	"no_operator":     `see "agentctl operators list"`,
 	"last_admin":      `make another with "agentctl tokens create --kind operator --role admin" and "agentctl login"`,
 	"no_node":         `see "agentctl cluster members"`,
+	"removal_moved":   `look at "agentctl cluster members", then run the command again`,
 	"node_removed":    `join again with an empty data directory`,
 	"name_taken":      `choose another name`,
 	"feature_level":   `upgrade the node, then join again`,

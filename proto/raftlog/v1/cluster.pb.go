@@ -915,8 +915,11 @@ func (x *NodeStarted) GetStartId() []byte {
 
 // RemoveNode takes a node out of trust for ever.
 type RemoveNode struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The index of the state on which it was decided that the others suffice: refused when
+	// another node was removed since. 0: whatever was.
+	SeenIndex     uint64 `protobuf:"varint,2,opt,name=seen_index,json=seenIndex,proto3" json:"seen_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -956,6 +959,13 @@ func (x *RemoveNode) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *RemoveNode) GetSeenIndex() uint64 {
+	if x != nil {
+		return x.SeenIndex
+	}
+	return 0
 }
 
 // RaiseFeatureLevel is refused while a registered server in the given raft
@@ -1962,10 +1972,12 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12\x18\n" +
 	"\aaddress\x18\x05 \x01(\tR\aaddress\x12%\n" +
 	"\x0egossip_address\x18\x06 \x01(\tR\rgossipAddress\x12\x19\n" +
-	"\bstart_id\x18\a \x01(\fR\astartId\"%\n" +
+	"\bstart_id\x18\a \x01(\fR\astartId\"D\n" +
 	"\n" +
 	"RemoveNode\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"H\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"seen_index\x18\x02 \x01(\x04R\tseenIndex\"H\n" +
 	"\x11RaiseFeatureLevel\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x1d\n" +
 	"\n" +
