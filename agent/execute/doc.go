@@ -143,7 +143,8 @@
 // An attempt may have an undo: a program that takes back what the others did. Then its only
 // program is a step, too, so that its end is journalled before anything follows from it; the
 // undo is the step after the last, with a directory and a supervisor of its own, started at
-// most once by the same means. Its record's name is the cause for which it runs.
+// most once by the same means. Its record's name is the cause for which it runs. It gets
+// neither files nor standard input: they are of the first step.
 //
 // When all steps have succeeded the attempt waits ([Run.Wait] does) until it is kept, canceled,
 // or its time is over, which is counted by the uptime of the host (CLOCK_BOOTTIME) from the

@@ -219,6 +219,25 @@ func TestAnUndoThatCannotBeStartedIsTriedAgain(t *testing.T) {
 	wantSteps(t, m, " SUCCEEDED(exit)", "not_confirmed SUCCEEDED(exit)")
 }
 
+// What the command brings along is of its first program: the undo finds what that has made of
+// it, and needs no cache.
+func TestAnUndoBringsNothingAlong(t *testing.T) {
+	cache, to := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	s := guarded("cat; cat "+to+"; echo 'changed' > "+to, 200*time.Millisecond)
+	s.Undo.Argv[2] = "cat; cat " + to
+	s.Files = []File{fileOf(t, cache, "file ", to)}
+	s.Stdin, _ = content(t, cache, "input ")
+	r, m := newRunner(t)
+	run := start(t, r, s)
+	must(t, os.RemoveAll(cache))
+	res := wait(t, run)
+	wantResult(t, res, Failed, ReasonUndone)
+	wantSteps(t, m, " SUCCEEDED(exit)", "not_confirmed SUCCEEDED(exit)")
+	if out := text2(res.Head, res.Tail); out != "input file changed\n" {
+		t.Errorf("they printed %q", out)
+	}
+}
+
 // bench is a host of which a test says when it boots, and how much longer than this one it is
 // up.
 type bench struct {
