@@ -43,6 +43,7 @@
 //	exit            the result, complete and fsynced before it gets this name
 //	supervisor.log  what a supervisor says when it fails
 //	kept            there when the cluster has taken all output, or wants none
+//	placing         there when a file of the command may be in its place
 //	reboot          there when the program has announced a reboot of the host
 //	plan, later     what all steps are, and their secrets; only of an attempt with steps
 //
@@ -149,9 +150,10 @@
 // When all steps have succeeded the attempt waits ([Run.Wait] does) until it is kept, canceled,
 // or its time is over, which is counted by the uptime of the host (CLOCK_BOOTTIME) from the
 // program's end, also over restarts of agentd. Under another boot id it begins anew, once. When
-// a step has begun and not succeeded the undo runs at once. Nothing of this asks anybody: the
-// plan lies in the first step's directory, and the journal is asked for what it has. The undo
-// itself cannot be canceled.
+// a step has begun and not succeeded the undo runs at once; likewise when no program was let go,
+// but a file may be in its place: that is marked (placing), durably, before the first rename.
+// Nothing of this asks anybody: the plan lies in the first step's directory, and the journal is
+// asked for what it has. The undo itself cannot be canceled.
 //
 // Of a step whose intent is journalled and whose program was not let go, nothing is started
 // later; of the undo it is, since a host that waits for it has nobody else: a directory without

@@ -183,17 +183,11 @@ func (run *Run) again(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// begun says whether any program of the attempt has run, or may have.
+// begun says whether there is anything to undo: a program of the attempt has run, or may
+// have, or a file may have been put in its place.
 func (run *Run) begun() bool {
-	if run.ended != nil && run.ended.Started {
-		return true
-	}
-	for _, s := range run.r.journal.Steps(run.a) {
-		if s.Result.Started {
-			return true
-		}
-	}
-	return false
+	// A further step has one before it that has succeeded.
+	return run.step.Number > 1 || run.ended.Started || run.r.directory(run.a).has(filePlacing)
 }
 
 func causeOf(s State) string {
@@ -346,6 +340,9 @@ func (run *Run) undone() Result {
 		run.over = &over
 	}
 	end, cause := *run.over, run.step.Name
+	if end.State == Rejected {
+		end.State = Failed // something of it was done, and is undone
+	}
 	if end.State == Succeeded {
 		end.State, end.Reason, end.Detail = Failed, ReasonUndone, ""
 		switch {

@@ -238,6 +238,50 @@ func TestAnUndoBringsNothingAlong(t *testing.T) {
 	}
 }
 
+// Files that were put in place are a change, although no program was let go after that.
+func TestFilesInTheirPlacesAreUndone(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault  string
+		change func(s *Spec, to string)
+		state  State
+		reason string
+		undone bool
+	}{
+		"no such program": {"", func(s *Spec, _ string) { s.Script, s.Argv = nil, []string{"/no/such"} }, Failed, ReasonNotFound, true},
+		"a rename that fails after another": {"", func(s *Spec, to string) {
+			// The first file takes the place of a link through which the second is reached.
+			must(t, os.Symlink(t.TempDir(), filepath.Join(to, "link")))
+			s.Files[0].Path, s.Files[1].Path = filepath.Join(to, "link"), filepath.Join(to, "link", "file")
+		}, Failed, ReasonNotPlaced, true},
+		"nothing is written":     {"", func(s *Spec, to string) { s.Files[1].Path = filepath.Join(to, "none", "file") }, Failed, ReasonNotPlaced, false},
+		"a death before renames": {"supervisor-written", nil, Lost, ReasonSupervisorGone, false},
+		"a death among renames":  {"supervisor-renamed", nil, Lost, ReasonSupervisorGone, true},
+		"a death after them":     {"supervisor-placed", nil, Lost, ReasonSupervisorGone, true},
+		"a death at the gate":    {"supervisor-forked", nil, Lost, ReasonSupervisorGone, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			was := superviseEnv
+			superviseEnv = append(slices.Clone(was), envFaults+"="+c.fault)
+			defer func() { superviseEnv = was }()
+			cache, to := t.TempDir(), t.TempDir()
+			s := guarded("echo ran", time.Hour)
+			for _, name := range []string{"a", "b"} {
+				s.Files = append(s.Files, fileOf(t, cache, name, filepath.Join(to, name)))
+			}
+			if c.change != nil {
+				c.change(&s, to)
+			}
+			s.Undo.Argv[2] = "echo undone"
+			r, _ := newRunner(t)
+			res := wait(t, start(t, r, s))
+			wantResult(t, res, c.state, c.reason)
+			if out := text2(res.Head, res.Tail); (out == "undone\n") != c.undone || !c.undone && out != "" || res.Started != c.undone {
+				t.Errorf("it printed %q; result %+v", out, res)
+			}
+		})
+	}
+}
+
 // bench is a host of which a test says when it boots, and how much longer than this one it is
 // up.
 type bench struct {
