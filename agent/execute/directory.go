@@ -33,6 +33,7 @@ const (
 	fileReboot  = "reboot"
 	filePlan    = "plan"
 	fileLater   = "later"
+	fileUndo    = "undo"
 	fileStdin   = "stdin"
 	filePlacing = "placing"
 	fileContent = "file."   // and a number

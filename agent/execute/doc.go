@@ -46,6 +46,7 @@
 //	placing         there when a file of the command may be in its place
 //	reboot          there when the program has announced a reboot of the host
 //	plan, later     what all steps are, and their secrets; only of an attempt with steps
+//	undo            there when the attempt has an undo, whatever becomes of the plan
 //
 // # Steps
 //
@@ -159,6 +160,9 @@
 // later; of the undo it is, since a host that waits for it has nobody else: a directory without
 // a living supervisor and without STARTED is taken away and made again. That is tried for half
 // a minute, as when there is no process or space for it.
+//
+// A plan that cannot be read at the moment is read again, as often as Wait is called. Of one
+// that is damaged no undo can be run: then what had succeeded is FAILED(undo_failed).
 //
 // # Output
 //

@@ -116,15 +116,23 @@ func (run *Run) guard(ctx context.Context, over Result) (*Result, error) {
 	if !run.begun() {
 		return &over, nil
 	}
-	if err := run.usePlan(); err != nil {
-		over.say("whether it was to be undone is not known: %v", err)
-		return &over, nil
+	cause := causeOf(over.State)
+	switch err := run.usePlan(); {
+	case errors.Is(err, errDamaged):
+		if !run.hasUndo() {
+			return &over, nil
+		}
+		if over.State == Succeeded {
+			cause = CauseLost
+		}
+		return run.startUndo(over, cause, err)
+	case err != nil:
+		return nil, err // it is tried again
 	}
 	u := run.plan.Undo
 	if u == nil {
 		return &over, nil
 	}
-	cause := causeOf(over.State)
 	if over.State == Succeeded {
 		var err error
 		if cause, err = run.await(ctx, u); err != nil {
@@ -134,24 +142,40 @@ func (run *Run) guard(ctx context.Context, over Result) (*Result, error) {
 			return &over, nil
 		}
 	}
+	return run.startUndo(over, cause, nil)
+}
+
+// startUndo makes the undo the step at hand and starts it, unless that cannot be done; or it
+// gives over, since the attempt was confirmed at the last moment.
+func (run *Run) startUndo(over Result, cause string, cannot error) (*Result, error) {
 	next := StepRecord{Number: run.step.Of + 1, Of: run.step.Of, Name: cause}
 	switch err := run.r.journal.StepIntent(run.a, next); {
 	case errors.Is(err, ErrKept):
-		return &over, nil // at the last moment
+		return &over, nil
 	case err != nil && !run.goesOn(err):
 		return nil, err
 	}
 	run.over = &over
 	run.at(next)
 	run.d.fault("after-step-intent")
-	run.startUndo()
+	if cannot != nil {
+		run.refuse(cannot)
+	} else {
+		run.beginUndo()
+	}
 	return nil, nil
 }
 
-func (run *Run) startUndo() {
+func (run *Run) beginUndo() {
 	if err := run.begin(run.plan.undo(run.step.Name)); err != nil && !errors.Is(err, ErrExists) {
 		run.refuse(err)
 	}
+}
+
+// hasUndo says of an attempt whose plan is damaged whether it has an undo.
+func (run *Run) hasUndo() bool {
+	_, armed := run.r.journal.Guard(run.a)
+	return armed || run.step.Name == soleStep || run.r.directory(run.a).has(fileUndo)
 }
 
 // again starts an undo once more that provably has not run, since agentd or its supervisor
@@ -162,8 +186,11 @@ func (run *Run) again(ctx context.Context) (bool, error) {
 	if !run.undoing() || run.noted || run.ended.Started || run.ended.State != Lost && run.ended.State != Rejected || run.tries >= undoTries {
 		return false, nil
 	}
-	if run.usePlan() != nil {
+	switch err := run.usePlan(); {
+	case errors.Is(err, errDamaged):
 		return false, nil
+	case err != nil:
+		return false, err
 	}
 	if pause := min(firstAgain<<run.tries, mostAgain); run.tries > 0 && !pauseFor(ctx, pause) {
 		return false, ctx.Err()
@@ -179,7 +206,7 @@ func (run *Run) again(ctx context.Context) (bool, error) {
 	}
 	_ = os.RemoveAll(gone) // or with the next start
 	run.at(run.step)
-	run.startUndo()
+	run.beginUndo()
 	return true, nil
 }
 

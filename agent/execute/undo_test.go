@@ -282,6 +282,76 @@ func TestFilesInTheirPlacesAreUndone(t *testing.T) {
 	}
 }
 
+// A plan that cannot be read at one moment is read at the next; till then nothing is told.
+func TestAPlanIsReadUntilItCanBe(t *testing.T) {
+	two := inSteps("echo a", "echo b")
+	two.Undo = guarded("", time.Second).Undo
+	for name, c := range map[string]struct {
+		spec   Spec
+		known  []StepRecord // to the journal, of an attempt whose first program has ended
+		output string
+	}{
+		"it waits":             {guarded("echo a", time.Second), []StepRecord{{Number: 1, Of: 1, Result: Result{State: Succeeded, Reason: ReasonExit, Started: true}}}, "a\nundo: not_confirmed undo \n"},
+		"a step is to follow":  {two, []StepRecord{{Number: 1, Of: 2, Name: "a", Result: Result{State: Succeeded, Reason: ReasonExit, Started: true}}}, "a\nb\nundo: not_confirmed undo \n"},
+		"the undo is to begin": {guarded("echo a", time.Second), []StepRecord{{Number: 1, Of: 1, Result: Result{State: Succeeded, Reason: ReasonExit, Started: true}}, {Number: 2, Of: 1, Name: CauseNotConfirmed}}, "a\nundo: not_confirmed undo \n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, m := newRunner(t)
+			run := start(t, r, c.spec)
+			eventually(t, "the program's end", func() bool { return run.d.has(fileExit) })
+			m.steps[c.spec.Attempt] = c.known
+			plan := run.d.path(filePlan)
+			must(t, os.Rename(plan, plan+".aside"))
+			must(t, os.Mkdir(plan, 0o700))
+			adopted, err := r.Adopt(c.spec.Attempt)
+			must(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if res, err := adopted.Wait(ctx); err == nil || ctx.Err() != nil {
+				t.Fatalf("Wait without the plan gives %+v, %v", res, err)
+			}
+			must(t, os.Remove(plan))
+			must(t, os.Rename(plan+".aside", plan))
+			wantResult(t, wait(t, adopted), Failed, ReasonUndone)
+			if out := stored(t, r); out != c.output {
+				t.Errorf("it printed %q", out)
+			}
+		})
+	}
+}
+
+func TestADamagedPlanLeavesNothingSucceededThatWaits(t *testing.T) {
+	two := inSteps("echo a", "echo b")
+	two.Undo = guarded("", time.Hour).Undo
+	for name, c := range map[string]struct {
+		spec   Spec
+		damage func(path string) error
+		state  State
+		reason string
+	}{
+		"it is gone":                       {guarded("echo a", time.Hour), os.Remove, Failed, ReasonUndoFailed},
+		"it is cut":                        {guarded("echo a", time.Hour), func(path string) error { return os.Truncate(path, 20) }, Failed, ReasonUndoFailed},
+		"before the second step of two":    {two, os.Remove, Failed, ReasonNotPrepared},
+		"of what has nothing to be undone": {inSteps("echo a"), os.Remove, Succeeded, ReasonExit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, m := newRunner(t)
+			run := start(t, r, c.spec)
+			eventually(t, "the program's end", func() bool { return run.d.has(fileExit) })
+			must(t, c.damage(run.d.path(filePlan)))
+			adopted, err := r.Adopt(c.spec.Attempt)
+			must(t, err)
+			res := wait(t, adopted)
+			wantResult(t, res, c.state, c.reason)
+			if undo := c.spec.Undo != nil; strings.Contains(res.Detail, "the undo is REJECTED (not_prepared): the plan of the steps cannot be used: it is damaged") != undo || stored(t, r) != "a\n" || m.armed != 0 {
+				t.Errorf("result is %+v", res)
+			}
+		})
+	}
+}
+
 // bench is a host of which a test says when it boots, and how much longer than this one it is
 // up.
 type bench struct {
