@@ -57,7 +57,8 @@
 // A journal that cannot be written holds the undo up until it can, which is tried every quarter
 // of a minute: it is what decides. With a journal that was damaged and put aside nobody
 // remembers that something waits. When a readmission puts the journal aside, the undo still
-// runs at its time, unless agentd ends before.
+// runs at its time, or at once where further steps were to follow, unless agentd ends before or
+// contact confirms it.
 //
 // # Telling
 //

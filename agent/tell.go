@@ -212,8 +212,10 @@ func (w *worker) sweep() {
 	}
 	var done, unsent []journal.Record
 	for _, a := range all {
-		r, ok := j.Lookup(journal.Key{InvocationID: a.InvocationID, Attempt: a.Number})
+		k := journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
+		r, ok := j.Lookup(k)
 		switch {
+		case !ok && w.runs(k): // of an earlier journal, and it may have to be undone
 		case !ok:
 			w.remove(a) // forgotten, or of an earlier journal whose floor keeps it from coming again
 		case r.Ended() && r.Confirmed && w.o.Output.waits(r.Key):
@@ -224,6 +226,13 @@ func (w *worker) sweep() {
 	}
 	w.removeDone(done)
 	w.removeUnsent(unsent)
+}
+
+// runs says whether the attempt is followed.
+func (w *worker) runs(k journal.Key) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[k] != nil
 }
 
 func (w *worker) removeDone(done []journal.Record) {

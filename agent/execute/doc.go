@@ -161,6 +161,11 @@
 // a living supervisor and without STARTED is taken away and made again. That is tried for half
 // a minute, as when there is no process or space for it.
 //
+// The journal may be another one by now, which knows nothing of the attempt ([ErrNoRecord]).
+// Then nobody is told how it ends, and no further step begins, but it is undone all the same: at
+// once when steps were to follow, or at the end of its wait. What keeps it from that is decided
+// in this life of agentd alone.
+//
 // A plan that cannot be read at the moment is read again, as often as Wait is called. Of one
 // that is damaged no undo can be run: then what had succeeded is FAILED(undo_failed).
 //

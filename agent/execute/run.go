@@ -28,6 +28,12 @@ type Run struct {
 	cancels chan struct{}
 	kept    chan struct{} // holds one: it was confirmed
 
+	// decide is held while it is journalled that the attempt is kept, or is to be undone; it
+	// guards what follows, which decides when the journal is another one by now.
+	decide    sync.Mutex
+	waiting   bool // for a confirmation
+	confirmed bool // it has come
+
 	mu     sync.Mutex // held by Wait; guards what follows
 	cmd    *exec.Cmd  // the step's supervisor, when it is a child of this process
 	plan   *Spec      // what all steps are, when it is known

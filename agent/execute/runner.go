@@ -281,6 +281,7 @@ func (r *Runner) Adopt(a Attempt) (*Run, error) {
 		if last.Result.State != "" {
 			run.ended, run.noted = &last.Result, true
 		}
+		_ = run.usePlan() // while the journal knows the attempt; else when it is needed
 	}
 	return run, nil
 }

@@ -89,7 +89,13 @@ func (run *Run) next() (over *Result, err error) {
 		return nil, err // it is tried again
 	}
 	following := StepRecord{Number: number, Of: run.step.Of, Name: run.plan.Steps[number-1].Name}
-	if err := run.r.journal.StepIntent(run.a, following); err != nil {
+	switch err := run.r.journal.StepIntent(run.a, following); {
+	case run.goesOn(err):
+		return &Result{ // nobody will be told, but what has run is undone
+			State: Lost, ExitCode: -1, EndedAt: at.Result.EndedAt,
+			Detail: fmt.Sprintf("step %d of %d was not started: %v", number, at.Of, err),
+		}, nil
+	case err != nil:
 		return nil, err
 	}
 	run.at(following)

@@ -100,7 +100,7 @@ func (s Spec) undo(cause string) Spec {
 // goesOn says that an attempt goes on although the journal is another one by now: it has an
 // undo, which may not depend on that.
 func (run *Run) goesOn(err error) bool {
-	return errors.Is(err, ErrNoRecord) && run.plan != nil && run.plan.Undo != nil
+	return errors.Is(err, ErrNoRecord) && run.usePlan() == nil && run.plan.Undo != nil
 }
 
 // undoing says that the step at hand is the undo.
@@ -148,15 +148,11 @@ func (run *Run) guard(ctx context.Context, over Result) (*Result, error) {
 // startUndo makes the undo the step at hand and starts it, unless that cannot be done; or it
 // gives over, since the attempt was confirmed at the last moment.
 func (run *Run) startUndo(over Result, cause string, cannot error) (*Result, error) {
-	next := StepRecord{Number: run.step.Of + 1, Of: run.step.Of, Name: cause}
-	switch err := run.r.journal.StepIntent(run.a, next); {
-	case errors.Is(err, ErrKept):
-		return &over, nil
-	case err != nil && !run.goesOn(err):
+	if begins, err := run.decideUndo(over, cause); err != nil {
 		return nil, err
+	} else if !begins {
+		return &over, nil
 	}
-	run.over = &over
-	run.at(next)
 	run.d.fault("after-step-intent")
 	if cannot != nil {
 		run.refuse(cannot)
@@ -164,6 +160,26 @@ func (run *Run) startUndo(over Result, cause string, cannot error) (*Result, err
 		run.beginUndo()
 	}
 	return nil, nil
+}
+
+// decideUndo makes the undo the step at hand, which is durable then. false says that the
+// attempt was confirmed before that.
+func (run *Run) decideUndo(over Result, cause string) (bool, error) {
+	run.decide.Lock()
+	defer run.decide.Unlock()
+	if run.confirmed {
+		return false, nil
+	}
+	next := StepRecord{Number: run.step.Of + 1, Of: run.step.Of, Name: cause}
+	switch err := run.r.journal.StepIntent(run.a, next); {
+	case errors.Is(err, ErrKept):
+		return false, nil
+	case err != nil && !run.goesOn(err):
+		return false, err
+	}
+	run.waiting, run.over = false, &over
+	run.at(next)
+	return true, nil
 }
 
 func (run *Run) beginUndo() {
@@ -232,6 +248,9 @@ func causeOf(s State) string {
 
 // await waits for a confirmation and gives "" when it has come, or why it has not.
 func (run *Run) await(ctx context.Context, u *Undo) (cause string, err error) {
+	run.decide.Lock()
+	run.waiting = true
+	run.decide.Unlock()
 	if u.ByContact && run.r.contact != nil {
 		seek, stop := context.WithCancel(ctx)
 		sought := make(chan struct{})
@@ -251,7 +270,7 @@ func (run *Run) await(ctx context.Context, u *Undo) (cause string, err error) {
 		}
 		left := g.Deadline - run.r.uptime()
 		switch {
-		case g.Kept:
+		case g.Kept || run.isConfirmed():
 			return "", nil
 		case over:
 			return CauseReboot, nil
@@ -276,7 +295,10 @@ func (run *Run) armed(u *Undo) (g Guard, over bool, err error) {
 		return Guard{}, false, err
 	}
 	g, known := run.r.journal.Guard(run.a)
-	if !known && run.held != nil {
+	switch {
+	case known:
+		run.held = &g
+	case run.held != nil:
 		g, known = *run.held, true // the journal is another one by now
 	}
 	switch {
@@ -320,11 +342,12 @@ func (run *Run) endedAt(boot string, now time.Duration) (at time.Duration, again
 }
 
 // Keep confirms what the attempt did, as the operator by has. It is journalled when Keep
-// returns nil; the journal refuses what does not wait for it, and what comes too late.
+// returns nil, unless the journal is another one by now; the journal refuses what does not wait
+// for it, and what comes too late.
 func (run *Run) Keep(by string) error { return run.keep(by, false) }
 
 func (run *Run) keep(by string, contact bool) error {
-	if err := run.r.journal.Keep(run.a, by, contact); err != nil {
+	if err := run.decideKeep(by, contact); err != nil {
 		return fmt.Errorf("keep %s: %w", run.a, err)
 	}
 	run.r.directory(run.a).fault("after-keep")
@@ -333,6 +356,23 @@ func (run *Run) keep(by string, contact bool) error {
 	default: // it is looked already
 	}
 	return nil
+}
+
+func (run *Run) decideKeep(by string, contact bool) error {
+	run.decide.Lock()
+	defer run.decide.Unlock()
+	err := run.r.journal.Keep(run.a, by, contact)
+	if err != nil && !(errors.Is(err, ErrNoRecord) && run.waiting) {
+		return err
+	}
+	run.confirmed = true
+	return nil
+}
+
+func (run *Run) isConfirmed() bool {
+	run.decide.Lock()
+	defer run.decide.Unlock()
+	return run.confirmed
 }
 
 // seek reaches for the cluster until it has answered once, which confirms the attempt, or

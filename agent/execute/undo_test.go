@@ -505,6 +505,82 @@ func TestAnUndoNeedsNoJournal(t *testing.T) {
 	}
 }
 
+// A journal that is put aside at a moment of its own changes nothing on the host.
+func TestAnUndoNeedsNoJournalWhenever(t *testing.T) {
+	// abandoned waits for an end that nobody can be told.
+	abandoned := func(t *testing.T, run *Run, output string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if _, err := run.Wait(ctx); !errors.Is(err, ErrNoRecord) {
+			t.Errorf("Wait gives %v, want that nothing can be told", err)
+		}
+		if got := stored(t, run.r); got != output {
+			t.Errorf("it printed %q, want %q", got, output)
+		}
+	}
+	t.Run("between two steps", func(t *testing.T) {
+		r, m := newRunner(t)
+		s := inSteps("echo a", "echo b")
+		s.Undo = guarded("", time.Hour).Undo
+		run := start(t, r, s)
+		r.journal = &forgetful{memory: m}
+		abandoned(t, run, "a\nundo: lost undo \n")
+	})
+	t.Run("when it was adopted", func(t *testing.T) {
+		r, m := newRunner(t)
+		release := filepath.Join(t.TempDir(), "go")
+		first := start(t, r, guarded("while [ ! -e "+release+" ]; do sleep 0.01; done", 300*time.Millisecond))
+		supervisorOf(t, first.d)
+		run, err := r.Adopt(first.Attempt())
+		must(t, err)
+		r.journal = &forgetful{memory: m}
+		must(t, os.Remove(run.d.path(filePlan))) // it knows what is to be done
+		must(t, os.WriteFile(release, nil, 0o600))
+		abandoned(t, run, "undo: not_confirmed undo \n")
+	})
+	t.Run("and contact confirms", func(t *testing.T) {
+		r, m := newRunner(t)
+		r.contact = func(context.Context) (string, error) { return "n1", nil }
+		s := guarded("sleep 0.2", time.Hour)
+		s.Undo.ByContact = true
+		run := start(t, r, s)
+		r.journal = &forgetful{memory: m}
+		if err := run.Keep("ann"); !errors.Is(err, ErrNoRecord) {
+			t.Errorf("Keep while the program runs gives %v", err)
+		}
+		abandoned(t, run, "")
+	})
+	t.Run("after the confirmation", func(t *testing.T) {
+		r, m := newRunner(t)
+		run := start(t, r, guarded("true", 500*time.Millisecond))
+		leave(t, m, run)
+		must(t, run.Keep("ann"))
+		r.journal = &forgetful{memory: m}
+		abandoned(t, run, "")
+	})
+	t.Run("after a reboot", func(t *testing.T) {
+		m := &memory{intents: map[Attempt]bool{}, results: map[Attempt]Result{}, steps: map[Attempt][]StepRecord{}, guards: map[Attempt]Guard{}}
+		r, host := newBench(t, m, filepath.Join(t.TempDir(), "runs"))
+		leave(t, m, start(t, r, guarded("true", 10*time.Minute)))
+		host.restart("boot-2", time.Minute)
+		var run *Run
+		for range 2 { // the second finds it armed
+			var err error
+			run, err = r.Adopt(shell("").Attempt)
+			must(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if res, err := run.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("it ended: %+v, %v", res, err)
+			}
+			cancel()
+		}
+		r.journal = &forgetful{memory: m}
+		host.restart("boot-2", 12*time.Minute)
+		abandoned(t, run, "undo: not_confirmed undo \n")
+	})
+}
+
 // forgetful is a journal that has been put aside.
 type forgetful struct{ *memory }
 
