@@ -40,7 +40,8 @@
 // confirmation: the journal has ARMED with the boot id and the uptime up to which it waits,
 // counted from the program's end. What ends the wait is journalled as well, KEPT or the intent
 // of the undo, and of these two whichever is first counts, whatever was told or asked. So a
-// confirmation that comes when the undo has begun is too late, and the node is told so.
+// confirmation that comes when the undo has begun is too late, and the node is told so; likewise
+// one that comes after a cancel.
 //
 // A node tells of an operator's confirmation as it tells of a cancel. By contact it is agentd
 // that seeks it (contact.go): by a new connection, begun a second after the program's end, tried

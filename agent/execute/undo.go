@@ -16,6 +16,8 @@ var (
 	ErrNoRecord = errors.New("the journal does not know the attempt")
 	// ErrKept says that the attempt was confirmed, so that its undo may not begin.
 	ErrKept = errors.New("the attempt is confirmed")
+	// ErrCanceled says that a cancel was asked, so that the attempt may not be confirmed.
+	ErrCanceled = errors.New("the attempt is canceled")
 )
 
 // Reasons of an attempt whose programs succeeded and whose undo has run.
@@ -342,8 +344,8 @@ func (run *Run) endedAt(boot string, now time.Duration) (at time.Duration, again
 }
 
 // Keep confirms what the attempt did, as the operator by has. It is journalled when Keep
-// returns nil, unless the journal is another one by now; the journal refuses what does not wait
-// for it, and what comes too late.
+// returns nil, unless the journal is another one by now. After a cancel that is ErrCanceled; the
+// journal refuses what does not wait for it, and what comes too late.
 func (run *Run) Keep(by string) error { return run.keep(by, false) }
 
 func (run *Run) keep(by string, contact bool) error {
@@ -361,6 +363,9 @@ func (run *Run) keep(by string, contact bool) error {
 func (run *Run) decideKeep(by string, contact bool) error {
 	run.decide.Lock()
 	defer run.decide.Unlock()
+	if run.cancelAsked() && !run.confirmed {
+		return ErrCanceled
+	}
 	err := run.r.journal.Keep(run.a, by, contact)
 	if err != nil && !(errors.Is(err, ErrNoRecord) && run.waiting) {
 		return err

@@ -157,6 +157,31 @@ func TestCancelOfWhatWaitsUndoesIt(t *testing.T) {
 	}
 }
 
+// What was canceled is not confirmed any more, also when the cancel has woken nobody yet, and in
+// a later life of agentd; what was confirmed stays so.
+func TestAConfirmationAfterACancelIsRefused(t *testing.T) {
+	r, m := newRunner(t)
+	run := start(t, r, guarded("echo change", time.Hour))
+	leave(t, m, run)
+	must(t, run.Cancel())
+	adopted, err := r.Adopt(run.Attempt())
+	must(t, err)
+	for _, run := range []*Run{run, adopted} {
+		if err := run.Keep("ann"); !errors.Is(err, ErrCanceled) {
+			t.Errorf("Keep after a cancel gives %v", err)
+		}
+	}
+	wantResult(t, wait(t, adopted), Canceled, ReasonUndone)
+
+	r, m = newRunner(t)
+	run = start(t, r, guarded("echo change", time.Hour))
+	leave(t, m, run)
+	must(t, run.Keep("ann"))
+	must(t, run.Cancel())
+	must(t, run.Keep("ann"))
+	wantResult(t, wait(t, run), Succeeded, ReasonExit)
+}
+
 func TestAnUndoIsNotCanceled(t *testing.T) {
 	r, m := newRunner(t)
 	s := guarded("exit 3", time.Hour)
