@@ -77,8 +77,8 @@
 // An attempt with steps holds its slot to the end of the last one, also while the host is
 // started anew. Which step is at hand is told with RUNNING, each time when a further one has
 // begun and did not end at once; the names and ends of all stand in every report. While a
-// program has announced a reboot, goodbye says so: the cluster then gives the agent the
-// grace of a reboot.
+// program has announced a reboot that has not come, goodbye says so: the cluster then gives
+// the agent the grace of a reboot.
 //
 // # Files of the data directory (mode 0700)
 //

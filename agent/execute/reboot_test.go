@@ -230,6 +230,29 @@ func TestCancelEndsTheWaitForAReboot(t *testing.T) {
 	})
 }
 
+func TestARebootThatCameIsNotAnnouncedAnyMore(t *testing.T) {
+	h := newMachine(t, time.Minute)
+	run := start(t, h.r, guarded(announced, time.Hour))
+	h.leave(run, 1)
+	if !run.Announced() {
+		t.Error("the announcement is not seen")
+	}
+	run = h.reboot()
+	if !run.Announced() {
+		t.Error("whether it has come nobody has looked at yet")
+	}
+	leave(t, h.m, run)
+	if run.Announced() {
+		t.Error("what waits for a confirmation after its reboot announces another one")
+	}
+	run = h.adopt()
+	if run.Announced() {
+		t.Error("it does in the next life of agentd")
+	}
+	must(t, run.Keep("ann"))
+	wantResult(t, wait(t, run), Succeeded, ReasonRebooted)
+}
+
 // An undo is not canceled, also while the reboot is awaited that it has announced.
 func TestCancelDoesNotEndTheWaitOfAnUndo(t *testing.T) {
 	for name, early := range map[string]bool{"one that made it begin": true, "one that comes later": false} {

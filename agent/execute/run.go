@@ -24,6 +24,7 @@ type Run struct {
 	d        directory  // of the step at hand
 	step     StepRecord // the step at hand; Number is 0 of an attempt that has none
 	canceled bool       // cancels is closed
+	settled  bool       // the step at hand has ended
 
 	cancels chan struct{}
 	kept    chan struct{} // holds one: it was confirmed
@@ -56,8 +57,7 @@ func (run *Run) Attempt() Attempt { return run.a }
 // refuse ends the step at hand: the host could not try.
 func (run *Run) refuse(err error) {
 	run.d.forget()
-	res := notPrepared(err)
-	run.ended = &res
+	run.endStep(notPrepared(err))
 }
 
 // Cancel asks the supervisor to end the program: TERM, grace, KILL; no further step begins.
@@ -93,11 +93,19 @@ func (run *Run) Running() (since time.Time, ok bool) {
 	return st.At, true
 }
 
-// Announced says whether the program at hand has announced a reboot of the host.
+// Announced says whether the program at hand has announced a reboot of the host, which has not
+// come and may be near: the program runs still, or its end awaits that.
 func (run *Run) Announced() bool {
 	run.look.Lock()
 	defer run.look.Unlock()
-	return run.d.has(fileReboot)
+	return !run.settled && run.d.has(fileReboot)
+}
+
+// endStep notes how the step at hand has ended.
+func (run *Run) endStep(res Result) {
+	run.look.Lock()
+	defer run.look.Unlock()
+	run.ended, run.settled = &res, true
 }
 
 // Wait waits for the end of the attempt, ends what a dead supervisor left, journals the

@@ -279,7 +279,8 @@ func (r *Runner) Adopt(a Attempt) (*Run, error) {
 		last := known[len(known)-1]
 		run.at(last)
 		if last.Result.State != "" {
-			run.ended, run.noted = &last.Result, true
+			run.endStep(last.Result)
+			run.noted = true
 		}
 		_ = run.usePlan() // while the journal knows the attempt; else when it is needed
 	}

@@ -15,7 +15,7 @@ func (run *Run) at(s StepRecord) {
 	defer run.look.Unlock()
 	s.Result = Result{}
 	run.step, run.d = s, run.r.stepDirectory(run.a, s.Number)
-	run.cmd, run.ended, run.noted = nil, nil, false
+	run.cmd, run.ended, run.settled, run.noted = nil, nil, false, false
 }
 
 // advance brings the attempt to its end, one step after the other. After an error it goes
@@ -30,7 +30,7 @@ func (run *Run) advance(ctx context.Context) (Result, error) {
 			if err != nil {
 				return Result{}, err
 			}
-			run.ended = &res
+			run.endStep(res)
 		}
 		if again, err := run.again(ctx); err != nil {
 			return Result{}, err
