@@ -117,6 +117,9 @@
 // record goes on to keep it from being started again. Output that no node has taken yet
 // stays longer: until the journal forgets, or there are more than 256 such.
 //
+// The secrets of further steps and of an undo lie there until the result is journalled. What a
+// crash leaves of them after that goes when agentd is started.
+//
 // # Ending
 //
 // When the context of Run ends, goodbye is said and everything stops but the supervisors:

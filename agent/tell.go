@@ -214,6 +214,9 @@ func (w *worker) sweep() {
 	for _, a := range all {
 		k := journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
 		r, ok := j.Lookup(k)
+		if r.Ended() {
+			w.forgetSecrets(a)
+		}
 		switch {
 		case !ok && w.runs(k): // of an earlier journal, and it may have to be undone
 		case !ok:
@@ -233,6 +236,20 @@ func (w *worker) runs(k journal.Key) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.running[k] != nil
+}
+
+// forgetSecrets removes the secrets of an attempt that has ended. They are left when agentd has
+// died just after it journalled the result.
+func (w *worker) forgetSecrets(a execute.Attempt) {
+	r, can := w.o.Runner.(interface {
+		ForgetSecrets(execute.Attempt) error
+	})
+	if !can {
+		return
+	}
+	if err := r.ForgetSecrets(a); err != nil {
+		w.o.Logger.Warn("secrets not removed", "invocation_id", a.InvocationID, "attempt", a.Number, "err", err)
+	}
 }
 
 func (w *worker) removeDone(done []journal.Record) {

@@ -62,7 +62,8 @@
 // first, fsynced before the first supervisor, so that a later life of agentd goes on alone:
 // a last record STEP_RESULT of a success is followed by the next step, a STEP_INTENT is
 // adopted with its directory, and one without a directory is LOST(agent_restart) as an
-// INTENT without one is. Their secrets lie there until the attempt has its result.
+// INTENT without one is. Their secrets lie there until the attempt has its result;
+// [Runner.ForgetSecrets] removes those that a crash has left after that.
 //
 // The first step that does not succeed ends the attempt with its state and reason; the
 // detail names it. Where a further step could not even be tried, the attempt is FAILED, not

@@ -128,7 +128,7 @@ func (run *Run) Wait(ctx context.Context) (Result, error) {
 		}
 		fault("after-finish")
 		run.done = true
-		run.r.directory(run.a).forgetLater()
+		_ = run.r.directory(run.a).forgetLater() // or ForgetSecrets does
 	}
 	return *run.result, nil
 }

@@ -327,6 +327,18 @@ func (r *Runner) Output(a Attempt) iter.Seq2[StoredChunk, error] {
 	}
 }
 
+// ForgetSecrets removes the secrets of an attempt whose result is journalled, which Wait does
+// too, unless agentd dies before that. It may be called any number of times.
+func (r *Runner) ForgetSecrets(a Attempt) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	if err := r.directory(a).forgetLater(); err != nil {
+		return fmt.Errorf("forget the secrets of %s: %w", a, err)
+	}
+	return nil
+}
+
 // Remove removes an attempt's directories. It is for attempts that the journal has
 // forgotten, for a directory is what keeps an attempt from being started again. One
 // whose supervisor lives is ErrRunning; one without a directory is no error.

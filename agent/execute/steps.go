@@ -306,7 +306,12 @@ func (d directory) readWhole(name string, want byte, v any) error {
 }
 
 // forgetLater removes the secrets of further steps.
-func (d directory) forgetLater() { _ = os.Remove(d.path(fileLater)) } // where there are none, all is well
+func (d directory) forgetLater() error {
+	if err := os.Remove(d.path(fileLater)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
 // printed is what a step that has ended has printed; last is up to where it was read, which
 // is all that is known when there is no result.
