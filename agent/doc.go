@@ -40,7 +40,8 @@
 // confirmation: the journal has ARMED with the boot id and the uptime up to which it waits,
 // counted from the program's end. What ends the wait is journalled as well, KEPT or the intent
 // of the undo, and of these two whichever is first counts, whatever was told or asked. So a
-// confirmation that comes when the undo has begun is too late, and the node is told so.
+// confirmation that comes when the undo has begun is too late, and the node is told so; likewise
+// one that comes after a cancel.
 //
 // A node tells of an operator's confirmation as it tells of a cancel. By contact it is agentd
 // that seeks it (contact.go): by a new connection, begun a second after the program's end, tried
@@ -57,7 +58,8 @@
 // A journal that cannot be written holds the undo up until it can, which is tried every quarter
 // of a minute: it is what decides. With a journal that was damaged and put aside nobody
 // remembers that something waits. When a readmission puts the journal aside, the undo still
-// runs at its time, unless agentd ends before.
+// runs at its time, or at once where further steps were to follow, unless agentd ends before or
+// contact confirms it.
 //
 // # Telling
 //
@@ -75,8 +77,8 @@
 // An attempt with steps holds its slot to the end of the last one, also while the host is
 // started anew. Which step is at hand is told with RUNNING, each time when a further one has
 // begun and did not end at once; the names and ends of all stand in every report. While a
-// program has announced a reboot, goodbye says so: the cluster then gives the agent the
-// grace of a reboot.
+// program has announced a reboot that has not come, goodbye says so: the cluster then gives
+// the agent the grace of a reboot.
 //
 // # Files of the data directory (mode 0700)
 //
@@ -114,6 +116,9 @@
 // are more than 256 such, or when the journal has forgotten the attempt. The journal's
 // record goes on to keep it from being started again. Output that no node has taken yet
 // stays longer: until the journal forgets, or there are more than 256 such.
+//
+// The secrets of further steps and of an undo lie there until the result is journalled. What a
+// crash leaves of them after that goes when agentd is started.
 //
 // # Ending
 //

@@ -212,8 +212,13 @@ func (w *worker) sweep() {
 	}
 	var done, unsent []journal.Record
 	for _, a := range all {
-		r, ok := j.Lookup(journal.Key{InvocationID: a.InvocationID, Attempt: a.Number})
+		k := journal.Key{InvocationID: a.InvocationID, Attempt: a.Number}
+		r, ok := j.Lookup(k)
+		if r.Ended() {
+			w.forgetSecrets(a)
+		}
 		switch {
+		case !ok && w.runs(k): // of an earlier journal, and it may have to be undone
 		case !ok:
 			w.remove(a) // forgotten, or of an earlier journal whose floor keeps it from coming again
 		case r.Ended() && r.Confirmed && w.o.Output.waits(r.Key):
@@ -224,6 +229,27 @@ func (w *worker) sweep() {
 	}
 	w.removeDone(done)
 	w.removeUnsent(unsent)
+}
+
+// runs says whether the attempt is followed.
+func (w *worker) runs(k journal.Key) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.running[k] != nil
+}
+
+// forgetSecrets removes the secrets of an attempt that has ended. They are left when agentd has
+// died just after it journalled the result.
+func (w *worker) forgetSecrets(a execute.Attempt) {
+	r, can := w.o.Runner.(interface {
+		ForgetSecrets(execute.Attempt) error
+	})
+	if !can {
+		return
+	}
+	if err := r.ForgetSecrets(a); err != nil {
+		w.o.Logger.Warn("secrets not removed", "invocation_id", a.InvocationID, "attempt", a.Number, "err", err)
+	}
 }
 
 func (w *worker) removeDone(done []journal.Record) {

@@ -33,7 +33,7 @@ func (w *worker) keep(m *agentplanev1.KeepAttempt) {
 		case err == nil:
 			log.Info("attempt confirmed", "by", m.GetBy())
 			return // its end is told
-		case errors.Is(err, journal.ErrTooLate), errors.Is(err, journal.ErrNotArmed):
+		case errors.Is(err, journal.ErrTooLate), errors.Is(err, journal.ErrNotArmed), errors.Is(err, execute.ErrCanceled):
 			log.Info("attempt not confirmed", "by", m.GetBy(), "err", err)
 		default:
 			log.Error("the confirmation cannot be journalled; it comes again", "err", err)

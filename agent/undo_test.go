@@ -232,6 +232,49 @@ func TestADeadJournalHoldsTheUndoUp(t *testing.T) {
 	}
 }
 
+// A sweep throws nothing away that is still to be undone, though the new journal knows nothing
+// of it.
+func TestAnUndoOutlivesItsJournal(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	lives := make(chan *life, 1)
+	h.options = func(o *Options) { o.opened = func(l *life) { lives <- l } }
+	id := h.ready()
+	w := (<-lives).worker
+	inv := c.Submit(id, h.undoable("", 1500*time.Millisecond, ""))
+	waitPhase(c, inv, armed)
+	if err := w.Rotate(time.Now().UnixNano()); err != nil {
+		t.Fatal(err)
+	}
+	w.sweep()
+	if _, err := os.Stat(filepath.Join(h.dir, attemptsDir, inv+"@1")); err != nil {
+		t.Errorf("what waits has no directory: %v", err)
+	}
+	h.waitUndone(inv)
+}
+
+func TestSecretsThatACrashHasLeftGoWithTheNextStart(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	id := h.ready()
+	inv := c.Submit(id, h.steps("true"))
+	c.Wait(inv)
+	h.stop()
+	later := filepath.Join(h.dir, attemptsDir, inv+"@1", "later")
+	if err := os.WriteFile(later, []byte("hunter2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	epoch := c.Agent(id).Epoch
+	h.start()
+	c.WaitReady(epoch)
+	if _, err := os.Stat(later); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("they are left (%v)", err)
+	}
+	if _, err := os.Stat(filepath.Dir(later)); err != nil {
+		t.Errorf("the attempt's directory went with them: %v", err)
+	}
+}
+
 // reboots gives a host a boot id of its own from the next start of agentd on.
 func (h *host) reboots(name string) {
 	h.options = func(o *Options) { o.BootID = func() (string, error) { return name, nil } }

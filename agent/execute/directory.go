@@ -33,7 +33,9 @@ const (
 	fileReboot  = "reboot"
 	filePlan    = "plan"
 	fileLater   = "later"
+	fileUndo    = "undo"
 	fileStdin   = "stdin"
+	filePlacing = "placing"
 	fileContent = "file."   // and a number
 	fileOutput  = "output." // and a number
 )
@@ -134,6 +136,15 @@ func (d directory) forget() {
 func (d directory) has(name string) bool {
 	_, err := os.Lstat(d.path(name))
 	return err == nil
+}
+
+// mark makes an empty file, durably.
+func (d directory) mark(name string) error {
+	f, err := os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), syncDir(string(d)))
 }
 
 // write makes the named record appear whole, and durably when asked, or not at all.

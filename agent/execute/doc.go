@@ -43,8 +43,10 @@
 //	exit            the result, complete and fsynced before it gets this name
 //	supervisor.log  what a supervisor says when it fails
 //	kept            there when the cluster has taken all output, or wants none
+//	placing         there when a file of the command may be in its place
 //	reboot          there when the program has announced a reboot of the host
 //	plan, later     what all steps are, and their secrets; only of an attempt with steps
+//	undo            there when the attempt has an undo, whatever becomes of the plan
 //
 // # Steps
 //
@@ -60,7 +62,8 @@
 // first, fsynced before the first supervisor, so that a later life of agentd goes on alone:
 // a last record STEP_RESULT of a success is followed by the next step, a STEP_INTENT is
 // adopted with its directory, and one without a directory is LOST(agent_restart) as an
-// INTENT without one is. Their secrets lie there until the attempt has its result.
+// INTENT without one is. Their secrets lie there until the attempt has its result;
+// [Runner.ForgetSecrets] removes those that a crash has left after that.
 //
 // The first step that does not succeed ends the attempt with its state and reason; the
 // detail names it. Where a further step could not even be tried, the attempt is FAILED, not
@@ -143,19 +146,29 @@
 // An attempt may have an undo: a program that takes back what the others did. Then its only
 // program is a step, too, so that its end is journalled before anything follows from it; the
 // undo is the step after the last, with a directory and a supervisor of its own, started at
-// most once by the same means. Its record's name is the cause for which it runs.
+// most once by the same means. Its record's name is the cause for which it runs. It gets
+// neither files nor standard input: they are of the first step.
 //
 // When all steps have succeeded the attempt waits ([Run.Wait] does) until it is kept, canceled,
 // or its time is over, which is counted by the uptime of the host (CLOCK_BOOTTIME) from the
 // program's end, also over restarts of agentd. Under another boot id it begins anew, once. When
-// a step has begun and not succeeded the undo runs at once. Nothing of this asks anybody: the
-// plan lies in the first step's directory, and the journal is asked for what it has. The undo
-// itself cannot be canceled.
+// a step has begun and not succeeded the undo runs at once; likewise when no program was let go,
+// but a file may be in its place: that is marked (placing), durably, before the first rename.
+// Nothing of this asks anybody: the plan lies in the first step's directory, and the journal is
+// asked for what it has. The undo itself cannot be canceled.
 //
 // Of a step whose intent is journalled and whose program was not let go, nothing is started
 // later; of the undo it is, since a host that waits for it has nobody else: a directory without
 // a living supervisor and without STARTED is taken away and made again. That is tried for half
 // a minute, as when there is no process or space for it.
+//
+// The journal may be another one by now, which knows nothing of the attempt ([ErrNoRecord]).
+// Then nobody is told how it ends, and no further step begins, but it is undone all the same: at
+// once when steps were to follow, or at the end of its wait. What keeps it from that is decided
+// in this life of agentd alone.
+//
+// A plan that cannot be read at the moment is read again, as often as Wait is called. Of one
+// that is damaged no undo can be run: then what had succeeded is FAILED(undo_failed).
 //
 // # Output
 //

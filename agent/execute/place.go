@@ -129,13 +129,22 @@ func (s *supervisor) place() *Result {
 			return notPlaced(f, 0, err)
 		}
 	}
-	fault("supervisor-written")
+	s.d.fault("supervisor-written")
+	if len(files) > 0 {
+		if err := s.d.mark(filePlacing); err != nil {
+			s.spec.sweepPlaces()
+			return notPlaced(files[0], 0, err)
+		}
+	}
 	for i, f := range files {
 		if err := os.Rename(s.spec.temp(i), string(f.Path)); err != nil {
 			s.spec.sweepPlaces()
+			if i == 0 {
+				_ = os.Remove(s.d.path(filePlacing)) // else the undo runs with nothing to do
+			}
 			return notPlaced(f, i, err)
 		}
-		fault("supervisor-renamed")
+		s.d.fault("supervisor-renamed")
 	}
 	for i, f := range files {
 		if dir := filepath.Dir(string(f.Path)); i == 0 || dir != filepath.Dir(string(files[i-1].Path)) {
@@ -144,7 +153,7 @@ func (s *supervisor) place() *Result {
 			}
 		}
 	}
-	fault("supervisor-placed")
+	s.d.fault("supervisor-placed")
 	for i := range files {
 		_ = os.Remove(s.d.path(fileContent + strconv.Itoa(i)))
 	}

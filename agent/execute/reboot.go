@@ -51,7 +51,7 @@ func (r *Result) rebooted() {
 
 // settle waits for the reboot that the program at hand has announced, if it is one that
 // does, and tells its result. The wait is bounded by the host's uptime, which goes on while
-// agentd is started anew. A cancel ends it.
+// agentd is started anew. A cancel ends it, unless it is the undo's.
 func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 	for res.awaitsReboot() {
 		boot, err := run.r.bootID()
@@ -59,13 +59,14 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 			return Result{}, err
 		}
 		left := res.Reboot.Uptime + run.r.rebootWait - run.r.uptime()
+		canceled := run.cancelAsked() && !run.undoing()
 		switch {
 		case boot != res.Reboot.BootID:
 			res.rebooted()
-		case run.cancelAsked() && res.State == Succeeded:
+		case canceled && res.State == Succeeded:
 			res.State, res.Reason, res.Reboot = Canceled, ReasonCanceled, nil
 			res.say("canceled while it waited for the reboot that the program had announced")
-		case run.cancelAsked():
+		case canceled:
 			res.Reboot = nil
 		case left <= 0:
 			if res.Reboot = nil; res.State == Succeeded {
@@ -81,13 +82,17 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 	return res, nil
 }
 
-// pause waits for so long, for a cancel or for a confirmation.
+// pause waits for so long, for a cancel, which an undo knows nothing of, or for a confirmation.
 func (run *Run) pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
+	cancels := run.cancels
+	if run.undoing() {
+		cancels = nil
+	}
 	select {
 	case <-t.C:
-	case <-run.cancels:
+	case <-cancels:
 	case <-run.kept:
 	case <-ctx.Done():
 		return ctx.Err()

@@ -230,6 +230,65 @@ func TestCancelEndsTheWaitForAReboot(t *testing.T) {
 	})
 }
 
+func TestARebootThatCameIsNotAnnouncedAnyMore(t *testing.T) {
+	h := newMachine(t, time.Minute)
+	run := start(t, h.r, guarded(announced, time.Hour))
+	h.leave(run, 1)
+	if !run.Announced() {
+		t.Error("the announcement is not seen")
+	}
+	run = h.reboot()
+	if !run.Announced() {
+		t.Error("whether it has come nobody has looked at yet")
+	}
+	leave(t, h.m, run)
+	if run.Announced() {
+		t.Error("what waits for a confirmation after its reboot announces another one")
+	}
+	run = h.adopt()
+	if run.Announced() {
+		t.Error("it does in the next life of agentd")
+	}
+	must(t, run.Keep("ann"))
+	wantResult(t, wait(t, run), Succeeded, ReasonRebooted)
+}
+
+// An undo is not canceled, also while the reboot is awaited that it has announced.
+func TestCancelDoesNotEndTheWaitOfAnUndo(t *testing.T) {
+	for name, early := range map[string]bool{"one that made it begin": true, "one that comes later": false} {
+		t.Run(name, func(t *testing.T) {
+			h := newMachine(t, time.Minute)
+			s := guarded("exit 3", time.Hour)
+			if early {
+				s.Script = []byte("echo up; sleep 60")
+			}
+			s.Undo.Argv[2] = announced + "echo undone"
+			run := start(t, h.r, s)
+			if early {
+				eventually(t, "the program", func() bool { return stored(t, h.r) == "up\n" })
+				must(t, run.Cancel())
+			}
+			h.leave(run, 2)
+			must(t, run.Cancel())
+			looks := 0
+			uptime := h.r.uptime
+			h.r.uptime = func() time.Duration { looks++; return uptime() }
+			h.leave(run, 2)
+			if looks > 20 {
+				t.Errorf("it has looked %d times within moments", looks)
+			}
+			res := wait(t, h.reboot())
+			if early {
+				wantResult(t, res, Canceled, ReasonCanceled)
+				wantSteps(t, h.m, " CANCELED(canceled)", "canceled SUCCEEDED(rebooted)")
+			} else {
+				wantResult(t, res, Failed, ReasonExit)
+				wantSteps(t, h.m, " FAILED(exit)", "failed SUCCEEDED(rebooted)")
+			}
+		})
+	}
+}
+
 // TestRebootKilledAtEveryPoint lets agentd die where it goes on after a reboot.
 func TestRebootKilledAtEveryPoint(t *testing.T) {
 	const all = "a SUCCEEDED(exit), b SUCCEEDED(rebooted), c SUCCEEDED(exit)"

@@ -24,9 +24,16 @@ type Run struct {
 	d        directory  // of the step at hand
 	step     StepRecord // the step at hand; Number is 0 of an attempt that has none
 	canceled bool       // cancels is closed
+	settled  bool       // the step at hand has ended
 
 	cancels chan struct{}
 	kept    chan struct{} // holds one: it was confirmed
+
+	// decide is held while it is journalled that the attempt is kept, or is to be undone; it
+	// guards what follows, which decides when the journal is another one by now.
+	decide    sync.Mutex
+	waiting   bool // for a confirmation
+	confirmed bool // it has come
 
 	mu     sync.Mutex // held by Wait; guards what follows
 	cmd    *exec.Cmd  // the step's supervisor, when it is a child of this process
@@ -50,8 +57,7 @@ func (run *Run) Attempt() Attempt { return run.a }
 // refuse ends the step at hand: the host could not try.
 func (run *Run) refuse(err error) {
 	run.d.forget()
-	res := notPrepared(err)
-	run.ended = &res
+	run.endStep(notPrepared(err))
 }
 
 // Cancel asks the supervisor to end the program: TERM, grace, KILL; no further step begins.
@@ -87,11 +93,19 @@ func (run *Run) Running() (since time.Time, ok bool) {
 	return st.At, true
 }
 
-// Announced says whether the program at hand has announced a reboot of the host.
+// Announced says whether the program at hand has announced a reboot of the host, which has not
+// come and may be near: the program runs still, or its end awaits that.
 func (run *Run) Announced() bool {
 	run.look.Lock()
 	defer run.look.Unlock()
-	return run.d.has(fileReboot)
+	return !run.settled && run.d.has(fileReboot)
+}
+
+// endStep notes how the step at hand has ended.
+func (run *Run) endStep(res Result) {
+	run.look.Lock()
+	defer run.look.Unlock()
+	run.ended, run.settled = &res, true
 }
 
 // Wait waits for the end of the attempt, ends what a dead supervisor left, journals the
@@ -114,7 +128,7 @@ func (run *Run) Wait(ctx context.Context) (Result, error) {
 		}
 		fault("after-finish")
 		run.done = true
-		run.r.directory(run.a).forgetLater()
+		_ = run.r.directory(run.a).forgetLater() // or ForgetSecrets does
 	}
 	return *run.result, nil
 }

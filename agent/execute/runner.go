@@ -279,8 +279,10 @@ func (r *Runner) Adopt(a Attempt) (*Run, error) {
 		last := known[len(known)-1]
 		run.at(last)
 		if last.Result.State != "" {
-			run.ended, run.noted = &last.Result, true
+			run.endStep(last.Result)
+			run.noted = true
 		}
+		_ = run.usePlan() // while the journal knows the attempt; else when it is needed
 	}
 	return run, nil
 }
@@ -323,6 +325,18 @@ func (r *Runner) Output(a Attempt) iter.Seq2[StoredChunk, error] {
 			earlier = earlier.plus(d.printed(last))
 		}
 	}
+}
+
+// ForgetSecrets removes the secrets of an attempt whose result is journalled, which Wait does
+// too, unless agentd dies before that. It may be called any number of times.
+func (r *Runner) ForgetSecrets(a Attempt) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	if err := r.directory(a).forgetLater(); err != nil {
+		return fmt.Errorf("forget the secrets of %s: %w", a, err)
+	}
+	return nil
 }
 
 // Remove removes an attempt's directories. It is for attempts that the journal has

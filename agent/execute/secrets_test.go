@@ -44,6 +44,31 @@ func TestSecretsAreForgottenWhenNothingStarts(t *testing.T) {
 	}
 }
 
+func TestSecretsThatACrashHasLeftAreForgotten(t *testing.T) {
+	dir := t.TempDir()
+	for _, file := range []string{"undo", "keep", "secret"} {
+		must(t, os.WriteFile(filepath.Join(dir, file), nil, 0o600))
+	}
+	if out, err := life(t, dir, "after-finish").CombinedOutput(); !killed(err) {
+		t.Fatalf("the agent ended with %v: %s", err, out)
+	}
+	r, err := Open(Options{Dir: filepath.Join(dir, "runs"), Journal: &memory{}})
+	must(t, err)
+	a := shell("").Attempt
+	later := r.directory(a).path(fileLater)
+	if !exists(later) {
+		t.Fatal("the crash has left none")
+	}
+	must(t, r.ForgetSecrets(a))
+	must(t, r.ForgetSecrets(a))
+	if exists(later) {
+		t.Error("they are left")
+	}
+	if err := r.ForgetSecrets(Attempt{InvocationID: "../x"}); err == nil {
+		t.Error("an id that is a path is taken")
+	}
+}
+
 func TestSecretsForReservedNamesAreRefusedWithoutTheirValues(t *testing.T) {
 	for _, secret := range []string{"PATH=hunter2", "AGENTPLANE_FENCE=hunter2", "=hunter2", "hunter2", "A=hunter2\x00"} {
 		s := shell("true")

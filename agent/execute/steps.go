@@ -15,7 +15,7 @@ func (run *Run) at(s StepRecord) {
 	defer run.look.Unlock()
 	s.Result = Result{}
 	run.step, run.d = s, run.r.stepDirectory(run.a, s.Number)
-	run.cmd, run.ended, run.noted = nil, nil, false
+	run.cmd, run.ended, run.settled, run.noted = nil, nil, false, false
 }
 
 // advance brings the attempt to its end, one step after the other. After an error it goes
@@ -30,7 +30,7 @@ func (run *Run) advance(ctx context.Context) (Result, error) {
 			if err != nil {
 				return Result{}, err
 			}
-			run.ended = &res
+			run.endStep(res)
 		}
 		if again, err := run.again(ctx); err != nil {
 			return Result{}, err
@@ -79,14 +79,23 @@ func (run *Run) next() (over *Result, err error) {
 		end := at.canceledAfter()
 		return &end, nil
 	}
-	if err := run.usePlan(); err != nil {
+	switch err := run.usePlan(); {
+	case errors.Is(err, errDamaged):
 		return &Result{
 			State: Failed, Reason: ReasonNotPrepared, ExitCode: -1, EndedAt: at.Result.EndedAt,
 			Detail: fmt.Sprintf("step %d of %d was not started: %v", number, at.Of, err),
 		}, nil
+	case err != nil:
+		return nil, err // it is tried again
 	}
 	following := StepRecord{Number: number, Of: run.step.Of, Name: run.plan.Steps[number-1].Name}
-	if err := run.r.journal.StepIntent(run.a, following); err != nil {
+	switch err := run.r.journal.StepIntent(run.a, following); {
+	case run.goesOn(err):
+		return &Result{ // nobody will be told, but what has run is undone
+			State: Lost, ExitCode: -1, EndedAt: at.Result.EndedAt,
+			Detail: fmt.Sprintf("step %d of %d was not started: %v", number, at.Of, err),
+		}, nil
+	case err != nil:
 		return nil, err
 	}
 	run.at(following)
@@ -101,18 +110,24 @@ func (run *Run) next() (over *Result, err error) {
 	return nil, nil
 }
 
-// usePlan makes sure that it is known what all steps are.
-func (run *Run) usePlan() (err error) {
+// errDamaged says that the plan of an attempt will never be read: it is gone, or is not what
+// was written.
+var errDamaged = errors.New("it is damaged")
+
+// usePlan makes sure that it is known what all steps are. An error that is not errDamaged is
+// one of the moment.
+func (run *Run) usePlan() error {
 	if run.plan != nil {
 		return nil
 	}
-	if run.plan, err = run.r.directory(run.a).readPlan(run.a); err == nil && len(run.plan.Steps) != int(run.step.Of) {
-		err = fmt.Errorf("it has %d steps, the journal knows of %d", len(run.plan.Steps), run.step.Of)
+	plan, err := run.r.directory(run.a).readPlan(run.a)
+	if err == nil && len(plan.Steps) != int(run.step.Of) {
+		err = fmt.Errorf("%w: it has %d steps, the journal knows of %d", errDamaged, len(plan.Steps), run.step.Of)
 	}
 	if err != nil {
-		run.plan = nil
 		return fmt.Errorf("the plan of the steps cannot be used: %w", err)
 	}
+	run.plan = plan
 	return nil
 }
 
@@ -240,6 +255,11 @@ func (d directory) keepPlan(s Spec) error {
 	if u := s.Undo; u != nil {
 		p.Undo = &planUndo{planStep: planStep{Argv: toBytes(u.Argv), Script: u.Script, Timeout: u.Timeout}, Within: u.Within, ByContact: u.ByContact}
 	}
+	if s.Undo != nil {
+		if err := d.mark(fileUndo); err != nil {
+			return err
+		}
+	}
 	if len(s.Secrets) > 0 {
 		if err := d.write(fileLater, typeSecrets, toBytes(s.Secrets), true); err != nil {
 			return err
@@ -251,7 +271,7 @@ func (d directory) keepPlan(s Spec) error {
 // readPlan reads it again.
 func (d directory) readPlan(a Attempt) (*Spec, error) {
 	var p planFile
-	if err := d.read(filePlan, typePlan, &p); err != nil {
+	if err := d.readWhole(filePlan, typePlan, &p); err != nil {
 		return nil, err
 	}
 	s := Spec{
@@ -265,15 +285,33 @@ func (d directory) readPlan(a Attempt) (*Spec, error) {
 		s.Undo = &Undo{Argv: toStrings(u.Argv), Script: u.Script, Timeout: u.Timeout, Within: u.Within, ByContact: u.ByContact}
 	}
 	var secrets [][]byte
-	if err := d.read(fileLater, typeSecrets, &secrets); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.readWhole(fileLater, typeSecrets, &secrets); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	s.Secrets = toStrings(secrets)
-	return &s, s.Validate()
+	if err := s.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return &s, nil
+}
+
+// readWhole reads a record that must be there. An error that is not errDamaged is one of the
+// moment: the host has no file to open, or its disk gave none of it.
+func (d directory) readWhole(name string, want byte, v any) error {
+	err := d.read(name, want, v)
+	if _, now := errors.AsType[*fs.PathError](err); err == nil || now && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errDamaged, err)
 }
 
 // forgetLater removes the secrets of further steps.
-func (d directory) forgetLater() { _ = os.Remove(d.path(fileLater)) } // where there are none, all is well
+func (d directory) forgetLater() error {
+	if err := os.Remove(d.path(fileLater)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
 
 // printed is what a step that has ended has printed; last is up to where it was read, which
 // is all that is known when there is no result.

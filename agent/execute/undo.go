@@ -16,6 +16,8 @@ var (
 	ErrNoRecord = errors.New("the journal does not know the attempt")
 	// ErrKept says that the attempt was confirmed, so that its undo may not begin.
 	ErrKept = errors.New("the attempt is confirmed")
+	// ErrCanceled says that a cancel was asked, so that the attempt may not be confirmed.
+	ErrCanceled = errors.New("the attempt is canceled")
 )
 
 // Reasons of an attempt whose programs succeeded and whose undo has run.
@@ -90,6 +92,7 @@ func (s Spec) guarding() Spec {
 func (s Spec) undo(cause string) Spec {
 	one := s
 	one.Argv, one.Script, one.Steps, one.Undo = s.Undo.Argv, s.Undo.Script, nil, nil
+	one.Files, one.Stdin = nil, "" // they are of the first step
 	one.number, one.name, one.cause = uint32(len(s.Steps))+1, undoName, cause
 	one.OutputBytes = s.shareBytes()
 	one.Timeout = cmp.Or(s.Undo.Timeout, s.Timeout)
@@ -99,7 +102,7 @@ func (s Spec) undo(cause string) Spec {
 // goesOn says that an attempt goes on although the journal is another one by now: it has an
 // undo, which may not depend on that.
 func (run *Run) goesOn(err error) bool {
-	return errors.Is(err, ErrNoRecord) && run.plan != nil && run.plan.Undo != nil
+	return errors.Is(err, ErrNoRecord) && run.usePlan() == nil && run.plan.Undo != nil
 }
 
 // undoing says that the step at hand is the undo.
@@ -115,15 +118,23 @@ func (run *Run) guard(ctx context.Context, over Result) (*Result, error) {
 	if !run.begun() {
 		return &over, nil
 	}
-	if err := run.usePlan(); err != nil {
-		over.say("whether it was to be undone is not known: %v", err)
-		return &over, nil
+	cause := causeOf(over.State)
+	switch err := run.usePlan(); {
+	case errors.Is(err, errDamaged):
+		if !run.hasUndo() {
+			return &over, nil
+		}
+		if over.State == Succeeded {
+			cause = CauseLost
+		}
+		return run.startUndo(over, cause, err)
+	case err != nil:
+		return nil, err // it is tried again
 	}
 	u := run.plan.Undo
 	if u == nil {
 		return &over, nil
 	}
-	cause := causeOf(over.State)
 	if over.State == Succeeded {
 		var err error
 		if cause, err = run.await(ctx, u); err != nil {
@@ -133,24 +144,56 @@ func (run *Run) guard(ctx context.Context, over Result) (*Result, error) {
 			return &over, nil
 		}
 	}
-	next := StepRecord{Number: run.step.Of + 1, Of: run.step.Of, Name: cause}
-	switch err := run.r.journal.StepIntent(run.a, next); {
-	case errors.Is(err, ErrKept):
-		return &over, nil // at the last moment
-	case err != nil && !run.goesOn(err):
+	return run.startUndo(over, cause, nil)
+}
+
+// startUndo makes the undo the step at hand and starts it, unless that cannot be done; or it
+// gives over, since the attempt was confirmed at the last moment.
+func (run *Run) startUndo(over Result, cause string, cannot error) (*Result, error) {
+	if begins, err := run.decideUndo(over, cause); err != nil {
 		return nil, err
+	} else if !begins {
+		return &over, nil
 	}
-	run.over = &over
-	run.at(next)
 	run.d.fault("after-step-intent")
-	run.startUndo()
+	if cannot != nil {
+		run.refuse(cannot)
+	} else {
+		run.beginUndo()
+	}
 	return nil, nil
 }
 
-func (run *Run) startUndo() {
+// decideUndo makes the undo the step at hand, which is durable then. false says that the
+// attempt was confirmed before that.
+func (run *Run) decideUndo(over Result, cause string) (bool, error) {
+	run.decide.Lock()
+	defer run.decide.Unlock()
+	if run.confirmed {
+		return false, nil
+	}
+	next := StepRecord{Number: run.step.Of + 1, Of: run.step.Of, Name: cause}
+	switch err := run.r.journal.StepIntent(run.a, next); {
+	case errors.Is(err, ErrKept):
+		return false, nil
+	case err != nil && !run.goesOn(err):
+		return false, err
+	}
+	run.waiting, run.over = false, &over
+	run.at(next)
+	return true, nil
+}
+
+func (run *Run) beginUndo() {
 	if err := run.begin(run.plan.undo(run.step.Name)); err != nil && !errors.Is(err, ErrExists) {
 		run.refuse(err)
 	}
+}
+
+// hasUndo says of an attempt whose plan is damaged whether it has an undo.
+func (run *Run) hasUndo() bool {
+	_, armed := run.r.journal.Guard(run.a)
+	return armed || run.step.Name == soleStep || run.r.directory(run.a).has(fileUndo)
 }
 
 // again starts an undo once more that provably has not run, since agentd or its supervisor
@@ -161,8 +204,11 @@ func (run *Run) again(ctx context.Context) (bool, error) {
 	if !run.undoing() || run.noted || run.ended.Started || run.ended.State != Lost && run.ended.State != Rejected || run.tries >= undoTries {
 		return false, nil
 	}
-	if run.usePlan() != nil {
+	switch err := run.usePlan(); {
+	case errors.Is(err, errDamaged):
 		return false, nil
+	case err != nil:
+		return false, err
 	}
 	if pause := min(firstAgain<<run.tries, mostAgain); run.tries > 0 && !pauseFor(ctx, pause) {
 		return false, ctx.Err()
@@ -178,21 +224,15 @@ func (run *Run) again(ctx context.Context) (bool, error) {
 	}
 	_ = os.RemoveAll(gone) // or with the next start
 	run.at(run.step)
-	run.startUndo()
+	run.beginUndo()
 	return true, nil
 }
 
-// begun says whether any program of the attempt has run, or may have.
+// begun says whether there is anything to undo: a program of the attempt has run, or may
+// have, or a file may have been put in its place.
 func (run *Run) begun() bool {
-	if run.ended != nil && run.ended.Started {
-		return true
-	}
-	for _, s := range run.r.journal.Steps(run.a) {
-		if s.Result.Started {
-			return true
-		}
-	}
-	return false
+	// A further step has one before it that has succeeded.
+	return run.step.Number > 1 || run.ended.Started || run.r.directory(run.a).has(filePlacing)
 }
 
 func causeOf(s State) string {
@@ -210,6 +250,9 @@ func causeOf(s State) string {
 
 // await waits for a confirmation and gives "" when it has come, or why it has not.
 func (run *Run) await(ctx context.Context, u *Undo) (cause string, err error) {
+	run.decide.Lock()
+	run.waiting = true
+	run.decide.Unlock()
 	if u.ByContact && run.r.contact != nil {
 		seek, stop := context.WithCancel(ctx)
 		sought := make(chan struct{})
@@ -229,7 +272,7 @@ func (run *Run) await(ctx context.Context, u *Undo) (cause string, err error) {
 		}
 		left := g.Deadline - run.r.uptime()
 		switch {
-		case g.Kept:
+		case g.Kept || run.isConfirmed():
 			return "", nil
 		case over:
 			return CauseReboot, nil
@@ -254,7 +297,10 @@ func (run *Run) armed(u *Undo) (g Guard, over bool, err error) {
 		return Guard{}, false, err
 	}
 	g, known := run.r.journal.Guard(run.a)
-	if !known && run.held != nil {
+	switch {
+	case known:
+		run.held = &g
+	case run.held != nil:
 		g, known = *run.held, true // the journal is another one by now
 	}
 	switch {
@@ -298,11 +344,12 @@ func (run *Run) endedAt(boot string, now time.Duration) (at time.Duration, again
 }
 
 // Keep confirms what the attempt did, as the operator by has. It is journalled when Keep
-// returns nil; the journal refuses what does not wait for it, and what comes too late.
+// returns nil, unless the journal is another one by now. After a cancel that is ErrCanceled; the
+// journal refuses what does not wait for it, and what comes too late.
 func (run *Run) Keep(by string) error { return run.keep(by, false) }
 
 func (run *Run) keep(by string, contact bool) error {
-	if err := run.r.journal.Keep(run.a, by, contact); err != nil {
+	if err := run.decideKeep(by, contact); err != nil {
 		return fmt.Errorf("keep %s: %w", run.a, err)
 	}
 	run.r.directory(run.a).fault("after-keep")
@@ -311,6 +358,26 @@ func (run *Run) keep(by string, contact bool) error {
 	default: // it is looked already
 	}
 	return nil
+}
+
+func (run *Run) decideKeep(by string, contact bool) error {
+	run.decide.Lock()
+	defer run.decide.Unlock()
+	if run.cancelAsked() && !run.confirmed {
+		return ErrCanceled
+	}
+	err := run.r.journal.Keep(run.a, by, contact)
+	if err != nil && !(errors.Is(err, ErrNoRecord) && run.waiting) {
+		return err
+	}
+	run.confirmed = true
+	return nil
+}
+
+func (run *Run) isConfirmed() bool {
+	run.decide.Lock()
+	defer run.decide.Unlock()
+	return run.confirmed
 }
 
 // seek reaches for the cluster until it has answered once, which confirms the attempt, or
@@ -345,6 +412,9 @@ func (run *Run) undone() Result {
 		run.over = &over
 	}
 	end, cause := *run.over, run.step.Name
+	if end.State == Rejected {
+		end.State = Failed // something of it was done, and is undone
+	}
 	if end.State == Succeeded {
 		end.State, end.Reason, end.Detail = Failed, ReasonUndone, ""
 		switch {
