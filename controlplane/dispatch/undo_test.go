@@ -137,6 +137,8 @@ func TestAnArmedAttemptIsNotAskedAboutTooEarly(t *testing.T) {
 		if asked := all(s, (*agentplanev1.SessionResponse).GetAsk); len(asked) != 0 {
 			t.Errorf("asked %d times while it waited for a confirmation", len(asked))
 		}
+		// Its undo is a part of that time.
+		s.tellUndo(d, agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, &agentplanev1.Undo{Phase: agentplanev1.UndoPhase_UNDO_PHASE_RUNNING, Cause: "not_confirmed"})
 		settle(15 * time.Minute)
 		if asked := all(s, (*agentplanev1.SessionResponse).GetAsk); len(asked) == 0 {
 			t.Error("never asked")

@@ -176,11 +176,11 @@ func (s *session) keep(i *raftlogv1.Invocation, t *talk, now time.Time) {
 // agent's disk.
 func (s *session) ask(i *raftlogv1.Invocation, c *raftlogv1.Command, t *talk, now time.Time) {
 	margin := s.d.o.AskMargin
-	steps := i.GetTransitions()
-	if key := (attemptKey{i.GetId(), i.GetAttempt()}); len(steps) == 0 || s.reports[key] != nil || t.losing {
+	since := fsm.Since(i)
+	if key := (attemptKey{i.GetId(), i.GetAttempt()}); since == 0 || s.reports[key] != nil || t.losing {
 		return // its report is on its way
 	}
-	over := time.Duration(s.d.clock.now()-steps[len(steps)-1].GetAt()) - time.Duration(c.GetRunTimeout()) - time.Duration(c.GetKillGrace()) - margin
+	over := time.Duration(s.d.clock.now()-since) - time.Duration(c.GetRunTimeout()) - time.Duration(c.GetKillGrace()) - margin
 	at := now.Add(-over)
 	if first := t.since.Add(margin); at.Before(first) {
 		at = first
