@@ -120,16 +120,12 @@ func (s *session) hush(key attemptKey) {
 
 // talkAbout says about one attempt what is to be said now.
 func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftlogv1.Command, t *talk, quiet bool, now time.Time) {
-	keeps := i.GetUndo().GetConfirmIndex() != 0 && i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED
-	if keeps && i.GetUndo().GetConfirmIndex() < i.GetCancelIndex() {
-		s.keep(i, t, now) // what was asked first is told first: for an agent that was away they come together
+	if i.GetUndo().GetConfirmIndex() != 0 && i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED {
+		s.keep(i, t, now) // before a cancel, which came later: for an agent that was away they come together
 	}
 	if i.GetCancelIndex() != 0 {
 		// Before the delivery: an agent that has never heard of it may then refuse it.
 		s.cancel(i, t, now)
-	}
-	if keeps {
-		s.keep(i, t, now)
 	}
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet &&
 		(i.GetSessionEpoch() == s.epoch || deliversOldClaims && i.GetSessionEpoch() < s.epoch) {
