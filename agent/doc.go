@@ -45,7 +45,9 @@
 //
 // A node tells of an operator's confirmation as it tells of a cancel. By contact it is agentd
 // that seeks it (contact.go): by a new connection, begun a second after the program's end, tried
-// with pauses until a node has answered once. The first answer confirms at once: it is asked
+// with pauses until a node that has a leader has answered once. A node on the agent's own host
+// proves nothing of the network and is not asked, but where every node known is on it: which
+// ones are, the addresses of its interfaces say. The first answer confirms at once: it is asked
 // for when the program's change is in force, and to ask again at the end of the window would
 // have everybody wait for that.
 //

@@ -310,13 +310,15 @@ func TestTheWaitBeginsAnewOnceWithTheHost(t *testing.T) {
 
 func TestContactIsANewConnection(t *testing.T) {
 	for name, x := range map[string]struct {
-		blocked bool
-		within  time.Duration
-		state   agentplanev1.AttemptState
-		phase   agentplanev1.UndoPhase
+		blocked    bool
+		leaderless bool
+		within     time.Duration
+		state      agentplanev1.AttemptState
+		phase      agentplanev1.UndoPhase
 	}{
-		"the cluster is reached anew":             {false, time.Minute, succeeded, confirmed},
-		"only the connection that stands goes on": {true, 3 * time.Second, failed, undone},
+		"the cluster is reached anew":             {false, false, time.Minute, succeeded, confirmed},
+		"only the connection that stands goes on": {true, false, 3 * time.Second, failed, undone},
+		"nodes without a leader are reached":      {false, true, 3 * time.Second, failed, undone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := agenttest.NewCluster(t, 2)
@@ -335,6 +337,7 @@ func TestContactIsANewConnection(t *testing.T) {
 			id := h.ready()
 			epoch, hellos := c.Agent(id).Epoch, len(c.Agent(id).Hellos)
 			blocked.Store(x.blocked)
+			c.Leaderless(x.leaderless)
 			spec := h.undoable("", x.within, "")
 			spec.Undo.By = agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT
 			inv := c.Submit(id, spec)
@@ -345,8 +348,8 @@ func TestContactIsANewConnection(t *testing.T) {
 			if a := c.Agent(id); a.Epoch != epoch || len(a.Hellos) != hellos {
 				t.Errorf("the session was broken: epoch %d, then %d", epoch, a.Epoch)
 			}
-			if x.blocked {
-				if r.GetUndo().GetCause() != "no_contact" || refused.Load() == 0 || h.undos(inv) != 1 {
+			if x.blocked || x.leaderless {
+				if r.GetUndo().GetCause() != "no_contact" || x.blocked && refused.Load() == 0 || h.undos(inv) != 1 {
 					t.Errorf("after %d connections were refused: %v", refused.Load(), r)
 				}
 				return

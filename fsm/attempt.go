@@ -292,6 +292,19 @@ func (tx *tx) loseAttempt(m *raftlogv1.LoseAttempt) *raftlogv1.Outcome {
 	return granted(i.GetFence())
 }
 
+// Since is from when on the attempt at hand is in its state, in the cluster's time; 0 when
+// no step says so. That a program has ended and waits for its confirmation, or is undone,
+// is a part of RUNNING: it begins nothing anew.
+func Since(i *raftlogv1.Invocation) (at int64) {
+	for _, step := range slices.Backward(i.GetTransitions()) {
+		if step.GetState() != i.GetState() || step.GetAttempt() != i.GetAttempt() {
+			break
+		}
+		at = step.GetAt()
+	}
+	return at
+}
+
 // word is the short name of a state.
 func word(s raftlogv1.AttemptState) string {
 	const prefix = "ATTEMPT_STATE_"

@@ -57,7 +57,8 @@
 // in time. The agent tells how far that is ([raftlogv1.Undo]); its attempt is RUNNING as long,
 // so that no wave settles and no lock is free. An operator confirms what he has seen to wait:
 // ConfirmCommand names the index up to which that was, so that neither a repetition confirms
-// what came later, nor the first wave's confirmation the second wave. Whether it came in time
+// what came later, nor the first wave's confirmation the second wave. Of confirmation and
+// cancel the first counts: after a cancel nothing is confirmed. Whether it came in time
 // the agent's journal alone decides: a row that was confirmed and says that its undo has begun
 // was confirmed too late. What became of the undo of a LOST attempt is noted beside it. Phases
 // only grow, and the end of the wait moves once at most, as it does when a host reboots.

@@ -111,8 +111,9 @@ func undoWord(u *raftlogv1.Undo) string {
 	}
 }
 
-// confirmCommand confirms what waits for it and has been seen to. Whether that came in time
-// only the agent can say, whose journal decides.
+// confirmCommand confirms what waits for it and has been seen to. What is to be canceled is
+// not: its agent may have begun to undo it. Whether it came in time only the agent can say,
+// whose journal decides.
 func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 	c, refusal := tx.commandItself(m.GetCommandId())
 	switch {
@@ -133,7 +134,7 @@ func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 			return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_invocation", "command %q has no invocation %.200q", c.GetId(), id)
 		}
 	}
-	o, before := granted(tx.index), uint64(0)
+	o, before, asked := granted(tx.index), uint64(0), false
 	for _, i := range collect(tx.invocations.withPrefix(c.GetId() + ".")) {
 		u := i.GetUndo()
 		if len(named) > 0 && !named[i.GetId()] {
@@ -143,6 +144,10 @@ func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 			before = max(before, u.GetConfirmIndex())
 		}
 		if !waitsForConfirmation(i) || u.GetArmedIndex() > m.GetUpToIndex() {
+			continue
+		}
+		if i.GetCancelIndex() != 0 {
+			asked = true
 			continue
 		}
 		row := clone(i)
@@ -156,6 +161,8 @@ func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 		return o
 	case before != 0:
 		return stands(before)
+	case asked:
+		return refuse(raftlogv1.Code_CODE_REFUSED, "cancel_asked", "command %q was canceled before it was confirmed: what waits is undone", c.GetId())
 	case done(c):
 		return refuse(raftlogv1.Code_CODE_REFUSED, "confirm_done", "command %q is done: nothing of it waits for a confirmation any more", c.GetId())
 	default:

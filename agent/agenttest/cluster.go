@@ -32,6 +32,7 @@ type Cluster struct {
 	life        time.Duration     // of certificates
 	age         time.Duration     // that a fresh certificate has already
 	refuse      func(*agentplanev1.Hello) *agentplanev1.Refused
+	leaderless  bool
 	unconfirmed bool
 	frozen      bool // nobody is answered
 	blobs       map[string]string
@@ -167,6 +168,14 @@ func (c *Cluster) Refuse(f func(*agentplanev1.Hello) *agentplanev1.Refused) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refuse = f
+}
+
+// Leaderless says whether the nodes have lost their leader: they refuse new sessions, and keep
+// those that they have.
+func (c *Cluster) Leaderless(yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaderless = yes
 }
 
 // Confirming says whether reports are confirmed.

@@ -119,7 +119,11 @@ func (h sessions) open(stream grpc.BidiStreamingServer[agentplanev1.SessionReque
 	c := h.node.cluster
 	c.mu.Lock()
 	challenge := &agentplanev1.Challenge{SessionEpoch: m.epoch, ClusterId: c.ID, Incarnation: c.bundle.GetIncarnation()}
+	leaderless := c.leaderless
 	c.mu.Unlock()
+	if leaderless {
+		return nil, stream.Send(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Refused{Refused: &agentplanev1.Refused{Reason: "not_ready", Detail: "this node has no contact with a leader"}}})
+	}
 	if err := stream.Send(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Challenge{Challenge: challenge}}); err != nil {
 		return nil, err
 	}

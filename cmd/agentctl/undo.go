@@ -22,7 +22,7 @@ const confirmHelp = `Confirm what the programs of a command did, where that wait
 It confirms what waits when it is typed: programs that end later, as those of the next wave,
 wait for a confirmation of their own. Whether it came in time is decided on each host:
 "agentctl commands get COMMAND" shows what became of it. To have it undone at once, cancel
-the command.`
+the command: what was canceled is not confirmed any more.`
 
 // commandsConfirm keeps what waits for a confirmation.
 func (a *app) commandsConfirm() *cobra.Command {

@@ -120,16 +120,12 @@ func (s *session) hush(key attemptKey) {
 
 // talkAbout says about one attempt what is to be said now.
 func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftlogv1.Command, t *talk, quiet bool, now time.Time) {
-	keeps := i.GetUndo().GetConfirmIndex() != 0 && i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED
-	if keeps && i.GetUndo().GetConfirmIndex() < i.GetCancelIndex() {
-		s.keep(i, t, now) // what was asked first is told first: for an agent that was away they come together
+	if i.GetUndo().GetConfirmIndex() != 0 && i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED {
+		s.keep(i, t, now) // before a cancel, which came later: for an agent that was away they come together
 	}
 	if i.GetCancelIndex() != 0 {
 		// Before the delivery: an agent that has never heard of it may then refuse it.
 		s.cancel(i, t, now)
-	}
-	if keeps {
-		s.keep(i, t, now)
 	}
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet &&
 		(i.GetSessionEpoch() == s.epoch || deliversOldClaims && i.GetSessionEpoch() < s.epoch) {
@@ -176,11 +172,11 @@ func (s *session) keep(i *raftlogv1.Invocation, t *talk, now time.Time) {
 // agent's disk.
 func (s *session) ask(i *raftlogv1.Invocation, c *raftlogv1.Command, t *talk, now time.Time) {
 	margin := s.d.o.AskMargin
-	steps := i.GetTransitions()
-	if key := (attemptKey{i.GetId(), i.GetAttempt()}); len(steps) == 0 || s.reports[key] != nil || t.losing {
+	since := fsm.Since(i)
+	if key := (attemptKey{i.GetId(), i.GetAttempt()}); since == 0 || s.reports[key] != nil || t.losing {
 		return // its report is on its way
 	}
-	over := time.Duration(s.d.clock.now()-steps[len(steps)-1].GetAt()) - time.Duration(c.GetRunTimeout()) - time.Duration(c.GetKillGrace()) - margin
+	over := time.Duration(s.d.clock.now()-since) - time.Duration(c.GetRunTimeout()) - time.Duration(c.GetKillGrace()) - margin
 	at := now.Add(-over)
 	if first := t.since.Add(margin); at.Before(first) {
 		at = first

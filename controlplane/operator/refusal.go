@@ -61,6 +61,7 @@ var hints = map[string]string{
 	"no_undo":         `give an undo with --undo when you run it`,
 	"by_contact":      `see how far it is with "agentctl commands get"`,
 	"not_armed":       `see how far it is with "agentctl commands get"; what waits is shown there`,
+	"cancel_asked":    `see what becomes of it with "agentctl commands get"`,
 	"confirm_done":    `see what became of it with "agentctl commands get"`,
 	"pause_moved":     `look at it with "agentctl commands get", then decide`,
 	"not_paused":      `see "agentctl commands get"`,

@@ -96,8 +96,8 @@ func (l *term) decideAttempt(v *fsm.View, a *attempt, now time.Time) (*raftlogv1
 		State: i.GetState(), Allowed: time.Duration(c.GetRunTimeout() + c.GetKillGrace()),
 		Live: a.agent.live, For: awake - a.agent.since,
 	}
-	if steps := i.GetTransitions(); len(steps) > 0 {
-		t.Age = time.Duration(l.clock.cluster() - steps[len(steps)-1].GetAt())
+	if since := fsm.Since(i); since != 0 {
+		t.Age = time.Duration(l.clock.cluster() - since)
 	}
 	if !a.overdue && t.IsOverdue() {
 		a.overdue, a.since = true, awake

@@ -6,7 +6,8 @@
 //
 //   - Every invocation ends (I3): what is not claimed by not-after expires; what is
 //     claimed ends within [Patience.Bound] of the later of its claim and the
-//     beginning of the term, unless its agent has answered.
+//     beginning of the term, unless its agent has answered. The wait for a confirmation and
+//     the undo are parts of that time, whenever the agent tells of them.
 //   - Nothing is called LOST early: the waiting is counted by this leader, while in
 //     office and awake. A new leader counts anew, since nobody could report while
 //     there was no leader. The cluster's time only says how long a program has run.

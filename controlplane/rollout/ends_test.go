@@ -94,3 +94,35 @@ func TestEveryCommandEnds(t *testing.T) {
 		}
 	})
 }
+
+// The wait for a confirmation and the undo are parts of the time that an attempt has: an agent
+// that tells of each and hangs then is not given that time for each.
+func TestAnUndoEndsWithinTheTimeOfItsAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fsm.Options{})
+		targets := w.enrol(1)
+		defer w.lead(w.options())()
+		id := w.submit(targets, func(m *raftlogv1.SubmitCommand) {
+			m.RunTimeout = int64(time.Hour) // as Submit makes it
+			m.Undo = &raftlogv1.UndoPlan{Within: int64(20 * time.Minute), By: raftlogv1.ConfirmBy_CONFIRM_BY_OPERATOR}
+		})
+		synctest.Wait()
+		w.claim(id, 1)
+		w.report(id, 1, runs)
+		for _, u := range []*raftlogv1.Undo{
+			{Phase: raftlogv1.UndoPhase_UNDO_PHASE_ARMED, Until: 1},
+			{Phase: raftlogv1.UndoPhase_UNDO_PHASE_ARMED, Until: 2},
+			{Phase: raftlogv1.UndoPhase_UNDO_PHASE_RUNNING, Cause: "reboot"},
+		} {
+			pass(19 * time.Minute)
+			if !w.tellUndo(id, 1, u) {
+				t.Fatalf("%v is refused", u)
+			}
+		}
+		pass(4*time.Minute + 10*time.Second + 15*time.Minute - time.Second) // the rest of it, the minute to spare, and LostAfter
+		w.want(id, Counts{runs: 1})
+		pass(3 * time.Second)
+		w.want(id, Counts{lost: 1})
+		w.wantReason(id, 1, NoAnswer)
+	})
+}

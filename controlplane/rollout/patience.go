@@ -30,9 +30,11 @@ type Patience struct{ LostAfter time.Duration }
 // Attempt is what a leader knows of a CLAIMED or RUNNING attempt.
 type Attempt struct {
 	State raftlogv1.AttemptState
-	// Allowed is its run timeout and kill grace.
+	// Allowed is its run timeout and kill grace: of all it does, the wait for a confirmation
+	// and the undo included.
 	Allowed time.Duration
-	// Age is how long it is in this state, by the cluster's time.
+	// Age is how long it is in this state, by the cluster's time. RUNNING is one state,
+	// whatever the agent tells of its parts.
 	Age time.Duration
 	// Live says that its agent has a live session, For how long this leader has seen
 	// that so.

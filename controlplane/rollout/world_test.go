@@ -206,10 +206,19 @@ func (w *world) claim(command string, ordinal uint32) bool {
 
 // report reports a claimed attempt in the state; it may be refused.
 func (w *world) report(command string, ordinal uint32, state raftlogv1.AttemptState) bool {
+	return w.tell(command, ordinal, state, nil)
+}
+
+// tellUndo reports how the undo of an attempt that runs stands.
+func (w *world) tellUndo(command string, ordinal uint32, u *raftlogv1.Undo) bool {
+	return w.tell(command, ordinal, runs, u)
+}
+
+func (w *world) tell(command string, ordinal uint32, state raftlogv1.AttemptState, u *raftlogv1.Undo) bool {
 	i := w.invocation(command, ordinal)
 	s, _ := w.m.View().Session(i.GetAgentId())
 	return w.apply(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: &raftlogv1.ReportAttempt{
-		InvocationId: i.GetId(), Attempt: i.GetAttempt(), Fence: i.GetFence(), AgentId: i.GetAgentId(), SessionEpoch: s.GetEpoch(), NodeId: "a", State: state,
+		InvocationId: i.GetId(), Attempt: i.GetAttempt(), Fence: i.GetFence(), AgentId: i.GetAgentId(), SessionEpoch: s.GetEpoch(), NodeId: "a", State: state, Undo: u,
 	}}})[0].GetCode() == raftlogv1.Code_CODE_OK
 }
 
