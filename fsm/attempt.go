@@ -160,7 +160,7 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 		undo = tx.undoTold(undo, m.GetUndo())
 	}
 	switch {
-	case i.GetState() == state && state <= raftlogv1.AttemptState_ATTEMPT_STATE_LOST && undo != i.GetUndo():
+	case undo != i.GetUndo() && UndoAlone(i, state):
 		tx.reportUndo(i, m, undo)
 		return granted(i.GetFence())
 	case Further(i, m):

@@ -60,8 +60,10 @@
 // what came later, nor the first wave's confirmation the second wave. Of confirmation and
 // cancel the first counts: after a cancel nothing is confirmed. Whether it came in time
 // the agent's journal alone decides: a row that was confirmed and says that its undo has begun
-// was confirmed too late. What became of the undo of a LOST attempt is noted beside it. Phases
-// only grow, and the end of the wait moves once at most, as it does when a host reboots.
+// was confirmed too late. What the agent of a LOST attempt tells of its undo is noted beside it, and
+// what is LOST while it waits may still be confirmed, though not canceled: an agent that comes
+// back while it waits, as after a long darkness with a reboot, is told, and its word
+// supersedes LOST. Unless it is confirmed it is undone then. Phases only grow, and the end of the wait moves once at most, as it does when a host reboots.
 //
 // # Schedules
 //

@@ -351,7 +351,7 @@ func (w *twin) report(before *View, now int64, m *raftlogv1.ReportAttempt) raftl
 		a.state, a.late = m.GetState(), true
 		w.tellUndo(a, m.GetUndo())
 	case isFinal(a.state):
-		if a.state == lost && m.GetState() == lost {
+		if a.state == lost && (m.GetState() == lost || m.GetState() == running) {
 			w.tellUndo(a, m.GetUndo())
 		}
 	case m.GetState() == lost:

@@ -33,6 +33,14 @@ func UndoMoves(c *raftlogv1.Command, i *raftlogv1.Invocation, told *raftlogv1.Un
 	}
 }
 
+// UndoAlone says that what an agent tells of the undo of its attempt, which it tells to be in
+// the state, moves nothing else: the attempt is in that state, or it is LOST and the agent
+// says that it is not over.
+func UndoAlone(i *raftlogv1.Invocation, state raftlogv1.AttemptState) bool {
+	const running, lost = raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, raftlogv1.AttemptState_ATTEMPT_STATE_LOST
+	return i.GetState() == state && state <= lost || i.GetState() == lost && state == running
+}
+
 // undoPhase says that an agent may tell of the phase. They are listed, since a number from
 // the gaps between them decodes too.
 func undoPhase(p raftlogv1.UndoPhase) bool {
@@ -74,7 +82,7 @@ func (tx *tx) undoTold(have, told *raftlogv1.Undo) *raftlogv1.Undo {
 
 // reportUndo takes what an agent tells of the undo of an attempt whose state stays as it
 // is. While the attempt runs, that it waits and that it is undone are steps of its proof;
-// beside LOST only the outcome is noted.
+// beside LOST they are noted.
 func (tx *tx) reportUndo(i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt, undo *raftlogv1.Undo) {
 	row := clone(i)
 	row.Undo = undo
@@ -82,6 +90,7 @@ func (tx *tx) reportUndo(i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt, un
 		row.Result = m.GetResult()
 	}
 	switch running := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING; {
+	case !running && m.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING: // why it is LOST stays
 	case !running:
 		row.Detail = clip(m.GetDetail(), MaxDetailBytes)
 	case undoWord(undo) == "":
@@ -171,10 +180,11 @@ func (tx *tx) confirmCommand(m *raftlogv1.ConfirmCommand) *raftlogv1.Outcome {
 }
 
 // waitsForConfirmation says that the program of the invocation has succeeded and waits for a confirmation
-// that has not been given.
+// that has not been given. What is LOST waits too, for all that is known: its agent may come
+// back in time.
 func waitsForConfirmation(i *raftlogv1.Invocation) bool {
-	u := i.GetUndo()
-	return i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && u.GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED && u.GetConfirmIndex() == 0
+	return (i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING || i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_LOST) &&
+		i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED && i.GetUndo().GetConfirmIndex() == 0
 }
 
 // checkUndo says what is wrong with the undo of a submission.

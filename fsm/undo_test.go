@@ -64,7 +64,7 @@ func (w *twin) confirm(m *raftlogv1.ConfirmCommand) raftlogv1.Code {
 		if a.undo.armed > m.GetUpToIndex() || len(m.GetInvocationIds()) > 0 && !slices.Contains(m.GetInvocationIds(), a.id) {
 			continue
 		}
-		if a.state == running && a.undo.phase == raftlogv1.UndoPhase_UNDO_PHASE_ARMED && a.undo.confirm == 0 && !a.asked {
+		if (a.state == running || a.state == lost) && a.undo.phase == raftlogv1.UndoPhase_UNDO_PHASE_ARMED && a.undo.confirm == 0 && !a.asked {
 			a.undo.confirm = w.index
 		}
 		any = any || a.undo.confirm != 0

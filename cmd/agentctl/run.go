@@ -164,7 +164,9 @@ has a leader, and is not on the same host unless all nodes are. If that does not
 the undo runs on the host, which needs no contact for it, and the end is FAILED (undone). The undo runs at once when the program has begun and fails, times out, is
 canceled or lost, and when the command is canceled while it waits. When the host is started
 anew while it waits, the time begins once more; a second time it is undone at once. What waits
-takes a slot, holds its locks, and counts as running in its wave.`
+takes a slot, holds its locks, and counts as running in its wave. A host that is away for longer
+than all this may take is LOST; when it comes back it waits for the rest of its time, in which it
+can still be confirmed, and is undone then: that supersedes LOST.`
 
 // command returns what is asked, but for its id.
 func (f *runFlags) command(a *app, argv []string, ttlSet, queueSet bool) (*client.Command, error) {

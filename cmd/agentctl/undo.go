@@ -22,7 +22,10 @@ const confirmHelp = `Confirm what the programs of a command did, where that wait
 It confirms what waits when it is typed: programs that end later, as those of the next wave,
 wait for a confirmation of their own. Whether it came in time is decided on each host:
 "agentctl commands get COMMAND" shows what became of it. To have it undone at once, cancel
-the command: what was canceled is not confirmed any more.`
+the command: what was canceled is not confirmed any more.
+
+What is LOST while it waits, as of a host that is off for long, can be confirmed too, but not
+canceled: the host is told when it comes back within its time. Otherwise it is undone then.`
 
 // commandsConfirm keeps what waits for a confirmation.
 func (a *app) commandsConfirm() *cobra.Command {
@@ -76,10 +79,11 @@ func (a *app) confirm(ctx context.Context, s *session, id string, agents []strin
 	return a.done(toObject(r), "%s", text)
 }
 
-// armed says that an invocation waits for a confirmation.
+// armed says that an invocation waits for a confirmation, or does for all that is known.
 func armed(i *agentplanev1.Invocation) bool {
 	u := i.GetUndo()
-	return i.State == agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING && u.GetPhase() == agentplanev1.UndoPhase_UNDO_PHASE_ARMED && u.GetConfirmedIndex() == 0
+	waits := i.State == agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING || i.State == agentplanev1.AttemptState_ATTEMPT_STATE_LOST
+	return waits && !i.CancelRequested && u.GetPhase() == agentplanev1.UndoPhase_UNDO_PHASE_ARMED && u.GetConfirmedIndex() == 0
 }
 
 // termsText says when a command is undone; empty when it is not.

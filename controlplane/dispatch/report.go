@@ -68,6 +68,9 @@ func (s *session) report(r *agentplanev1.Report) error {
 	if i.GetAttempt() == key.attempt && i.GetFence() == m.GetFence() && m.GetFence() != 0 {
 		t := s.talk(key, m.GetFence(), time.Now())
 		t.answered = true
+		if waits := m.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && m.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED; waits != t.waits {
+			t.waits, s.dirty = waits, true
+		}
 		if m.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
 			s.end(t)
 		}
@@ -92,7 +95,7 @@ func settled(v *fsm.View, i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt) b
 	if m.GetAttempt() < i.GetAttempt() {
 		return true
 	}
-	if c, found := v.Command(i.GetCommandId()); found && i.GetState() == m.GetState() && fsm.UndoMoves(c, i, m.GetUndo()) {
+	if c, found := v.Command(i.GetCommandId()); found && fsm.UndoAlone(i, m.GetState()) && fsm.UndoMoves(c, i, m.GetUndo()) {
 		return false
 	}
 	return m.GetAttempt() == i.GetAttempt() && m.GetFence() == i.GetFence() && i.GetFence() != 0 && !fsm.Further(i, m) &&

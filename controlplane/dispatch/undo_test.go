@@ -184,3 +184,69 @@ func TestConfirmationAndCancelAreToldInTheirOrder(t *testing.T) {
 		}
 	})
 }
+
+// An agent that was away until its attempt was LOST, and comes back while it waits, hears what
+// was decided, and what is decided then.
+func TestWhatIsLostWhileItWaitsIsConfirmedWhenItsAgentComesBack(t *testing.T) {
+	for name, decide := range map[string]struct{ before, lost, back func(*testLog, string) }{
+		"confirmed before it was LOST": {before: (*testLog).confirm},
+		"confirmed while it was away":  {lost: (*testLog).confirm},
+		"confirmed when it is back":    {back: (*testLog).confirm},
+		"canceled before it was LOST":  {before: (*testLog).cancel},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, l *testLog) {
+				n := l.node(0, nil)
+				a := newAgent(t, 0)
+				s := a.live(n.Dispatcher)
+				id := l.submit(withUndo, 0)
+				settle(time.Second)
+				d := s.deliveries()[0]
+				s.tellUndo(d, agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, &agentplanev1.Undo{Phase: agentplanev1.UndoPhase_UNDO_PHASE_ARMED, Until: 1})
+				settle(time.Second)
+				s.hangUp()
+				do := func(what func(*testLog, string)) {
+					if what != nil {
+						what(l, id)
+					}
+				}
+				do(decide.before)
+				l.lose(id, 0)
+				do(decide.lost)
+				s = a.live(n.Dispatcher)
+				settle(100 * time.Millisecond)
+				// It was away for a reboot, with which it waits anew.
+				s.tellUndo(d, agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING, &agentplanev1.Undo{Phase: agentplanev1.UndoPhase_UNDO_PHASE_ARMED, Until: 2})
+				settle(time.Second)
+				if u := l.invocation(id, 0).GetUndo(); u.GetUntil() != 2 || !u.GetAgain() {
+					t.Errorf("it waits as %v", u)
+				}
+				do(decide.back)
+				settle(100 * time.Millisecond)
+				if told := len(keeps(s)) + len(all(s, (*agentplanev1.SessionResponse).GetCancel)); told == 0 {
+					t.Fatal("it was told nothing")
+				}
+				s.tellUndo(d, agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED, &agentplanev1.Undo{Phase: agentplanev1.UndoPhase_UNDO_PHASE_CONFIRMED})
+				settle(time.Second)
+				if i := l.invocation(id, 0); i.GetState() != succeeded || !i.GetLate() || i.GetUndo().GetPhase() != raftlogv1.UndoPhase_UNDO_PHASE_CONFIRMED {
+					t.Errorf("the invocation is %v", i)
+				}
+				before := len(keeps(s)) + len(all(s, (*agentplanev1.SessionResponse).GetCancel))
+				settle(time.Minute)
+				if more := len(keeps(s)) + len(all(s, (*agentplanev1.SessionResponse).GetCancel)) - before; more != 0 {
+					t.Errorf("told %d times more after the end", more)
+				}
+			})
+		})
+	}
+}
+
+// lose gives up the attempt of an agent that is away.
+func (l *testLog) lose(command string, agent int) {
+	i := l.invocation(command, agent)
+	s, _ := l.view().Session(i.GetAgentId())
+	l.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_LoseAttempt{LoseAttempt: &raftlogv1.LoseAttempt{
+		Key:           &raftlogv1.AttemptKey{InvocationId: i.GetId(), Attempt: i.GetAttempt()},
+		ExpectedState: i.GetState(), ExpectedFence: i.GetFence(), ExpectedSessionEpoch: s.GetEpoch(), Reason: "no_contact",
+	}}})
+}

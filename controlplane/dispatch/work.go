@@ -21,6 +21,7 @@ type talk struct {
 	delivered bool
 	answered  bool // the agent has reported it with this fence
 	ended     bool // and its end
+	waits     bool // it has told that it waits for a confirmation
 	cancel    repeat
 	keep      repeat
 	asked     bool
@@ -78,8 +79,8 @@ func (s *session) act(v *fsm.View) error {
 			s.talkAbout(v, i, command, s.talk(key, i.GetFence(), now), quiet, now)
 		}
 	}
-	for key := range s.talks {
-		if !open[key] {
+	for key, t := range s.talks {
+		if !open[key] && !s.goesOn(v, key, t, now) {
 			s.hush(key)
 		}
 	}
@@ -118,15 +119,32 @@ func (s *session) hush(key attemptKey) {
 	}
 }
 
-// talkAbout says about one attempt what is to be said now.
-func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftlogv1.Command, t *talk, quiet bool, now time.Time) {
+// goesOn says that an attempt that is over is talked about all the same: it is LOST, and its
+// agent tells that it waits for a confirmation.
+func (s *session) goesOn(v *fsm.View, key attemptKey, t *talk, now time.Time) bool {
+	i, found := v.Invocation(key.invocation)
+	if !t.waits || !found || i.GetState() != raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetAttempt() != key.attempt || i.GetFence() != t.fence {
+		return false
+	}
+	s.end(t)
+	s.decided(i, t, now)
+	return true
+}
+
+// decided tells the agent what operators have decided about its attempt.
+func (s *session) decided(i *raftlogv1.Invocation, t *talk, now time.Time) {
 	if i.GetUndo().GetConfirmIndex() != 0 && i.GetUndo().GetPhase() == raftlogv1.UndoPhase_UNDO_PHASE_ARMED {
 		s.keep(i, t, now) // before a cancel, which came later: for an agent that was away they come together
 	}
 	if i.GetCancelIndex() != 0 {
-		// Before the delivery: an agent that has never heard of it may then refuse it.
 		s.cancel(i, t, now)
 	}
+}
+
+// talkAbout says about one attempt what is to be said now.
+func (s *session) talkAbout(v *fsm.View, i *raftlogv1.Invocation, command *raftlogv1.Command, t *talk, quiet bool, now time.Time) {
+	// Before the delivery: an agent that has never heard of it may then refuse what is canceled.
+	s.decided(i, t, now)
 	if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED && !t.delivered && !t.answered && !quiet &&
 		(i.GetSessionEpoch() == s.epoch || deliversOldClaims && i.GetSessionEpoch() < s.epoch) {
 		if envelope, found := v.Envelope(i.GetCommandId()); found {

@@ -79,7 +79,7 @@ var reasons = []Reason{
 	{"journal_behind", states(lost), "the agent's disk was put back to an older image", "look at the host; then agentctl agents readmit AGENT"},
 	{"journal_lost", states(lost), "the agent came back with an empty disk", "look at the host whether it ran"},
 	{"no_answer", states(lost), "the agent is connected and does not say what became of it", "look at the host and the log of agentd"},
-	{"no_contact", states(lost), "the agent has had no session for too long; what it says when it comes back supersedes this", "see agentctl agents get AGENT"},
+	{"no_contact", states(lost), "the agent has had no session for too long; what it says when it comes back supersedes this. What waited for a confirmation is undone then, unless it is confirmed", "see agentctl agents get AGENT; agentctl commands confirm COMMAND"},
 	{"reboot", states(lost), "the host was started anew while the program ran", "look at the host how far it came"},
 	{"supervisor_gone", states(lost), "what watched the program on the host died", "look at the host whether memory ran out"},
 	{"unknown", states(lost), "the agent was asked and its journal does not know of it", "look at the host whether it ran"},
