@@ -104,7 +104,7 @@ func TestWhatDoesNotSucceedIsUndoneAtOnce(t *testing.T) {
 		"an exit code": {guarded("exit 3", time.Hour), false, Failed, ReasonExit, 3, []string{" FAILED(exit)", "failed SUCCEEDED(exit)"}},
 		"its time": {func() Spec {
 			s := guarded("sleep 60", time.Hour)
-			s.Timeout = 100 * time.Millisecond
+			s.Timeout, s.Undo.Timeout = time.Second, time.Minute
 			return s
 		}(), false, TimedOut, ReasonTimeout, -1, []string{" TIMED_OUT(timeout)", "timed_out SUCCEEDED(exit)"}},
 		"a cancel": {guarded("echo up; sleep 60", time.Hour), true, Canceled, ReasonCanceled, -1, []string{" CANCELED(canceled)", "canceled SUCCEEDED(exit)"}},
