@@ -137,7 +137,7 @@ type programs struct {
 // oldCommit is the version that mixed runs mix in: the oldest one that gives the same
 // state for the same log, which older ones do not, as nothing was released yet, and that
 // has the mended pipeline, without which a follower may starve.
-const oldCommit = "273bbad"
+const oldCommit = "cae64cf"
 
 // chaosPrograms builds what a series of runs needs, once.
 func chaosPrograms(t *testing.T) programs {
