@@ -196,6 +196,9 @@ func (a *app) check(cmd *cobra.Command, _ []string) error {
 	for _, f := range []struct {
 		flag  string
 		takes bool
+	if err := notEmpty(cmd.Flags()); err != nil {
+		return err
+	}
 		why   string
 	}{
 		{"stale", cmd.Annotations[reads] != "", "it does not read the cluster's state"},
@@ -220,6 +223,21 @@ func (a *app) check(cmd *cobra.Command, _ []string) error {
 func is(kinds ...string) map[string]string {
 	m := map[string]string{}
 	for _, k := range kinds {
+// notEmpty refuses flags that say nothing. Most come of a variable that a script has not
+// set, and to take them for flags that were not given may mean all agents at once.
+func notEmpty(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		empty := f.Value.String() == ""
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			empty = strings.Join(list.GetSlice(), "") == ""
+		}
+		if empty && err == nil {
+			err = usagef("--%s is empty: give it a value, or leave it away", f.Name)
+		}
+	})
+	return err
+}
+
 		m[k] = "yes"
 	}
 	return m
