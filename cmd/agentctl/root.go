@@ -184,8 +184,11 @@ func (a *app) flagError(cmd *cobra.Command, err error) error {
 }
 
 // check refuses flags that the command would ignore.
-func (a *app) check(cmd *cobra.Command, _ []string) error {
+func (a *app) check(cmd *cobra.Command, args []string) error {
 	a.command = cmd.CommandPath()
+	if cmd.HasParent() && cmd.Parent().Name() == "commands" && len(args) > 0 {
+		a.subject = args[0]
+	}
 	a.color = isTerminal(a.stderr) && !a.flags.noColor && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
 	if !slices.Contains(formats, a.flags.output) {
 		return usagef("--output %q is none of %s%s", a.flags.output, strings.Join(formats, ", "), nearest(a.flags.output, formats))
@@ -193,12 +196,12 @@ func (a *app) check(cmd *cobra.Command, _ []string) error {
 	if cmd.Name() == "help" || strings.HasPrefix(cmd.Name(), "__") {
 		return nil
 	}
-	for _, f := range []struct {
-		flag  string
-		takes bool
 	if err := notEmpty(cmd.Flags()); err != nil {
 		return err
 	}
+	for _, f := range []struct {
+		flag  string
+		takes bool
 		why   string
 	}{
 		{"stale", cmd.Annotations[reads] != "", "it does not read the cluster's state"},
@@ -220,9 +223,6 @@ func (a *app) check(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
-func is(kinds ...string) map[string]string {
-	m := map[string]string{}
-	for _, k := range kinds {
 // notEmpty refuses flags that say nothing. Most come of a variable that a script has not
 // set, and to take them for flags that were not given may mean all agents at once.
 func notEmpty(flags *pflag.FlagSet) (err error) {
@@ -238,6 +238,9 @@ func notEmpty(flags *pflag.FlagSet) (err error) {
 	return err
 }
 
+func is(kinds ...string) map[string]string {
+	m := map[string]string{}
+	for _, k := range kinds {
 		m[k] = "yes"
 	}
 	return m
@@ -266,8 +269,15 @@ func durationVar(f *pflag.FlagSet, p *time.Duration, name string, preset time.Du
 	f.Var((*durationValue)(p), name, usage)
 }
 
-func (d *durationValue) String() string { return shortDuration(time.Duration(*d)) }
-func (d *durationValue) Type() string   { return "D" }
+// String is what a help shows as the default: of "0" it shows none.
+func (d *durationValue) String() string {
+	if *d == 0 {
+		return "0"
+	}
+	return shortDuration(time.Duration(*d))
+}
+
+func (d *durationValue) Type() string { return "D" }
 
 func (d *durationValue) Set(s string) error {
 	v, err := parseDuration(s)
