@@ -130,7 +130,7 @@ func ofTemplate(t *agentplanev1.Template, format string, args ...any) error {
 }
 
 func (a *app) secretValue(name, where string) (string, error) {
-	path := ""
+	path := where
 	switch {
 	case strings.HasPrefix(where, "env:"):
 		value := a.getenv(strings.TrimPrefix(where, "env:"))
@@ -140,9 +140,7 @@ func (a *app) secretValue(name, where string) (string, error) {
 		return value, nil
 	case strings.HasPrefix(where, "@"):
 		path = strings.TrimPrefix(where, "@")
-	case where == "-":
-		path = where
-	default:
+	case where != "-":
 		return "", usagef("%s is secret, and others see a command line: %s=@FILE, %s=env:VARIABLE, or %s=- for stdin", name, name, name, name)
 	}
 	r, err := a.open(name, path)

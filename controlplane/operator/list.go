@@ -83,8 +83,8 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 	return answer, nil
 }
 
-// unknownName refuses a list of all that a schedule or an operator made, when there is none of that
-// name, nor a command left of one that is gone.
+// unknownName refuses a list of all that a schedule or an operator made, when there is none
+// of that name, nor a command left of one that is gone.
 func (c *Commands) unknownName(v *fsm.View, f *filter) error {
 	if name := f.req.GetSchedule(); name != "" && !f.schedule {
 		if _, found := v.Schedule(name); !found {
