@@ -30,6 +30,8 @@ type app struct {
 
 	flags   globals
 	command string // full name of the command, for hints
+	subject string // command that a verb of "commands" is about, for hints
+	stdinOf string // flag that has read stdin
 	color   bool   // stderr is a terminal that takes colours
 }
 

@@ -63,6 +63,9 @@ func (a *app) report(err error) int {
 	if hint == "" {
 		hint = defaultHint(code, a.command)
 	}
+	if a.subject != "" { // the cluster's hints are of every command
+		hint = strings.ReplaceAll(hint, `"agentctl commands get"`, fmt.Sprintf("%q", "agentctl commands get "+a.subject))
+	}
 	prefix := "agentctl: error:"
 	if a.color {
 		prefix = "\x1b[31m" + prefix + "\x1b[0m"

@@ -33,10 +33,7 @@ func (f *fileFlags) add(c *cobra.Command) {
 }
 
 // bring reads what the command brings along, and has its upload told of.
-func (f *fileFlags) bring(a *app, script string, command *client.Command) error {
-	if f.stdin == "-" && script == "-" {
-		return usagef("--script - and --stdin both want the standard input of agentctl: give one of them a file")
-	}
+func (f *fileFlags) bring(a *app, command *client.Command) error {
 	if len(f.files) > blob.MaxFiles {
 		return usagef("--file is given %d times, at most %d files are allowed: pack them into one", len(f.files), blob.MaxFiles)
 	}
@@ -70,7 +67,11 @@ func (a *app) readStdin(from string) (*client.Content, error) {
 		}
 		return content, nil
 	}
-	b, err := io.ReadAll(io.LimitReader(a.stdin, blob.MaxBytes+1))
+	r, err := a.fromStdin("--stdin")
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(r, blob.MaxBytes+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read standard input: %w", err)

@@ -88,13 +88,14 @@ func writeText(w io.Writer, name, usual, text string) {
 	}
 }
 
-// shorter returns how a text differs from the usual one, if that says more in less.
+// shorter returns how a text differs from the usual one, if that says more in less. Texts
+// that are equal, or but for the line break at their end, do not differ.
 func shorter(usual, text string) (string, bool) {
 	if usual == "" || text == "" {
 		return "", false
 	}
 	diff, ok := unified(usual, text)
-	return diff, ok && strings.Count(diff, "\n") < len(lines(text))
+	return diff, ok && diff != "" && strings.Count(diff, "\n") < len(lines(text))
 }
 
 // ending says how an invocation ended, or how far it is.

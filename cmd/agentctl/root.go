@@ -184,14 +184,20 @@ func (a *app) flagError(cmd *cobra.Command, err error) error {
 }
 
 // check refuses flags that the command would ignore.
-func (a *app) check(cmd *cobra.Command, _ []string) error {
+func (a *app) check(cmd *cobra.Command, args []string) error {
 	a.command = cmd.CommandPath()
+	if cmd.HasParent() && cmd.Parent().Name() == "commands" && len(args) > 0 {
+		a.subject = args[0]
+	}
 	a.color = isTerminal(a.stderr) && !a.flags.noColor && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
 	if !slices.Contains(formats, a.flags.output) {
 		return usagef("--output %q is none of %s%s", a.flags.output, strings.Join(formats, ", "), nearest(a.flags.output, formats))
 	}
 	if cmd.Name() == "help" || strings.HasPrefix(cmd.Name(), "__") {
 		return nil
+	}
+	if err := notEmpty(cmd.Flags()); err != nil {
+		return err
 	}
 	for _, f := range []struct {
 		flag  string
@@ -215,6 +221,21 @@ func (a *app) check(cmd *cobra.Command, _ []string) error {
 		}
 	}
 	return nil
+}
+
+// notEmpty refuses flags that say nothing. Most come of a variable that a script has not
+// set, and to take them for flags that were not given may mean all agents at once.
+func notEmpty(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		empty := f.Value.String() == ""
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			empty = strings.Join(list.GetSlice(), "") == ""
+		}
+		if empty && err == nil {
+			err = usagef("--%s is empty: give it a value, or leave it away", f.Name)
+		}
+	})
+	return err
 }
 
 func is(kinds ...string) map[string]string {
@@ -248,8 +269,15 @@ func durationVar(f *pflag.FlagSet, p *time.Duration, name string, preset time.Du
 	f.Var((*durationValue)(p), name, usage)
 }
 
-func (d *durationValue) String() string { return shortDuration(time.Duration(*d)) }
-func (d *durationValue) Type() string   { return "D" }
+// String is what a help shows as the default: of "0" it shows none.
+func (d *durationValue) String() string {
+	if *d == 0 {
+		return "0"
+	}
+	return shortDuration(time.Duration(*d))
+}
+
+func (d *durationValue) Type() string { return "D" }
 
 func (d *durationValue) Set(s string) error {
 	v, err := parseDuration(s)

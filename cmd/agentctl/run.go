@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -75,7 +74,7 @@ func (a *app) runCmd() *cobra.Command {
 			if err := f.check(a); err != nil {
 				return err
 			}
-			if err := f.files.bring(a, f.script, command); err != nil {
+			if err := f.files.bring(a, command); err != nil {
 				return err
 			}
 			if err := f.results.prepare(f.detach); err != nil {
@@ -273,15 +272,11 @@ func (f *runFlags) wait(ttlSet, queueSet bool) (time.Duration, error) {
 }
 
 func (a *app) readScript(flag, path string) ([]byte, error) {
-	r := a.stdin
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, unreadable(flag, err)
-		}
-		defer file.Close()
-		r = file
+	r, err := a.open(flag, path)
+	if err != nil {
+		return nil, err
 	}
+	defer r.Close()
 	script, err := io.ReadAll(io.LimitReader(r, maxScriptBytes+1))
 	switch {
 	case err != nil:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -131,7 +130,7 @@ func ofTemplate(t *agentplanev1.Template, format string, args ...any) error {
 }
 
 func (a *app) secretValue(name, where string) (string, error) {
-	r := a.stdin
+	path := where
 	switch {
 	case strings.HasPrefix(where, "env:"):
 		value := a.getenv(strings.TrimPrefix(where, "env:"))
@@ -140,15 +139,15 @@ func (a *app) secretValue(name, where string) (string, error) {
 		}
 		return value, nil
 	case strings.HasPrefix(where, "@"):
-		file, err := os.Open(strings.TrimPrefix(where, "@"))
-		if err != nil {
-			return "", unreadable(name, err)
-		}
-		defer file.Close()
-		r = file
+		path = strings.TrimPrefix(where, "@")
 	case where != "-":
 		return "", usagef("%s is secret, and others see a command line: %s=@FILE, %s=env:VARIABLE, or %s=- for stdin", name, name, name, name)
 	}
+	r, err := a.open(name, path)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, template.MaxValueBytes+2))
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", name, err)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/google/uuid"
@@ -44,15 +43,11 @@ const maxListBytes = 176 << 10
 
 // readAgents reads ids or names of agents, one a line; what follows a # is a remark.
 func (a *app) readAgents(path string) ([]string, error) {
-	r := a.stdin
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, unreadable("--on", err)
-		}
-		defer file.Close()
-		r = file
+	r, err := a.open("--on", path)
+	if err != nil {
+		return nil, err
 	}
+	defer r.Close()
 	text, err := io.ReadAll(io.LimitReader(r, 1<<20))
 	if err != nil {
 		return nil, fmt.Errorf("read the agents in %q: %w", path, err)

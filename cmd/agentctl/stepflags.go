@@ -53,6 +53,9 @@ func (f *stepFlags) prepare(a *app) error {
 		if step == nil {
 			return usagef("--step-timeout %q: there is no step %q", word, name)
 		}
+		if step.RunTimeout != 0 {
+			return usagef("--step-timeout %q: the step has another one: give each step one", word)
+		}
 		step.RunTimeout = int64(d)
 	}
 	return nil

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -76,15 +75,11 @@ func (a *app) readTemplate(path string) (*agentplanev1.TemplateSpec, error) {
 	if path == "" {
 		return nil, usagef("the template is missing: -f FILE")
 	}
-	r := a.stdin
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, unreadable("-f", err)
-		}
-		defer file.Close()
-		r = file
+	r, err := a.open("-f", path)
+	if err != nil {
+		return nil, err
 	}
+	defer r.Close()
 	text, err := io.ReadAll(io.LimitReader(r, template.MaxFileBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("read template %q: %w", path, err)

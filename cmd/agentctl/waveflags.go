@@ -167,8 +167,6 @@ func (f *waveFlags) probeSpec(a *app) (*agentplanev1.ProbeSpec, error) {
 			return nil, usagef("--probe %q: %w", f.probe, err)
 		}
 		return &agentplanev1.ProbeSpec{Argv: argv, Timeout: int64(f.probeTimeout)}, nil
-	case f.given("probe") || f.given("probe-script"):
-		return nil, usagef("the probe is empty")
 	default:
 		return nil, nil
 	}

@@ -59,6 +59,7 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 			break
 		}
 		looked += f.cost(row)
+		f.look(row)
 		if row.GetParentId() != "" {
 			continue // it stands with its parent
 		}
@@ -74,7 +75,28 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 			}
 		}
 	}
+	if f.whole() && !answer.GetMore() {
+		if err := c.unknownName(v, f); err != nil {
+			return nil, err
+		}
+	}
 	return answer, nil
+}
+
+// unknownName refuses a list of all that a schedule or an operator made, when there is none
+// of that name, nor a command left of one that is gone.
+func (c *Commands) unknownName(v *fsm.View, f *filter) error {
+	if name := f.req.GetSchedule(); name != "" && !f.schedule {
+		if _, found := v.Schedule(name); !found {
+			return c.refuse(codes.NotFound, "no_schedule", "there is no schedule %.100q, and no command of one that was deleted", name)
+		}
+	}
+	if name := f.req.GetSubmittedBy(); name != "" && !f.operator {
+		if _, found := v.Operator(name); !found {
+			return c.refuse(codes.NotFound, "no_operator", "there is no operator %.100q, and no command of one that was removed", name)
+		}
+	}
+	return nil
 }
 
 // from yields the commands, newest first, from where the request begins.
@@ -127,6 +149,19 @@ type filter struct {
 	byAgent bool
 	ordinal uint32 // of the agent
 	agentID string // of an agent that was removed
+
+	schedule, operator bool // a command of that name was looked at
+}
+
+// whole says that the list has no beginning and no end: what is not met is not there.
+func (f *filter) whole() bool {
+	return f.req.GetBefore() == "" && f.req.GetSince() == 0 && f.req.GetUntil() == 0
+}
+
+// look remembers whose the command is, whether it is listed or not.
+func (f *filter) look(row *raftlogv1.Command) {
+	f.schedule = f.schedule || row.GetSchedule() == f.req.GetSchedule()
+	f.operator = f.operator || row.GetSubmittedBy() == f.req.GetSubmittedBy()
 }
 
 func (c *Commands) filter(v *fsm.View, req *agentplanev1.ListCommandsRequest) (*filter, error) {

@@ -86,7 +86,8 @@ func TestListedAreThoseOnWhomAllFiltersHold(t *testing.T) {
 		"in pages of one":               {&agentplanev1.ListCommandsRequest{SubmittedBy: "alice", Limit: 1}, []string{"third", "first"}},
 		"all hold":                      {&agentplanev1.ListCommandsRequest{SubmittedBy: "alice", Text: "uptime"}, []string{"third"}},
 		"paused":                        {&agentplanev1.ListCommandsRequest{Paused: true}, []string{"third"}},
-		"nobody":                        {&agentplanev1.ListCommandsRequest{SubmittedBy: "carol"}, nil},
+		"nobody since then":             {&agentplanev1.ListCommandsRequest{SubmittedBy: "carol", Since: at(1)}, nil},
+		"an operator without any such":  {&agentplanev1.ListCommandsRequest{SubmittedBy: "bob", Text: "nginx"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ids, _ := w.list(c.req)
@@ -112,9 +113,23 @@ func TestListedAreThoseOfASchedule(t *testing.T) {
 	if ids, _ := w.list(&agentplanev1.ListCommandsRequest{Schedule: "nightly"}); !slices.Equal(ids, []string{id}) {
 		t.Errorf("of the schedule there is %v, want %s", ids, id)
 	}
+	w.putSchedule("weekly", nil)
 	if ids, _ := w.list(&agentplanev1.ListCommandsRequest{Schedule: "weekly"}); len(ids) > 0 {
 		t.Errorf("of another schedule there is %v", ids)
 	}
+	for _, name := range []string{"nightly", "weekly"} {
+		if _, err := w.Schedules.DeleteSchedule(t.Context(), &agentplanev1.DeleteScheduleRequest{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ids, _ := w.list(&agentplanev1.ListCommandsRequest{Schedule: "nightly"}); !slices.Equal(ids, []string{id}) {
+		t.Errorf("of the deleted schedule there is %v, want %s", ids, id)
+	}
+	if ids, _ := w.list(&agentplanev1.ListCommandsRequest{Schedule: "nightly", Text: "nothing like it"}); len(ids) > 0 {
+		t.Errorf("of the deleted schedule there is %v that was not asked for", ids)
+	}
+	_, err := w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{Schedule: "weekly"})
+	wantRefusal(t, err, codes.NotFound, "no_schedule")
 }
 
 func TestListRefusesFiltersThatMeanNothing(t *testing.T) {
@@ -128,6 +143,10 @@ func TestListRefusesFiltersThatMeanNothing(t *testing.T) {
 	}
 	_, err := w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{Agent: "nobody"})
 	wantRefusal(t, err, codes.NotFound, "no_agent")
+	_, err = w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{SubmittedBy: "nobody"})
+	wantRefusal(t, err, codes.NotFound, "no_operator")
+	_, err = w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{Schedule: "never"})
+	wantRefusal(t, err, codes.NotFound, "no_schedule")
 }
 
 func TestListKnowsAgentsThatWereRemoved(t *testing.T) {
