@@ -315,6 +315,7 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *clie
 		a.talk("%s", note)
 	}
 	if f.detach {
+		a.tellTerms(r.Command)
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))

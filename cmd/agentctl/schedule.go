@@ -193,6 +193,7 @@ func (a *app) runScheduled(cmd *cobra.Command, s *session, name string, detach b
 		a.talk("%s", note)
 	}
 	if detach {
+		a.tellTerms(r.Command)
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))

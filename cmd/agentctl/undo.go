@@ -71,6 +71,9 @@ func (a *app) confirm(ctx context.Context, s *session, id string, agents []strin
 	default:
 		text = fmt.Sprintf("command %s is confirmed on %d of %s that waited; see agentctl commands get %s", id, n, count(len(before.waiting), "agent"), id)
 	}
+	if n > 0 { // the hosts have yet to hear of it
+		text += "; where the host does not hear of it in time it is undone all the same, from " + clock(before.until) + " on"
+	}
 	if before.later > 0 {
 		text += fmt.Sprintf("; on %s it has not come so far: confirm it again then", count(before.later, "agent"))
 	}
@@ -89,6 +92,7 @@ type standing struct {
 	// later are those on which nothing waits yet, upTo where in the log the last was seen to.
 	later int
 	upTo  uint64
+	until int64 // when the first of what waits is undone
 }
 
 func standingOf(c *agentplanev1.Command, agents []string) standing {
@@ -102,6 +106,9 @@ func standingOf(c *agentplanev1.Command, agents []string) standing {
 		switch {
 		case armed(i):
 			s.waiting = append(s.waiting, client.AgentOf(i))
+			if s.until == 0 || u.GetUntil() < s.until {
+				s.until = u.GetUntil()
+			}
 		case begun && u.GetUntil() != 0: // else it has never waited: the program did not succeed
 			s.undone = append(s.undone, client.AgentOf(i))
 		case !begun && u.GetConfirmedIndex() != 0:
@@ -131,6 +138,17 @@ func termsText(t *agentplanev1.UndoTerms) string {
 		return "unless the agent reaches the cluster anew within " + within
 	}
 	return "unless it is confirmed within " + within
+}
+
+// tellTerms says when a command is undone that nobody watches, and what to type.
+func (a *app) tellTerms(c *agentplanev1.Command) {
+	if c.GetUndo() == nil {
+		return
+	}
+	a.talk("what it did is undone %s of the program's end", termsText(c.GetUndo()))
+	if c.GetUndo().GetBy() != agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT {
+		a.talk("keep it with: agentctl commands confirm %s", c.GetId())
+	}
 }
 
 // undoColumn says how the undo of an invocation stands.
