@@ -140,6 +140,14 @@ func termsText(t *agentplanev1.UndoTerms) string {
 	return "unless it is confirmed within " + within
 }
 
+// termsOf are the terms of an undo that is asked for.
+func termsOf(u *agentplanev1.UndoSpec) *agentplanev1.UndoTerms {
+	if u == nil {
+		return nil
+	}
+	return &agentplanev1.UndoTerms{Within: u.GetWithin(), By: u.GetBy()}
+}
+
 // tellTerms says when a command is undone that nobody watches, and what to type.
 func (a *app) tellTerms(c *agentplanev1.Command) {
 	if c.GetUndo() == nil {
