@@ -167,6 +167,67 @@ func TestEveryReasonOfAnInvocationIsExplained(t *testing.T) {
 	}
 }
 
+// wordConstant is how constants are called, in each package, that hold a word beside an undo,
+// a stop or what waits.
+var wordConstant = map[string]map[string]*regexp.Regexp{
+	"agent/execute": {agentplanev1.BesideUndo: regexp.MustCompile(`^Cause[A-Z]`)},
+	"proto/wave":    {agentplanev1.BesideStop: regexp.MustCompile(`^(MaxFailures|Strict)$`)},
+	"fsm": {
+		agentplanev1.BesideStop: regexp.MustCompile(`^(byOperators|gate[A-Z][a-z]+)$`),
+		agentplanev1.BesideWait: regexp.MustCompile(`^Reason(Locked|Exclusive|Budget|NoLock)$`),
+	},
+}
+
+func TestEveryWordBesideAnUndoAStopOrAWaitIsExplained(t *testing.T) {
+	found := map[string]bool{}
+	for _, p := range listPackages(t) {
+		home, _ := rel(p.ImportPath)
+		if wordConstant[home] == nil && home != "controlplane/operator" {
+			continue
+		}
+		for _, file := range parseFiles(t, p.Dir, p.GoFiles) {
+			ast.Inspect(file, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.ValueSpec:
+					for beside, name := range wordConstant[home] {
+						if len(n.Values) == 1 && name.MatchString(n.Names[0].Name) {
+							text, _ := literal(n.Values[0])
+							found[beside+" "+text] = true
+						}
+					}
+				case *ast.CompositeLit: // wait{reason: "a_word"}
+					if id, ok := n.Type.(*ast.Ident); !ok || id.Name != "wait" || home != "controlplane/operator" {
+						return true
+					}
+					for _, e := range n.Elts {
+						if kv, ok := e.(*ast.KeyValueExpr); ok && fmt.Sprint(kv.Key) == "reason" {
+							text, _ := literal(kv.Value)
+							found[agentplanev1.BesideWait+" "+text] = true
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	explained := map[string]bool{}
+	for _, w := range agentplanev1.Words() {
+		key := w.Beside + " " + w.Word
+		if explained[key] || w.Means == "" || strings.HasSuffix(w.Means, ".") {
+			t.Errorf("row %+v", w)
+		}
+		explained[key] = true
+		if !found[key] {
+			t.Errorf("nothing gives %q any more: take it out of agentplanev1.Words", key)
+		}
+	}
+	for key := range found {
+		if !explained[key] {
+			t.Errorf("%q is no row of agentplanev1.Words", key)
+		}
+	}
+}
+
 func TestReasonsAreWordsAndEachStandsOnceBesideAState(t *testing.T) {
 	word := regexp.MustCompile(`^[a-z][a-z_]*$`)
 	seen := map[string]bool{}

@@ -201,6 +201,22 @@ func broughtPairs(spec *agentplanev1.CommandSpec) (lines [][2]string) {
 	return lines
 }
 
+// writeBroughtAgain says what a command that runs again brings along as the earlier one did.
+func writeBroughtAgain(w io.Writer, spec *agentplanev1.CommandSpec, missing []*agentplanev1.Blob) {
+	kept := func(b *agentplanev1.Blob) string {
+		if slices.ContainsFunc(missing, func(m *agentplanev1.Blob) bool { return m.GetSha256() == b.GetSha256() }) {
+			return "; the cluster has it no more"
+		}
+		return "; the cluster has it"
+	}
+	for _, f := range spec.GetFiles() {
+		fmt.Fprintf(w, "brings again %s%s\n", fileText(f), kept(f.GetContent()))
+	}
+	if spec.GetStdin() != nil {
+		fmt.Fprintf(w, "brings again for the program to read %s%s\n", contentText(spec.GetStdin()), kept(spec.GetStdin()))
+	}
+}
+
 // writeBrought says what a command would bring along.
 func writeBrought(w io.Writer, command *client.Command, missing []*agentplanev1.Blob) {
 	upload := func(ref blob.Ref) string {

@@ -22,9 +22,17 @@ func (a *app) showPlan(ctx context.Context, s *session, command *client.Command)
 	for _, note := range p.Notes {
 		a.talk("%s", note)
 	}
+	spec := &agentplanev1.CommandSpec{} // what has no field in Command: of one that runs again, its files too
+	if command.Edit != nil {
+		if err := command.Edit(spec); err != nil {
+			return err
+		}
+	}
 	return printOne(a, toObject(p), func(w io.Writer) {
 		writePlan(w, p)
 		writeBrought(w, command, p.Missing)
+		writeBroughtAgain(w, spec, p.Missing)
+		writePlannedUndo(w, spec.GetUndo())
 	})
 }
 
@@ -88,6 +96,18 @@ func writePlannedLocks(w io.Writer, p *agentplanev1.PlanResponse) {
 	if p.Splay > 0 {
 		fmt.Fprintf(w, "starts are spread over %s\n", splayText(p.Splay))
 	}
+}
+
+// writePlannedUndo says when what the program did is undone, and by what.
+func writePlannedUndo(w io.Writer, u *agentplanev1.UndoSpec) {
+	if u == nil {
+		return
+	}
+	by := strings.Join(u.GetArgv(), " ")
+	if len(u.GetScript()) > 0 {
+		by = "a script of " + byteText(int64(len(u.GetScript())))
+	}
+	fmt.Fprintf(w, "is undone %s of the program's end, by: %s\n", termsText(termsOf(u)), printable(by))
 }
 
 // rounded is a span in three digits or so.

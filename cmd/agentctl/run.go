@@ -160,7 +160,9 @@ A change that may cut a host off carries its own way back:
 When the program has succeeded, the host waits for "agentctl commands confirm COMMAND"; with
 --confirm-by contact it waits until it has reached the cluster by a new connection: a node that
 has a leader, and is not on the same host unless all nodes are. If that does not come in time
-the undo runs on the host, which needs no contact for it, and the end is FAILED (undone). The undo runs at once when the program has begun and fails, times out, is
+agentd runs the undo on its host, which needs no contact for it, and the end is FAILED (undone).
+While agentd itself is dead nothing is undone: what is due then is undone once it is started
+again, which systemd does at once (Restart=always in its unit). The undo runs at once when the program has begun and fails, times out, is
 canceled or lost, and when the command is canceled while it waits. When the host is started
 anew while it waits, the time begins once more; a second time it is undone at once. What waits
 takes a slot, holds its locks, and counts as running in its wave. A host that is away for longer
@@ -308,6 +310,7 @@ func (a *app) submit(ctx context.Context, s *session, f *runFlags, command *clie
 		a.talk("%s", note)
 	}
 	if f.detach {
+		a.tellTerms(r.Command)
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))

@@ -84,6 +84,9 @@ func (a *app) putSchedule(cmd *cobra.Command, schedule *client.Schedule) error {
 		if repeated {
 			a.talk("schedule %s stood already", schedule.Name)
 		}
+		if u := made.GetSpec().GetCommand().GetUndo(); u != nil && u.GetBy() != agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT {
+			a.talk("note: when it fires nobody may be there to confirm it, and then it is undone each time; with --confirm-by contact the agent confirms by itself")
+		}
 		return a.done(toObject(made), "schedule %s fires next at %s", schedule.Name, inZone(made.GetNextAt(), made.GetSpec().GetTimeZone()))
 	})
 }
@@ -193,6 +196,7 @@ func (a *app) runScheduled(cmd *cobra.Command, s *session, name string, detach b
 		a.talk("%s", note)
 	}
 	if detach {
+		a.tellTerms(r.Command)
 		return printOne(a, toObject(r.Command), func(w io.Writer) { fmt.Fprintln(w, id) })
 	}
 	a.talk("command %s on %s", id, count(int(r.Command.GetTargets()), "agent"))

@@ -78,6 +78,7 @@ func (a *app) writeSchedule(w io.Writer, s *agentplanev1.Schedule) {
 	pairs(w,
 		[2]string{"name", s.Name}, [2]string{"state", s.State}, [2]string{"when", when(s)}, [2]string{"next", next}, [2]string{"waits", waits},
 		[2]string{"what", s.Summary}, [2]string{"selector", s.Selector}, [2]string{"splay", splayText(s.Spec.GetCommand().GetSplay())},
+		[2]string{"undo", termsText(termsOf(s.Spec.GetCommand().GetUndo()))}, [2]string{"locks", heldLocks(s.Spec.GetCommand())},
 		[2]string{"overlap", strings.ToLower(stateName(s.Spec.GetOverlap()))}, [2]string{"missed", strings.ToLower(stateName(s.Spec.GetMissed()))},
 		[2]string{"created", since(s.CreatedAt, s.CreatedBy)}, [2]string{"changed", since(s.ChangedAt, s.ChangedBy)},
 		[2]string{"paused", since(s.PausedAt, s.PausedBy)}, [2]string{"ended", clock(s.EndedAt)},

@@ -21,7 +21,8 @@ const confirmHelp = `Confirm what the programs of a command did, where that wait
 
 It confirms what waits when it is typed: programs that end later, as those of the next wave,
 wait for a confirmation of their own. Whether it came in time is decided on each host:
-"agentctl commands get COMMAND" shows what became of it. To have it undone at once, cancel
+"agentctl commands get COMMAND" shows what became of it. Where the undo has begun it is too
+late, which is said, and the exit code is 7. To have it undone at once, cancel
 the command: what was canceled is not confirmed any more.
 
 What is LOST while it waits, as of a host that is off for long, can be confirmed too, but not
@@ -47,36 +48,77 @@ func (a *app) confirm(ctx context.Context, s *session, id string, agents []strin
 	if err != nil {
 		return err
 	}
-	upTo, waiting, later := uint64(1), []string(nil), 0
-	for _, i := range seen.GetInvocations() {
-		named := len(agents) == 0 || slices.Contains(agents, i.AgentId) || slices.Contains(agents, i.AgentName)
-		switch {
-		case !named:
-			continue
-		case armed(i):
-			waiting = append(waiting, client.AgentOf(i))
-		case !client.Final(i.State) && i.GetUndo() == nil:
-			later++
-		}
-		upTo = max(upTo, i.GetUndo().GetArmedIndex())
-	}
-	r, err := s.Confirm(ctx, id, upTo, agents)
+	before := standingOf(seen, agents)
+	r, err := s.Confirm(ctx, id, before.upTo, agents)
 	if err != nil {
 		return err
 	}
+	n, after := int(r.GetConfirmed()), before
+	if n != len(before.waiting) { // on the others it has gone on since they were looked at
+		if again, err := s.Results(ctx, id, false); err == nil {
+			after = standingOf(again, agents)
+		}
+	}
 	var text string
-	switch n := int(r.GetConfirmed()); n {
+	switch n {
 	case 0:
 		text = fmt.Sprintf("command %s was confirmed before", id)
-	case len(waiting):
-		text = fmt.Sprintf("command %s is confirmed on %s: %s", id, count(n, "agent"), strings.Join(waiting, " "))
-	default: // on the others it has gone on since they were looked at
-		text = fmt.Sprintf("command %s is confirmed on %d of %s that waited; see agentctl commands get %s", id, n, count(len(waiting), "agent"), id)
+		if len(after.confirmed) > 0 {
+			text += fmt.Sprintf(" on %s: %s", count(len(after.confirmed), "agent"), shortList(after.confirmed))
+		}
+	case len(before.waiting):
+		text = fmt.Sprintf("command %s is confirmed on %s: %s", id, count(n, "agent"), strings.Join(before.waiting, " "))
+	default:
+		text = fmt.Sprintf("command %s is confirmed on %d of %s that waited; see agentctl commands get %s", id, n, count(len(before.waiting), "agent"), id)
 	}
-	if later > 0 {
-		text += fmt.Sprintf("; on %s it has not come so far: confirm it again then", count(later, "agent"))
+	if n > 0 { // the hosts have yet to hear of it
+		text += "; where the host does not hear of it in time it is undone all the same, from " + clock(before.until) + " on"
 	}
-	return a.done(toObject(r), "%s", text)
+	if before.later > 0 {
+		text += fmt.Sprintf("; on %s it has not come so far: confirm it again then", count(before.later, "agent"))
+	}
+	if err := a.done(toObject(r), "%s", text); err != nil || len(after.undone) == 0 {
+		return err
+	}
+	return &failure{
+		code: exitInvocations, err: fmt.Errorf("command %s is not kept on %s, where its undo has begun: %s", id, count(len(after.undone), "agent"), shortList(after.undone)),
+		hint: fmt.Sprintf("see %q", "agentctl commands get "+id),
+	}
+}
+
+// standing is how far a command with an undo is on those agents that are meant.
+type standing struct {
+	waiting, confirmed, undone []string
+	// later are those on which nothing waits yet, upTo where in the log the last was seen to.
+	later int
+	upTo  uint64
+	until int64 // when the first of what waits is undone
+}
+
+func standingOf(c *agentplanev1.Command, agents []string) standing {
+	s := standing{upTo: 1}
+	for _, i := range c.GetInvocations() {
+		if len(agents) > 0 && !slices.Contains(agents, i.AgentId) && !slices.Contains(agents, i.AgentName) {
+			continue
+		}
+		u := i.GetUndo()
+		begun := u.GetPhase() == agentplanev1.UndoPhase_UNDO_PHASE_RUNNING || u.GetPhase() == agentplanev1.UndoPhase_UNDO_PHASE_DONE
+		switch {
+		case armed(i):
+			s.waiting = append(s.waiting, client.AgentOf(i))
+			if s.until == 0 || u.GetUntil() < s.until {
+				s.until = u.GetUntil()
+			}
+		case begun && u.GetUntil() != 0: // else it has never waited: the program did not succeed
+			s.undone = append(s.undone, client.AgentOf(i))
+		case !begun && u.GetConfirmedIndex() != 0:
+			s.confirmed = append(s.confirmed, client.AgentOf(i))
+		case !client.Final(i.State) && u == nil:
+			s.later++
+		}
+		s.upTo = max(s.upTo, u.GetArmedIndex())
+	}
+	return s
 }
 
 // armed says that an invocation waits for a confirmation, or does for all that is known.
@@ -96,6 +138,25 @@ func termsText(t *agentplanev1.UndoTerms) string {
 		return "unless the agent reaches the cluster anew within " + within
 	}
 	return "unless it is confirmed within " + within
+}
+
+// termsOf are the terms of an undo that is asked for.
+func termsOf(u *agentplanev1.UndoSpec) *agentplanev1.UndoTerms {
+	if u == nil {
+		return nil
+	}
+	return &agentplanev1.UndoTerms{Within: u.GetWithin(), By: u.GetBy()}
+}
+
+// tellTerms says when a command is undone that nobody watches, and what to type.
+func (a *app) tellTerms(c *agentplanev1.Command) {
+	if c.GetUndo() == nil {
+		return
+	}
+	a.talk("what it did is undone %s of the program's end", termsText(c.GetUndo()))
+	if c.GetUndo().GetBy() != agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT {
+		a.talk("keep it with: agentctl commands confirm %s", c.GetId())
+	}
 }
 
 // undoColumn says how the undo of an invocation stands.

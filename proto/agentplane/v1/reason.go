@@ -63,8 +63,8 @@ var reasons = []Reason{
 	{"unsupported", states(rejected), "the command asks for what this agentd does not know", "upgrade agentd"},
 	{"wrong_cluster", states(rejected), "the command is of another cluster, or of a later life of this one", "see the detail; this is never normal"},
 
-	{"undone", states(failed, canceled), "what the program did was undone: nobody confirmed it in time, the agent did not reach the cluster again, or it was canceled", "see the detail, and agentctl why COMMAND AGENT"},
-	{"undo_failed", states(failed), "what the program did was to be undone, and the undo did not succeed", "see the detail; look at the host in which state it is"},
+	{"undone", states(failed, canceled), "what the program did was undone: nobody confirmed it in time, the agent did not reach the cluster again, or it was canceled. A program that failed itself keeps its own reason, and beside it stands how its undo ended", "see the detail, and agentctl why COMMAND AGENT"},
+	{"undo_failed", states(failed), "what the program did was to be undone, and the undo did not succeed. A program that failed itself keeps its own reason, as with undone", "see the detail; look at the host in which state it is"},
 	{"bad_directory", states(failed), "the working directory cannot be entered", "see the detail"},
 	{"exit", states(failed, succeeded), "the program ended by itself; FAILED with an exit code that is not 0", ""},
 	{"no_reboot", states(failed), "the program announced a reboot of the host, and none came", "look at the host what keeps it from going down"},
@@ -89,4 +89,52 @@ var reasons = []Reason{
 	{"rearmed", states(running), "the host was started anew while it waited for a confirmation: the time for it began once more", "agentctl commands confirm COMMAND"},
 	{"undoing", states(running), "the undo runs: the program did not succeed, or was not confirmed in time", ""},
 	{"told_with_result", states(running), "the agent told that the program had started together with its end", ""},
+}
+
+// Word is a stable word that stands elsewhere than beside the state of an attempt.
+type Word struct {
+	Word, Beside string
+	// As of Reason.
+	Means, Next string
+}
+
+// What a Word stands beside.
+const (
+	BesideUndo = "undo" // why it ran
+	BesideStop = "stop" // why a command is paused or aborted
+	BesideWait = "wait" // why something waits to be claimed
+)
+
+// Words are all words that stand beside an undo, a stop or what waits. A test holds the table
+// complete.
+func Words() []Word { return slices.Clone(words) }
+
+var words = []Word{
+	{"not_confirmed", BesideUndo, "no operator confirmed it in time", "agentctl commands confirm COMMAND is in time until the undo begins; give it longer with --confirm-within"},
+	{"no_contact", BesideUndo, "the agent did not reach the cluster anew in time", "look at the network of the host"},
+	{"canceled", BesideUndo, "the command was canceled while the program ran or waited for a confirmation", ""},
+	{"reboot", BesideUndo, "the host was started anew a second time while it waited for a confirmation", ""},
+	{"failed", BesideUndo, "the program itself failed", "see the reason beside its state"},
+	{"timed_out", BesideUndo, "the program itself ran for as long as it may", "give it longer with --timeout"},
+	{"lost", BesideUndo, "what became of the program is not known", "look at the host how far it came"},
+
+	{"max_failures", BesideStop, "more have failed than --max-failures allows", "see agentctl commands get COMMAND; agentctl commands resume COMMAND forgives them"},
+	{"strict", BesideStop, "as many have failed as --max-failures allows, and --strict starts no more then", "see agentctl commands get COMMAND; agentctl commands resume COMMAND forgives them"},
+	{"gate_health", BesideStop, "an agent on which it has succeeded is not reachable, or in quarantine", "see the detail; agentctl commands resume COMMAND"},
+	{"gate_probe", BesideStop, "the probe of a wave did not succeed everywhere", "see the detail; agentctl commands resume COMMAND"},
+	{"operator", BesideStop, "an operator stopped it", ""},
+
+	{"not_released", BesideWait, "its wave has not come", "see agentctl commands get COMMAND"},
+	{"not_before", BesideWait, "its time has not come, or its share of the splay", ""},
+	{"expired", BesideWait, "its time is over: it is EXPIRED in a moment", ""},
+	{"paused", BesideWait, "its command is paused", "agentctl commands resume COMMAND"},
+	{"held", BesideWait, "it was queued before the cluster was recovered, and is held", ""},
+	{"offline", BesideWait, "the agent has no session", "see agentctl agents get AGENT"},
+	{"not_ready", BesideWait, "the agent has not journalled its session yet", ""},
+	{"quarantined", BesideWait, "the agent is in quarantine", "see agentctl agents get AGENT"},
+	{"slot", BesideWait, "all slots of the agent are taken", ""},
+	{"locked", BesideWait, "another holds a lock that it needs, of the host or of the fleet", "the detail names who"},
+	{"exclusive", BesideWait, "it or another command runs alone on the host", "the detail names that command"},
+	{"budget", BesideWait, "all places of a lock or a budget of the fleet are taken", "see agentctl lock list"},
+	{"no_lock", BesideWait, "there is no such lock of the fleet any more", "make it with agentctl lock create"},
 }
