@@ -67,8 +67,6 @@ func (f *undoFlags) prepare(a *app, class string) error {
 	switch {
 	case given("undo") && given("undo-script"):
 		return usagef("both --undo and --undo-script are given")
-	case given("undo") && f.line == "":
-		return usagef("--undo is empty")
 	case !known:
 		return usagef("--confirm-by %q is neither operator nor contact", f.by)
 	case f.within < minWithin || f.within > maxWithin:
