@@ -211,16 +211,21 @@ func TestADeadJournalHoldsTheUndoUp(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
 	books := make(chan *book, 1)
-	h.options = func(o *Options) { o.opened = func(l *life) { books <- l.book } }
+	until := h.listen()
+	listening := h.options
+	h.options = func(o *Options) {
+		listening(o)
+		o.opened = func(l *life) { books <- l.book }
+	}
 	id := h.ready()
 	b := <-books
 	inv := c.Submit(id, h.undoable("", 1500*time.Millisecond, ""))
-	until := time.Unix(0, waitPhase(c, inv, armed).GetUndo().GetUntil())
+	waitPhase(c, inv, armed)
 	if err := b.now().Close(); err != nil { // as dead as after a failed fsync
 		t.Fatal(err)
 	}
-	c.Keep(id, inv, "ann") // in vain
-	time.Sleep(time.Until(until) + 500*time.Millisecond)
+	c.Keep(id, inv, "ann")                         // in vain
+	until("the attempt's end cannot be taken yet") // its time is over, and the undo's intent is refused
 	if h.undos(inv) != 0 {
 		t.Error("it was undone without a record")
 	}

@@ -39,14 +39,19 @@ func crowdedMain(dir string) int {
 	}
 	// The runtime ends the process when it cannot make a thread: what is tried here is what
 	// the process does when the host has no further one for others.
-	var threads sync.WaitGroup
+	var threads, there sync.WaitGroup
+	all := make(chan struct{})
 	for range 32 {
+		there.Add(1)
 		threads.Go(func() {
-			runtime.LockOSThread()
+			runtime.LockOSThread() // which keeps it for this goroutine alone
 			defer runtime.UnlockOSThread()
-			_ = syscall.Nanosleep(&syscall.Timespec{Nsec: 50_000_000}, nil)
+			there.Done()
+			<-all
 		})
 	}
+	there.Wait()
+	close(all)
 	threads.Wait()
 	answers := json.NewEncoder(os.Stdout)
 	if answers.Encode("ready") != nil {
