@@ -45,7 +45,9 @@ func (t *tables) newestTemplates() iter.Seq[*raftlogv1.Template] {
 	}
 }
 
-// putTemplate makes the version that follows the expected one.
+// putTemplate makes the version that follows the expected one. A deleted template still has
+// its last version: a first put that is sent twice does not make anew what somebody has
+// deleted since.
 func (tx *tx) putTemplate(m *raftlogv1.PutTemplate) *raftlogv1.Outcome {
 	name := m.GetName()
 	newest, found := tx.newestTemplate(name)
@@ -56,10 +58,12 @@ func (tx *tx) putTemplate(m *raftlogv1.PutTemplate) *raftlogv1.Outcome {
 		return refuse(raftlogv1.Code_CODE_INVALID, "no_template", "template %q says nothing", name)
 	case len(m.GetSpec()) > MaxTemplateBytes:
 		return refuse(raftlogv1.Code_CODE_INVALID, "too_large", "template %q has %d bytes, at most %d are allowed", name, len(m.GetSpec()), MaxTemplateBytes)
-	case (m.GetExpectedVersion() == newest.GetFollows() || m.GetExpectedVersion() == newest.GetVersion()) &&
-		found && newest.GetDeletedAt() == 0 && bytes.Equal(newest.GetDigest(), m.GetDigest()):
+	case (m.GetExpectedVersion()+1 == newest.GetVersion() || m.GetExpectedVersion() == newest.GetVersion()) &&
+		newest.GetDeletedAt() == 0 && bytes.Equal(newest.GetDigest(), m.GetDigest()):
 		return stands(uint64(newest.GetVersion())) // the answer was lost, or nothing is new
-	case m.GetExpectedVersion() != newest.GetVersion() && (newest.GetDeletedAt() == 0 || m.GetExpectedVersion() != 0):
+	case m.GetExpectedVersion() != newest.GetVersion() && newest.GetDeletedAt() != 0:
+		return refuse(raftlogv1.Code_CODE_STALE, "version_moved", "template %q was deleted at version %d: made anew it follows that one, not %d", name, newest.GetVersion(), m.GetExpectedVersion())
+	case m.GetExpectedVersion() != newest.GetVersion():
 		return refuse(raftlogv1.Code_CODE_STALE, "version_moved", "template %q is at version %d, not %d", name, newest.GetVersion(), m.GetExpectedVersion())
 	case newest.GetVersion()+1 == 0:
 		return refuse(raftlogv1.Code_CODE_EXHAUSTED, "versions", "template %q has no versions left", name)
@@ -77,7 +81,7 @@ func (tx *tx) putTemplate(m *raftlogv1.PutTemplate) *raftlogv1.Outcome {
 	}
 	row := &raftlogv1.Template{
 		Name: name, Version: newest.GetVersion() + 1, Spec: m.GetSpec(), Digest: m.GetDigest(),
-		CreatedBy: m.GetCreatedBy(), CreatedAt: tx.now(), CreatedIndex: tx.index, Follows: m.GetExpectedVersion(),
+		CreatedBy: m.GetCreatedBy(), CreatedAt: tx.now(), CreatedIndex: tx.index,
 	}
 	put(tx, TableTemplates, tx.templates, row)
 	scheduled := tx.scheduledVersions(name)
@@ -120,6 +124,8 @@ func (tx *tx) deleteTemplate(m *raftlogv1.DeleteTemplate) *raftlogv1.Outcome {
 	switch {
 	case !found:
 		return refuse(raftlogv1.Code_CODE_NOT_FOUND, "no_template", "there is no template %q", m.GetName())
+	case m.GetExpectedVersion() != 0 && m.GetExpectedVersion() != newest.GetVersion():
+		return refuse(raftlogv1.Code_CODE_STALE, "version_moved", "template %q is at version %d, not %d", m.GetName(), newest.GetVersion(), m.GetExpectedVersion())
 	case newest.GetDeletedAt() != 0:
 		return stands(uint64(newest.GetVersion()))
 	}

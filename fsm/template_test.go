@@ -22,10 +22,14 @@ func deleteTemplate(name string) *raftlogv1.Mutation {
 
 func (g *gen) templateMutation() *raftlogv1.Mutation {
 	name := g.of([]string{"restart", "restart", "restart-all", "x", "", "a b"})
-	if g.rarely(4) {
-		return deleteTemplate(name)
-	}
 	newest, _ := g.m.tables.newestTemplate(name)
+	if g.rarely(4) {
+		m := deleteTemplate(name)
+		if g.rarely(2) {
+			m.GetDeleteTemplate().ExpectedVersion = uint32(g.near(uint64(newest.GetVersion())))
+		}
+		return m
+	}
 	return putTemplate(name, g.of([]string{"one", "two", "three", ""}), uint32(g.near(uint64(newest.GetVersion()))))
 }
 
@@ -81,7 +85,8 @@ func TestTemplatesMatchTheirTwin(t *testing.T) {
 					w.put(t, m.PutTemplate, o)
 				case *raftlogv1.Mutation_DeleteTemplate:
 					w := all[m.DeleteTemplate.GetName()]
-					if w == nil || o.GetRepeated() != w.deleted {
+					expected := m.DeleteTemplate.GetExpectedVersion()
+					if w == nil || o.GetRepeated() != w.deleted || expected != 0 && expected != w.last {
 						t.Fatalf("deleted %q: %v, the model has %+v", m.DeleteTemplate.GetName(), o, w)
 					}
 					w.deleted, w.texts = true, nil
@@ -111,7 +116,7 @@ func (w *templateTwin) put(t *rapid.T, m *raftlogv1.PutTemplate, o *raftlogv1.Ou
 		}
 		return
 	}
-	if version != w.last+1 || m.GetExpectedVersion() != w.last && !(w.deleted && m.GetExpectedVersion() == 0) {
+	if version != w.last+1 || m.GetExpectedVersion() != w.last {
 		t.Fatalf("%v became version %d, the model has %+v", m, version, w)
 	}
 	if w.texts == nil {

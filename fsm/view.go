@@ -222,6 +222,9 @@ func (v *View) Template(name string, version uint32) (*raftlogv1.Template, bool)
 	return r, true
 }
 
+// LastTemplate returns the newest version of the template, or what is left of a deleted one.
+func (v *View) LastTemplate(name string) (*raftlogv1.Template, bool) { return v.t.newestTemplate(name) }
+
 // Templates yields the newest version of each template that was not deleted, by name.
 func (v *View) Templates() iter.Seq[*raftlogv1.Template] {
 	return where(v.t.newestTemplates(), func(r *raftlogv1.Template) bool { return r.GetDeletedAt() == 0 })

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
@@ -92,11 +91,11 @@ func (a *app) readTemplate(path string) (*agentplanev1.TemplateSpec, error) {
 }
 
 func (a *app) putTemplate(cmd *cobra.Command, s *session, name string, spec *agentplanev1.TemplateSpec) error {
-	newest, err := s.Template(cmd.Context(), name, 0)
-	if err != nil && client.AsError(err).Code != codes.NotFound {
+	last, err := s.LastTemplateVersion(cmd.Context(), name)
+	if err != nil {
 		return err
 	}
-	made, repeated, err := s.PutTemplate(cmd.Context(), name, spec, newest.GetVersion())
+	made, repeated, err := s.PutTemplate(cmd.Context(), name, spec, last)
 	if err != nil {
 		return hintUnknown(err, "agentctl templates get "+name)
 	}
@@ -224,7 +223,11 @@ func boundsText(p *agentplanev1.Parameter) string {
 
 func (a *app) templatesDelete(cmd *cobra.Command, args []string) error {
 	return a.with(cmd.Context(), func(s *session) error {
-		if err := s.DeleteTemplate(cmd.Context(), args[0]); err != nil {
+		last, err := s.LastTemplateVersion(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if err := s.DeleteTemplate(cmd.Context(), args[0], last); err != nil {
 			return hintUnknown(err, "agentctl templates list")
 		}
 		return a.done(object{{"deleted", args[0]}}, "template %s is deleted", args[0])

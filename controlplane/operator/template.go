@@ -61,6 +61,11 @@ func (s *Templates) GetTemplate(ctx context.Context, req *agentplanev1.GetTempla
 	if err != nil {
 		return nil, err
 	}
+	if last, _ := v.LastTemplate(req.GetName()); last.GetDeletedAt() != 0 && req.GetWithDeleted() && req.GetVersion() == 0 {
+		return &agentplanev1.GetTemplateResponse{
+			Template: &agentplanev1.Template{Name: last.GetName(), Version: last.GetVersion(), DeletedAt: last.GetDeletedAt()},
+		}, nil
+	}
 	row, err := s.template(v, req.GetName(), req.GetVersion())
 	if err != nil {
 		return nil, err
@@ -88,7 +93,7 @@ func (s *Templates) ListTemplates(ctx context.Context, req *agentplanev1.ListTem
 // DeleteTemplate deletes all versions. Repeated, it answers the same.
 func (s *Templates) DeleteTemplate(ctx context.Context, req *agentplanev1.DeleteTemplateRequest) (*agentplanev1.DeleteTemplateResponse, error) {
 	if _, _, err := s.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_DeleteTemplate{
-		DeleteTemplate: &raftlogv1.DeleteTemplate{Name: req.GetName()},
+		DeleteTemplate: &raftlogv1.DeleteTemplate{Name: req.GetName(), ExpectedVersion: req.GetExpectedVersion()},
 	}}); err != nil {
 		return nil, err
 	}

@@ -66,9 +66,17 @@ func TestTemplatesHaveVersions(t *testing.T) {
 	}
 	_, err = w.Templates.GetTemplate(t.Context(), &agentplanev1.GetTemplateRequest{Name: "restart", Version: 2})
 	wantRefusal(t, err, codes.NotFound, "no_template")
-	if third, err := w.put("restart", spec, 0); err != nil || third.GetTemplate().GetVersion() != 3 {
+	left, err := w.Templates.GetTemplate(t.Context(), &agentplanev1.GetTemplateRequest{Name: "restart", WithDeleted: true})
+	if err != nil || left.GetTemplate().GetVersion() != 2 || left.GetTemplate().GetDeletedAt() == 0 || left.GetTemplate().GetSpec() != nil {
+		t.Errorf("what is left: %v, %v", left, err)
+	}
+	_, err = w.put("restart", spec, 0) // as a first put does that is sent again
+	wantRefusal(t, err, codes.Aborted, "version_moved")
+	if third, err := w.put("restart", spec, 2); err != nil || third.GetTemplate().GetVersion() != 3 {
 		t.Errorf("after it was deleted: %v, %v", third, err)
 	}
+	_, err = w.Templates.DeleteTemplate(t.Context(), &agentplanev1.DeleteTemplateRequest{Name: "restart", ExpectedVersion: 2})
+	wantRefusal(t, err, codes.Aborted, "version_moved")
 	_, err = w.put("bad name", spec, 0)
 	wantRefusal(t, err, codes.InvalidArgument, "name")
 	spec.Argv = append(spec.Argv, "${none}")

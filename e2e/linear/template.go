@@ -20,7 +20,7 @@ type TemplateOp struct {
 	Template  string
 	Kind      string
 	Content   string // of a put, or what a get saw
-	Expected  uint32 // of a put: the version that it follows
+	Expected  uint32 // of a put: the version that it follows; of a delete: the newest, 0 = whichever
 	Call, End time.Duration
 
 	Answer  Answer // Conflict: the newest version is another one
@@ -35,7 +35,6 @@ func (o TemplateOp) String() string {
 // templateState is one template, as the specification has it.
 type templateState struct {
 	version uint32 // 0: it never was
-	follows uint32 // what its put expected
 	content string // "" when it was deleted
 }
 
@@ -52,12 +51,12 @@ var templateModel = porcupine.Model{
 func (s templateState) step(o TemplateOp) (bool, templateState) {
 	switch o.Kind {
 	case Put:
-		stands := s.content == o.Content && (o.Expected == s.version || o.Expected == s.follows)
-		next := templateState{s.version + 1, o.Expected, o.Content}
+		stands := s.content == o.Content && (o.Expected == s.version || o.Expected+1 == s.version)
+		next := templateState{s.version + 1, o.Content}
 		if stands {
 			next = s
 		}
-		moved := !stands && o.Expected != s.version && (s.content != "" || o.Expected != 0)
+		moved := !stands && o.Expected != s.version
 		switch {
 		case o.Answer == Unknown && moved:
 			return true, s
@@ -71,12 +70,14 @@ func (s templateState) step(o TemplateOp) (bool, templateState) {
 		switch {
 		case s.version == 0:
 			return o.Answer == Absent || o.Answer == Unknown, s
+		case o.Expected != 0 && o.Expected != s.version:
+			return o.Answer == Conflict || o.Answer == Unknown, s
 		default:
 			return o.Answer == OK || o.Answer == Unknown, templateState{version: s.version}
 		}
 	default:
 		if s.content == "" {
-			return o.Answer == Absent, s
+			return o.Answer == Absent && o.Version == s.version, s
 		}
 		return o.Answer == OK && o.Version == s.version && o.Content == s.content, s
 	}

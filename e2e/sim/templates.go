@@ -73,11 +73,12 @@ func (o *operators) edit(ctx context.Context, number int) {
 			case n == 4:
 				op.Kind = linear.Delete
 			}
-			op.Expected = expected[op.Template]
-			if told := o.onTemplate(ctx, c, d.rng, op); told.Answer == linear.OK && told.Version != 0 {
-				expected[op.Template] = told.Version
-			} else if told.Answer == linear.Absent {
-				expected[op.Template] = 0
+			if op.Kind == linear.Put || op.Kind == linear.Delete && d.rng.IntN(2) == 0 {
+				op.Expected = expected[op.Template]
+			}
+			switch told := o.onTemplate(ctx, c, d.rng, op); {
+			case told.Answer == linear.OK && told.Kind != linear.Delete, told.Answer == linear.Absent && told.Kind == linear.Get:
+				expected[op.Template] = told.Version // also of a deleted one
 			}
 		})
 	}
@@ -101,15 +102,19 @@ func (o *operators) onTemplate(ctx context.Context, c *client.Client, rng *rand.
 	case linear.Put:
 		row, _, err = c.PutTemplate(ctx, op.Template, spec, op.Expected)
 	case linear.Delete:
-		err = c.DeleteTemplate(ctx, op.Template)
+		err = c.DeleteTemplate(ctx, op.Template, op.Expected)
 	default:
-		row, err = c.Template(ctx, op.Template, 0)
+		r, failed := agentplanev1.NewTemplateServiceClient(c).GetTemplate(ctx, &agentplanev1.GetTemplateRequest{Name: op.Template, WithDeleted: true})
+		row, err = r.GetTemplate(), failed
 		op.Content = strings.Join(row.GetSpec().GetArgv(), " ")
 		op.Content = op.Content[strings.LastIndexByte(op.Content, ' ')+1:]
 	}
 	op.End = time.Since(s.began)
 	op.Version = row.GetVersion()
 	o.heed(err)
+	if row.GetDeletedAt() != 0 {
+		op.Answer, row = linear.Absent, nil
+	}
 	if err != nil {
 		switch e := client.AsError(err); {
 		case e.OutcomeUnknown && op.Kind != linear.Get:

@@ -289,13 +289,15 @@ func (x *Parameter) GetEnv() string {
 }
 
 type Template struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	Spec          *TemplateSpec          `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
-	CreatedBy     string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	CreatedAt     int64                  `protobuf:"varint,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	CreatedIndex  uint64                 `protobuf:"varint,6,opt,name=created_index,json=createdIndex,proto3" json:"created_index,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version      uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Spec         *TemplateSpec          `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	CreatedBy    string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	CreatedAt    int64                  `protobuf:"varint,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedIndex uint64                 `protobuf:"varint,6,opt,name=created_index,json=createdIndex,proto3" json:"created_index,omitempty"`
+	// 0 = it was not.
+	DeletedAt     int64 `protobuf:"varint,7,opt,name=deleted_at,json=deletedAt,proto3" json:"deleted_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,11 +374,19 @@ func (x *Template) GetCreatedIndex() uint64 {
 	return 0
 }
 
+func (x *Template) GetDeletedAt() int64 {
+	if x != nil {
+		return x.DeletedAt
+	}
+	return 0
+}
+
 type PutTemplateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Spec  *TemplateSpec          `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// Refused when the newest version is another one; 0 = there is none.
+	// Refused when the newest version is another one; 0 = there never was any. A deleted
+	// template has its last version, so that a call sent twice never makes it anew.
 	ExpectedVersion uint32 `protobuf:"varint,3,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -490,8 +500,10 @@ type GetTemplateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// 0 = the newest.
-	Version       uint32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	Stale         bool   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	Version uint32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Stale   bool   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Also what is left of a deleted one: its last version, without a spec.
+	WithDeleted   bool `protobuf:"varint,4,opt,name=with_deleted,json=withDeleted,proto3" json:"with_deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +555,13 @@ func (x *GetTemplateRequest) GetVersion() uint32 {
 func (x *GetTemplateRequest) GetStale() bool {
 	if x != nil {
 		return x.Stale
+	}
+	return false
+}
+
+func (x *GetTemplateRequest) GetWithDeleted() bool {
+	if x != nil {
+		return x.WithDeleted
 	}
 	return false
 }
@@ -681,10 +700,12 @@ func (x *ListTemplatesResponse) GetTemplates() []*Template {
 }
 
 type DeleteTemplateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Refused when the newest version is another one; 0 = whichever it is.
+	ExpectedVersion uint32 `protobuf:"varint,2,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *DeleteTemplateRequest) Reset() {
@@ -722,6 +743,13 @@ func (x *DeleteTemplateRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *DeleteTemplateRequest) GetExpectedVersion() uint32 {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return 0
 }
 
 type DeleteTemplateResponse struct {
@@ -898,7 +926,7 @@ const file_agentplane_v1_template_proto_rawDesc = "" +
 	"\x04_minB\x06\n" +
 	"\x04_maxB\n" +
 	"\n" +
-	"\b_default\"\xcc\x01\n" +
+	"\b_default\"\xeb\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12/\n" +
@@ -907,26 +935,30 @@ const file_agentplane_v1_template_proto_rawDesc = "" +
 	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x1d\n" +
 	"\n" +
 	"created_at\x18\x05 \x01(\x03R\tcreatedAt\x12#\n" +
-	"\rcreated_index\x18\x06 \x01(\x04R\fcreatedIndex\"\x84\x01\n" +
+	"\rcreated_index\x18\x06 \x01(\x04R\fcreatedIndex\x12\x1d\n" +
+	"\n" +
+	"deleted_at\x18\a \x01(\x03R\tdeletedAt\"\x84\x01\n" +
 	"\x12PutTemplateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1b.agentplane.v1.TemplateSpecR\x04spec\x12)\n" +
 	"\x10expected_version\x18\x03 \x01(\rR\x0fexpectedVersion\"f\n" +
 	"\x13PutTemplateResponse\x123\n" +
 	"\btemplate\x18\x01 \x01(\v2\x17.agentplane.v1.TemplateR\btemplate\x12\x1a\n" +
-	"\brepeated\x18\x02 \x01(\bR\brepeated\"X\n" +
+	"\brepeated\x18\x02 \x01(\bR\brepeated\"{\n" +
 	"\x12GetTemplateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x14\n" +
-	"\x05stale\x18\x03 \x01(\bR\x05stale\"J\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\x12!\n" +
+	"\fwith_deleted\x18\x04 \x01(\bR\vwithDeleted\"J\n" +
 	"\x13GetTemplateResponse\x123\n" +
 	"\btemplate\x18\x01 \x01(\v2\x17.agentplane.v1.TemplateR\btemplate\",\n" +
 	"\x14ListTemplatesRequest\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\"N\n" +
 	"\x15ListTemplatesResponse\x125\n" +
-	"\ttemplates\x18\x01 \x03(\v2\x17.agentplane.v1.TemplateR\ttemplates\"+\n" +
+	"\ttemplates\x18\x01 \x03(\v2\x17.agentplane.v1.TemplateR\ttemplates\"V\n" +
 	"\x15DeleteTemplateRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10expected_version\x18\x02 \x01(\rR\x0fexpectedVersion\"\x18\n" +
 	"\x16DeleteTemplateResponse\"0\n" +
 	"\x12RunTemplateRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"y\n" +

@@ -35,9 +35,7 @@ type Template struct {
 	CreatedAt    int64  `protobuf:"varint,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	CreatedIndex uint64 `protobuf:"varint,7,opt,name=created_index,json=createdIndex,proto3" json:"created_index,omitempty"`
 	// 0 = it was not.
-	DeletedAt int64 `protobuf:"varint,8,opt,name=deleted_at,json=deletedAt,proto3" json:"deleted_at,omitempty"`
-	// The version that was expected when this one was put: 0 also behind a deleted one.
-	Follows       uint32 `protobuf:"varint,9,opt,name=follows,proto3" json:"follows,omitempty"`
+	DeletedAt     int64 `protobuf:"varint,8,opt,name=deleted_at,json=deletedAt,proto3" json:"deleted_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -128,13 +126,6 @@ func (x *Template) GetDeletedAt() int64 {
 	return 0
 }
 
-func (x *Template) GetFollows() uint32 {
-	if x != nil {
-		return x.Follows
-	}
-	return 0
-}
-
 // PutTemplate makes the version that follows the expected one. The digest of the newest
 // one answers what stands.
 type PutTemplate struct {
@@ -143,7 +134,7 @@ type PutTemplate struct {
 	Spec      []byte                 `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Digest    []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	CreatedBy string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
-	// Of the newest one; 0 = there is none.
+	// Of the newest one, also when it was deleted; 0 = there never was any.
 	ExpectedVersion uint32 `protobuf:"varint,5,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -216,10 +207,12 @@ func (x *PutTemplate) GetExpectedVersion() uint32 {
 
 // DeleteTemplate forgets all versions, and remembers the number of the last.
 type DeleteTemplate struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the newest one; 0 = whichever it is.
+	ExpectedVersion uint32 `protobuf:"varint,2,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *DeleteTemplate) Reset() {
@@ -259,12 +252,19 @@ func (x *DeleteTemplate) GetName() string {
 	return ""
 }
 
+func (x *DeleteTemplate) GetExpectedVersion() uint32 {
+	if x != nil {
+		return x.ExpectedVersion
+	}
+	return 0
+}
+
 var File_raftlog_v1_templates_proto protoreflect.FileDescriptor
 
 const file_raftlog_v1_templates_proto_rawDesc = "" +
 	"\n" +
 	"\x1araftlog/v1/templates.proto\x12\n" +
-	"raftlog.v1\"\x80\x02\n" +
+	"raftlog.v1\"\xec\x01\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\x12\x12\n" +
@@ -276,17 +276,18 @@ const file_raftlog_v1_templates_proto_rawDesc = "" +
 	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12#\n" +
 	"\rcreated_index\x18\a \x01(\x04R\fcreatedIndex\x12\x1d\n" +
 	"\n" +
-	"deleted_at\x18\b \x01(\x03R\tdeletedAt\x12\x18\n" +
-	"\afollows\x18\t \x01(\rR\afollows\"\x97\x01\n" +
+	"deleted_at\x18\b \x01(\x03R\tdeletedAtJ\x04\b\t\x10\n" +
+	"\"\x97\x01\n" +
 	"\vPutTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12)\n" +
-	"\x10expected_version\x18\x05 \x01(\rR\x0fexpectedVersion\"$\n" +
+	"\x10expected_version\x18\x05 \x01(\rR\x0fexpectedVersion\"O\n" +
 	"\x0eDeleteTemplate\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04nameB=Z;github.com/agentplane/agentplane/proto/raftlog/v1;raftlogv1b\x06proto3"
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10expected_version\x18\x02 \x01(\rR\x0fexpectedVersionB=Z;github.com/agentplane/agentplane/proto/raftlog/v1;raftlogv1b\x06proto3"
 
 var (
 	file_raftlog_v1_templates_proto_rawDescOnce sync.Once
