@@ -94,6 +94,28 @@ func TestWithoutItsFilesACommandIsRejected(t *testing.T) {
 	}
 }
 
+// The issuer of the certificate may leave while a session stands, which goes on. What begins
+// later is refused, and has the certificate renewed: nobody else would for a long time.
+func TestRefusedFetchRenewsTheCertificate(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	id := h.ready()
+	session, renewals := c.Agent(id).Epoch, c.Agent(id).Renewals
+	c.Fetching(func(*agentplanev1.FetchBlobRequest, <-chan struct{}) error {
+		if c.Agent(id).Renewals == renewals {
+			return agentplanev1.Refusal(codes.Unauthenticated, &agentplanev1.ErrorDetail{Reason: "certificate_expired"}, "its issuer has left")
+		}
+		return nil
+	})
+	inv := c.Submit(id, bringing(c, h, filepath.Join(t.TempDir(), "x"), c.Have("content"), nil))
+	if r := c.Wait(inv); r.GetState() != succeeded {
+		t.Errorf("report is %v after %d renewals", r, c.Agent(id).Renewals-renewals)
+	}
+	if now := c.Agent(id).Epoch; now != session {
+		t.Errorf("the session %d did not stand: it is %d", session, now)
+	}
+}
+
 // A session that waits for files goes on with everything else, and a cancel counts at once.
 func TestFetchingHoldsNothingUp(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)

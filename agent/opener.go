@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"io"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,9 +38,9 @@ func (o *opener) Open(ctx context.Context, n session.Node) (session.Stream, func
 	s, err := agentplanev1.NewAgentServiceClient(c).Session(ctx, grpc.MaxCallRecvMsgSize(maxMessageBytes))
 	if err != nil {
 		_ = c.Close()
-		return nil, nil, o.note(err)
+		return nil, nil, err
 	}
-	return stream{s, o}, func() { _ = c.Close() }, nil
+	return s, func() { _ = c.Close() }, nil
 }
 
 // OpenOutput opens a stream of output to the very node, over a connection of its own: what
@@ -66,11 +68,11 @@ func (o *opener) OpenFetch(ctx context.Context, n session.Node) (agentplanev1.Ag
 	return agentplanev1.NewAgentServiceClient(c), func() { _ = c.Close() }, nil
 }
 
-func (o *opener) connect(ctx context.Context, n session.Node) (*client.Client, error) {
+func (o *opener) connect(ctx context.Context, n session.Node) (*noted, error) {
 	if err := o.renewer.ready(ctx); err != nil {
 		return nil, o.note(err)
 	}
-	return client.New(client.Options{
+	c, err := client.New(client.Options{
 		Addresses:      []string{n.Address},
 		Bundle:         o.trust.without(),
 		Certificate:    o.credential.certificate,
@@ -80,6 +82,10 @@ func (o *opener) connect(ctx context.Context, n session.Node) (*client.Client, e
 		// Heartbeats notice a frozen node; probes would be one call per second and agent.
 		ProbeAfter: 24 * time.Hour,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return &noted{c, o}, nil
 }
 
 // note has the certificate renewed when a node does not accept it: it may have expired by
@@ -87,6 +93,9 @@ func (o *opener) connect(ctx context.Context, n session.Node) (*client.Client, e
 // a node says only after it has asked the others, renewal is no help and the session hears
 // of it.
 func (o *opener) note(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
 	switch e := client.AsError(err); {
 	case unregistered(err):
 		return &session.RefusedError{Reason: "removed", Detail: e.Message, Hint: e.Hint}
@@ -102,15 +111,28 @@ func unregistered(err error) bool {
 	return e.Code == codes.PermissionDenied && (e.Reason == "not_registered" || e.Reason == "removed") // at once, or amid a session
 }
 
-type stream struct {
-	grpc.BidiStreamingClient[agentplanev1.SessionRequest, agentplanev1.SessionResponse]
+// noted is a connection whose errors the opener hears of, whatever is called: while a session
+// stands, its certificate may go out of use for all that begins later.
+type noted struct {
+	*client.Client
 	opener *opener
 }
 
-func (s stream) Recv() (*agentplanev1.SessionResponse, error) {
-	m, err := s.BidiStreamingClient.Recv()
-	if err != nil {
-		err = s.opener.note(err)
-	}
-	return m, err
+func (c *noted) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return c.opener.note(c.Client.Invoke(ctx, method, args, reply, opts...))
 }
+
+func (c *noted) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := c.Client.NewStream(ctx, desc, method, opts...)
+	if err != nil {
+		return nil, c.opener.note(err)
+	}
+	return notedStream{s, c.opener}, nil
+}
+
+type notedStream struct {
+	grpc.ClientStream
+	opener *opener
+}
+
+func (s notedStream) RecvMsg(m any) error { return s.opener.note(s.ClientStream.RecvMsg(m)) }
