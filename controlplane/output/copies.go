@@ -285,7 +285,14 @@ func (c *copies) run(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	c.mu.Lock()
-	c.run1 = func(p *pusher) { group.Go(func() { p.run(ctx) }) }
+	c.run1 = func(p *pusher) {
+		ctx, end := context.WithCancel(ctx)
+		p.end = end
+		group.Go(func() {
+			defer end()
+			p.run(ctx)
+		})
+	}
 	for _, p := range c.pushers {
 		c.run1(p)
 	}
@@ -304,6 +311,7 @@ func (c *copies) run(ctx context.Context) error {
 		case <-c.ready:
 			c.record(ctx)
 		case <-tick.C:
+			c.forgetRemoved()
 			c.look()
 		}
 	}
@@ -317,6 +325,26 @@ func (c *copies) look() {
 		if a.copied && (a.acked != a.held.Ends || a.held.Totals != nil && !a.recorded) {
 			c.spreadLocked(a)
 			c.judgeLocked(a) // the voters may be others than before
+		}
+	}
+}
+
+// forgetRemoved ends what copies to nodes that were removed, which never come back.
+func (c *copies) forgetRemoved() {
+	registered := make(map[string]bool)
+	for n := range c.s.o.Machine.View().RegisteredNodes() {
+		registered[n.GetId()] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, p := range c.pushers {
+		if registered[id] {
+			continue
+		}
+		p.end()
+		delete(c.pushers, id)
+		for _, a := range c.attempts {
+			delete(a.replicas, id)
 		}
 	}
 }

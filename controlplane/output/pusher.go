@@ -19,6 +19,7 @@ type pusher struct {
 	c   *copies
 	id  string
 	sub *subscription
+	end func() // of run
 
 	mu   sync.Mutex // guards eras
 	eras map[Key]int

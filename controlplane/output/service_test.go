@@ -143,6 +143,12 @@ func TestOutputOfANodeThatLeftIsCopiedAgain(t *testing.T) {
 	w.nodes["a"].sweepAll(t.Context())
 	w.until("the third node is recorded", func() bool { return slices.Contains(recorded(w.row(k), 1).GetNodeIds(), next) })
 	w.until("the copy is done with", func() bool { return !w.nodes["a"].copies.has(k) })
+	w.until("nothing is copied to the node that left", func() bool {
+		a := w.nodes["a"].copies
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.pushers[gone] == nil && a.pushers[next] != nil
+	})
 	w.nodes["a"].stop()
 	var f watcher
 	must(t, f.follow(t.Context(), t, w, next, k))
