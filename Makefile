@@ -47,9 +47,10 @@ help: ## list what can be made
 build: ## build agentplane, agentd and agentctl, static, into .build/
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
+# The end-to-end tests begin first: they wait more than they work, and the others run beside.
 .PHONY: test
 test: ## all tests: no race detector, cgo, root or network
-	go test ./...
+	go test ./e2e ./...
 
 .PHONY: race
 race: ## all tests under the race detector (needs a C compiler)
