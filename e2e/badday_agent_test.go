@@ -56,6 +56,7 @@ func working(t *testing.T, f *fleet, name string) {
 
 // TestBadDayCloneOfAnAgent starts a copy of an agent beside it.
 func TestBadDayCloneOfAnAgent(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, nil, nil)
 	a := f.agents[0]
 	old, o := f.run(t, "a1", nil, f.argv())
@@ -124,6 +125,7 @@ func TestBadDayCloneOfAnAgent(t *testing.T) {
 
 // TestBadDayRemovedAgent removes an agent that runs.
 func TestBadDayRemovedAgent(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, nil, nil)
 	a := f.agents[0]
 	before, err := f.agentView(t.Context(), "a1")
@@ -175,6 +177,7 @@ func TestBadDayRemovedAgent(t *testing.T) {
 // TestBadDayRestoredAgent puts an older image of an agent's directory back, which does
 // not know what was run since.
 func TestBadDayRestoredAgent(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, nil, nil)
 	a := f.agents[0]
 	var done []string
@@ -224,6 +227,7 @@ func TestBadDayRestoredAgent(t *testing.T) {
 // its key: it comes with a journal of another id. Nobody knows what became of what was
 // claimed under the first one, which is what must be said, and it is not started again.
 func TestBadDayWipedAgent(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, nil, nil)
 	a := f.agents[0]
 	id := f.detach(t, "a1", nil, f.argv("--sleep", "5m"))
@@ -260,6 +264,7 @@ func TestBadDayWipedAgent(t *testing.T) {
 
 // TestBadDayDamagedAgent damages what an agent keeps.
 func TestBadDayDamagedAgent(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 3, nil, nil) // one for each journal: sessions in a row are slowed down
 	done := map[string][]string{}
 	for _, a := range f.agents {

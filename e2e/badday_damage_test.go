@@ -14,6 +14,7 @@ import (
 // matters, and starts it: it must refuse with words. Then the node itself is lost, and
 // an empty one takes its place.
 func TestBadDayDamagedNode(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, []string{"--raft-snapshot-threshold", "16", "--raft-snapshot-interval", "100ms", "--raft-trailing-logs", "16"}, nil)
 	var done []string
 	for range 30 {

@@ -11,6 +11,7 @@ import (
 // TestBadDayNodeImage puts an older image of a node's directory back. The node is refused
 // and ends, and what its hint says to type brings it back.
 func TestBadDayNodeImage(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	nodes, err := l.Cluster(within(t, time.Minute), three)
 	if err != nil {

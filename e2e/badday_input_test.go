@@ -54,6 +54,7 @@ func TestBadDayInput(t *testing.T) {
 
 // TestBadDayStart shows nodes and agents places where they must not start.
 func TestBadDayStart(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	node, address := one(t, l)
 	a := l.Agent("web-1", address, mustToken(t, l, "agent"))

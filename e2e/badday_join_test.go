@@ -15,6 +15,7 @@ import (
 // TestBadDayAdvertise gives nodes addresses at which nobody reaches them. What can be
 // seen at start is refused there; the rest by the cluster, before it knows the node.
 func TestBadDayAdvertise(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	for _, c := range []struct{ advertise, says string }{
 		{"0.0.0.0", "every address of this host"},

@@ -13,6 +13,7 @@ import (
 // its files is told what is missing. Then all are there for a moment, and two die before
 // gossip has met them.
 func TestBadDayOneNodeIsBack(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	nodes, err := l.Cluster(within(t, time.Minute), three, "--hold-without-leader", "1s")
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 // TestBadDayTokens shows every kind of newcomer with every kind of worthless token.
 // None is let in, and nothing of the secret is printed.
 func TestBadDayTokens(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	_, address := one(t, l)
 	stranger, err := lab.New(filepath.Join(l.Dir, "elsewhere"), l.Bin)

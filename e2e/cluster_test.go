@@ -213,6 +213,7 @@ func TestThreeNodesBecomeACluster(t *testing.T) {
 }
 
 func TestATokenIsForOneNode(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	nodes, err := l.Cluster(within(t, time.Minute), []string{"n1"})
 	if err != nil {

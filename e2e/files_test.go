@@ -29,6 +29,7 @@ func bytesFile(t *testing.T, path string, n int, seed uint64) []byte {
 // What a command brings along reaches its program byte for byte, also when one node of three
 // is dead, whichever one, and through nodes that did not take the upload.
 func TestCommandsBringFilesAndInput(t *testing.T) {
+	t.Parallel()
 	const seed = 1
 	t.Logf("seed %d", seed)
 	f := newFleet(t, 2, nil, nil)
