@@ -47,9 +47,10 @@ func (s *Templates) PutTemplate(ctx context.Context, req *agentplanev1.PutTempla
 	if err != nil {
 		return nil, err
 	}
-	row, err := s.template(v, req.GetName(), uint32(o.GetNumber()))
-	if err != nil {
-		return nil, err
+	version := uint32(o.GetNumber())
+	row, err := s.template(v, req.GetName(), version)
+	if err != nil { // somebody has deleted it meanwhile; it was made all the same
+		row = &agentplanev1.Template{Name: req.GetName(), Version: version, Spec: req.GetSpec(), CreatedBy: s.callerName(ctx)}
 	}
 	s.o.Logger.Info("template made", "name", req.GetName(), "version", o.GetNumber(), "by", s.callerName(ctx))
 	return &agentplanev1.PutTemplateResponse{Template: row, Repeated: o.GetRepeated()}, nil
