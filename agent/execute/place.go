@@ -103,8 +103,8 @@ func (d directory) forgetBrought() {
 	}
 }
 
-// openStdin is what the program reads. Nothing is left of it in the directory: it is open.
-func (s *supervisor) openStdin() (*os.File, error) {
+// Input is what the program reads. Nothing is left of it in the directory: it is open.
+func (s *Supervision) Input() (*os.File, error) {
 	if !s.spec.Stdin {
 		return os.Open(os.DevNull)
 	}
@@ -115,9 +115,9 @@ func (s *supervisor) openStdin() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// place puts the files of the attempt in their places; see the package comment. A result
+// Place puts the files of the attempt in their places; see the package comment. A result
 // says that the program must not be started.
-func (s *supervisor) place() *Result {
+func (s *Supervision) Place() *Result {
 	files := s.spec.Files
 	for i, f := range files {
 		if s.d.has(fileCancel) {

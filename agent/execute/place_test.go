@@ -277,9 +277,9 @@ func TestCancelBeforeTheFilesPlacesNone(t *testing.T) {
 	must(t, err)
 	defer lock.Close()
 	must(t, d.cancel())
-	sup := &supervisor{d: d}
+	sup := &Supervision{d: d}
 	must(t, d.read(fileSpec, typeSpec, &sup.spec))
-	if res := sup.place(); res == nil || res.State != Canceled {
+	if res := sup.Place(); res == nil || res.State != Canceled {
 		t.Errorf("%+v", res)
 	}
 	if left, _ := os.ReadDir(to); len(left) != 0 {

@@ -20,7 +20,9 @@ func uptime() time.Duration {
 }
 
 // announce notes in a result that the program had announced a reboot.
-func (r *Result) announce(boot string) { r.Reboot = &Announcement{BootID: boot, Uptime: uptime()} }
+func (r *Result) announce(boot string, up time.Duration) {
+	r.Reboot = &Announcement{BootID: boot, Uptime: up}
+}
 
 // awaitsReboot says that only the reboot, or that none comes, shows how the program did: it
 // has succeeded, or was ended as everything is on a host that goes down.

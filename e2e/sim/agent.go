@@ -52,8 +52,8 @@ func (a *agentHost) start() error {
 	settings := config.Agent()
 	one, err := agent.New(agent.Options{
 		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial,
-		Runner: func(j execute.Journal) (agent.Runner, error) {
-			r := &runner{h: a.Host, journal: j, dead: life.dead.Load}
+		Runner: func(o execute.Options) (agent.Runner, error) {
+			r := &runner{h: a.Host, journal: o.Journal, dead: life.dead.Load}
 			if w.trade == tradeOutput {
 				return keeper{r}, nil
 			}
