@@ -115,10 +115,24 @@ func (s *Supervision) Input() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
+// checkInput compares what the program will read with what it must be: it has lain on the disk
+// since it came.
+func (s *Supervision) checkInput() error {
+	if !s.spec.Stdin || s.spec.Input.Sum == "" {
+		return nil
+	}
+	return placement{Sum: s.spec.Input.Sum, Size: s.spec.Input.Size}.copy(io.Discard, s.d.path(fileStdin))
+}
+
 // Place puts the files of the attempt in their places; see the package comment. A result
 // says that the program must not be started.
 func (s *Supervision) Place() *Result {
 	files := s.spec.Files
+	if err := s.checkInput(); err != nil {
+		res := &Result{State: Failed, Reason: ReasonNotPlaced, ExitCode: 126}
+		res.say("the standard input is not what the command brings along: %v", bare(err))
+		return res
+	}
 	for i, f := range files {
 		if s.d.has(fileCancel) {
 			s.spec.sweepPlaces()

@@ -54,6 +54,30 @@ func TestProgramReadsItsInput(t *testing.T) {
 	}
 }
 
+// What the disk has spoilt since it came is given to no program, and nothing is put in place.
+func TestSpoiltInputIsGivenToNoProgram(t *testing.T) {
+	dir, witness := t.TempDir(), filepath.Join(t.TempDir(), "ran")
+	to := filepath.Join(t.TempDir(), "x")
+	s := shell("cat > " + witness)
+	s.Stdin, s.Input = content(t, dir, "what was meant")
+	s.Files = []File{fileOf(t, dir, "file", to)}
+	must(t, os.WriteFile(s.Stdin, []byte("what was moant"), 0o600))
+	r, _ := newRunner(t)
+	res := wait(t, start(t, r, s))
+	wantResult(t, res, Failed, ReasonNotPlaced)
+	if res.Started || !strings.Contains(res.Detail, "standard input") {
+		t.Errorf("%+v", res)
+	}
+	for _, path := range []string{witness, to} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is there", path)
+		}
+	}
+	s.Attempt.InvocationID, s.Attempt.Number = "whole", 1
+	must(t, os.WriteFile(s.Stdin, []byte("what was meant"), 0o600))
+	wantResult(t, wait(t, start(t, r, s)), Succeeded, ReasonExit)
+}
+
 func text2(all ...[]Chunk) string { return text(slices.Concat(all...), Stdout) }
 
 func TestInputIsAFile(t *testing.T) {

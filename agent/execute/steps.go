@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/agentplane/agentplane/proto/blob"
 )
 
 // at sets the step at hand, which has not ended.
@@ -199,7 +201,7 @@ func (s Spec) step(number uint32) Spec {
 		one.Timeout = step.Timeout
 	}
 	if number > 1 {
-		one.Files, one.Stdin = nil, "" // they are of the first
+		one.Files, one.Stdin, one.Input = nil, "", blob.Ref{} // they are of the first
 	}
 	return one
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/agentplane/agentplane/proto/blob"
 )
 
 var (
@@ -92,7 +94,7 @@ func (s Spec) guarding() Spec {
 func (s Spec) undo(cause string) Spec {
 	one := s
 	one.Argv, one.Script, one.Steps, one.Undo = s.Undo.Argv, s.Undo.Script, nil, nil
-	one.Files, one.Stdin = nil, "" // they are of the first step
+	one.Files, one.Stdin, one.Input = nil, "", blob.Ref{} // they are of the first step
 	one.number, one.name, one.cause = uint32(len(s.Steps))+1, undoName, cause
 	one.OutputBytes = s.shareBytes()
 	one.Timeout = cmp.Or(s.Undo.Timeout, s.Timeout)
