@@ -223,11 +223,14 @@ func (f placement) copy(out io.Writer, from string) error {
 	check, b := blob.NewCheck(blob.Ref{Sum: f.Sum, Size: f.Size}), make([]byte, blob.ChunkBytes)
 	for {
 		n, err := in.Read(b)
-		if cerr := check.Add(b[:n]); cerr != nil {
+		if cerr := check.Add(b[:n]); cerr != nil && comparesContents {
 			return cerr
 		}
 		if _, werr := out.Write(b[:n]); werr != nil {
 			return bare(werr)
+		}
+		if errors.Is(err, io.EOF) && !comparesContents {
+			return nil
 		}
 		if errors.Is(err, io.EOF) {
 			return check.Done()

@@ -54,6 +54,42 @@ func TestProgramReadsItsInput(t *testing.T) {
 	}
 }
 
+// Of what the disk has spoilt a supervisor puts nothing in place.
+func TestContentsAreComparedBeforeAProgramHasThem(t *testing.T) {
+	for name, spoilt := range map[string]string{"a file": fileContent + "0", "the input": fileStdin, "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			dir, to := t.TempDir(), filepath.Join(t.TempDir(), "x")
+			s := shell("true")
+			s.Files = []File{fileOf(t, dir, "a file", to)}
+			s.Stdin, s.Input = content(t, dir, "the input")
+			r, _ := newRunner(t)
+			d := r.directory(s.Attempt)
+			must(t, os.Mkdir(string(d), 0o700))
+			lock, err := d.prepare(s.withDefaults(), "boot")
+			must(t, err)
+			defer lock.Close()
+			if spoilt != "" {
+				must(t, os.WriteFile(d.path(spoilt), []byte("something"), 0o600))
+			}
+			sup, err := Supervise(string(d))
+			must(t, err)
+			res := sup.Place()
+			if spoilt == "" {
+				if res != nil {
+					t.Errorf("%+v", res)
+				}
+				return
+			}
+			if res == nil || res.State != Failed || res.Reason != ReasonNotPlaced || res.Started {
+				t.Errorf("%+v", res)
+			}
+			if _, err := os.Stat(to); err == nil {
+				t.Error("the file is in its place")
+			}
+		})
+	}
+}
+
 // What the disk has spoilt since it came is given to no program, and nothing is put in place.
 func TestSpoiltInputIsGivenToNoProgram(t *testing.T) {
 	dir, witness := t.TempDir(), filepath.Join(t.TempDir(), "ran")

@@ -63,7 +63,7 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 		left := res.Reboot.Uptime + run.r.rebootWait - run.r.uptime()
 		canceled := run.cancelAsked() && !run.undoing()
 		switch {
-		case boot != res.Reboot.BootID:
+		case boot != res.Reboot.BootID || !awaitsReboots:
 			res.rebooted()
 		case canceled && res.State == Succeeded:
 			res.State, res.Reason, res.Reboot = Canceled, ReasonCanceled, nil

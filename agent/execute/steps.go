@@ -102,7 +102,7 @@ func (run *Run) next() (over *Result, err error) {
 	}
 	run.at(following)
 	run.d.fault("after-step-intent")
-	if err := run.begin(run.plan.step(number)); err != nil && !errors.Is(err, ErrExists) {
+	if err := run.begin(run.asked()); err != nil && !errors.Is(err, ErrExists) {
 		run.refuse(err)
 	}
 	// A cancel that came since had nobody to tell it to, or has told the supervisor.
