@@ -53,7 +53,7 @@ func (w *worker) bring(s *execute.Spec, o *order) {
 	}
 	if o.spec.GetStdin() != nil {
 		content, _ := blob.FromProto(o.spec.GetStdin())
-		s.Stdin = w.o.Contents.cache.Path(content)
+		s.Stdin, s.Input = w.o.Contents.cache.Path(content), content
 	}
 }
 

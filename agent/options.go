@@ -29,9 +29,9 @@ type Options struct {
 
 	// Dial is how nodes are reached; nil is a net.Dialer.
 	Dial client.Dial
-	// Runner makes what runs programs, given the journal that it writes; nil makes one of
-	// package execute in the data directory. What it makes keeps that package's promises.
-	Runner func(execute.Journal) (Runner, error)
+	// Runner makes what runs programs, given with what package execute would be opened; nil
+	// opens it. What it makes keeps that package's promises.
+	Runner func(execute.Options) (Runner, error)
 	// BootID gives the kernel's name for the time since it was started; nil reads it.
 	BootID func() (string, error)
 	// Facts are the host's; nil is collect.Host.

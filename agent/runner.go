@@ -54,10 +54,11 @@ func (s supervisors) Tail(a execute.Attempt) (output.Reader, error) {
 
 // openRunner makes what runs this agent's programs.
 func (l *life) openRunner() (Runner, error) {
+	o := execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try}
 	if l.o.Runner != nil {
-		return l.o.Runner(l.book)
+		return l.o.Runner(o)
 	}
-	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try})
+	r, err := execute.Open(o)
 	if err != nil {
 		return nil, err
 	}

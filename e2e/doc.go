@@ -68,6 +68,17 @@
 //	oldclaim         I3      controlplane/dispatch  TestClaimIsDeliveredAgainOnAnotherNode
 //	nofsync          I2      agent/journal           TestPowerCuts
 //	startagain       I2      agent/execute           TestStartRefuses
+//	stepagain        I2      agent/execute           TestARebootThatWasNotAnnouncedIsLost
+//	stepagain        I2      e2e/sim                 TestLives
+//	undoagain        I2      agent/execute           TestUndoKilledAtEveryPoint
+//	undoagain        I2      e2e/sim                 TestLives
+//	noreboot         none    agent/execute           TestCancelEndsTheWaitForAReboot
+//	noreboot         none    e2e/sim                 TestLives
+//	undokept         none    agent/journal           TestAConfirmationAndAnUndoRuleEachOtherOut
+//	deafundo         none    agent/execute           TestContactConfirms
+//	undokept,deafundo none   e2e/sim                 TestLives
+//	spoilt           none    agent/execute           TestContentsAreComparedBeforeAProgramHasThem
+//	spoilt           none    e2e/sim                 TestLives
 //	journalbehind    I2      fsm                     TestStories
 //	journalbehind    I2      e2e                     TestBadDayRestoredAgent
 //	journallost      I2 I3   fsm                     TestStories

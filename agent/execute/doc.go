@@ -138,8 +138,9 @@
 // each is whole, and the detail says how many, or the attempt is LOST. The program has then
 // not run. The file under the other name is removed with the attempt that is LOST.
 //
-// Standard input is that very file, opened, so that a program may seek in it. It is removed
-// when the program has it; a program without input reads /dev/null.
+// Standard input is that very file, compared with its hash before anything is put in place and
+// then opened, so that a program may seek in it. One that the disk has spoilt makes the attempt
+// FAILED(not_placed), too. It is removed when the program has it; a program without input reads /dev/null.
 //
 // # Undo
 //

@@ -103,8 +103,8 @@ func (d directory) forgetBrought() {
 	}
 }
 
-// openStdin is what the program reads. Nothing is left of it in the directory: it is open.
-func (s *supervisor) openStdin() (*os.File, error) {
+// Input is what the program reads. Nothing is left of it in the directory: it is open.
+func (s *Supervision) Input() (*os.File, error) {
 	if !s.spec.Stdin {
 		return os.Open(os.DevNull)
 	}
@@ -115,10 +115,24 @@ func (s *supervisor) openStdin() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// place puts the files of the attempt in their places; see the package comment. A result
+// checkInput compares what the program will read with what it must be: it has lain on the disk
+// since it came.
+func (s *Supervision) checkInput() error {
+	if !s.spec.Stdin || s.spec.Input.Sum == "" {
+		return nil
+	}
+	return placement{Sum: s.spec.Input.Sum, Size: s.spec.Input.Size}.copy(io.Discard, s.d.path(fileStdin))
+}
+
+// Place puts the files of the attempt in their places; see the package comment. A result
 // says that the program must not be started.
-func (s *supervisor) place() *Result {
+func (s *Supervision) Place() *Result {
 	files := s.spec.Files
+	if err := s.checkInput(); err != nil {
+		res := &Result{State: Failed, Reason: ReasonNotPlaced, ExitCode: 126}
+		res.say("the standard input is not what the command brings along: %v", bare(err))
+		return res
+	}
 	for i, f := range files {
 		if s.d.has(fileCancel) {
 			s.spec.sweepPlaces()
@@ -209,11 +223,14 @@ func (f placement) copy(out io.Writer, from string) error {
 	check, b := blob.NewCheck(blob.Ref{Sum: f.Sum, Size: f.Size}), make([]byte, blob.ChunkBytes)
 	for {
 		n, err := in.Read(b)
-		if cerr := check.Add(b[:n]); cerr != nil {
+		if cerr := check.Add(b[:n]); cerr != nil && comparesContents {
 			return cerr
 		}
 		if _, werr := out.Write(b[:n]); werr != nil {
 			return bare(werr)
+		}
+		if errors.Is(err, io.EOF) && !comparesContents {
+			return nil
 		}
 		if errors.Is(err, io.EOF) {
 			return check.Done()

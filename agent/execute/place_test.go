@@ -54,6 +54,66 @@ func TestProgramReadsItsInput(t *testing.T) {
 	}
 }
 
+// Of what the disk has spoilt a supervisor puts nothing in place.
+func TestContentsAreComparedBeforeAProgramHasThem(t *testing.T) {
+	for name, spoilt := range map[string]string{"a file": fileContent + "0", "the input": fileStdin, "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			dir, to := t.TempDir(), filepath.Join(t.TempDir(), "x")
+			s := shell("true")
+			s.Files = []File{fileOf(t, dir, "a file", to)}
+			s.Stdin, s.Input = content(t, dir, "the input")
+			r, _ := newRunner(t)
+			d := r.directory(s.Attempt)
+			must(t, os.Mkdir(string(d), 0o700))
+			lock, err := d.prepare(s.withDefaults(), "boot")
+			must(t, err)
+			defer lock.Close()
+			if spoilt != "" {
+				must(t, os.WriteFile(d.path(spoilt), []byte("something"), 0o600))
+			}
+			sup, err := Supervise(string(d))
+			must(t, err)
+			res := sup.Place()
+			if spoilt == "" {
+				if res != nil {
+					t.Errorf("%+v", res)
+				}
+				return
+			}
+			if res == nil || res.State != Failed || res.Reason != ReasonNotPlaced || res.Started {
+				t.Errorf("%+v", res)
+			}
+			if _, err := os.Stat(to); err == nil {
+				t.Error("the file is in its place")
+			}
+		})
+	}
+}
+
+// What the disk has spoilt since it came is given to no program, and nothing is put in place.
+func TestSpoiltInputIsGivenToNoProgram(t *testing.T) {
+	dir, witness := t.TempDir(), filepath.Join(t.TempDir(), "ran")
+	to := filepath.Join(t.TempDir(), "x")
+	s := shell("cat > " + witness)
+	s.Stdin, s.Input = content(t, dir, "what was meant")
+	s.Files = []File{fileOf(t, dir, "file", to)}
+	must(t, os.WriteFile(s.Stdin, []byte("what was moant"), 0o600))
+	r, _ := newRunner(t)
+	res := wait(t, start(t, r, s))
+	wantResult(t, res, Failed, ReasonNotPlaced)
+	if res.Started || !strings.Contains(res.Detail, "standard input") {
+		t.Errorf("%+v", res)
+	}
+	for _, path := range []string{witness, to} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is there", path)
+		}
+	}
+	s.Attempt.InvocationID, s.Attempt.Number = "whole", 1
+	must(t, os.WriteFile(s.Stdin, []byte("what was meant"), 0o600))
+	wantResult(t, wait(t, start(t, r, s)), Succeeded, ReasonExit)
+}
+
 func text2(all ...[]Chunk) string { return text(slices.Concat(all...), Stdout) }
 
 func TestInputIsAFile(t *testing.T) {
@@ -277,9 +337,9 @@ func TestCancelBeforeTheFilesPlacesNone(t *testing.T) {
 	must(t, err)
 	defer lock.Close()
 	must(t, d.cancel())
-	sup := &supervisor{d: d}
+	sup := &Supervision{d: d}
 	must(t, d.read(fileSpec, typeSpec, &sup.spec))
-	if res := sup.place(); res == nil || res.State != Canceled {
+	if res := sup.Place(); res == nil || res.State != Canceled {
 		t.Errorf("%+v", res)
 	}
 	if left, _ := os.ReadDir(to); len(left) != 0 {

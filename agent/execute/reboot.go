@@ -20,7 +20,9 @@ func uptime() time.Duration {
 }
 
 // announce notes in a result that the program had announced a reboot.
-func (r *Result) announce(boot string) { r.Reboot = &Announcement{BootID: boot, Uptime: uptime()} }
+func (r *Result) announce(boot string, up time.Duration) {
+	r.Reboot = &Announcement{BootID: boot, Uptime: up}
+}
 
 // awaitsReboot says that only the reboot, or that none comes, shows how the program did: it
 // has succeeded, or was ended as everything is on a host that goes down.
@@ -61,7 +63,7 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 		left := res.Reboot.Uptime + run.r.rebootWait - run.r.uptime()
 		canceled := run.cancelAsked() && !run.undoing()
 		switch {
-		case boot != res.Reboot.BootID:
+		case boot != res.Reboot.BootID || !awaitsReboots:
 			res.rebooted()
 		case canceled && res.State == Succeeded:
 			res.State, res.Reason, res.Reboot = Canceled, ReasonCanceled, nil

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Run is one attempt, started or adopted. Wait is called until it gives the result; the
@@ -36,7 +33,7 @@ type Run struct {
 	confirmed bool // it has come
 
 	mu     sync.Mutex // held by Wait; guards what follows
-	cmd    *exec.Cmd  // the step's supervisor, when it is a child of this process
+	reaps  func()     // reaps the step's supervisor, when it was started in this life of agentd
 	plan   *Spec      // what all steps are, when it is known
 	ended  *Result    // how the step at hand has ended
 	noted  bool       // that is journalled
@@ -158,7 +155,7 @@ func (run *Run) wait(ctx context.Context) (Result, error) {
 			run.reap()
 			return res, nil
 		}
-		lived, err := run.sleep(ctx, pause)
+		lived, err := run.r.supervisors.Watch(ctx, string(run.d), pause)
 		switch {
 		case err != nil:
 			return Result{}, err
@@ -172,37 +169,11 @@ func (run *Run) wait(ctx context.Context) (Result, error) {
 	}
 }
 
-// reap takes the dead supervisor's exit code, which tells nothing that exit does not.
+// reap is for a supervisor that is gone.
 func (run *Run) reap() {
-	if run.cmd != nil {
-		_ = run.cmd.Wait()
-		run.cmd = nil
-	}
-}
-
-// sleep returns when the supervisor seems to be gone, or ctx has ended. Before the
-// supervisor has opened the fifo, and when it has just closed it, that is after pause. It
-// says whether the supervisor was seen alive for longer than that.
-func (run *Run) sleep(ctx context.Context, pause time.Duration) (lived bool, err error) {
-	begin := time.Now()
-	f, err := os.OpenFile(run.d.path(fileAlive), os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	var b [1]byte
-	_, _ = f.Read(b[:]) // nobody writes: this ends with the last writer, or the deadline
-	left := pause - time.Since(begin)
-	if left <= 0 && ctx.Err() == nil {
-		return true, nil
-	}
-	select {
-	case <-ctx.Done():
-		return false, ctx.Err()
-	case <-time.After(left):
-		return false, nil
+	if run.reaps != nil {
+		run.reaps()
+		run.reaps = nil
 	}
 }
 
@@ -244,7 +215,7 @@ func (run *Run) lost() Result {
 	case asked && sf.BootID != boot || res.Started && st.BootID != boot:
 		res.Reason = ReasonReboot
 		res.say("the host was started anew")
-	case run.cmd != nil || run.d.has(fileBegun) || res.Started:
+	case run.reaps != nil || run.d.has(fileBegun) || res.Started:
 		res.Reason = ReasonSupervisorGone
 		res.say("the supervisor ended without a result")
 		if words, err := os.ReadFile(run.d.path(fileLog)); err == nil && len(words) > 0 {
@@ -258,11 +229,11 @@ func (run *Run) lost() Result {
 		return res
 	}
 	res.StartedAt = st.At
-	if hit, left := killLeftover(run.a, st, boot); hit > 0 || left > 0 {
+	if hit, left := run.r.supervisors.Sweep(string(run.d), run.a, boot); hit > 0 || left > 0 {
 		res.say("%d processes that it left behind were killed, %d are still there", hit, left)
 	}
 	if res.Reason == ReasonSupervisorGone && run.d.has(fileReboot) {
-		res.announce(st.BootID) // a host that goes down may kill the supervisor first
+		res.announce(st.BootID, run.r.uptime()) // a host that goes down may kill the supervisor first
 	}
 	run.d.salvage(&res)
 	return res

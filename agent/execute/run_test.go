@@ -346,7 +346,7 @@ func TestStartRefuses(t *testing.T) {
 
 func TestHostThatCannotTryRejects(t *testing.T) {
 	r, m := newRunner(t)
-	r.executable = filepath.Join(t.TempDir(), "missing")
+	r.supervisors = processes{filepath.Join(t.TempDir(), "missing")}
 	run := start(t, r, shell("true"))
 	res := wait(t, run)
 	wantResult(t, res, Rejected, ReasonNotPrepared)

@@ -8,11 +8,9 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -62,6 +60,8 @@ type Options struct {
 	// Executable is agentd; /proc/self/exe when empty, which stays right when the file
 	// is replaced by an upgrade.
 	Executable string
+	// Supervisors start supervisors; nil starts Executable.
+	Supervisors Supervisors
 	// BootID gives the kernel's name for the time since it was started; nil reads it.
 	BootID func() (string, error)
 	// Uptime gives how long the host is up, the time counted in which it slept; nil reads it.
@@ -76,13 +76,13 @@ type Options struct {
 // Runner starts and adopts attempts. Its methods may be called at once, for one attempt
 // by one caller at a time.
 type Runner struct {
-	dir        string
-	journal    Journal
-	executable string
-	bootID     func() (string, error)
-	uptime     func() time.Duration
-	contact    func(context.Context) (node string, err error)
-	rebootWait time.Duration
+	dir         string
+	journal     Journal
+	supervisors Supervisors
+	bootID      func() (string, error)
+	uptime      func() time.Duration
+	contact     func(context.Context) (node string, err error)
+	rebootWait  time.Duration
 }
 
 // superviseEnv is the environment of supervisors and gates, which need none. Two
@@ -99,8 +99,11 @@ func Open(o Options) (*Runner, error) {
 		return nil, fmt.Errorf("open runner: %w", err)
 	}
 	r := &Runner{
-		dir: dir, journal: o.Journal, executable: cmp.Or(o.Executable, selfPath),
+		dir: dir, journal: o.Journal, supervisors: o.Supervisors,
 		bootID: o.BootID, uptime: o.Uptime, contact: o.Contact, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
+	}
+	if r.supervisors == nil {
+		r.supervisors = processes{cmp.Or(o.Executable, selfPath)}
 	}
 	if r.bootID == nil {
 		r.bootID = BootID
@@ -244,27 +247,8 @@ func (run *Run) fork(s Spec) error {
 		return err
 	}
 	defer lock.Close() // the supervisor's copy of the same open file keeps it locked
-	log, err := os.OpenFile(run.d.path(fileLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	run.d.fault("before-fork")
-	cmd := &exec.Cmd{
-		Path:        run.r.executable,
-		Args:        []string{"agentd", SuperviseCommand, string(run.d)},
-		Env:         superviseEnv,
-		Dir:         "/",
-		Stdout:      log,
-		Stderr:      log,
-		ExtraFiles:  []*os.File{lock}, // becomes lockFD
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start supervisor: %w", err)
-	}
-	run.cmd = cmd
-	return nil
+	run.reaps, err = run.r.supervisors.Start(string(run.d), lock)
+	return err
 }
 
 // Adopt gives a Run for an attempt whose intent is journalled and whose result is not:

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/agentplane/agentplane/proto/blob"
 )
 
 const (
@@ -43,9 +45,11 @@ type Spec struct {
 	Undo *Undo
 
 	// Files are put in place before the program starts, or the first step, and Stdin, the
-	// path of a file, is what that reads; see place.go. Nothing when empty.
+	// path of a file, is what that reads; see place.go. Nothing when empty. Input is what must
+	// lie at Stdin; when it is zero that is not looked at.
 	Files []File
 	Stdin string
+	Input blob.Ref
 
 	Env         []string      // NAME=value; nothing else is inherited, but PATH has a default
 	Secrets     []string      // NAME=value, for the environment too; on disk until the program starts
@@ -260,12 +264,13 @@ type specFile struct {
 	OutputBytes int64
 	Files       []placement // whose contents lie in the directory, by their number
 	Stdin       bool        // likewise
+	Input       blob.Ref    // what it must be, if it has a name
 }
 
 func (s Spec) file(bootID string, d directory) specFile {
 	return specFile{
 		Attempt: s.Attempt, BootID: bootID, Argv: toBytes(s.argv(d.path(fileScript))), Env: toBytes(s.environ(d)), Dir: []byte(s.Dir),
-		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes, Files: s.placements(), Stdin: s.Stdin != "",
+		Timeout: s.Timeout, KillGrace: s.KillGrace, OutputBytes: s.OutputBytes, Files: s.placements(), Stdin: s.Stdin != "", Input: s.Input,
 	}
 }
 

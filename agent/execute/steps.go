@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/agentplane/agentplane/proto/blob"
 )
 
 // at sets the step at hand, which has not ended.
@@ -15,7 +17,7 @@ func (run *Run) at(s StepRecord) {
 	defer run.look.Unlock()
 	s.Result = Result{}
 	run.step, run.d = s, run.r.stepDirectory(run.a, s.Number)
-	run.cmd, run.ended, run.settled, run.noted = nil, nil, false, false
+	run.reaps, run.ended, run.settled, run.noted = nil, nil, false, false
 }
 
 // advance brings the attempt to its end, one step after the other. After an error it goes
@@ -100,7 +102,7 @@ func (run *Run) next() (over *Result, err error) {
 	}
 	run.at(following)
 	run.d.fault("after-step-intent")
-	if err := run.begin(run.plan.step(number)); err != nil && !errors.Is(err, ErrExists) {
+	if err := run.begin(run.asked()); err != nil && !errors.Is(err, ErrExists) {
 		run.refuse(err)
 	}
 	// A cancel that came since had nobody to tell it to, or has told the supervisor.
@@ -199,7 +201,7 @@ func (s Spec) step(number uint32) Spec {
 		one.Timeout = step.Timeout
 	}
 	if number > 1 {
-		one.Files, one.Stdin = nil, "" // they are of the first
+		one.Files, one.Stdin, one.Input = nil, "", blob.Ref{} // they are of the first
 	}
 	return one
 }

@@ -130,16 +130,16 @@ func TestAStepThatCannotBeTriedIsFailedUnlessItIsTheFirst(t *testing.T) {
 	run := start(t, r, s)
 	eventually(t, "the first step", func() bool { return exists(ready) })
 	// A file where the second step's directory has to be made of.
-	was := r.executable
-	r.executable = "/no/such/agentd"
+	was := r.supervisors
+	r.supervisors = processes{"/no/such/agentd"}
 	must(t, os.WriteFile(let, nil, 0o600))
 	res := wait(t, run)
-	r.executable = was
+	r.supervisors = was
 	wantResult(t, res, Failed, ReasonNotPrepared)
 	wantSteps(t, m, "a SUCCEEDED(exit)", "b REJECTED(not_prepared)")
 
 	r, m = newRunner(t)
-	r.executable = "/no/such/agentd"
+	r.supervisors = processes{"/no/such/agentd"}
 	res = wait(t, start(t, r, s))
 	wantResult(t, res, Rejected, ReasonNotPrepared)
 	wantSteps(t, m, "a REJECTED(not_prepared)")

@@ -58,14 +58,9 @@ func supervise(d directory) error {
 			return fmt.Errorf("begin a session: %w", err)
 		}
 	}
-	if d.has(fileExit) {
-		return errors.New("the attempt has ended already")
+	if err := (&Supervision{d: d}).begin(); err != nil {
+		return err
 	}
-	begun, err := os.OpenFile(d.path(fileBegun), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("a supervisor has begun here before: %w", err)
-	}
-	_ = begun.Close()
 	d.fault("supervisor-begun")
 
 	s, err := newSupervisor(d)

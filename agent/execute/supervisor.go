@@ -28,9 +28,8 @@ const (
 // waiter, one reader of the control fifo and one of the gate's status; all but the
 // control reader end before run returns, and that one ends with the process.
 type supervisor struct {
-	d    directory
-	spec specFile
-	rec  *recorder
+	Supervision
+	rec *recorder
 
 	alive    *os.File // held open to the end
 	proc     *os.Process
@@ -49,7 +48,7 @@ type supervisor struct {
 }
 
 func newSupervisor(d directory) (*supervisor, error) {
-	s := &supervisor{d: d, canceled: make(chan struct{})}
+	s := &supervisor{Supervision: Supervision{d: d}, canceled: make(chan struct{})}
 	if err := d.read(fileSpec, typeSpec, &s.spec); err != nil {
 		return nil, err
 	}
@@ -84,14 +83,14 @@ func (s *supervisor) run() Result {
 	if s.d.has(fileCancel) {
 		return s.neverRan(Result{State: Canceled, Reason: ReasonCanceled, Detail: "canceled before the program was started", ExitCode: -1})
 	}
-	if res := s.place(); res != nil {
+	if res := s.Place(); res != nil {
 		return s.neverRan(*res)
 	}
 	if err := s.fork(); err != nil {
 		return s.neverRan(notPrepared(err))
 	}
 	s.d.fault("supervisor-forked")
-	if err := s.record(); err != nil {
+	if err := s.started(); err != nil {
 		_ = s.gate.Close() // the gate leaves
 		<-s.exited
 		<-s.drained
@@ -141,7 +140,7 @@ func (s *supervisor) fork() (err error) {
 	s.outputs = [2]*os.File{pipe(false), pipe(false)}
 	s.gate = pipe(true)
 	status := pipe(false)
-	stdin, serr := s.openStdin()
+	stdin, serr := s.Input()
 	if err = errors.Join(err, serr); err != nil {
 		return fmt.Errorf("make pipes: %w", err)
 	}
@@ -193,15 +192,13 @@ func (s *supervisor) read(status *os.File) {
 	}()
 }
 
-// record makes STARTED durable.
-func (s *supervisor) record() error {
+// started makes STARTED durable.
+func (s *supervisor) started() error {
 	p, err := readProcess(s.proc.Pid)
 	if err != nil {
 		return fmt.Errorf("look at the gate: %w", err)
 	}
-	return s.d.write(fileStarted, typeStarted, started{
-		PID: p.pid, StartTicks: p.ticks, Session: os.Getpid(), BootID: s.spec.BootID, At: time.Now(),
-	}, true)
+	return s.record(started{PID: p.pid, StartTicks: p.ticks, Session: os.Getpid(), At: time.Now()})
 }
 
 // watch waits for the end of the program, or brings it about.
@@ -287,7 +284,7 @@ func (s *supervisor) conclude(state *os.ProcessState, took time.Duration) Result
 		res.say("%d of them are still there", left)
 	}
 	if s.announced() {
-		res.announce(s.spec.BootID)
+		res.announce(s.spec.BootID, uptime())
 	}
 	s.rec.finish(&res)
 	return res

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/agentplane/agentplane/proto/blob"
 )
 
 var (
@@ -92,7 +94,7 @@ func (s Spec) guarding() Spec {
 func (s Spec) undo(cause string) Spec {
 	one := s
 	one.Argv, one.Script, one.Steps, one.Undo = s.Undo.Argv, s.Undo.Script, nil, nil
-	one.Files, one.Stdin = nil, "" // they are of the first step
+	one.Files, one.Stdin, one.Input = nil, "", blob.Ref{} // they are of the first step
 	one.number, one.name, one.cause = uint32(len(s.Steps))+1, undoName, cause
 	one.OutputBytes = s.shareBytes()
 	one.Timeout = cmp.Or(s.Undo.Timeout, s.Timeout)
@@ -169,7 +171,7 @@ func (run *Run) startUndo(over Result, cause string, cannot error) (*Result, err
 func (run *Run) decideUndo(over Result, cause string) (bool, error) {
 	run.decide.Lock()
 	defer run.decide.Unlock()
-	if run.confirmed {
+	if run.confirmed && looksWhetherKept {
 		return false, nil
 	}
 	next := StepRecord{Number: run.step.Of + 1, Of: run.step.Of, Name: cause}
@@ -185,9 +187,17 @@ func (run *Run) decideUndo(over Result, cause string) (bool, error) {
 }
 
 func (run *Run) beginUndo() {
-	if err := run.begin(run.plan.undo(run.step.Name)); err != nil && !errors.Is(err, ErrExists) {
+	if err := run.begin(run.asked()); err != nil && !errors.Is(err, ErrExists) {
 		run.refuse(err)
 	}
+}
+
+// asked is the spec of the step at hand.
+func (run *Run) asked() Spec {
+	if run.undoing() {
+		return run.plan.undo(run.step.Name)
+	}
+	return run.plan.step(run.step.Number)
 }
 
 // hasUndo says of an attempt whose plan is damaged whether it has an undo.
@@ -201,7 +211,7 @@ func (run *Run) hasUndo() bool {
 // host is left to, and its directory, in which nobody lives and no program was let go, is as
 // good as none.
 func (run *Run) again(ctx context.Context) (bool, error) {
-	if !run.undoing() || run.noted || run.ended.Started || run.ended.State != Lost && run.ended.State != Rejected || run.tries >= undoTries {
+	if !run.undoing() && (undosAlone || run.step.Number == 0) || run.noted || run.ended.Started && letGoOnce || run.ended.State != Lost && run.ended.State != Rejected || run.tries >= undoTries {
 		return false, nil
 	}
 	switch err := run.usePlan(); {
@@ -272,7 +282,7 @@ func (run *Run) await(ctx context.Context, u *Undo) (cause string, err error) {
 		}
 		left := g.Deadline - run.r.uptime()
 		switch {
-		case g.Kept || run.isConfirmed():
+		case (g.Kept || run.isConfirmed()) && looksWhetherKept:
 			return "", nil
 		case over:
 			return CauseReboot, nil

@@ -231,15 +231,16 @@ func TestAnUndoThatFailsIsSaid(t *testing.T) {
 func TestAnUndoThatCannotBeStartedIsTriedAgain(t *testing.T) {
 	r, m := newRunner(t)
 	s := guarded("echo change", 100*time.Millisecond)
-	r.executable = filepath.Join(t.TempDir(), "agentd")
-	must(t, os.Symlink("/proc/self/exe", r.executable))
+	agentd := filepath.Join(t.TempDir(), "agentd")
+	r.supervisors = processes{agentd}
+	must(t, os.Symlink("/proc/self/exe", agentd))
 	ended := result(t, start(t, r, s))
 	waits(t, m)
-	must(t, os.Remove(r.executable))
+	must(t, os.Remove(agentd))
 	eventually(t, "a try that failed", func() bool {
 		return exists(string(r.stepDirectory(s.Attempt, 2)))
 	})
-	must(t, os.Symlink("/proc/self/exe", r.executable))
+	must(t, os.Symlink("/proc/self/exe", agentd))
 	wantResult(t, <-ended, Failed, ReasonUndone)
 	wantSteps(t, m, " SUCCEEDED(exit)", "not_confirmed SUCCEEDED(exit)")
 }

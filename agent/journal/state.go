@@ -120,7 +120,7 @@ func checkStep(r Record, m *mutation) error {
 		return nil
 	case last.Number == m.step.Number:
 		return &KnownError{Record: r}
-	case m.step.Number > m.step.Of && r.Guard.Kept:
+	case m.step.Number > m.step.Of && r.Guard.Kept && refusesKept:
 		return fmt.Errorf("%w: %s", ErrKept, m.key)
 	case last.Number > m.step.Number || !last.Ended():
 		return fmt.Errorf("%w: step %d of %s cannot follow step %d as it is", ErrInvalid, m.step.Number, m.key, last.Number)

@@ -3,7 +3,9 @@ package sim
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,10 +52,17 @@ func (a *agentHost) start() error {
 		return err
 	}
 	settings := config.Agent()
+	var bootID func() (string, error)
+	if a.ground != nil {
+		bootID = a.ground.bootID
+	}
 	one, err := agent.New(agent.Options{
-		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial,
-		Runner: func(j execute.Journal) (agent.Runner, error) {
-			r := &runner{h: a.Host, journal: j, dead: life.dead.Load}
+		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial, BootID: bootID,
+		Runner: func(o execute.Options) (agent.Runner, error) {
+			if a.ground != nil {
+				return a.ground.open(o, life.dead.Load)
+			}
+			r := &runner{h: a.Host, journal: o.Journal, dead: life.dead.Load}
 			if w.trade == tradeOutput {
 				return keeper{r}, nil
 			}
@@ -108,15 +117,31 @@ func (a *agentHost) end(life *agentLife) bool {
 // wipe gives the host an empty disk: what agentd knew is gone, programs go on.
 func (a *agentHost) wipe(token string) {
 	a.kill()
-	a.forget()
+	a.w.must(a.forget())
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
 	a.dir, a.token = filepath.Join(a.w.dir, fmt.Sprintf("%s.%d.wiped", a.name, a.lives)), token
 	a.wiped = time.Now()
 }
 
-// crashAtNextStart kills agentd when it starts its next program, at the n-th of the
-// points of package execute.
+// tear takes a part of what agentd has written to its journal last.
+func (a *agentHost) tear(part float64) {
+	a.ground.mu.Lock()
+	before := a.ground.before
+	a.ground.mu.Unlock()
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	torn, err := tear(a.dir, before, part)
+	if err != nil {
+		a.w.redLocked("tear the journal of %s: %v", a.name, err)
+	}
+	if torn {
+		a.w.accepted["records torn"]++
+	}
+}
+
+// crashAtNextStart kills agentd when it starts its next program, or there brings one
+// further, at the n-th of the points of package execute.
 func (a *agentHost) crashAtNextStart(n int, then func(point string)) {
 	left := n
 	a.arm(func(point string) bool {
@@ -135,6 +160,9 @@ func (a *agentHost) crashAtNextStart(n int, then func(point string)) {
 		a.w.mu.Unlock()
 		if life == nil || !a.end(life) {
 			return false
+		}
+		if strings.HasPrefix(point, amid) {
+			a.tear(rand.Float64())
 		}
 		then(point)
 		return true

@@ -22,7 +22,7 @@
 // Agents whose journal was put back are quarantined, and readmitted by an operator.
 //
 // Some commands of each life name a lock of the host, or want the host for themselves. Beside
-// what they always do operators have one of three trades in each life, in turn by the seed:
+// what they always do operators have one of four trades in each life, in turn by the seed:
 //
 //   - locks: a semaphore of which commands and leases take places, a budget on one agent, and
 //     two rivals who take, renew and give back the only place of one lock after the other.
@@ -30,9 +30,14 @@
 //     commands are made of them, with a secret each.
 //   - output: programs print, more than a result holds, than the host keeps, or than the
 //     nodes keep; one operator follows through whatever becomes of the nodes.
+//   - steps: many commands are lists of programs, some of which announce a reboot of the host,
+//     which comes or does not; some have an undo, which an operator confirms, or contact, or
+//     nobody; some bring files and input along. Here agentd dies before, amid and after
+//     the records of its journal, hosts lose power there, and disks spoil what was brought.
 //
 // A life with fewer than three faults that took effect or fewer than fifty acknowledged
-// writes is void and counts for nothing.
+// writes is void and counts for nothing; so is one whose trade is steps with fewer than three
+// that came behind a first one.
 //
 // # What is real
 //
@@ -41,7 +46,8 @@
 //     gRPC, authorization, forwarding, raft with its own network transport, snapshots,
 //     memberlist, dispatch, health, rollout, the operators' services, membership.
 //   - The agent: everything below agent.New but package execute. Enrolment, session,
-//     journal with its fsyncs, worker.
+//     journal with its fsyncs, worker, cache of files. Where the trade is steps package execute
+//     as well, down to the supervisors: attempts' directories and their locks are real.
 //   - The operators' client, with its failover and its repetitions.
 //
 // # What is not
@@ -56,11 +62,15 @@
 //   - The log, votes and snapshots lie on consensustest.MemDisk, which a power cut
 //     robs of what was not synced. The small files of nodes and the agents' journals
 //     are real files, in memory where the machine has such a directory: they survive a
-//     kill as they were; that they survive a power cut is for the tests of datadir and
-//     journal.
+//     kill as they were, but for the record at which agentd dies where the trade is steps,
+//     of which a part may be left; that they survive a power cut is for the tests of
+//     datadir and journal.
 //   - Programs and supervisors: [Host] is a model of package execute that keeps its
 //     contract (INTENT, then a directory that is made once, then the start) and counts
-//     starts where the product cannot see it.
+//     starts where the product cannot see it. Where the trade is steps its ground has only the
+//     supervisors and the programs, and tells the boots of the host and its uptime. A program
+//     outlives its supervisor until agentd ends it; it looks at its files and at its input
+//     itself. What a supervisor has not fsynced survives a loss of power there.
 //   - Pausing: what a process sends and is sent stands still, its timers go on.
 //   - A kill is a copy of disk and files at one moment, in which no goroutine runs.
 //     What of the old process still runs is cut off from network, files, disk and
@@ -98,6 +108,20 @@
 //     hosts still have whole is recorded soon, and what is recorded is read whole through every node
 //     as long as one of its keepers is in the cluster (I1). Few lives go on until all commands
 //     are purged: then no node has output of them.
+//   - Of each attempt of several steps each was started once (I2), in their order, after the
+//     one before had ended with 0, or the reboot that it had announced had come; it SUCCEEDED
+//     when all have, and what the state says of each step is what the host saw.
+//   - Whatever has begun and has an undo is undone once (I2), when all its programs have ended;
+//     not before the time in which it may be confirmed is over, unless it did not succeed, was
+//     canceled, or the host was started anew twice; and never when the host has taken down that
+//     it was confirmed, by an operator who has asked for that or by contact, as the command
+//     says. In the healed world all that is due is undone soon, whatever the state says of it,
+//     one that is confirmed at once stays, one that is to be confirmed by contact confirms
+//     itself, and one that nobody confirms is undone. Left out is what a host cannot
+//     know: whose journal was put back, or whose disk was wiped; there it is undone once at most.
+//     A confirmation that was acknowledged is in the state (I1), and no other is (I8).
+//   - No program was started with a file or with input that is not, by its hash, what the
+//     command brings along.
 //   - I9: equal state hashes at an equal index on all nodes in the end, and of nodes
 //     that were sampled during the life what the log makes at that index.
 //   - I11: no agent is DOWN before its grace is over by the world's clock, nor a minute

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,13 +53,16 @@ var rare = []Fault{
 	{Kind: longMute, For: time.Second},
 }
 
-// kinds are all faults, and what each does; it answers whether it took effect, and how
-// it ends (nil: by itself).
-var kinds = []struct {
+// faultKind is what a fault does; it answers whether it took effect, and how it ends (nil: by
+// itself).
+type faultKind struct {
 	name   string
 	ofNode bool
 	begin  func(*World, Fault) (effect bool, end func())
-}{
+}
+
+// kinds are all faults but those of steps.
+var kinds = []faultKind{
 	{"kill node", true, func(w *World, f Fault) (bool, func()) { return w.killNode(f, false) }},
 	{"power cut of node", true, func(w *World, f Fault) (bool, func()) { return w.killNode(f, true) }},
 	{"power cut of all nodes", true, func(w *World, f Fault) (bool, func()) {
@@ -226,7 +230,7 @@ func (w *World) suffer(faults []Fault) {
 	for _, f := range faults {
 		wg.Go(func() {
 			time.Sleep(f.At)
-			for _, k := range kinds {
+			for _, k := range slices.Concat(kinds, stepKinds) {
 				if k.name != f.Kind {
 					continue
 				}

@@ -50,7 +50,12 @@ func (w *World) form(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, a := range w.agents {
+	for i, a := range w.agents {
+		if w.trade == tradeSteps {
+			if err := w.prepareGround(a, i); err != nil { //nolint:contextcheck // likewise
+				return err
+			}
+		}
 		a.token = token
 		if err := a.start(); err != nil { //nolint:contextcheck // likewise
 			return err

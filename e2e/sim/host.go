@@ -26,6 +26,7 @@ type Host struct {
 	mu        sync.Mutex // guards what follows; never held while waiting
 	attempts  map[execute.Attempt]*attempt
 	printings map[execute.Attempt]*printing
+	ground    *ground // where package execute itself runs programs; nil where this is its model
 	starts    []Start
 	crash     func(point string) bool // an armed crash, which says whether it came; nil is none
 	closed    bool
@@ -40,7 +41,22 @@ type Start struct {
 	End   time.Time // zero while it runs
 	// What was asked for.
 	Argv, Secrets []string
+
+	// Of a program on a ground: the number and name of the step, if it is one, and why it runs,
+	// if it is an undo; under which boot of the host, at which uptimes it began and ended, and
+	// how; how many files it looked at, and what was wrong with them.
+	Step      int
+	Name      string
+	Cause     string
+	Boot      int
+	Up, EndUp time.Duration
+	Verdict   Verdict
+	Files     int
+	Wrong     []string
 }
+
+// first says that it is the program of its attempt, or the first of them.
+func (s Start) first() bool { return s.Step <= 1 && s.Cause == "" }
 
 // ended is when it ended, or the end of all times.
 func (s Start) ended() time.Time {
@@ -307,6 +323,9 @@ func (w *run) Running() (time.Time, bool) {
 // kill ends supervisors and their programs without a word: at most n of them. It
 // answers how many there were.
 func (h *Host) kill(n int, why string) int {
+	if h.ground != nil {
+		return h.ground.die(n, why == execute.ReasonReboot)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	killed := 0
@@ -326,10 +345,14 @@ func (h *Host) kill(n int, why string) int {
 }
 
 // forget loses the directories of all attempts. Their supervisors go on.
-func (h *Host) forget() {
+func (h *Host) forget() error {
+	if h.ground != nil {
+		return h.ground.forget()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.attempts)
+	return nil
 }
 
 // arm makes the agent crash at the next start of a program.
@@ -344,6 +367,12 @@ func (h *Host) Starts() []Start {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]Start(nil), h.starts...)
+}
+
+func (h *Host) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
 }
 
 // close ends what still runs.

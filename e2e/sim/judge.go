@@ -15,9 +15,9 @@ import (
 
 // lostWords are the reasons of LOST, each with the faults one of which it needs.
 var lostWords = map[string][]string{
-	"reboot":          {"reboot of an agent's host"},
+	"reboot":          {"reboot of an agent's host", announcedReboot, recordPowerCut},
 	"supervisor_gone": {"kill a supervisor"},
-	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host", journalPutBack},
+	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host", journalPutBack, recordCrash, recordPowerCut, announcedReboot, spoiltCache},
 	"journal_behind":  {journalPutBack},
 	"journal_lost":    {journalPutBack},
 	"agent_removed":   {agentRemoval},
@@ -56,6 +56,9 @@ func (w *World) heals(ctx context.Context) error {
 			return fmt.Errorf("no command runs on all agents: %w", err)
 		}
 		time.Sleep(200 * time.Millisecond)
+	}
+	if err := w.vows(ctx); err != nil {
+		return err
 	}
 	for {
 		open, slots := 0, unsettledSchedules(w.newest())
@@ -131,7 +134,9 @@ func (w *World) judge() {
 	starts := make(map[execute.Attempt][]Start)
 	for _, a := range w.agents {
 		for _, s := range a.Starts() {
-			starts[s.Attempt] = append(starts[s.Attempt], s)
+			if s.first() {
+				starts[s.Attempt] = append(starts[s.Attempt], s)
+			}
 		}
 	}
 	for at, all := range starts {
@@ -141,6 +146,7 @@ func (w *World) judge() {
 	}
 	w.judgeLocks(v)
 	w.judgeTemplates(v)
+	w.judgeStepped(v)
 	w.operators.mu.Lock()
 	defer w.operators.mu.Unlock()
 	known := 0
@@ -233,8 +239,8 @@ func (w *World) judgeInvocation(c *raftlogv1.Command, i *raftlogv1.Invocation, s
 	}
 	switch i.GetState() {
 	case raftlogv1.AttemptState_ATTEMPT_STATE_SUCCEEDED, raftlogv1.AttemptState_ATTEMPT_STATE_FAILED, raftlogv1.AttemptState_ATTEMPT_STATE_TIMED_OUT:
-		if n != 1 {
-			bad("I2: it ran once")
+		if placed := i.GetReason() != execute.ReasonNotPlaced; placed != (n == 1) {
+			bad("I2: it ran once, or never when a file of it was not put in place")
 		}
 	case raftlogv1.AttemptState_ATTEMPT_STATE_EXPIRED, raftlogv1.AttemptState_ATTEMPT_STATE_SKIPPED, raftlogv1.AttemptState_ATTEMPT_STATE_REJECTED:
 		if n != 0 {

@@ -17,6 +17,8 @@ const (
 	lingering = time.Minute
 	// A life with fewer faults that took effect, or fewer acknowledged writes, is void.
 	minFaults, minWrites = 3, 50
+	// Likewise one that is about steps with fewer of them behind the first.
+	minSteps = 3
 )
 
 // Outcome is what came of a life.
@@ -40,7 +42,11 @@ type Outcome struct {
 func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
 	rng := rand.New(rand.NewPCG(seed, 0x776f726c64))
 	breaking := minBreaking + time.Duration(rng.Int64N(int64(maxBreaking-minBreaking)))
-	if drawn := plan(rng, breaking); faults == nil {
+	drawn := plan(rng, breaking)
+	if tradeOf(seed) == tradeSteps {
+		drawn = append(drawn, planSteps(seed, breaking)...)
+	}
+	if faults == nil {
 		faults = drawn
 	}
 	w := newWorld(seed, dir, rng)
@@ -62,14 +68,18 @@ func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
 		out.Starts += len(a.Starts())
 	}
 	effects := 0
-	for _, n := range w.effects {
-		effects += n
+	for kind, n := range w.effects {
+		if kind != announcedReboot { // nothing that breaks
+			effects += n
+		}
 	}
 	switch {
 	case effects < minFaults:
 		out.Void = fmt.Sprintf("%d faults took effect, want %d", effects, minFaults)
 	case out.Writes < minWrites:
 		out.Void = fmt.Sprintf("%d writes were acknowledged, want %d", out.Writes, minWrites)
+	case w.trade == tradeSteps && w.accepted["further steps"] < minSteps:
+		out.Void = fmt.Sprintf("%d further steps were started, want %d", w.accepted["further steps"], minSteps)
 	}
 	return out
 }
@@ -107,6 +117,7 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 		return fmt.Errorf("the healed world is not live after %v: %w", time.Since(healed), err)
 	}
 	out.Healed = time.Since(healed)
+	w.undoes()
 	if err := w.keepsOutput(ctx); err != nil {
 		return fmt.Errorf("the healed world does not keep output: %w", err)
 	}

@@ -43,14 +43,18 @@ type command struct {
 	waves    bool // it goes in waves, or stops at failures
 	prints   bool
 	made     bool // of a template
+	confirms bool // what waits of it is to be confirmed
+	contents []*client.Content
 	// rival is another content that was submitted under the same id at the same time,
 	// if one was; only its envelope and submit are used.
 	rival *command
 
 	// What follows is guarded by operators.mu.
-	submit   fate
-	cancel   fate
-	canceled bool // a cancel was acknowledged, and before the command had ended
+	submit    fate
+	cancel    fate
+	confirmed fate
+	waited    []string // invocations that were seen to wait before a confirmation was acknowledged
+	canceled  bool     // a cancel was acknowledged, and before the command had ended
 }
 
 // operators are the people: clients of package client, each beginning with another
@@ -67,7 +71,8 @@ type operators struct {
 	open      map[*client.Client]bool
 	commands  []*command
 	schedules []*scheduled
-	last      *command // that was acknowledged
+	contents  []*client.Content // that commands bring along; set before anybody works
+	last      *command          // that was acknowledged
 	serial    uint32
 	writes    int // acknowledged
 	reads     int
@@ -392,6 +397,7 @@ func (o *operators) compose(rng *rand.Rand) *command {
 	}
 	o.lockUp(rng, spec)
 	c.made = o.fill(rng, spec)
+	o.enrich(rng, spec, c)
 	c.prints = o.w.trade == tradeOutput && rng.IntN(3) == 0
 	if c.prints {
 		spec.Argv = append(spec.Argv, printsOf(rng)...)
@@ -430,6 +436,9 @@ func (o *operators) submitOne(ctx context.Context, c *client.Client, cmd *comman
 		return o.submitTemplated(ctx, c, cmd.envelope)
 	}
 	r, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.envelope})
+	if err != nil && len(cmd.contents) > 0 && client.AsError(err).Reason == "no_blob" && o.upload(ctx, c, cmd) == nil {
+		r, err = agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: cmd.envelope})
+	}
 	return r.GetCommand(), err
 }
 
@@ -463,7 +472,7 @@ func (c *command) forged() []byte {
 	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
 	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
-	spec.Argv = []string{"work", "1ms", "7"}
+	spec.Argv, spec.Steps = []string{"work", "1ms", "7"}, nil
 	env.Spec, _ = proto.Marshal(spec)
 	forged, _ := proto.Marshal(env)
 	return forged
@@ -546,13 +555,12 @@ func (w *World) proof(ctx context.Context) error {
 	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
 	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
-	spec.Selector, spec.Agents, spec.Argv, spec.Rollout = "all", nil, []string{"work", "10ms", "0"}, nil
-	spec.Locks, spec.Exclusive, spec.FleetLocks, spec.Template, spec.Secrets = nil, false, nil, nil, nil
+	plainly(spec)
 	spec.NotAfter, spec.RunTimeout = w.newest().Now()+int64(20*time.Second), int64(5*time.Second)
 	env.Spec, _ = proto.Marshal(spec)
 	o.mu.Lock()
 	c.envelope, _ = proto.Marshal(env)
-	c.agents, c.all, c.made, c.prints = nil, true, false, false
+	c.agents, c.all, c.made, c.prints, c.confirms, c.contents = nil, true, false, false, false, nil
 	for _, a := range w.agents {
 		c.agents = append(c.agents, a.name)
 	}

@@ -196,10 +196,10 @@ func (a *tally) line(first uint64, took time.Duration) record.Line {
 func (a *tally) String() string {
 	n := max(a.good+a.void+a.red, 1)
 	return fmt.Sprintf("%d good, %d void, %d red; in the mean %d faults that took effect, %d acknowledged writes, %d reads, %d messages of watches, %d starts, "+
-		"%v of virtual time, live again after %v (at most %v)\nfaults: %s\nends: %s",
+		"%v of virtual time, live again after %v (at most %v)\nfaults: %s\nends: %s%s",
 		a.good, a.void, a.red, a.faults/n, a.writes/n, a.reads/n, a.shown/n, a.starts/n,
 		(a.virtual / time.Duration(n)).Round(time.Second), (a.healed / time.Duration(n)).Round(100*time.Millisecond), a.slowest.Round(100*time.Millisecond),
-		counts(a.effects), counts(a.ends))
+		counts(a.effects), counts(a.ends), stepMeans(a.ends))
 }
 
 func counts(m map[string]int) string {

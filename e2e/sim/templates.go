@@ -274,14 +274,18 @@ func (w *World) judgeTemplates(v *fsm.View) {
 func (w *World) judgePrograms(v *fsm.View, c *command, starts map[execute.Attempt][]Start) {
 	envelope, _ := v.Envelope(c.id)
 	spec := specOf(envelope)
+	argv := spec.GetArgv()
+	if steps := spec.GetSteps(); len(steps) > 0 {
+		argv = steps[0].GetArgv()
+	}
 	var secrets []string
 	for _, s := range spec.GetSecrets() {
 		secrets = append(secrets, s.GetEnv()+"="+s.GetValue())
 	}
 	for i := range v.Invocations(c.id) {
 		for _, s := range starts[execute.Attempt{InvocationID: i.GetId(), Number: i.GetAttempt()}] {
-			if !slices.Equal(s.Argv, spec.GetArgv()) || !slices.Equal(s.Secrets, secrets) {
-				w.fault("%s was started as %q with %d secrets, the command asks for %q with %d", s.Attempt, s.Argv, len(s.Secrets), spec.GetArgv(), len(secrets))
+			if !slices.Equal(s.Argv, argv) || !slices.Equal(s.Secrets, secrets) {
+				w.fault("%s was started as %q with %d secrets, the command asks for %q with %d", s.Attempt, s.Argv, len(s.Secrets), argv, len(secrets))
 			}
 		}
 	}

@@ -13,14 +13,22 @@ const (
 	tradeLocks trade = iota
 	tradeTemplates
 	tradeOutput
-	trades
+	tradeSteps
 )
+
+// turns are the trades as seeds take turns with them. The first three are those of all lives
+// before there were steps, so that most seeds that are written down somewhere live as they did.
+var turns = []trade{tradeLocks, tradeTemplates, tradeOutput, tradeSteps, tradeSteps, tradeOutput}
+
+func tradeOf(seed uint64) trade { return turns[seed%uint64(len(turns))] }
 
 // stock makes what the life's trade needs, before anything breaks.
 func (o *operators) stock(ctx context.Context) error {
 	switch o.w.trade {
 	case tradeLocks:
 		return o.makeLocks(ctx)
+	case tradeSteps:
+		return o.makeContents()
 	default:
 		return nil
 	}
@@ -40,5 +48,7 @@ func (o *operators) ply(ctx context.Context, wg *sync.WaitGroup) {
 		}
 	case tradeOutput:
 		wg.Go(func() { o.followOutput(ctx) })
+	case tradeSteps:
+		wg.Go(func() { o.confirm(ctx) })
 	}
 }

@@ -111,7 +111,7 @@ type session struct {
 func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
-		trade:   trade(seed % uint64(trades)),
+		trade:   tradeOf(seed),
 		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string), putBacks: make(map[string]bool),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: drawCompaction(rng), slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}

@@ -70,7 +70,7 @@ var reasons = []Reason{
 	{"no_reboot", states(failed), "the program announced a reboot of the host, and none came", "look at the host what keeps it from going down"},
 	{"not_executable", states(failed), "the program cannot be executed (exit code 126)", "see the detail"},
 	{"not_found", states(failed), "there is no such program (exit code 127)", "see the detail"},
-	{"not_placed", states(failed), "a file of the command cannot be put in its place; the program was not started", "see the detail: the directory must be there, and writable"},
+	{"not_placed", states(failed), "a file of the command cannot be put in its place, or its standard input is spoilt; the program was not started", "see the detail: the directory must be there, and writable"},
 	{"rebooted", states(succeeded), "the program announced a reboot of the host, and the host came back", ""},
 	{"signal", states(failed), "a signal ended the program", ""},
 	{"timeout", states(timedOut), "the program ran for as long as it may and was ended", "give it longer with --timeout"},
