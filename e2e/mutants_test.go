@@ -58,7 +58,7 @@ var catches = []catch{
 	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: []string{"-rapid.nofailfile", "-rapid.checks=3000"}},
 	{mutant: "locks", promises: "none", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: noFailFile},
 	{mutant: "locks", promises: "none", pkg: "fsm", test: "TestStories", says: "testdata/locks.txt tells another story"},
-	{mutant: "locks", promises: "none", pkg: "e2e/sim", test: "TestLives", lives: 20, says: "places, of which"},
+	{mutant: "locks", promises: "none", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "places, of which"},
 	{mutant: "locks", promises: "none", pkg: "e2e", test: "TestLocksKeepProgramsApart", says: "some ran beside others"},
 	{mutant: "nofsync", promises: "I2", pkg: "agent/journal", test: "TestPowerCuts", args: noFailFile},
 	{mutant: "startagain", promises: "I2", pkg: "agent/execute", test: "TestStartRefuses"},
