@@ -207,7 +207,7 @@ func (a account) judgeEnd(steps map[int][]Start, undos []Start, bad func(string,
 		if !all {
 			bad("it has SUCCEEDED, and not all of its programs have")
 		}
-		if len(undos) > 0 || a.spec.GetUndo() != nil && (u.GetPhase() != raftlogv1.UndoPhase_UNDO_PHASE_CONFIRMED || a.kept == nil && !a.forgetful) {
+		if len(undos) > 0 && !a.forgetful || a.spec.GetUndo() != nil && (u.GetPhase() != raftlogv1.UndoPhase_UNDO_PHASE_CONFIRMED || a.kept == nil && !a.forgetful) {
 			bad("it has SUCCEEDED with %d undos, its undo is %v, and it was confirmed by %+v", len(undos), u, a.kept)
 		}
 	case raftlogv1.AttemptState_ATTEMPT_STATE_FAILED, raftlogv1.AttemptState_ATTEMPT_STATE_TIMED_OUT:

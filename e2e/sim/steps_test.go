@@ -133,6 +133,10 @@ func TestAttemptsOfStepsAreJudged(t *testing.T) {
 		"no undo on a host that has forgotten": {undoneAccount, func(a *account) {
 			a.starts, a.row.Undo, a.row.State, a.forgetful = a.starts[:2], nil, raftlogv1.AttemptState_ATTEMPT_STATE_LOST, true
 		}, ""},
+		"an undo of what was confirmed on a host that has forgotten": {undoneAccount, func(a *account) {
+			a.row.State, a.row.Undo.Phase = succeededRow, raftlogv1.UndoPhase_UNDO_PHASE_CONFIRMED
+			a.kept, a.asked, a.forgetful = &keptBy{by: "ann"}, true, true
+		}, ""},
 		"two undos on a host that has forgotten": {undoneAccount, func(a *account) {
 			a.starts, a.forgetful = append(a.starts, a.starts[2]), true
 		}, "the undo was started 2 times"},
