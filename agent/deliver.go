@@ -36,6 +36,8 @@ func (w *worker) deliver(ctx context.Context, d *agentplanev1.Deliver) {
 		}
 	}
 	switch {
+	case w.begun(k) && (no == nil || no.reason == reasonExpired):
+		w.start(ctx, o) // which finds it, and starts nothing
 	case no != nil:
 		w.never(o.intent, journal.Rejected, no.reason, no.detail)
 	case w.fetches(ctx, o):
@@ -143,9 +145,18 @@ func (w *worker) start(ctx context.Context, o *order) {
 		w.never(o.intent, journal.Rejected, reasonForgotten, err.Error())
 	case errors.Is(err, execute.ErrInvalid), errors.Is(err, journal.ErrInvalid):
 		w.never(o.intent, journal.Rejected, reasonInvalid, err.Error())
+	case w.begun(o.key()):
+		w.o.Logger.Warn("an attempt that was begun cannot be journalled again", "invocation_id", o.intent.InvocationID, "attempt", o.intent.Attempt, "err", err)
 	default:
 		w.never(o.intent, journal.Rejected, reasonNoJournal, err.Error())
 	}
+}
+
+// begun says that there is a directory of the attempt. When the journal knows nothing of it,
+// that was put back to an earlier state.
+func (w *worker) begun(k journal.Key) bool {
+	_, there := w.o.Runner.Touched(execute.Attempt{InvocationID: k.InvocationID, Number: k.Attempt})
+	return there
 }
 
 // never journals that the attempt has not started and will not, and tells it.

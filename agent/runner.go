@@ -14,6 +14,8 @@ type Runner interface {
 	Start(context.Context, execute.Spec) (Run, error)
 	Adopt(execute.Attempt) (Run, error)
 	Attempts() ([]execute.Attempt, error)
+	// Touched is when the directory of an attempt was changed last; false when there is none.
+	Touched(execute.Attempt) (time.Time, bool)
 	Remove(execute.Attempt) error
 }
 

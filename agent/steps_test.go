@@ -213,9 +213,7 @@ func TestSweepRemovesDirectoriesOfSteps(t *testing.T) {
 	id := h.ready()
 	h.stop()
 	for _, name := range []string{"gone.1@1", "gone.1@1.2", "alone.1@1.3"} {
-		if err := os.MkdirAll(filepath.Join(h.dir, attemptsDir, name), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		h.orphan(name, 31*24*time.Hour)
 	}
 	epoch := c.Agent(id).Epoch
 	h.start()

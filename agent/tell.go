@@ -219,8 +219,9 @@ func (w *worker) sweep() {
 		}
 		switch {
 		case !ok && w.runs(k): // of an earlier journal, and it may have to be undone
+		case !ok && !w.mayCome(a):
+			w.remove(a)
 		case !ok:
-			w.remove(a) // forgotten, or of an earlier journal whose floor keeps it from coming again
 		case r.Ended() && r.Confirmed && w.o.Output.waits(r.Key):
 			unsent = append(unsent, r)
 		case r.Ended() && r.Confirmed:
@@ -229,6 +230,14 @@ func (w *worker) sweep() {
 	}
 	w.removeDone(done)
 	w.removeUnsent(unsent)
+}
+
+// mayCome says that an attempt of which the journal knows nothing may be delivered again: it
+// was begun lately, and an older journal was put back. When the journal itself has forgotten
+// something, its floor keeps that from coming.
+func (w *worker) mayCome(a execute.Attempt) bool {
+	touched, there := w.o.Runner.Touched(a)
+	return there && time.Since(touched) < w.o.Settings().Journal.Retention
 }
 
 // runs says whether the attempt is followed.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -197,19 +198,28 @@ func TestSweepKeepsWhatIsNeeded(t *testing.T) {
 	inv := c.Submit(id, c.Spec(h.mark("")...))
 	c.Wait(inv)
 	h.stop()
-	// A directory that no journal knows is of an earlier journal.
-	orphan := filepath.Join(h.dir, attemptsDir, "gone.1@1")
-	if err := os.Mkdir(orphan, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	// What the journal does not know it has forgotten, or it was put back.
+	h.orphan("gone.1@1", 31*24*time.Hour)
+	h.orphan("fresh.1@1", 29*24*time.Hour)
 	epoch := c.Agent(id).Epoch
 	h.start()
 	c.WaitReady(epoch)
-	if _, err := os.Stat(orphan); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join(h.dir, attemptsDir, "gone.1@1")); !os.IsNotExist(err) {
 		t.Errorf("the orphan is still there: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(h.dir, attemptsDir, inv+"@1")); err != nil {
-		t.Errorf("the directory of a fresh result is gone: %v", err)
+	for _, name := range []string{inv + "@1", "fresh.1@1"} {
+		if _, err := os.Stat(filepath.Join(h.dir, attemptsDir, name)); err != nil {
+			t.Errorf("a directory that is needed is gone: %v", err)
+		}
+	}
+}
+
+// orphan makes a directory of which the journal does not know.
+func (h *host) orphan(name string, age time.Duration) {
+	h.t.Helper()
+	dir, then := filepath.Join(h.dir, attemptsDir, name), time.Now().Add(-age)
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chtimes(dir, then, then)); err != nil {
+		h.t.Fatal(err)
 	}
 }
 

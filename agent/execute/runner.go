@@ -272,8 +272,8 @@ func (r *Runner) Adopt(a Attempt) (*Run, error) {
 }
 
 // Attempts gives the attempts that have a directory, in no order. Some may not be in the
-// journal, when that was lost; those may be removed once the new journal has its floor,
-// and not before: until then the directory alone keeps them from being started again.
+// journal, when that was lost or an older one was put back. As long as they may be delivered,
+// the directory alone keeps these from being started again.
 func (r *Runner) Attempts() ([]Attempt, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
@@ -288,6 +288,19 @@ func (r *Runner) Attempts() ([]Attempt, error) {
 		}
 	}
 	return all, nil
+}
+
+// Touched is when the attempt's directory was changed last, by the host's clock; false when it
+// has none, and was not started.
+func (r *Runner) Touched(a Attempt) (time.Time, bool) {
+	if a.Validate() != nil {
+		return time.Time{}, false
+	}
+	st, err := os.Stat(string(r.directory(a)))
+	if err != nil {
+		return time.Time{}, false
+	}
+	return st.ModTime(), true
 }
 
 // Output gives what is stored of an attempt's output, in order; offsets show gaps. It may

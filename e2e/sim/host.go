@@ -69,6 +69,7 @@ func (s Start) ended() time.Time {
 // attempt is what lies in the directory of one.
 type attempt struct {
 	spec    execute.Spec
+	made    time.Time
 	cancel  chan struct{} // closed when a cancel was asked
 	dead    chan struct{} // closed when the supervisor dies without a word
 	why     string        // it died
@@ -147,7 +148,7 @@ func (r *runner) mkdir(s execute.Spec) (*attempt, error) {
 	case h.attempts[s.Attempt] != nil:
 		return nil, fmt.Errorf("start %s: %w", s.Attempt, execute.ErrExists)
 	}
-	a := &attempt{spec: s, cancel: make(chan struct{}), dead: make(chan struct{}), over: make(chan struct{})}
+	a := &attempt{spec: s, made: time.Now(), cancel: make(chan struct{}), dead: make(chan struct{}), over: make(chan struct{})}
 	h.attempts[s.Attempt] = a
 	h.wg.Go(func() { h.supervise(a) })
 	return a, nil
@@ -258,6 +259,17 @@ func (r *runner) Attempts() ([]execute.Attempt, error) {
 		all = append(all, a)
 	}
 	return all, nil
+}
+
+// Touched is agent.Runner's.
+func (r *runner) Touched(a execute.Attempt) (time.Time, bool) {
+	r.h.mu.Lock()
+	defer r.h.mu.Unlock()
+	d := r.h.attempts[a]
+	if d == nil {
+		return time.Time{}, false
+	}
+	return d.made, true
 }
 
 // Remove is agent.Runner's.
