@@ -57,7 +57,10 @@ func (l *life) openRunner() (Runner, error) {
 	if l.o.Runner != nil {
 		return l.o.Runner(l.book)
 	}
-	r, err := execute.Open(execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try})
+	r, err := execute.Open(execute.Options{
+		Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try,
+		RebootWait: l.o.Settings().Run.RebootWait, Waits: l.book.waits,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -137,7 +137,8 @@ nodes keep, byte for byte; of what they do not, AGENT/gaps says how much, where 
 With --step several programs run one after the other, each started at most once, whatever
 dies meanwhile; the first that does not succeed ends it. A program that makes the file
 $AGENTPLANE_REBOOT announces a reboot of the host: when that comes, the program has
-succeeded, and the next step follows once the host is back. Each has also $AGENTPLANE_STEP,
+succeeded, and the next step follows once the host is back; when it has not gone down within
+ten minutes (run.reboot_wait of agentd) it has failed (no_reboot). Each has also $AGENTPLANE_STEP,
 its number, and $AGENTPLANE_STEP_NAME.
 
 --file puts a file in place, whole or not at all, before the program or the first step starts: with the mode

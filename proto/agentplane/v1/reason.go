@@ -85,6 +85,7 @@ var reasons = []Reason{
 	{"unknown", states(lost), "the agent was asked and its journal does not know of it", "look at the host whether it ran"},
 
 	{"idempotent", states(released), "another attempt follows one that was LOST, since the command allows it", ""},
+	{"reboot_announced", states(running), "the program has ended and announced a reboot of the host, which is waited for", "the detail says until when (run.reboot_wait of agentd); commands cancel ends the wait"},
 	{"armed", states(running), "the program has succeeded, and its undo runs unless it is confirmed in time", "agentctl commands confirm COMMAND"},
 	{"rearmed", states(running), "the host was started anew while it waited for a confirmation: the time for it began once more", "agentctl commands confirm COMMAND"},
 	{"undoing", states(running), "the undo runs: the program did not succeed, or was not confirmed in time", ""},
