@@ -328,10 +328,13 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 	printed := map[string]bool{}
 	var stopped stops
 	var waiting waits
+	held := newHoldups(ctx, s, p.say)
+	defer held.end()
 	c, err := s.Await(ctx, id, func(v *client.Progress) error {
 		p.show(v)
 		stopped.take(p.say, v.Command())
 		waiting.take(p.say, v.Command())
+		held.take(v.Command())
 		if a.flags.output != "jsonl" {
 			return nil
 		}
@@ -345,6 +348,7 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 		}
 		return nil
 	})
+	held.end()
 	p.end()
 	if err != nil {
 		return detached(ctx, id, err)

@@ -57,10 +57,14 @@ func TestAgentCountsItsWork(t *testing.T) {
 	i, _ := w.m.View().Invocation(first + ".1")
 	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: &raftlogv1.ReportAttempt{
 		InvocationId: i.GetId(), Attempt: 1, Fence: i.GetFence(), AgentId: "a1", SessionEpoch: s.GetEpoch(), NodeId: "n1",
-		State: raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, Reason: "reboot_announced",
+		State: raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, Reason: "reboot_announced", Detail: "until noon",
 	}}})
 	if r, err := w.Fleet.GetAgent(t.Context(), &agentplanev1.GetAgentRequest{Agent: "a1"}); err != nil || r.GetAgent().GetRunning() != 1 || r.GetAgent().GetAwaitingReboot() != 1 {
 		t.Fatalf("%v, %v", r, err)
+	}
+	q, err := w.Commands.GetQueue(t.Context(), &agentplanev1.GetQueueRequest{Agent: "a1"})
+	if err != nil || q.GetItems()[0].GetWaits() != "reboot" || q.GetItems()[0].GetDetail() != "until noon" {
+		t.Fatalf("%v, %v", q, err)
 	}
 }
 

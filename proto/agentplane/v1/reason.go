@@ -103,7 +103,7 @@ type Word struct {
 const (
 	BesideUndo = "undo" // why it ran
 	BesideStop = "stop" // why a command is paused or aborted
-	BesideWait = "wait" // why something waits to be claimed
+	BesideWait = "wait" // why something waits: to be claimed, or for its end
 )
 
 // Words are all words that stand beside an undo, a stop or what waits. A test holds the table
@@ -125,6 +125,7 @@ var words = []Word{
 	{"gate_probe", BesideStop, "the probe of a wave did not succeed everywhere", "see the detail; agentctl commands resume COMMAND"},
 	{"operator", BesideStop, "an operator stopped it", ""},
 
+	{"reboot", BesideWait, "it runs: its program has ended and announced a reboot of the host, which has not come", "look at the host what keeps it from going down; agentctl commands cancel COMMAND ends the wait"},
 	{"not_released", BesideWait, "its wave has not come", "see agentctl commands get COMMAND"},
 	{"not_before", BesideWait, "its time has not come, or its share of the splay", ""},
 	{"expired", BesideWait, "its time is over: it is EXPIRED in a moment", ""},
