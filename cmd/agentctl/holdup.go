@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type holdups struct {
 	mu     sync.Mutex // guards what follows
 	first  *agentplanev1.Invocation
 	others int
+	reboot bool // it was told that one is waited for
 }
 
 // newHoldups begins to ask; end ends it.
@@ -53,12 +55,15 @@ func (h *holdups) end() {
 	h.done.Wait()
 }
 
-// take notes who waits. What a pause or its wave holds back is told elsewhere.
+// take notes who waits, and tells of the first that waits for the reboot that it announced.
+// What a pause or its wave holds back is told elsewhere.
 func (h *holdups) take(c *agentplanev1.Command) {
-	var first *agentplanev1.Invocation
+	var first, reboots *agentplanev1.Invocation
 	others := 0
 	for _, i := range c.GetInvocations() {
 		switch {
+		case i.State == agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING && i.Reason == "reboot_announced":
+			reboots = i
 		case i.State != agentplanev1.AttemptState_ATTEMPT_STATE_RELEASED || c.GetPaused() != nil:
 		case first == nil:
 			first = i
@@ -67,8 +72,13 @@ func (h *holdups) take(c *agentplanev1.Command) {
 		}
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.first, h.others = first, others
+	tell := reboots != nil && !h.reboot
+	h.reboot = h.reboot || tell
+	h.mu.Unlock()
+	if tell {
+		h.say("%s: %s", client.AgentOf(reboots), reboots.GetDetail())
+	}
 }
 
 func (h *holdups) waiting() (*agentplanev1.Invocation, int) {
@@ -111,7 +121,7 @@ func (h *holdups) ask(ctx context.Context) {
 func heldUpBy(r *agentplanev1.GetQueueResponse, i *agentplanev1.Invocation) string {
 	for _, item := range r.GetItems() {
 		if item.GetInvocationId() == i.GetId() && item.GetWaits() != "" {
-			return item.GetDetail()
+			return strings.ReplaceAll(item.GetDetail(), "by command "+i.GetCommandId(), "by this command")
 		}
 	}
 	return ""

@@ -78,5 +78,17 @@ func TestHoldupsAreToldOnceEach(t *testing.T) {
 		step(2*time.Minute, "")
 		h.take(view(released))
 		step(2*time.Minute, "web-1 waits: all 4 slots are taken")
+		because = "all places are taken, one of them by command c"
+		mine := view(released)
+		mine.Invocations[0].CommandId = "c"
+		h.take(mine)
+		step(2*time.Minute, "web-1 waits: all places are taken, one of them by this command")
+		reboots := view(running, running)
+		for _, i := range reboots.Invocations {
+			i.Reason, i.Detail = "reboot_announced", "the program has announced a reboot"
+		}
+		h.take(reboots)
+		h.take(reboots)
+		step(time.Second, "web-2: the program has announced a reboot")
 	})
 }
