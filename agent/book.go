@@ -42,6 +42,7 @@ type book struct {
 	intents   map[execute.Attempt]journal.Intent
 
 	stepped func(journal.Key) // called when a further step is about to be started; may be nil
+	awaited func(journal.Key) // called when an announced reboot begins to be waited for; may be nil
 }
 
 func openBook(dir string, opts func() journal.Options, clock func() int64, log hclog.Logger) (*book, error) {
@@ -201,6 +202,13 @@ func (b *book) StepIntent(a execute.Attempt, s execute.StepRecord) error {
 		b.stepped(keyOf(a))
 	}
 	return err
+}
+
+// waits passes on that an attempt has begun to wait for the reboot that it announced.
+func (b *book) waits(a execute.Attempt) {
+	if b.awaited != nil {
+		b.awaited(keyOf(a))
+	}
 }
 
 // StepFinish journals how a step has ended, once.

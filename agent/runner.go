@@ -56,7 +56,10 @@ func (s supervisors) Tail(a execute.Attempt) (output.Reader, error) {
 
 // openRunner makes what runs this agent's programs.
 func (l *life) openRunner() (Runner, error) {
-	o := execute.Options{Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try}
+	o := execute.Options{
+		Dir: l.dir.file(attemptsDir), Journal: l.book, Executable: l.o.Executable, BootID: l.o.BootID, Contact: l.contact.try,
+		RebootWait: l.o.Settings().Run.RebootWait, Waits: l.book.waits,
+	}
 	if l.o.Runner != nil {
 		return l.o.Runner(o)
 	}

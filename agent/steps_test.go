@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -133,8 +134,7 @@ func TestAnAnnouncedRebootIsSaidAndTheNextStepFollows(t *testing.T) {
 	}
 	id := h.ready()
 	inv := c.Submit(id, h.steps(`touch "$AGENTPLANE_REBOOT"`, "echo two"))
-	c.WaitState(inv, running)
-	awaitFile(t, filepath.Join(h.dir, attemptsDir, inv+"@1", "exit")) // then it is announced, too
+	c.Until("it is told that the reboot is waited for", func() bool { return awaitsReboot(c, inv, "1 a RUNNING(reboot_announced)") })
 	h.stop()
 	if bye := c.Agent(id).Goodbye; !bye.GetReboot() {
 		t.Errorf("goodbye is %v, want that it says reboot", bye)
@@ -150,6 +150,31 @@ func TestAnAnnouncedRebootIsSaidAndTheNextStepFollows(t *testing.T) {
 	hellos := c.Agent(id).Hellos
 	if hello := hellos[len(hellos)-1]; hello.GetBootId() != "boot 1" {
 		t.Errorf("hello says boot %q", hello.GetBootId())
+	}
+}
+
+// awaitsReboot says whether it was told that an attempt has ended but for the reboot that it
+// announced.
+func awaitsReboot(c *agenttest.Cluster, inv, steps string) bool {
+	return slices.ContainsFunc(c.Reports(inv), func(r *agentplanev1.Report) bool {
+		return r.GetState() == running && r.GetReason() == "reboot_announced" && strings.Contains(r.GetDetail(), "which is waited for until 2") && stepWords(r) == steps
+	})
+}
+
+func TestOneProgramSaysThatItAwaitsAReboot(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	id := h.ready()
+	let := filepath.Join(t.TempDir(), "let")
+	inv := c.Submit(id, c.Spec("sh", "-c", `while [ ! -e `+let+` ]; do sleep 0.01; done; touch "$AGENTPLANE_REBOOT"`))
+	c.WaitState(inv, running)
+	if err := os.WriteFile(let, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Until("it is told that the reboot is waited for", func() bool { return awaitsReboot(c, inv, "") })
+	c.Cancel(id, inv)
+	if r := c.Wait(inv); r.GetState() != canceled || r.GetReason() != "canceled" || !strings.Contains(r.GetDetail(), "waited for the reboot") {
+		t.Errorf("report is %v", r)
 	}
 }
 

@@ -55,8 +55,27 @@ func (w *worker) report(j *journal.Journal, r journal.Record, before uint64) *ag
 		if since, ok := a.run.Running(); ok {
 			p.StartedAt = since.UnixNano()
 		}
+		w.announce(p, a.run)
 	}
 	return p
+}
+
+// announce says in the report of what runs that the program has ended, and that the reboot
+// which it announced is waited for.
+func (w *worker) announce(p *agentplanev1.Report, r Run) {
+	run, can := r.(interface{ AwaitsReboot() (time.Duration, bool) })
+	if !can || p.GetUndo() != nil {
+		return
+	}
+	left, waits := run.AwaitsReboot()
+	if !waits {
+		return
+	}
+	p.Reason = execute.ReasonRebootAnnounced
+	p.Detail = "the program has ended and announced a reboot of the host, which is waited for until " + stamp(w.now()+int64(left))
+	if n := len(p.Steps); n > 0 {
+		p.Steps[n-1].Reason = p.Reason
+	}
 }
 
 // tell offers a report to the session. One that finds no room is told later. The cluster
@@ -153,7 +172,7 @@ func (w *worker) tend() {
 	j := w.o.Book.now()
 	for _, k := range w.waits() {
 		// That it waits may have found no room; somebody has to know of it in time.
-		if r, p, ok := w.lookup(j, k); ok && !r.Ended() && p.GetUndo() != nil {
+		if r, p, ok := w.lookup(j, k); ok && !r.Ended() && (p.GetUndo() != nil || p.GetReason() != "") {
 			w.tell(k, p)
 		}
 	}

@@ -93,7 +93,7 @@ func newWorker(o workerOptions) *worker {
 		fences:   map[journal.Key]uint64{},
 	}
 	if o.Book != nil {
-		o.Book.stepped = w.stepped
+		o.Book.stepped, o.Book.awaited = w.stepped, w.tellRunning
 	}
 	return w
 }

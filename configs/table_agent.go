@@ -38,6 +38,10 @@ var agentOptions = []Option{
 		Doc: "How long a program may take to end after TERM before it is killed.",
 	},
 	{
+		Key: "run.reboot_wait", Readers: ProgramAgent, Kind: KindDuration, Default: "10m", Min: "10s", Max: "1d",
+		Doc: "How long a reboot that a program has announced is waited for, from its end until the host goes down.",
+	},
+	{
 		Key: "output.max_bytes", Readers: ProgramAgent, Kind: KindBytes, Default: "10MiB", Min: "64KiB", Max: "1GiB", Reload: true,
 		Doc: "How much output of one attempt is kept on the host: its head, and the last of it.",
 	},

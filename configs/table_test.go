@@ -132,6 +132,7 @@ func TestDefaultsOfTheDesign(t *testing.T) {
 	}
 	wantAgent := Agent{DataDir: "/var/lib/agentd", Labels: map[string]string{}, Slots: 4, Log: Log{"info", "text"}}
 	wantAgent.Run.TimeoutDefault, wantAgent.Run.KillGrace = 10*time.Minute, 10*time.Second
+	wantAgent.Run.RebootWait = 10 * time.Minute
 	wantAgent.Output.MaxBytes, wantAgent.Output.RaftBytes = 10<<20, 8<<10
 	wantAgent.Files.CacheBytes = 512 << 20
 	wantAgent.Journal.Retention, wantAgent.Facts.Interval = 720*time.Hour, 5*time.Minute

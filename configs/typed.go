@@ -104,6 +104,7 @@ type Agent struct {
 	Run       struct {
 		TimeoutDefault time.Duration `key:"timeout_default"`
 		KillGrace      time.Duration `key:"kill_grace"`
+		RebootWait     time.Duration `key:"reboot_wait"`
 	} `key:"run"`
 	Output struct {
 		MaxBytes  int64 `key:"max_bytes"`

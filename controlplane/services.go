@@ -26,6 +26,10 @@ func (m *member) register() error {
 			c := authz.From(ctx)
 			return c.Name, c.Kind, c.Key, c.From
 		},
+		Allowed: func(ctx context.Context, permission string) (role string, ok bool) {
+			c := authz.From(ctx)
+			return c.Role, c.Kind != "operator" || authz.Allowed(c.Role, permission)
+		},
 		Peers: m.peerStates, Unreached: m.pool.Unreached, Silent: m.pool.Silent, Trusted: m.trust.known,
 		WaitsFor: func(id string) operator.Wait {
 			w := m.promoter.WaitsFor(id)

@@ -86,6 +86,11 @@ func (c *crowd) online() error {
 // submit submits a command for all agents.
 func (c *crowd) submit(t *testing.T) string {
 	t.Helper()
+	return c.submitInWaves(t, nil)
+}
+
+func (c *crowd) submitInWaves(t *testing.T, r *agentplanev1.RolloutSpec) string {
+	t.Helper()
 	id, err := uuid.NewV7()
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +98,7 @@ func (c *crowd) submit(t *testing.T) string {
 	envelope, err := envelopeOf(&agentplanev1.CommandSpec{
 		ClusterId: c.info.GetClusterId(), Incarnation: c.info.GetIncarnation(), CommandId: id.String(), Selector: "all",
 		Argv: []string{"/bin/true"}, RunTimeout: int64(time.Minute), KillGrace: int64(time.Second),
-		NotAfter: time.Now().Add(5 * time.Minute).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
+		NotAfter: time.Now().Add(5 * time.Minute).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE, Rollout: r,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -282,6 +287,58 @@ func TestCrowdKeepsACancel(t *testing.T) {
 	}
 	if after != before {
 		t.Errorf("%d attempts of canceled commands started later", after-before)
+	}
+	if err := c.Witness.Twice(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCrowdNeverOvershoots runs strict commands whose programs fail at random, one of them
+// while the leader dies. By the witness of the agents no more than may fail have ever run or
+// failed at once, so that nothing worse could have come; and it does not stop while there
+// are failures left.
+func TestCrowdNeverOvershoots(t *testing.T) {
+	c := newCrowd(t, crowdSize(), simulated.Program{Slow: 100 * time.Millisecond, Fail: 0.2})
+	most := c.agents / 25
+	waves := []*agentplanev1.WaveSpec{{Count: 1}, {BasisPoints: 1000}, {BasisPoints: 10000}}
+	for name, r := range map[string]*agentplanev1.RolloutSpec{
+		"at once":         {},
+		"in waves":        {Waves: waves, Order: "random"},
+		"the leader dies": {Waves: waves},
+	} {
+		t.Run(name, func(t *testing.T) {
+			await(t, 2*time.Minute, "all agents are online", c.online)
+			r.MaxFailures, r.Strict = &agentplanev1.FailureLimit{Count: uint32(most)}, true
+			r.OnBreach = agentplanev1.OnBreach_ON_BREACH_ABORT
+			id := c.submitInWaves(t, r)
+			if name == "the leader dies" {
+				c.started(t, id, most)
+				leader, err := c.f.Leader(within(t, 30*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !leader.Kill() {
+					t.Fatal("the leader was dead")
+				}
+				defer func() {
+					if err := leader.Start(); err != nil {
+						t.Error(err)
+					}
+				}()
+			}
+			ends := c.end(t, id)
+			failed, never := ends[agentplanev1.AttemptState_ATTEMPT_STATE_FAILED], ends[agentplanev1.AttemptState_ATTEMPT_STATE_CANCELED]
+			t.Logf("%d may fail: %v; %d at stake at most, %d started", most, ends, c.Witness.MostAtStake(id), len(c.Witness.Starts(id)))
+			if at := c.Witness.MostAtStake(id); at > most || failed > most {
+				t.Errorf("%d failed and %d were at stake at once, %d may fail", failed, at, most)
+			}
+			if never == 0 || failed < most {
+				t.Errorf("it ended as %v, want that it goes on until %d have failed, and not to the end", ends, most)
+			}
+			if started := len(c.Witness.Starts(id)); started != c.agents-never {
+				t.Errorf("%d were never started by the cluster's word, and %d of %d started", never, started, c.agents)
+			}
+		})
 	}
 	if err := c.Witness.Twice(); err != nil {
 		t.Error(err)

@@ -105,7 +105,7 @@ func TestStepsOutliveTheirAgent(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	o = f.Ctl(within(t, 20*time.Second), "why", id, "a1")
-	if !strings.Contains(o.Stdout, "step 3 of 4 (check): the program ended with 3") || !strings.Contains(o.Stdout, "3 check    FAILED     3 ") || strings.Contains(o.Stdout, "4 never") {
+	if !strings.Contains(o.Stdout, "step 3 of 4 (check): the program ended with 3") || !strings.Contains(o.Stdout, "3 check    FAILED         3 ") || !strings.Contains(o.Stdout, "4 never    never started  -") {
 		t.Errorf("why says\n%s%s", o.Stdout, o.Stderr)
 	}
 	o = f.Ctl(within(t, 20*time.Second), "commands", "output", id, "a1")

@@ -133,11 +133,11 @@ func TestUndoneWithNobodyThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := f.Ctl(within(t, time.Minute), "commands", "watch", id)
-	if o.Code != 7 || !strings.Contains(o.Stdout, "FAILED (undone, not_confirmed): a1") || !strings.Contains(o.Stdout, "change\nback\n") {
+	if o.Code != 7 || !strings.Contains(o.Stdout, "FAILED (undone, cause=not_confirmed): a1") || !strings.Contains(o.Stdout, "change\nback\n") {
 		t.Errorf("%+v", o)
 	}
 	o = f.Ctl(within(t, 20*time.Second), "commands", "confirm", id)
-	if o.Code == 0 || !strings.Contains(o.Stderr, "is done: nothing of it waits for a confirmation any more") {
+	if o.Code != 7 || !strings.Contains(o.Stderr, "is not kept on 1 agent, where its undo has begun: a1") {
 		t.Errorf("confirmed when it was over: %+v", o)
 	}
 	o = f.Ctl(within(t, 20*time.Second), "commands", "output", id, "a1")

@@ -166,6 +166,9 @@ func (tx *tx) reportAttempt(m *raftlogv1.ReportAttempt) *raftlogv1.Outcome {
 	case Further(i, m):
 		row := clone(i)
 		row.Result = m.GetResult()
+		if undo == nil { // else the reason says how that stands
+			row.Reason, row.Detail = clip(m.GetReason(), MaxReasonBytes), clip(m.GetDetail(), MaxDetailBytes)
+		}
 		put(tx, TableInvocations, tx.invocations, row)
 		return granted(i.GetFence())
 	case i.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_LOST || i.GetState() >= state:
@@ -201,16 +204,24 @@ func reportable(s raftlogv1.AttemptState) bool {
 }
 
 // Further says that a report tells more of the steps of an attempt that runs than its row
-// does. Each can do so twice: it has begun, it has ended.
+// does. Each can do so three times: it has begun, its program has ended and something is
+// waited for that has a word (a reboot), it has ended. An attempt without steps can say the
+// second.
 func Further(i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt) bool {
 	const running = raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING
 	return i.GetState() == running && m.GetState() == running && i.GetAttempt() == m.GetAttempt() && i.GetFence() == m.GetFence() &&
-		told(m.GetResult().GetSteps()) > told(i.GetResult().GetSteps())
+		told(m.GetResult().GetSteps(), m.GetReason()) > told(i.GetResult().GetSteps(), i.GetReason())
 }
 
-func told(steps []*raftlogv1.StepResult) (n int) {
+func told(steps []*raftlogv1.StepResult, reason string) (n int) {
+	if len(steps) == 0 && reason != "" {
+		return 1
+	}
 	for _, s := range steps {
-		if n++; s.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING {
+		switch n++; {
+		case s.GetState() > raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:
+			n += 2
+		case s.GetReason() != "":
 			n++
 		}
 	}

@@ -28,6 +28,8 @@ type gen struct {
 	drives bool
 	// undoes says that many mutations are about the undo of attempts.
 	undoes bool
+	// troubled says that hosts are started anew, wiped, copied and put back in mid-work.
+	troubled bool
 }
 
 // A step is one applied entry.
@@ -47,7 +49,7 @@ var (
 
 // newGen returns a gen whose cluster is founded, with a few agents in it.
 func newGen(t *rapid.T) *gen {
-	g := &gen{t: t, random: rand.New(rand.NewPCG(0, 0)), m: New(Options{}), now: storyBegin, term: 1, drives: rapid.Bool().Draw(t, "drives rollouts")}
+	g := &gen{t: t, random: rand.New(rand.NewPCG(0, 0)), m: New(Options{}), now: storyBegin, term: 1, drives: rapid.Bool().Draw(t, "drives rollouts"), troubled: rapid.Bool().Draw(t, "troubled")}
 	g.apply(&raftlogv1.Entry{Mutations: []*raftlogv1.Mutation{{Kind: &raftlogv1.Mutation_TakeOffice{TakeOffice: &raftlogv1.TakeOffice{NodeId: "n1", Term: 1}}}}})
 	g.one(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_InitCluster{InitCluster: &raftlogv1.InitCluster{
 		ClusterId: "c", Incarnation: &raftlogv1.Incarnation{Number: 1, Id: bytes.Repeat([]byte{1}, 16)}, FeatureLevel: 1,
@@ -258,6 +260,16 @@ func (g *gen) openSession(agent string, honest bool) *raftlogv1.Mutation {
 
 // mutation draws one mutation: work more often than the rest.
 func (g *gen) mutation() *raftlogv1.Mutation {
+	if g.troubled {
+		switch i := g.invocation(raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING); {
+		case i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED, i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, g.rarely(4):
+			if g.rarely(3) {
+				return g.trouble(i.GetAgentId())
+			}
+		default:
+			return g.workMutation()
+		}
+	}
 	if g.drives && !g.rarely(5) {
 		return g.drive()
 	}
@@ -280,6 +292,43 @@ func (g *gen) mutation() *raftlogv1.Mutation {
 	default:
 		return g.workMutation()
 	}
+}
+
+// trouble draws what befalls the host of an agent: it is started anew, its disk is wiped, a copy of it lives beside it, or an older image of it is put back.
+// Before that comes what makes it whole again after the last time.
+func (g *gen) trouble(agent string) *raftlogv1.Mutation {
+	v := g.m.View()
+	s, _ := v.Session(agent)
+	a, _ := v.Agent(agent)
+	switch {
+	case a.GetQuarantine() != raftlogv1.Quarantine_QUARANTINE_UNSPECIFIED:
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadmitAgent{ReadmitAgent: &raftlogv1.ReadmitAgent{AgentId: agent}}}
+	case s.GetState() == raftlogv1.SessionState_SESSION_STATE_OPEN:
+		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReadySession{ReadySession: &raftlogv1.ReadySession{AgentId: agent, SessionEpoch: s.GetEpoch(), NodeId: s.GetNodeId()}}}
+	}
+	mut := g.openSession(agent, true)
+	m := mut.GetOpenSession()
+	n, _ := v.Node(m.NodeId)
+	m.NodeStartCounter = n.GetStartCounter()
+	m.StartId = fmt.Append(nil, "start", g.streams)
+	known := true
+	switch g.random.IntN(4) {
+	case 0: // it is started anew
+	case 1:
+		m.Journal, known = &raftlogv1.Journal{Id: fmt.Append(nil, "journal", g.streams)}, false
+	case 2:
+		if before := s.GetPreviousStartId(); len(before) > 0 {
+			m.StartId = before
+		}
+	case 3:
+		m.PreviousEpoch, known = max(s.GetLastClaimEpoch(), 1)-1, g.rarely(2)
+	}
+	for i := range g.m.tables.invocations.all() {
+		if known && i.GetAgentId() == agent && i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED {
+			m.OpenAttempts = append(m.OpenAttempts, &raftlogv1.AttemptKey{InvocationId: i.GetId(), Attempt: i.GetAttempt()})
+		}
+	}
+	return mut
 }
 
 func (g *gen) registryMutation() *raftlogv1.Mutation {

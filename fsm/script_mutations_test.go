@@ -433,12 +433,13 @@ func rolloutOf(c *call, m *raftlogv1.SubmitCommand) *raftlogv1.RolloutPlan {
 	return p
 }
 
-// storySteps reads "drain:SUCCEEDED,upgrade:RUNNING".
+// storySteps reads "drain:SUCCEEDED,upgrade:RUNNING:reason".
 func storySteps(words string) (steps []*raftlogv1.StepResult) {
 	for n, word := range strings.Split(words, ",") {
 		if name, state, ok := strings.Cut(word, ":"); ok {
+			state, reason, _ := strings.Cut(state, ":")
 			steps = append(steps, &raftlogv1.StepResult{
-				Number: uint32(n + 1), Name: name, State: raftlogv1.AttemptState(raftlogv1.AttemptState_value["ATTEMPT_STATE_"+state]),
+				Number: uint32(n + 1), Name: name, State: raftlogv1.AttemptState(raftlogv1.AttemptState_value["ATTEMPT_STATE_"+state]), Reason: reason,
 			})
 		}
 	}

@@ -89,7 +89,11 @@ func (tx *tx) reportUndo(i *raftlogv1.Invocation, m *raftlogv1.ReportAttempt, un
 	if Further(i, m) {
 		row.Result = m.GetResult()
 	}
-	switch running := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING; {
+	running := i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING
+	if running {
+		row.Detail = clip(m.GetDetail(), MaxDetailBytes) // what it waited for before is over
+	}
+	switch {
 	case !running && m.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING: // why it is LOST stays
 	case !running:
 		row.Detail = clip(m.GetDetail(), MaxDetailBytes)

@@ -82,8 +82,8 @@
 //   - When the host is started anew (its boot id is another) while the program runs, or after
 //     it had ended with 0, or was killed by a signal as everything is on a host that goes
 //     down, it has SUCCEEDED(rebooted), and the next step begins.
-//   - When it has ended so and no reboot comes within ten minutes, by the host's uptime, it
-//     has FAILED(no_reboot), or as it had ended.
+//   - When it has ended so and no reboot comes within [Options.RebootWait], by the host's uptime,
+//     it has FAILED(no_reboot), or as it had ended. Until then [Run.AwaitsReboot] says so.
 //   - One that ended with another exit code, was canceled, or used up its time is what it is.
 //
 // A cancel ends the wait. A reboot that was not announced is LOST(reboot). This holds for an

@@ -76,6 +76,7 @@ func (run *Run) settle(ctx context.Context, res Result) (Result, error) {
 			}
 			res.say("it had announced a reboot, and the host was not started anew within %s", run.r.rebootWait)
 		default:
+			run.awaitReboot(res.Reboot.Uptime + run.r.rebootWait)
 			if err := run.pause(ctx, left); err != nil {
 				return Result{}, err
 			}

@@ -30,8 +30,11 @@ const (
 	ReasonBadDirectory  = "bad_directory"  // FAILED 126: the working directory cannot be entered
 	ReasonNotPrepared   = "not_prepared"   // REJECTED: no directory, space or process for it; FAILED of a further step
 	ReasonRebooted      = "rebooted"       // SUCCEEDED: it announced a reboot, and the host was started anew
-	ReasonNoReboot      = "no_reboot"      // FAILED: it announced a reboot, and none came
-	ReasonNotPlaced     = "not_placed"     // FAILED 126: a file of the command cannot be put where it shall be, or its standard input is spoilt
+	// RUNNING: it has ended, and the reboot that it announced is waited for.
+	ReasonRebootAnnounced = "reboot_announced"
+	ReasonNoReboot        = "no_reboot" // FAILED: it announced a reboot, and none came
+	// FAILED 126: a file of the command cannot be put where it shall be, or its standard input is spoilt.
+	ReasonNotPlaced = "not_placed"
 
 	ReasonReboot         = "reboot"          // LOST: the host was started anew
 	ReasonSupervisorGone = "supervisor_gone" // LOST: the supervisor died

@@ -18,10 +18,11 @@ type Run struct {
 
 	// look guards what follows, which Wait alone changes; it is held for a moment.
 	look     sync.Mutex
-	d        directory  // of the step at hand
-	step     StepRecord // the step at hand; Number is 0 of an attempt that has none
-	canceled bool       // cancels is closed
-	settled  bool       // the step at hand has ended
+	d        directory     // of the step at hand
+	step     StepRecord    // the step at hand; Number is 0 of an attempt that has none
+	canceled bool          // cancels is closed
+	settled  bool          // the step at hand has ended
+	rebootBy time.Duration // uptime until which its announced reboot is waited for; 0 when it is not
 
 	cancels chan struct{}
 	kept    chan struct{} // holds one: it was confirmed
@@ -96,6 +97,25 @@ func (run *Run) Announced() bool {
 	run.look.Lock()
 	defer run.look.Unlock()
 	return !run.settled && run.d.has(fileReboot)
+}
+
+// AwaitsReboot says whether the program at hand has ended, and only the reboot that it
+// announced shows how, and for how long that is still waited for.
+func (run *Run) AwaitsReboot() (left time.Duration, ok bool) {
+	run.look.Lock()
+	defer run.look.Unlock()
+	return run.rebootBy - run.r.uptime(), !run.settled && run.rebootBy != 0
+}
+
+// awaitReboot notes until when the reboot is waited for, and tells that once.
+func (run *Run) awaitReboot(by time.Duration) {
+	run.look.Lock()
+	fresh := run.rebootBy == 0
+	run.rebootBy = by
+	run.look.Unlock()
+	if fresh && run.r.waits != nil {
+		run.r.waits(run.a)
+	}
 }
 
 // endStep notes how the step at hand has ended.

@@ -71,6 +71,9 @@ type Options struct {
 	Contact func(context.Context) (node string, err error)
 	// RebootWait is how long a program's announced reboot is waited for; 10 min when 0.
 	RebootWait time.Duration
+	// Waits is called when an attempt begins to wait for its announced reboot, by Run.Wait; may
+	// be nil.
+	Waits func(Attempt)
 }
 
 // Runner starts and adopts attempts. Its methods may be called at once, for one attempt
@@ -83,6 +86,7 @@ type Runner struct {
 	uptime      func() time.Duration
 	contact     func(context.Context) (node string, err error)
 	rebootWait  time.Duration
+	waits       func(Attempt)
 }
 
 // superviseEnv is the environment of supervisors and gates, which need none. Two
@@ -101,6 +105,7 @@ func Open(o Options) (*Runner, error) {
 	r := &Runner{
 		dir: dir, journal: o.Journal, supervisors: o.Supervisors,
 		bootID: o.BootID, uptime: o.Uptime, contact: o.Contact, rebootWait: cmp.Or(o.RebootWait, defaultRebootWait),
+		waits: o.Waits,
 	}
 	if r.supervisors == nil {
 		r.supervisors = processes{cmp.Or(o.Executable, selfPath)}

@@ -17,7 +17,7 @@ func (run *Run) at(s StepRecord) {
 	defer run.look.Unlock()
 	s.Result = Result{}
 	run.step, run.d = s, run.r.stepDirectory(run.a, s.Number)
-	run.reaps, run.ended, run.settled, run.noted = nil, nil, false, false
+	run.reaps, run.ended, run.settled, run.noted, run.rebootBy = nil, nil, false, false, 0
 }
 
 // advance brings the attempt to its end, one step after the other. After an error it goes

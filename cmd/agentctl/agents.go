@@ -58,6 +58,19 @@ func health(g *agentplanev1.Agent) string {
 	return g.Health + "(" + g.HealthReason + ")"
 }
 
+// work counts what runs and waits on an agent.
+func work(g *agentplanev1.Agent) string {
+	text := fmt.Sprintf("%d running, %d queued", g.Running, g.Queued)
+	switch n := g.GetAwaitingReboot(); n {
+	case 0:
+		return text
+	case 1:
+		return text + "; 1 waits for the reboot of the host that it announced"
+	default:
+		return text + fmt.Sprintf("; %d wait for the reboot of the host that they announced", n)
+	}
+}
+
 func labels(m map[string]string) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -139,7 +152,7 @@ func (a *app) printAgent(g *agentplanev1.Agent) error {
 			{"labels", labels(g.Labels)},
 			{"node", g.Node},
 			{"session epoch", fmt.Sprint(g.SessionEpoch)},
-			{"work", fmt.Sprintf("%d running, %d queued", g.Running, g.Queued)},
+			{"work", work(g)},
 			{"enrolled", clock(g.EnrolledAt)},
 			{"version", g.Version},
 		}

@@ -114,7 +114,7 @@ func (a *app) commandsGet(cmd *cobra.Command, args []string) error {
 				fmt.Fprintln(w)
 			}
 			writeTable(w, a.flags.output == "wide", c.Invocations, a.invocationColumns(c))
-			if steps := stepRows(c.Invocations, client.AgentOf); len(steps) > 0 {
+			if steps := stepRows(c.Invocations, c.GetSpec().GetSteps()); len(steps) > 0 {
 				fmt.Fprintln(w, "\nSTEPS")
 				writeTable(w, false, steps, agentStepColumns)
 			}

@@ -105,7 +105,7 @@ func classify(err error) (code int, hint string) {
 
 // conflicts are the reasons of refusals of which there is something in the way: what is
 // asked can be done once that is changed.
-var conflicts = []string{"last_admin", "last_voter", "lock_held", "quorum_would_be_lost"}
+var conflicts = []string{"last_admin", "last_voter", "lock_held", "quorum_would_be_lost", "cancel_asked"}
 
 func codeOf(e *client.Error) int {
 	switch {

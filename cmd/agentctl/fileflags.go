@@ -120,7 +120,7 @@ func splitFile(word string) (local, remote string, mode fs.FileMode, err error) 
 		digits := remote[at+1:]
 		n, perr := strconv.ParseUint(digits, 8, 32)
 		if perr != nil || len(digits) < 3 || n == 0 || n > blob.MaxMode {
-			return "", "", 0, usagef("--file %q: %q is no mode from 0001 to 0777, as 0644", word, digits)
+			return "", "", 0, usagef("--file %q: %q is no mode from 0001 to 0777, as 0644; when it belongs to the place, write the mode behind it: %s:0644", word, digits, word)
 		}
 		remote, mode = remote[:at], fs.FileMode(n)
 	}

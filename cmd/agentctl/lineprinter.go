@@ -217,8 +217,8 @@ func (s *sink) print(b []byte) {
 	}
 }
 
-// beside follows, and says meanwhile when the command is stopped and when it goes on, and
-// what waits for a confirmation.
+// beside follows, and says meanwhile when the command is stopped and when it goes on,
+// what waits for a confirmation, and what holds it up.
 func (p *linePrinter) beside(ctx context.Context, s *session, id string, follow func() error) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -232,11 +232,14 @@ func (p *linePrinter) beside(ctx context.Context, s *session, id string, follow 
 		var stopped stops
 		var waiting waits
 		var v client.Progress
+		held := newHoldups(ctx, s, say)
+		defer held.end()
 		// What ends the follow ends this; its own error says nothing that follow does not.
 		_ = s.WatchCommand(ctx, &agentplanev1.WatchCommandRequest{Id: id}, func(r *agentplanev1.WatchCommandResponse) error {
 			v.Take(r)
 			stopped.take(say, v.Command())
 			waiting.take(say, v.Command())
+			held.take(v.Command())
 			return nil
 		})
 	})

@@ -137,7 +137,8 @@ nodes keep, byte for byte; of what they do not, AGENT/gaps says how much, where 
 With --step several programs run one after the other, each started at most once, whatever
 dies meanwhile; the first that does not succeed ends it. A program that makes the file
 $AGENTPLANE_REBOOT announces a reboot of the host: when that comes, the program has
-succeeded, and the next step follows once the host is back. Each has also $AGENTPLANE_STEP,
+succeeded, and the next step follows once the host is back; when it has not gone down within
+ten minutes (run.reboot_wait of agentd) it has failed (no_reboot). Each has also $AGENTPLANE_STEP,
 its number, and $AGENTPLANE_STEP_NAME.
 
 --file puts a file in place, whole or not at all, before the program or the first step starts: with the mode
@@ -327,10 +328,13 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 	printed := map[string]bool{}
 	var stopped stops
 	var waiting waits
+	held := newHoldups(ctx, s, p.say)
+	defer held.end()
 	c, err := s.Await(ctx, id, func(v *client.Progress) error {
 		p.show(v)
 		stopped.take(p.say, v.Command())
 		waiting.take(p.say, v.Command())
+		held.take(v.Command())
 		if a.flags.output != "jsonl" {
 			return nil
 		}
@@ -344,6 +348,7 @@ func (a *app) follow(ctx context.Context, s *session, id string, results *result
 		}
 		return nil
 	})
+	held.end()
 	p.end()
 	if err != nil {
 		return detached(ctx, id, err)

@@ -25,7 +25,7 @@ func templateName(word string) (name string, version uint32, err error) {
 	if err != nil || n == 0 {
 		return "", 0, &failure{
 			code: exitUsage, err: fmt.Errorf("template %q: %q is no version: it is a number above 0, as in @%s:1", word, number, name),
-			hint: "see agentctl templates get " + name,
+			hint: fmt.Sprintf("see %q", "agentctl templates get "+name),
 		}
 	}
 	return name, uint32(n), nil
@@ -85,7 +85,7 @@ func (a *app) runTemplate(cmd *cobra.Command, f *runFlags, args []string) error 
 		}
 		command, err := client.FromTemplate(t, values)
 		if errors.Is(err, template.ErrValue) {
-			return &failure{code: exitUsage, err: fmt.Errorf("@%s: %w", t.Name, err), hint: "see agentctl templates get " + t.Name}
+			return &failure{code: exitUsage, err: fmt.Errorf("@%s: %w", t.Name, err), hint: fmt.Sprintf("see %q", "agentctl templates get "+t.Name)}
 		}
 		if err != nil {
 			return err
@@ -126,7 +126,7 @@ func (a *app) templateValues(t *agentplanev1.Template, words []string) (map[stri
 
 // ofTemplate is a mistake about the parameters of a template.
 func ofTemplate(t *agentplanev1.Template, format string, args ...any) error {
-	return &failure{code: exitUsage, err: fmt.Errorf("@%s: %w", t.Name, fmt.Errorf(format, args...)), hint: "see agentctl templates get " + t.Name}
+	return &failure{code: exitUsage, err: fmt.Errorf("@%s: %w", t.Name, fmt.Errorf(format, args...)), hint: fmt.Sprintf("see %q", "agentctl templates get "+t.Name)}
 }
 
 func (a *app) secretValue(name, where string) (string, error) {

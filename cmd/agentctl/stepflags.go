@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/client"
 )
 
 const maxSteps = 16
@@ -95,22 +97,36 @@ func (f *stepFlags) named(name string) *agentplanev1.Step {
 type stepRow struct {
 	agent string
 	*agentplanev1.StepResult
+	unreached string // in the place of a state, when it has not begun
 }
 
-// stepRows are the steps of all that have some.
-func stepRows(invocations []*agentplanev1.Invocation, agentOf func(*agentplanev1.Invocation) string) []stepRow {
+// stepRows are the steps of all that have begun one; of the plan those, too, that they have
+// not reached.
+func stepRows(invocations []*agentplanev1.Invocation, plan []*agentplanev1.Step) []stepRow {
 	var rows []stepRow
 	for _, i := range invocations {
+		begun := len(i.GetSteps())
 		for _, s := range i.GetSteps() {
-			rows = append(rows, stepRow{agentOf(i), s})
+			rows = append(rows, stepRow{agent: client.AgentOf(i), StepResult: s})
+		}
+		for n := begun; begun > 0 && n < len(plan); n++ {
+			rows = append(rows, stepRow{client.AgentOf(i), &agentplanev1.StepResult{Number: uint32(n + 1), Name: plan[n].GetName()}, unreached(i)})
 		}
 	}
 	return rows
 }
 
+// unreached says of an invocation's steps that have not begun whether they still may.
+func unreached(i *agentplanev1.Invocation) string {
+	if client.Final(i.GetState()) {
+		return "never started"
+	}
+	return "not yet"
+}
+
 var stepColumns = []column[stepRow]{
 	{"STEP", false, func(s stepRow) string { return fmt.Sprintf("%d %s", s.Number, s.Name) }},
-	{"STATE", false, func(s stepRow) string { return stateName(s.State) }},
+	{"STATE", false, func(s stepRow) string { return cmp.Or(s.unreached, stateName(s.State)) }},
 	{"EXIT", false, func(s stepRow) string {
 		code, exited := exitCode(&agentplanev1.Invocation{State: s.State, ExitCode: s.ExitCode, Signal: s.Signal})
 		if !exited {

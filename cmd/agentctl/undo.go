@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,6 +51,9 @@ func (a *app) confirm(ctx context.Context, s *session, id string, agents []strin
 	}
 	before := standingOf(seen, agents)
 	r, err := s.Confirm(ctx, id, before.upTo, agents)
+	if e, ok := errors.AsType[*client.Error](err); ok && (e.Reason == "confirm_done" || e.Reason == "not_armed") && len(before.undone) > 0 {
+		return notKept(id, before.undone)
+	}
 	if err != nil {
 		return err
 	}
@@ -80,8 +84,13 @@ func (a *app) confirm(ctx context.Context, s *session, id string, agents []strin
 	if err := a.done(toObject(r), "%s", text); err != nil || len(after.undone) == 0 {
 		return err
 	}
+	return notKept(id, after.undone)
+}
+
+// notKept says where a confirmation came too late.
+func notKept(id string, undone []string) error {
 	return &failure{
-		code: exitInvocations, err: fmt.Errorf("command %s is not kept on %s, where its undo has begun: %s", id, count(len(after.undone), "agent"), shortList(after.undone)),
+		code: exitInvocations, err: fmt.Errorf("command %s is not kept on %s, where its undo has begun: %s", id, count(len(undone), "agent"), shortList(undone)),
 		hint: fmt.Sprintf("see %q", "agentctl commands get "+id),
 	}
 }
@@ -185,7 +194,7 @@ func undoText(u *agentplanev1.Undo) string {
 		return ""
 	}
 	if u.GetCause() != "" {
-		text += ", " + u.GetCause()
+		text += ", cause=" + u.GetCause()
 	}
 	if u.GetConfirmTooLate() {
 		text += ", confirmed too late"

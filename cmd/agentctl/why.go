@@ -55,7 +55,7 @@ func writeWhy(w io.Writer, r *agentplanev1.WhyResponse) {
 		{"BY", false, (*agentplanev1.Transition).GetBy},
 		{"REASON", false, (*agentplanev1.Transition).GetReason},
 	})
-	if steps := stepRows([]*agentplanev1.Invocation{i}, client.AgentOf); len(steps) > 0 {
+	if steps := stepRows([]*agentplanev1.Invocation{i}, r.GetCommand().GetSpec().GetSteps()); len(steps) > 0 {
 		fmt.Fprintln(w, "\nSTEPS")
 		writeTable(w, false, steps, stepColumns)
 	}

@@ -50,8 +50,21 @@ func TestAgentCountsItsWork(t *testing.T) {
 	w.submit(w.spec(`id == "a1"`))
 	w.run(first, "a1", raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, nil)
 	r, err := w.Fleet.GetAgent(t.Context(), &agentplanev1.GetAgentRequest{Agent: "a1"})
-	if err != nil || r.GetAgent().GetRunning() != 1 || r.GetAgent().GetQueued() != 2 {
+	if err != nil || r.GetAgent().GetRunning() != 1 || r.GetAgent().GetQueued() != 2 || r.GetAgent().GetAwaitingReboot() != 0 {
 		t.Fatalf("%v, %v", r, err)
+	}
+	s, _ := w.m.View().Session("a1")
+	i, _ := w.m.View().Invocation(first + ".1")
+	w.must(&raftlogv1.Mutation{Kind: &raftlogv1.Mutation_ReportAttempt{ReportAttempt: &raftlogv1.ReportAttempt{
+		InvocationId: i.GetId(), Attempt: 1, Fence: i.GetFence(), AgentId: "a1", SessionEpoch: s.GetEpoch(), NodeId: "n1",
+		State: raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING, Reason: "reboot_announced", Detail: "until noon",
+	}}})
+	if r, err := w.Fleet.GetAgent(t.Context(), &agentplanev1.GetAgentRequest{Agent: "a1"}); err != nil || r.GetAgent().GetRunning() != 1 || r.GetAgent().GetAwaitingReboot() != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	q, err := w.Commands.GetQueue(t.Context(), &agentplanev1.GetQueueRequest{Agent: "a1"})
+	if err != nil || q.GetItems()[0].GetWaits() != "reboot" || q.GetItems()[0].GetDetail() != "until noon" {
+		t.Fatalf("%v, %v", q, err)
 	}
 }
 

@@ -83,12 +83,17 @@ func (c *Commands) ListCommands(ctx context.Context, req *agentplanev1.ListComma
 	return answer, nil
 }
 
-// unknownName refuses a list of all that a schedule or an operator made, when there is none
-// of that name, nor a command left of one that is gone.
+// unknownName refuses a list of all that a schedule or an operator made, or of the reruns of
+// a command, when there is none of that name, nor a command left of one that is gone.
 func (c *Commands) unknownName(v *fsm.View, f *filter) error {
 	if name := f.req.GetSchedule(); name != "" && !f.schedule {
 		if _, found := v.Schedule(name); !found {
 			return c.refuse(codes.NotFound, "no_schedule", "there is no schedule %.100q, and no command of one that was deleted", name)
+		}
+	}
+	if id := f.req.GetRerunOf(); id != "" && !f.rerun {
+		if _, err := c.command(v, id); err != nil {
+			return err
 		}
 	}
 	if name := f.req.GetSubmittedBy(); name != "" && !f.operator {
@@ -150,7 +155,7 @@ type filter struct {
 	ordinal uint32 // of the agent
 	agentID string // of an agent that was removed
 
-	schedule, operator bool // a command of that name was looked at
+	schedule, operator, rerun bool // a command of that name, or from that one, was looked at
 }
 
 // whole says that the list has no beginning and no end: what is not met is not there.
@@ -161,6 +166,7 @@ func (f *filter) whole() bool {
 // look remembers whose the command is, whether it is listed or not.
 func (f *filter) look(row *raftlogv1.Command) {
 	f.schedule = f.schedule || row.GetSchedule() == f.req.GetSchedule()
+	f.rerun = f.rerun || row.GetRerunOf() == f.req.GetRerunOf()
 	f.operator = f.operator || row.GetSubmittedBy() == f.req.GetSubmittedBy()
 }
 

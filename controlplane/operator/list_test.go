@@ -147,6 +147,11 @@ func TestListRefusesFiltersThatMeanNothing(t *testing.T) {
 	wantRefusal(t, err, codes.NotFound, "no_operator")
 	_, err = w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{Schedule: "never"})
 	wantRefusal(t, err, codes.NotFound, "no_schedule")
+	_, err = w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{RerunOf: "01890000-0000-7000-8000-000000000001"})
+	wantRefusal(t, err, codes.NotFound, "no_command")
+	if _, err = w.Commands.ListCommands(t.Context(), &agentplanev1.ListCommandsRequest{RerunOf: w.submit(w.spec("all")).GetId()}); err != nil {
+		t.Errorf("of a command that was never run again: %v", err)
+	}
 }
 
 func TestListKnowsAgentsThatWereRemoved(t *testing.T) {

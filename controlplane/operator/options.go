@@ -72,6 +72,9 @@ type Options struct {
 	// Caller is who calls: kind is "operator", "agent", "node", "local", or "" for
 	// somebody without a certificate; from is the address, for people.
 	Caller func(ctx context.Context) (name, kind string, key []byte, from string)
+	// Allowed says whether whoever calls has the permission, and as what. Nil: everybody has
+	// all; what is called at all is judged before.
+	Allowed func(ctx context.Context, permission string) (role string, ok bool)
 
 	// Peers answers how the nodes are of which this node has seen or heard something,
 	// by id: alive, suspect, dead or left. Nil: it hears of nobody.

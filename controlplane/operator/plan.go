@@ -3,6 +3,7 @@ package operator
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -42,9 +43,14 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 	if err := c.outcomeRefusal(refusal); refusal != nil {
 		return nil, err
 	}
-	answer := &agentplanev1.PlanResponse{Notes: p.notes, Index: v.Index(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(), Splay: m.GetSplay()}
+	answer := &agentplanev1.PlanResponse{
+		Notes: p.notes, Index: v.Index(), Locks: m.GetLocks(), Exclusive: m.GetExclusive(), Splay: m.GetSplay(), Undo: undoTerms(m.GetUndo()),
+	}
 	if sub, err := decodeSubmission(req.GetEnvelope()); err == nil { // as plan has read it
 		answer.Estimate = estimateRow(EstimateOf(v, sub.spec))
+		if why := c.mayNotSubmit(ctx, sub.spec); why != "" {
+			answer.Notes = append(answer.Notes, why)
+		}
 	}
 	for _, b := range m.GetBlobs() {
 		if !v.BlobKept(b.GetSha256(), b.GetSize()) {
@@ -79,6 +85,29 @@ func (c *Commands) Plan(ctx context.Context, req *agentplanev1.PlanRequest) (*ag
 		last = w.GetEnd()
 	}
 	return answer, nil
+}
+
+// mayNotSubmit says why whoever asks for the plan may not submit the command; "" when he may.
+// That is no refusal: to see whom something would hit is for those who may read.
+func (c *Commands) mayNotSubmit(ctx context.Context, spec *agentplanev1.CommandSpec) string {
+	if c.o.Allowed == nil {
+		return ""
+	}
+	if _, ok := c.o.Allowed(ctx, "commands.submit"); ok {
+		return ""
+	}
+	role, templates := c.o.Allowed(ctx, "templates.run")
+	you := fmt.Sprintf("you may not run this: operator %q has role %s", c.callerName(ctx), role)
+	switch more := beside(spec); {
+	case !templates:
+		return you + ", which runs nothing"
+	case more != "":
+		return fmt.Sprintf("%s, which runs templates alone, and the command says %s", you, more)
+	case spec.GetTemplate() == nil:
+		return you + ", which runs templates alone"
+	default:
+		return ""
+	}
 }
 
 // holds are the places of locks and budgets of the fleet that a command takes, by lock

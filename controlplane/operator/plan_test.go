@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -42,6 +43,38 @@ func TestPlanSaysWhatHoldsItBack(t *testing.T) {
 	spec.FleetLocks = []string{"none"}
 	_, err = w.Commands.Plan(t.Context(), &agentplanev1.PlanRequest{Envelope: envelope(t, spec)})
 	wantRefusal(t, err, codes.NotFound, "no_lock")
+}
+
+// Who may look and not submit is told so, beside the plan.
+func TestPlanSaysWhoMayNotSubmit(t *testing.T) {
+	role := ""
+	w := newWorld(t, func(o *Options) {
+		o.Allowed = func(_ context.Context, permission string) (string, bool) {
+			return role, role == "operator" || role == "runner" && permission == "templates.run"
+		}
+	})
+	w.agent("a1", "web-1", true)
+	undone := w.spec("all")
+	undone.Undo = &agentplanev1.UndoSpec{Argv: []string{"true"}, Within: int64(time.Minute), By: agentplanev1.ConfirmBy_CONFIRM_BY_CONTACT}
+	for _, c := range []struct {
+		role string
+		spec *agentplanev1.CommandSpec
+		note string
+	}{
+		{"operator", w.spec("all"), ""},
+		{"runner", w.spec("all"), `you may not run this: operator "alice" has role runner, which runs templates alone`},
+		{"runner", undone, `you may not run this: operator "alice" has role runner, which runs templates alone, and the command says undo`},
+		{"viewer", undone, `you may not run this: operator "alice" has role viewer, which runs nothing`},
+	} {
+		role = c.role
+		p, err := w.Commands.Plan(t.Context(), &agentplanev1.PlanRequest{Envelope: envelope(t, c.spec)})
+		if err != nil || strings.Join(p.GetNotes(), "; ") != c.note || len(p.GetWaves()) != 1 {
+			t.Errorf("%s: %v, %v; want the note %q", c.role, p, err, c.note)
+		}
+		if undo := p.GetUndo(); (c.spec.GetUndo() != nil) != (undo != nil) || undo.GetWithin() != c.spec.GetUndo().GetWithin() || undo.GetBy() != c.spec.GetUndo().GetBy() {
+			t.Errorf("%s: the plan's undo is %v, want that of %v", c.role, undo, c.spec.GetUndo())
+		}
+	}
 }
 
 func TestPlanOfARerun(t *testing.T) {

@@ -101,6 +101,9 @@ func (q *queueReader) wait(i *raftlogv1.Invocation, c *raftlogv1.Command) wait {
 	switch {
 	case i.GetState() >= raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED:
 		q.take(i, c)
+		if i.GetReason() == rebootAnnounced {
+			return wait{reason: "reboot", detail: i.GetDetail()}
+		}
 		return wait{}
 	case i.GetHeld():
 		return wait{reason: "held", detail: "it was queued before the cluster was recovered, and is held"}

@@ -209,7 +209,7 @@ func coverage(v *fsm.View, first wave.Share, m *raftlogv1.SubmitCommand) (places
 		places = append(places, front[at])
 	}
 	if left > 0 {
-		notes = append(notes, fmt.Sprintf("the first wave (%s) has room for %d hosts: %d of the combinations of system, version and role come later", first, room, left))
+		notes = append(notes, fmt.Sprintf("the first wave (%s) holds %d of the %d combinations of system, version and role: the others come later", first, room, room+left))
 	}
 	return append(places, behind...), notes
 }

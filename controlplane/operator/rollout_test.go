@@ -101,7 +101,7 @@ func TestSubmitLaysWaves(t *testing.T) {
 		}, "a1 | a2 a4 | a3 | a5", ""},
 		{"ordered by label", func(r *agentplanev1.RolloutSpec) { r.Order = "label:role"; r.Waves[0].Count = 2 }, "a4 a5 | a1 a2 a3", ""},
 		{"coverage with room for all that differ", func(r *agentplanev1.RolloutSpec) { r.Order = "coverage"; r.Waves[0].Count = 4 }, "a1 a3 a4 a5 | a2", ""},
-		{"coverage without", func(r *agentplanev1.RolloutSpec) { r.Order = "coverage"; r.Waves[0].Count = 2 }, "a1 a4 | a3 a5 a2", "the first wave (2) has room for 2 hosts: 2 of the combinations"},
+		{"coverage without", func(r *agentplanev1.RolloutSpec) { r.Order = "coverage"; r.Waves[0].Count = 2 }, "a1 a4 | a3 a5 a2", "the first wave (2) holds 2 of the 4 combinations"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := mixedWorld(t)

@@ -133,6 +133,9 @@ func transitionRow(t *raftlogv1.Transition) *agentplanev1.Transition {
 	}
 }
 
+// rebootAnnounced is the reason of what runs and waits for the reboot that it announced.
+const rebootAnnounced = "reboot_announced"
+
 // agentRow answers the agent with its health and work at the time now.
 func agentRow(v *fsm.View, a *raftlogv1.Agent, now int64, withFacts bool) *agentplanev1.Agent {
 	s, _ := v.Session(a.GetId())
@@ -154,8 +157,11 @@ func agentRow(v *fsm.View, a *raftlogv1.Agent, now int64, withFacts bool) *agent
 		raftlogv1.AttemptState_ATTEMPT_STATE_CLAIMED:  &r.Running,
 		raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING:  &r.Running,
 	} {
-		for range v.Work(a.GetOrdinal(), state) {
+		for i := range v.Work(a.GetOrdinal(), state) {
 			*n++
+			if i.GetState() == raftlogv1.AttemptState_ATTEMPT_STATE_RUNNING && i.GetReason() == rebootAnnounced {
+				r.AwaitingReboot++
+			}
 		}
 	}
 	return r

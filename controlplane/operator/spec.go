@@ -94,8 +94,30 @@ func decodeStrictly(what string, b []byte, into proto.Message) error {
 // problem is what is wrong with a spec.
 type problem struct{ reason, text string }
 
+// problemf writes durations as people type them.
 func problemf(reason, format string, args ...any) *problem {
+	for n, arg := range args {
+		if d, ok := arg.(time.Duration); ok {
+			args[n] = durationText(d)
+		}
+	}
 	return &problem{reason, fmt.Sprintf(format, args...)}
+}
+
+// durationText prints 7d, 2h and 5m, not 168h0m0s, 2h0m0s and 5m0s.
+func durationText(d time.Duration) string {
+	const day = 24 * time.Hour
+	s := d.String()
+	switch {
+	case d != 0 && d%day == 0:
+		return fmt.Sprintf("%dd", d/day)
+	case strings.HasSuffix(s, "h0m0s"):
+		return strings.TrimSuffix(s, "0m0s")
+	case strings.HasSuffix(s, "m0s"):
+		return strings.TrimSuffix(s, "0s")
+	default:
+		return s
+	}
 }
 
 // check says what is wrong with a spec by itself; now is the cluster's time. What

@@ -44,7 +44,7 @@ func TestStepsAreChecked(t *testing.T) {
 		"a negative time":    {[]*agentplanev1.Step{{Name: "a", Argv: []string{"x"}, RunTimeout: -1}}, nil, "run_timeout", `step "a"`},
 		"too long together": {
 			stepsOf("a", "b", "c"), func(s *agentplanev1.CommandSpec) { s.RunTimeout = 3 * day }, "run_timeout",
-			"come to 216h30m20s; at most 168h0m0s are allowed",
+			"come to 216h30m20s; at most 7d are allowed",
 		},
 	} {
 		s := &agentplanev1.CommandSpec{Selector: "all", NotAfter: int64(time.Minute), Steps: c.steps}
@@ -98,5 +98,16 @@ func TestStepsAreSubmittedWithTheirWholeTime(t *testing.T) {
 	}
 	if beside(&agentplanev1.CommandSpec{Steps: spec.Steps}) != "steps" {
 		t.Error("those who run templates alone may bring steps")
+	}
+}
+
+func TestProblemsSayDurationsAsTheyAreTyped(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 7 * 24 * time.Hour: "7d", 100 * 24 * time.Hour: "100d", 2 * time.Hour: "2h", 36 * time.Hour: "36h", 90 * time.Minute: "1h30m",
+		5 * time.Minute: "5m", 90 * time.Second: "1m30s", 10 * time.Hour: "10h", 250 * time.Millisecond: "250ms",
+	} {
+		if p := problemf("", "%v", d); p.text != want {
+			t.Errorf("%v is written %q, want %q", d, p.text, want)
+		}
 	}
 }

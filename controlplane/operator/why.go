@@ -59,6 +59,7 @@ func (c *Commands) Why(ctx context.Context, req *agentplanev1.WhyRequest) (*agen
 		sum := sha256.Sum256(envelope)
 		answer.EnvelopeSha256 = hex.EncodeToString(sum[:])
 	}
+	answer.Command.Spec = withoutSecrets(spec)
 	for _, s := range signed.GetSignatures() {
 		answer.KeyIds = append(answer.KeyIds, s.GetKeyId())
 	}

@@ -165,7 +165,7 @@ func ParseTime(text, zone string) (time.Time, error) {
 			return instant(wall, in), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("time %.40q has not the form 2006-01-02T15:04", text)
+	return time.Time{}, fmt.Errorf("time %.40q is not written as 2026-12-01T03:00, or with an offset of its own, as 2026-12-01T03:00+01:00", text)
 }
 
 // In returns the zone of the slots.

@@ -52,6 +52,7 @@ type record struct {
 	fence     uint64
 	submitted int64
 	startedAt int64 // 0 = it never started
+	command   string
 	seq       uint64
 	end       *agentplanev1.Report // nil while it runs, and once it is confirmed
 	ended     bool
@@ -165,7 +166,7 @@ func (h *host) deliverLocked(d *agentplanev1.Deliver) {
 		return
 	}
 	h.witness.start(Attempt{Command: d.GetCommandId(), Invocation: k.invocation, Number: k.attempt})
-	r.startedAt = time.Now().UnixNano()
+	r.startedAt, r.command = time.Now().UnixNano(), d.GetCommandId()
 	h.running++
 	c := h.program.draw(h.random, timeout)
 	end := func() { h.endLocked(k, r, &agentplanev1.Report{State: c.state, ExitCode: c.code}) }
@@ -246,6 +247,7 @@ func (h *host) neverLocked(k key, r *record, state agentplanev1.AttemptState, re
 func (h *host) endLocked(k key, r *record, end *agentplanev1.Report) {
 	if r.startedAt != 0 {
 		h.running--
+		h.witness.end(r.command, end.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_FAILED || end.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_TIMED_OUT)
 	}
 	h.seq++
 	r.seq, r.ended = h.seq, true

@@ -153,6 +153,28 @@ func TestTheWitnessSeesASecondStart(t *testing.T) {
 	}
 }
 
+func TestTheWitnessSeesWhatIsAtStake(t *testing.T) {
+	w := &Witness{}
+	for n := range uint32(3) {
+		w.start(Attempt{"c", "c.1", n})
+	}
+	w.end("c", false)
+	w.end("c", true)
+	w.start(Attempt{"c", "c.2", 1}) // two run, one has failed
+	if n := w.MostAtStake("c"); n != 3 {
+		t.Errorf("%d were at stake, want 3", n)
+	}
+	w.start(Attempt{"c", "c.3", 1})
+	w.end("c", true)
+	w.start(Attempt{"d", "d.1", 1})
+	if n := w.MostAtStake("c"); n != 4 {
+		t.Errorf("%d were at stake, want 4", n)
+	}
+	if w.Forget("c"); w.MostAtStake("c") != 0 || w.MostAtStake("d") != 1 {
+		t.Errorf("of what was forgotten %d are at stake, of the other %d", w.MostAtStake("c"), w.MostAtStake("d"))
+	}
+}
+
 func TestProgramsKeepTheirShares(t *testing.T) {
 	p := Program{Fail: 0.25, Mute: 0.1, Slow: time.Minute}
 	r := rand.New(rand.NewPCG(1, 2))

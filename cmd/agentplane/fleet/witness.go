@@ -12,11 +12,16 @@ type Attempt struct {
 	Number              uint32
 }
 
-// Witness counts starts where they happen. All methods may be called at once.
+// Witness counts starts, and how they end, where they happen. All methods may be called at
+// once.
 type Witness struct {
-	mu     sync.Mutex // guards starts
+	mu     sync.Mutex // guards what follows
 	starts map[Attempt]int
+	stakes map[string]stake // by command
 }
+
+// stake is what of a command may have failed: what runs, and what has.
+type stake struct{ running, failed, most int }
 
 func (w *Witness) start(a Attempt) {
 	w.mu.Lock()
@@ -25,6 +30,33 @@ func (w *Witness) start(a Attempt) {
 		w.starts = make(map[Attempt]int)
 	}
 	w.starts[a]++
+	if w.stakes == nil {
+		w.stakes = make(map[string]stake)
+	}
+	s := w.stakes[a.Command]
+	s.running++
+	s.most = max(s.most, s.running+s.failed)
+	w.stakes[a.Command] = s
+}
+
+// end notes that an attempt which has started has ended.
+func (w *Witness) end(command string, failed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.stakes[command]
+	s.running--
+	if failed {
+		s.failed++
+	}
+	w.stakes[command] = s
+}
+
+// MostAtStake is how many attempts of the command ran or had failed at most, together, at
+// any moment: what would have failed at worst.
+func (w *Witness) MostAtStake(command string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stakes[command].most
 }
 
 // Starts answers how often each attempt of the command was started.
@@ -56,5 +88,6 @@ func (w *Witness) Twice() error {
 func (w *Witness) Forget(command string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	delete(w.stakes, command)
 	maps.DeleteFunc(w.starts, func(a Attempt, _ int) bool { return a.Command == command })
 }

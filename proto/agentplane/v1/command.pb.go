@@ -3583,7 +3583,9 @@ type PlanResponse struct {
 	// The locks and budgets of the fleet in which it takes places, by name and group.
 	FleetLocks []*PlannedLock `protobuf:"bytes,103,rep,name=fleet_locks,json=fleetLocks,proto3" json:"fleet_locks,omitempty"`
 	// What the cluster lacks of what the command brings along.
-	Missing       []*Blob `protobuf:"bytes,90,rep,name=missing,proto3" json:"missing,omitempty"`
+	Missing []*Blob `protobuf:"bytes,90,rep,name=missing,proto3" json:"missing,omitempty"`
+	// When what it did is undone; absent: never.
+	Undo          *UndoTerms `protobuf:"bytes,104,opt,name=undo,proto3" json:"undo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3698,6 +3700,13 @@ func (x *PlanResponse) GetFleetLocks() []*PlannedLock {
 func (x *PlanResponse) GetMissing() []*Blob {
 	if x != nil {
 		return x.Missing
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetUndo() *UndoTerms {
+	if x != nil {
+		return x.Undo
 	}
 	return nil
 }
@@ -5598,7 +5607,7 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x15CancelCommandResponse\x120\n" +
 	"\acommand\x18\x01 \x01(\v2\x16.agentplane.v1.CommandR\acommand\")\n" +
 	"\vPlanRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xfc\x03\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\xaa\x04\n" +
 	"\fPlanResponse\x120\n" +
 	"\x05waves\x18\x01 \x03(\v2\x1a.agentplane.v1.PlannedWaveR\x05waves\x126\n" +
 	"\askipped\x18\x02 \x03(\v2\x1c.agentplane.v1.PlannedTargetR\askipped\x122\n" +
@@ -5612,7 +5621,8 @@ const file_agentplane_v1_command_proto_rawDesc = "" +
 	"\x05splay\x18f \x01(\x03R\x05splay\x12;\n" +
 	"\vfleet_locks\x18g \x03(\v2\x1a.agentplane.v1.PlannedLockR\n" +
 	"fleetLocks\x12-\n" +
-	"\amissing\x18Z \x03(\v2\x13.agentplane.v1.BlobR\amissingB\x0f\n" +
+	"\amissing\x18Z \x03(\v2\x13.agentplane.v1.BlobR\amissing\x12,\n" +
+	"\x04undo\x18h \x01(\v2\x18.agentplane.v1.UndoTermsR\x04undoB\x0f\n" +
 	"\r_max_failures\"\xa9\x01\n" +
 	"\vPlannedLock\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -5950,57 +5960,58 @@ var file_agentplane_v1_command_proto_depIdxs = []int32{
 	44, // 52: agentplane.v1.PlanResponse.estimate:type_name -> agentplane.v1.Estimate
 	43, // 53: agentplane.v1.PlanResponse.fleet_locks:type_name -> agentplane.v1.PlannedLock
 	71, // 54: agentplane.v1.PlanResponse.missing:type_name -> agentplane.v1.Blob
-	46, // 55: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
-	26, // 56: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
-	26, // 57: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
-	26, // 58: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
-	26, // 59: agentplane.v1.ConfirmCommandResponse.command:type_name -> agentplane.v1.Command
-	26, // 60: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
-	31, // 61: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
-	57, // 62: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
-	0,  // 63: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
-	60, // 64: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
-	0,  // 65: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
-	62, // 66: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
-	74, // 67: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
-	64, // 68: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
-	75, // 69: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
-	65, // 70: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
-	0,  // 71: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
-	73, // 72: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
-	21, // 73: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
-	23, // 74: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
-	33, // 75: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
-	35, // 76: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
-	37, // 77: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
-	39, // 78: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
-	58, // 79: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
-	41, // 80: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
-	47, // 81: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
-	49, // 82: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
-	51, // 83: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
-	53, // 84: agentplane.v1.CommandService.ConfirmCommand:input_type -> agentplane.v1.ConfirmCommandRequest
-	61, // 85: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
-	55, // 86: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
-	22, // 87: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
-	24, // 88: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
-	34, // 89: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
-	36, // 90: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
-	38, // 91: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
-	40, // 92: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
-	59, // 93: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
-	42, // 94: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
-	48, // 95: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
-	50, // 96: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
-	52, // 97: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
-	54, // 98: agentplane.v1.CommandService.ConfirmCommand:output_type -> agentplane.v1.ConfirmCommandResponse
-	63, // 99: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
-	56, // 100: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
-	87, // [87:101] is the sub-list for method output_type
-	73, // [73:87] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	9,  // 55: agentplane.v1.PlanResponse.undo:type_name -> agentplane.v1.UndoTerms
+	46, // 56: agentplane.v1.PlannedWave.targets:type_name -> agentplane.v1.PlannedTarget
+	26, // 57: agentplane.v1.PauseCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 58: agentplane.v1.ResumeCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 59: agentplane.v1.AbortCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 60: agentplane.v1.ConfirmCommandResponse.command:type_name -> agentplane.v1.Command
+	26, // 61: agentplane.v1.WhyResponse.command:type_name -> agentplane.v1.Command
+	31, // 62: agentplane.v1.WhyResponse.invocation:type_name -> agentplane.v1.Invocation
+	57, // 63: agentplane.v1.WhyResponse.transitions:type_name -> agentplane.v1.Transition
+	0,  // 64: agentplane.v1.Transition.state:type_name -> agentplane.v1.AttemptState
+	60, // 65: agentplane.v1.GetQueueResponse.items:type_name -> agentplane.v1.QueueItem
+	0,  // 66: agentplane.v1.QueueItem.state:type_name -> agentplane.v1.AttemptState
+	62, // 67: agentplane.v1.FollowRequest.cursors:type_name -> agentplane.v1.FollowCursor
+	74, // 68: agentplane.v1.FollowCursor.have:type_name -> agentplane.v1.OutputEnds
+	64, // 69: agentplane.v1.FollowResponse.items:type_name -> agentplane.v1.FollowItem
+	75, // 70: agentplane.v1.FollowItem.chunks:type_name -> agentplane.v1.OutputChunk
+	65, // 71: agentplane.v1.FollowItem.end:type_name -> agentplane.v1.FollowEnd
+	0,  // 72: agentplane.v1.FollowEnd.state:type_name -> agentplane.v1.AttemptState
+	73, // 73: agentplane.v1.FollowEnd.totals:type_name -> agentplane.v1.OutputTotals
+	21, // 74: agentplane.v1.CommandService.Submit:input_type -> agentplane.v1.SubmitRequest
+	23, // 75: agentplane.v1.CommandService.SubmitBatch:input_type -> agentplane.v1.SubmitBatchRequest
+	33, // 76: agentplane.v1.CommandService.GetCommand:input_type -> agentplane.v1.GetCommandRequest
+	35, // 77: agentplane.v1.CommandService.ListCommands:input_type -> agentplane.v1.ListCommandsRequest
+	37, // 78: agentplane.v1.CommandService.WatchCommand:input_type -> agentplane.v1.WatchCommandRequest
+	39, // 79: agentplane.v1.CommandService.CancelCommand:input_type -> agentplane.v1.CancelCommandRequest
+	58, // 80: agentplane.v1.CommandService.GetQueue:input_type -> agentplane.v1.GetQueueRequest
+	41, // 81: agentplane.v1.CommandService.Plan:input_type -> agentplane.v1.PlanRequest
+	47, // 82: agentplane.v1.CommandService.PauseCommand:input_type -> agentplane.v1.PauseCommandRequest
+	49, // 83: agentplane.v1.CommandService.ResumeCommand:input_type -> agentplane.v1.ResumeCommandRequest
+	51, // 84: agentplane.v1.CommandService.AbortCommand:input_type -> agentplane.v1.AbortCommandRequest
+	53, // 85: agentplane.v1.CommandService.ConfirmCommand:input_type -> agentplane.v1.ConfirmCommandRequest
+	61, // 86: agentplane.v1.CommandService.Follow:input_type -> agentplane.v1.FollowRequest
+	55, // 87: agentplane.v1.CommandService.Why:input_type -> agentplane.v1.WhyRequest
+	22, // 88: agentplane.v1.CommandService.Submit:output_type -> agentplane.v1.SubmitResponse
+	24, // 89: agentplane.v1.CommandService.SubmitBatch:output_type -> agentplane.v1.SubmitBatchResponse
+	34, // 90: agentplane.v1.CommandService.GetCommand:output_type -> agentplane.v1.GetCommandResponse
+	36, // 91: agentplane.v1.CommandService.ListCommands:output_type -> agentplane.v1.ListCommandsResponse
+	38, // 92: agentplane.v1.CommandService.WatchCommand:output_type -> agentplane.v1.WatchCommandResponse
+	40, // 93: agentplane.v1.CommandService.CancelCommand:output_type -> agentplane.v1.CancelCommandResponse
+	59, // 94: agentplane.v1.CommandService.GetQueue:output_type -> agentplane.v1.GetQueueResponse
+	42, // 95: agentplane.v1.CommandService.Plan:output_type -> agentplane.v1.PlanResponse
+	48, // 96: agentplane.v1.CommandService.PauseCommand:output_type -> agentplane.v1.PauseCommandResponse
+	50, // 97: agentplane.v1.CommandService.ResumeCommand:output_type -> agentplane.v1.ResumeCommandResponse
+	52, // 98: agentplane.v1.CommandService.AbortCommand:output_type -> agentplane.v1.AbortCommandResponse
+	54, // 99: agentplane.v1.CommandService.ConfirmCommand:output_type -> agentplane.v1.ConfirmCommandResponse
+	63, // 100: agentplane.v1.CommandService.Follow:output_type -> agentplane.v1.FollowResponse
+	56, // 101: agentplane.v1.CommandService.Why:output_type -> agentplane.v1.WhyResponse
+	88, // [88:102] is the sub-list for method output_type
+	74, // [74:88] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_command_proto_init() }

@@ -40,10 +40,12 @@ type Agent struct {
 	Version       string `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
 	LabelsVersion uint64 `protobuf:"varint,13,opt,name=labels_version,json=labelsVersion,proto3" json:"labels_version,omitempty"`
 	// Attempts claimed or running now, and waiting.
-	Running       uint32 `protobuf:"varint,14,opt,name=running,proto3" json:"running,omitempty"`
-	Queued        uint32 `protobuf:"varint,15,opt,name=queued,proto3" json:"queued,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Running uint32 `protobuf:"varint,14,opt,name=running,proto3" json:"running,omitempty"`
+	Queued  uint32 `protobuf:"varint,15,opt,name=queued,proto3" json:"queued,omitempty"`
+	// Of those that run: they wait for the reboot of the host that they announced.
+	AwaitingReboot uint32 `protobuf:"varint,70,opt,name=awaiting_reboot,json=awaitingReboot,proto3" json:"awaiting_reboot,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
@@ -177,6 +179,13 @@ func (x *Agent) GetRunning() uint32 {
 func (x *Agent) GetQueued() uint32 {
 	if x != nil {
 		return x.Queued
+	}
+	return 0
+}
+
+func (x *Agent) GetAwaitingReboot() uint32 {
+	if x != nil {
+		return x.AwaitingReboot
 	}
 	return 0
 }
@@ -778,7 +787,7 @@ var File_agentplane_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x19agentplane/v1/fleet.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"\xd6\x04\n" +
+	"\x19agentplane/v1/fleet.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"\xff\x04\n" +
 	"\x05Agent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -796,7 +805,8 @@ const file_agentplane_v1_fleet_proto_rawDesc = "" +
 	"\aversion\x18\f \x01(\tR\aversion\x12%\n" +
 	"\x0elabels_version\x18\r \x01(\x04R\rlabelsVersion\x12\x18\n" +
 	"\arunning\x18\x0e \x01(\rR\arunning\x12\x16\n" +
-	"\x06queued\x18\x0f \x01(\rR\x06queued\x1a9\n" +
+	"\x06queued\x18\x0f \x01(\rR\x06queued\x12'\n" +
+	"\x0fawaiting_reboot\x18F \x01(\rR\x0eawaitingReboot\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +

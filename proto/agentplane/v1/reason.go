@@ -85,6 +85,7 @@ var reasons = []Reason{
 	{"unknown", states(lost), "the agent was asked and its journal does not know of it", "look at the host whether it ran"},
 
 	{"idempotent", states(released), "another attempt follows one that was LOST, since the command allows it", ""},
+	{"reboot_announced", states(running), "the program has ended and announced a reboot of the host, which is waited for", "the detail says until when (run.reboot_wait of agentd); commands cancel ends the wait"},
 	{"armed", states(running), "the program has succeeded, and its undo runs unless it is confirmed in time", "agentctl commands confirm COMMAND"},
 	{"rearmed", states(running), "the host was started anew while it waited for a confirmation: the time for it began once more", "agentctl commands confirm COMMAND"},
 	{"undoing", states(running), "the undo runs: the program did not succeed, or was not confirmed in time", ""},
@@ -102,7 +103,7 @@ type Word struct {
 const (
 	BesideUndo = "undo" // why it ran
 	BesideStop = "stop" // why a command is paused or aborted
-	BesideWait = "wait" // why something waits to be claimed
+	BesideWait = "wait" // why something waits: to be claimed, or for its end
 )
 
 // Words are all words that stand beside an undo, a stop or what waits. A test holds the table
@@ -124,6 +125,7 @@ var words = []Word{
 	{"gate_probe", BesideStop, "the probe of a wave did not succeed everywhere", "see the detail; agentctl commands resume COMMAND"},
 	{"operator", BesideStop, "an operator stopped it", ""},
 
+	{"reboot", BesideWait, "it runs: its program has ended and announced a reboot of the host, which has not come", "look at the host what keeps it from going down; agentctl commands cancel COMMAND ends the wait"},
 	{"not_released", BesideWait, "its wave has not come", "see agentctl commands get COMMAND"},
 	{"not_before", BesideWait, "its time has not come, or its share of the splay", ""},
 	{"expired", BesideWait, "its time is over: it is EXPIRED in a moment", ""},

@@ -322,7 +322,12 @@ func (c commandService) Why(ctx context.Context, req *agentplanev1.WhyRequest) (
 	}
 	for _, i := range cmd.invocations {
 		if i.AgentId == req.Agent || i.AgentName == req.Agent {
-			return &agentplanev1.WhyResponse{Command: cmd.view(false, false), Invocation: clone(i), Transitions: cmd.transitions[i.Id]}, nil
+			view := cmd.view(false, false)
+			var err error
+			if _, view.Spec, err = decodeSpec(cmd.envelope); err != nil {
+				return nil, err
+			}
+			return &agentplanev1.WhyResponse{Command: view, Invocation: clone(i), Transitions: cmd.transitions[i.Id]}, nil
 		}
 	}
 	return nil, Refusal(codes.NotFound, "no_invocation", fmt.Sprintf("command %s does not mean agent %q", req.CommandId, req.Agent), "")
