@@ -53,7 +53,8 @@ func guestLosesPower(t *testing.T, k *guestKit) {
 				select {
 				case <-g.started:
 				case <-time.After(time.Minute):
-					t.Fatal("no program begins")
+					v, err := f.agentView(t.Context(), "guest")
+					t.Fatalf("no program begins for a minute; %+v, %v", v, err)
 				}
 			}
 			time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
@@ -91,6 +92,12 @@ func guestLosesPower(t *testing.T, k *guestKit) {
 	t.Logf("%d programs were started; %d times what was not synced was gone", len(h.starts), gone)
 	for _, w := range judge(h) {
 		t.Error(w)
+	}
+	// Only the power was cut, and what stood before a supervisor had begun may say so.
+	for end := range ends {
+		if strings.HasPrefix(end, "LOST(") && end != "LOST(reboot)" && end != "LOST(agent_restart)" {
+			t.Errorf("%d are %s, of a host whose power was cut", ends[end], end)
+		}
 	}
 	if ends["LOST(reboot)"] == 0 || gone == 0 {
 		t.Errorf("void: no cut met a program, or none lost what was not flushed: %v, %d", ends, gone)
