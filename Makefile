@@ -34,6 +34,11 @@ FAULT ?=
 NODES ?=
 AGENTS ?=
 OLD ?=
+# Which part make vm runs, how often it cuts the power, where a kernel was unpacked, kvm or tcg
+T ?=
+CUTS ?=
+VM_ROOT ?=
+VM_ACCEL ?=
 # Where what was tried is written down: make sim N=1000 RECORD=e2e/results.tsv
 RECORD ?=
 export AGENTPLANE_RECORD := $(if $(RECORD),$(abspath $(RECORD)))
@@ -113,6 +118,13 @@ chaos: ## processes under random faults: RUNS= of them or for HOURS=, FAULT= nar
 	AGENTPLANE_CHAOS_RUNS=$(if $(HOURS),$(RUNS),$(or $(RUNS),10)) AGENTPLANE_CHAOS_HOURS=$(HOURS) AGENTPLANE_CHAOS_FAULT=$(FAULT) \
 	AGENTPLANE_CHAOS_SEED=$(if $(filter-out file,$(origin SEED)),$(SEED)) AGENTPLANE_CHAOS_NODES=$(NODES) \
 	AGENTPLANE_CHAOS_AGENTS=$(AGENTS) AGENTPLANE_CHAOS_OLD=$(OLD) go test -count=1 -timeout 0 -v -run '^TestChaos$$' ./e2e
+
+# A guest is emulated where kvm does not work (VM_ACCEL= says which); it takes root, QEMU, busybox,
+# nft and the package of a kernel, installed or unpacked into VM_ROOT=. T= is one part.
+.PHONY: vm
+vm: ## a host of its own, in a virtual machine: reboots, power cuts, firewall, freezes (T= one)
+	AGENTPLANE_VM=1 AGENTPLANE_VM_ROOT=$(VM_ROOT) AGENTPLANE_VM_ACCEL=$(VM_ACCEL) AGENTPLANE_VM_CUTS=$(CUTS) \
+	AGENTPLANE_E2E_SEED=$(if $(filter-out file,$(origin SEED)),$(SEED)) go test -count=1 -timeout 60m -v -run '^TestGuest$$/^$(T)' ./e2e
 
 .PHONY: bench
 bench: ## benchmarks with allocations

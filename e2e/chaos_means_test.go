@@ -103,8 +103,9 @@ const (
 
 func insideNamespaces() bool { return os.Getenv(insideVar) != "" }
 
-// enterNamespaces runs this test again in namespaces of its own, and fails when it does.
-func enterNamespaces(t *testing.T, seed uint64) {
+// enterNamespaces runs the tests of a pattern again in namespaces of their own, with more in
+// their environment, and fails when they do.
+func enterNamespaces(t *testing.T, pattern string, env ...string) {
 	t.Helper()
 	// The kernel ends the child when the thread that started it ends: it must not
 	// before this process does.
@@ -116,10 +117,10 @@ func enterNamespaces(t *testing.T, seed uint64) {
 	}
 	// The shell takes in what is orphaned, as init would.
 	args := append(append([]string(nil), unshareFlags...), "sh", "-c", `mount -t tmpfs tmpfs /run && "$@"; exit $?`, "sh",
-		self, "-test.run=^TestChaos$", "-test.timeout=0", "-test.v")
+		self, "-test.run="+pattern, "-test.timeout=0", "-test.v")
 	cmd := exec.Command("unshare", args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), insideVar+"="+groupOwner(), fmt.Sprintf("%s=%d", chaosSeedVar, seed))
+	cmd.Env = append(append(os.Environ(), insideVar+"="+groupOwner()), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		t.Errorf("the runs inside namespaces: %v", err)

@@ -200,7 +200,7 @@ func TestChaos(t *testing.T) {
 	deal := dealer(t, seed, missing)
 	t.Logf("%s=%d", chaosSeedVar, seed)
 	if missing[needNamespaces] == "" && !insideNamespaces() {
-		enterNamespaces(t, seed)
+		enterNamespaces(t, "^TestChaos$", fmt.Sprintf("%s=%d", chaosSeedVar, seed))
 		return
 	}
 	total := make(map[string]*tally)

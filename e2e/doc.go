@@ -23,6 +23,20 @@
 // mkfs.ext4, fsfreeze or the cpu controller of cgroup v1. A fault whose means are missing is
 // left out, with a line that says so.
 //
+// # A host of its own
+//
+// TestGuest, which make vm runs, has agentd on a host that really is started anew, loses its
+// power, cuts itself off and freezes: a virtual machine of QEMU with a kernel of Debian, busybox
+// and what is built here (vm_image_test.go). The nodes run beside it. It takes root, for namespaces
+// and a tap device, and the packages qemu-system-x86, busybox-static, nftables, e2fsprogs and
+// linux-image-cloud-amd64; the last one may also be unpacked somewhere (make vm VM_ROOT=).
+//
+// A cut of the power is SIGKILL of the machine: what the guest has not flushed is in its memory
+// and gone, and no connection is closed, since its network is an Ethernet that falls silent.
+// Therefore programs bear witness by a serial port, and go on when this test has written down
+// that they begin: a line on the guest's own disk could be lost like all else there, and its
+// fsync would take along what the product should have synced itself.
+//
 // # Who judges
 //
 // Nothing is judged by what the product says of itself alone. Programs that agents run

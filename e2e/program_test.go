@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,7 +22,8 @@ const programArg = "be-the-program"
 //	DIR [--sleep D] [--exit N]
 //
 // The file is DIR/AGENT_ID, opened with O_APPEND, one line "INVOCATION ATTEMPT" for
-// each start, written by one write.
+// each start, written by one write. On a guest (TestGuest) it is a file of the machine
+// that the guest runs on.
 func program(args []string) int {
 	flags := flag.NewFlagSet(programArg, flag.ExitOnError)
 	sleep := flags.Duration("sleep", 0, "")
@@ -43,12 +45,51 @@ func bearWitness(dir string) error {
 	if agent == "" || invocation == "" || attempt == "" {
 		return fmt.Errorf("agent %q, invocation %q, attempt %q: the environment says too little", agent, invocation, attempt)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, agent), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	line := fmt.Sprintf("%s %s", invocation, attempt)
+	if port := filepath.Join(dir, witnessPort); canOpen(port) {
+		return tellPort(port, agent, line)
+	}
+	return appendLine(filepath.Join(dir, agent), line)
+}
+
+func appendLine(file, line string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s %s\n", invocation, attempt)
+	_, err = f.WriteString(line + "\n")
 	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// witnessPort is where, in the directory, a serial port lies, on a host that has one: what is
+// told there is written down elsewhere, out of the host's reach, and answered by the same line.
+const witnessPort = "port"
+
+func canOpen(port string) bool {
+	_, err := os.Stat(port)
+	return err == nil
+}
+
+// tellPort has one program at a time tell: the port is open once.
+func tellPort(port, agent, line string) error {
+	f, err := os.OpenFile(port, os.O_RDWR, 0)
+	for errors.Is(err, syscall.EBUSY) {
+		time.Sleep(time.Millisecond)
+		f, err = os.OpenFile(port, os.O_RDWR, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := fmt.Fprintf(f, "%s %s\n", agent, line); err != nil {
+		return err
+	}
+	for answers := bufio.NewScanner(f); answers.Scan(); {
+		if answers.Text() == line { // not the answer to one that was killed as it told
+			return nil
+		}
+	}
+	return errors.New("nobody answers at the port")
 }
 
 // start names one attempt.

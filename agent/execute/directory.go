@@ -101,8 +101,9 @@ func (d directory) fill(s Spec, boot string, lock *os.File) error {
 	if err := d.bring(s); err != nil {
 		return err
 	}
-	// Not fsynced: after a power cut there is no supervisor to read it.
-	return d.write(fileSpec, typeSpec, s.file(boot, d), false)
+	// After a power cut there is no supervisor to read it; but what it was writing beside the
+	// places of files is found by it alone.
+	return d.write(fileSpec, typeSpec, s.file(boot, d), len(s.Files) > 0)
 }
 
 // tryLock takes the lock. held says that somebody else has it; a nil lock without held
@@ -172,6 +173,13 @@ func (d directory) write(name string, typ byte, v any, durable bool) error {
 		return nil
 	}
 	return syncDir(string(d))
+}
+
+// emptied says that a record was there and is no more: it gets its name when it is whole, so
+// that only the host can have lost what is in it, as it lost its power before that was synced.
+func (d directory) emptied(name string) bool {
+	info, err := os.Stat(d.path(name))
+	return err == nil && info.Size() == 0
 }
 
 // read reads a record. fs.ErrNotExist says that it is not there.

@@ -97,7 +97,8 @@
 //
 // [Runner.Adopt], for the step at hand: lock held, the supervisor lives: wait for it. exit there: that is the
 // result. Otherwise agentd, holding the lock, kills what is left of the program and says
-// LOST: reboot when the boot id is another, supervisor_gone when a supervisor had begun,
+// LOST: reboot when the boot id is another, or spec is empty, since only a cut of the power
+// takes what it held; supervisor_gone when a supervisor had begun,
 // agent_restart when none had or there is no directory. It kills only what is provably
 // this attempt's: the very process that STARTED names by pid, start time and boot id,
 // with its session; and, when that one is gone, members of the session that carry the

@@ -192,3 +192,24 @@ func TestDamagedRecordsAreLostNotGuessed(t *testing.T) {
 		t.Fatalf("left are %v (%v)", names, err)
 	}
 }
+
+// What is not synced is empty after a cut of the power, whose journal kept the name: so it was
+// found on a host that lost it (ext4), and called a supervisor that died.
+func TestRebootIsSaidOfARecordThatThePowerTook(t *testing.T) {
+	r, _ := newRunner(t)
+	s := shell("true").withDefaults()
+	d := r.directory(s.Attempt)
+	must(t, os.Mkdir(string(d), 0o700))
+	lock, err := d.prepare(s, "the boot before")
+	must(t, err)
+	must(t, lock.Close())
+	must(t, os.WriteFile(d.path(fileBegun), nil, 0o600))
+	must(t, os.Truncate(d.path(fileSpec), 0))
+	run, err := r.Adopt(s.Attempt)
+	must(t, err)
+	res := wait(t, run)
+	wantResult(t, res, Lost, ReasonReboot)
+	if res.Started {
+		t.Errorf("%+v is said to have been started", res)
+	}
+}

@@ -232,7 +232,7 @@ func (run *Run) lost() Result {
 	switch {
 	case err == nil && res.Started && st.BootID != boot && run.d.has(fileReboot):
 		res.rebooted()
-	case asked && sf.BootID != boot || res.Started && st.BootID != boot:
+	case asked && sf.BootID != boot || res.Started && st.BootID != boot || !asked && run.d.emptied(fileSpec):
 		res.Reason = ReasonReboot
 		res.say("the host was started anew")
 	case run.reaps != nil || run.d.has(fileBegun) || res.Started:
