@@ -138,7 +138,7 @@ type programs struct {
 // oldCommit is the version that mixed runs mix in: the oldest one that gives the same
 // state for the same log, which older ones do not, as nothing was released yet, and that
 // has the mended pipeline, without which a follower may starve.
-const oldCommit = "cae64cf"
+const oldCommit = "d471fc1"
 
 // chaosPrograms builds what a series of runs needs, once.
 func chaosPrograms(t *testing.T) programs {
