@@ -12,11 +12,13 @@ import (
 )
 
 // removeNode removes a node from the cluster; in the end a new one joins on its host,
-// with its name and address and an empty disk.
+// with its name and address and an empty disk. An operator does not go on to another node
+// before agents have met the new one: an agent that knows none of the nodes that there are
+// has to enrol again.
 func (w *World) removeNode(f Fault) (bool, func()) {
-	n := w.nodeOf(f.Who)
+	n, met := w.nodeOf(f.Who), w.allMet()
 	w.mu.Lock()
-	busy, id := n.leaving || n.joining, n.id
+	busy, id := n.leaving || n.joining || !met, n.id
 	n.leaving = n.leaving || !busy
 	w.mu.Unlock()
 	if busy {
@@ -27,6 +29,24 @@ func (w *World) removeNode(f Fault) (bool, func()) {
 	_, err := agentplanev1.NewClusterServiceClient(w.operators.clients[0]).RemoveMember(ctx, &agentplanev1.RemoveMemberRequest{Member: id})
 	w.trace.Note(n.name, "is removed: %v", err)
 	return false, func() { w.joinAgain(n, 10*time.Second) } // counted when it has gone
+}
+
+// metWithin is how long after a node has joined agents in a session have heard of it.
+const metWithin = 2 * time.Second
+
+// allMet says that no node was replaced yet, or that all agents are in a session, in which they
+// hear of nodes.
+func (w *World) allMet() bool {
+	w.mu.Lock()
+	at := w.replacedAt
+	w.mu.Unlock()
+	v, met := w.newest(), 0
+	for a := range v.Agents() {
+		if s, ok := v.Session(a.GetId()); ok && s.GetState() == ready {
+			met++
+		}
+	}
+	return at.IsZero() || time.Since(at) > metWithin && met >= len(w.agents)
 }
 
 // joinAgain has a node whose removal was asked for begin anew, if the cluster does not
@@ -71,7 +91,7 @@ func (w *World) joinAgain(n *node, within time.Duration) {
 		return
 	}
 	w.mu.Lock()
-	n.joining = false
+	n.joining, w.replacedAt = false, time.Now()
 	w.mu.Unlock()
 	w.trace.Note(n.name, "has joined")
 	_, _ = cluster.Info(ctx, &agentplanev1.InfoRequest{}) // operators learn of it

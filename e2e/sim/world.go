@@ -86,19 +86,20 @@ type World struct {
 	lives sync.WaitGroup // everything that belongs to a life of a process
 	quiet chan struct{}  // holds a value while somebody waits until no goroutine runs
 
-	mu       sync.Mutex     // guards what follows and the lives; never held while waiting
-	closed   bool           // nothing starts any more
-	badDisk  map[*node]bool // it may give up
-	cuts     map[link]bool
-	paused   map[string]bool
-	red      []string // what must not be
-	accepted map[string]int
-	effects  map[string]int        // faults that took effect
-	troubled time.Time             // when something was last broken or mended
-	sessions map[session]bool      // all that any node has shown
-	away     map[session]time.Time // when a session was first seen to have ended
-	names    map[string]string     // of agents, by id
-	putBacks map[string]bool       // agents, by name
+	mu         sync.Mutex     // guards what follows and the lives; never held while waiting
+	closed     bool           // nothing starts any more
+	badDisk    map[*node]bool // it may give up
+	cuts       map[link]bool
+	paused     map[string]bool
+	red        []string // what must not be
+	accepted   map[string]int
+	effects    map[string]int        // faults that took effect
+	troubled   time.Time             // when something was last broken or mended
+	sessions   map[session]bool      // all that any node has shown
+	away       map[session]time.Time // when a session was first seen to have ended
+	names      map[string]string     // of agents, by id
+	replacedAt time.Time             // when the last node had joined in the place of another one
+	putBacks   map[string]bool       // agents, by name
 }
 
 // session is one session of an agent.
