@@ -15,7 +15,11 @@ import (
 
 const removeHelp = `Remove a node for ever: its data directory cannot join again, and its voice is gone. A
 voter that is not known to be dead is removed only with --yes, or when you say so at the
-terminal: to stop a node for a while, stop its process.`
+terminal: to stop a node for a while, stop its process.
+
+Agents trust the nodes of which they have heard. When you replace all nodes, do so one
+after the other: an agent that is away meanwhile, and then knows none of those that are
+left, has to enrol again.`
 
 func (a *app) clusterRemove() *cobra.Command {
 	var yes bool
