@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,11 +15,18 @@ import (
 
 func TestHoldupsAreToldOnceEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards what the goroutine of holdups shares with the test
 		var lines []string
 		asked, because, fails := 0, `all places of budget "db" are taken`, false
 		h := &holdups{
-			say: func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) },
+			say: func(format string, args ...any) {
+				mu.Lock()
+				defer mu.Unlock()
+				lines = append(lines, fmt.Sprintf(format, args...))
+			},
 			queue: func(_ context.Context, agent string) (*agentplanev1.GetQueueResponse, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				asked++
 				if fails {
 					return nil, errors.New("no node answers")
@@ -42,10 +50,17 @@ func TestHoldupsAreToldOnceEach(t *testing.T) {
 			released = agentplanev1.AttemptState_ATTEMPT_STATE_RELEASED
 			running  = agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING
 		)
+		answers := func(why string, failing bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			because, fails = why, failing
+		}
 		step := func(d time.Duration, want string) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if got := strings.Join(lines, "\n"); got != want {
 				t.Fatalf("told %q, want %q", got, want)
 			}
@@ -69,16 +84,16 @@ func TestHoldupsAreToldOnceEach(t *testing.T) {
 		h.take(view(released, running, released))
 		step(5*time.Second, `web-1 waits: all places of budget "db" are taken; 1 more wait`)
 		step(time.Minute, "")
-		because = "the agent is DOWN"
+		answers("the agent is DOWN", false)
 		step(time.Minute, "web-1 waits: the agent is DOWN; 1 more wait")
-		fails = true
+		answers("", true)
 		step(time.Minute, "")
-		fails, because = false, "all 4 slots are taken"
+		answers("all 4 slots are taken", false)
 		h.take(view(running, running, released)) // it is about to be claimed
 		step(2*time.Minute, "")
 		h.take(view(released))
 		step(2*time.Minute, "web-1 waits: all 4 slots are taken")
-		because = "all places are taken, one of them by command c"
+		answers("all places are taken, one of them by command c", false)
 		mine := view(released)
 		mine.Invocations[0].CommandId = "c"
 		h.take(mine)
