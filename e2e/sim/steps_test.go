@@ -151,6 +151,10 @@ func TestAttemptsOfStepsAreJudged(t *testing.T) {
 			a.starts[2].Boot, a.starts[2].Up = 2, 9*time.Second
 		}, "it may be confirmed within"},
 		"an undo after a reboot": {undoneAccount, func(a *account) { a.starts[2].Boot, a.starts[2].Up = 2, 10*time.Second }, ""},
+		"an undo that was decided before the reboot": {undoneAccount, func(a *account) {
+			s := &a.starts[2]
+			s.Boot, s.Up, s.At, s.End = 2, time.Second, s.At.Add(time.Second), s.End.Add(time.Second)
+		}, ""},
 		"an undo after two reboots": {undoneAccount, func(a *account) {
 			a.starts[2].Boot, a.starts[2].Up, a.starts[2].Cause = 3, time.Second, execute.CauseReboot
 		}, ""},
