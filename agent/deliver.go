@@ -36,7 +36,7 @@ func (w *worker) deliver(ctx context.Context, d *agentplanev1.Deliver) {
 		}
 	}
 	switch {
-	case w.begun(k) && (no == nil || no.reason == reasonExpired):
+	case w.begun(k) && (no == nil || no.reason == reasonExpired || no.reason == reasonPolicy):
 		w.start(ctx, o) // which finds it, and starts nothing
 	case no != nil:
 		w.never(o.intent, journal.Rejected, no.reason, no.detail)
@@ -223,6 +223,9 @@ func (w *worker) cancel(c *agentplanev1.CancelAttempt) {
 		w.tellEnd(k, !r.Never)
 		return
 	}
+	if w.begun(k) {
+		return // its delivery adopts it, and the cancel comes again
+	}
 	// Unknown: it must not start when its delivery comes after all. The time of submission
 	// is not known; now is later, and thus keeps the journal's floor on the safe side.
 	now := w.now()
@@ -243,8 +246,8 @@ func (w *worker) unqueueLocked(k journal.Key) *order {
 // starts.
 func (w *worker) ask(q *agentplanev1.Ask) {
 	k := journal.Key{InvocationID: q.GetInvocationId(), Attempt: q.GetAttempt()}
-	if w.known(k, q.GetFence()) {
-		return
+	if w.known(k, q.GetFence()) || w.begun(k) {
+		return // what has begun its delivery adopts
 	}
 	now := w.now()
 	w.never(journal.Intent{Key: k, Fence: q.GetFence(), Submitted: now, NotAfter: now}, journal.Lost, "unknown", "the journal has never heard of it")

@@ -117,12 +117,13 @@
 // An attempt's directory goes when its result has been confirmed for a day, when there
 // are more than 256 such, or when the journal has forgotten the attempt. The journal's
 // record goes on to keep it from being started again. A directory of which the journal knows
-// nothing stays for as long as the journal remembers things: when an older journal was put
+// nothing stays for as long as the journal remembers things, or for a day after its floor: when an older journal was put
 // back, it alone says that the attempt was started, and what became of it. Output that no node
 // has taken yet stays longer: until the journal forgets, or there are more than 256 such.
 //
 // The secrets of further steps and of an undo lie there until the result is journalled. What a
-// crash leaves of them after that goes when agentd is started.
+// crash leaves of them after that goes when agentd is started; those of an attempt that the
+// journal does not know go with its directory.
 //
 // # Ending
 //

@@ -18,18 +18,7 @@ func TestWhatAnOlderJournalDoesNotKnowIsNotStartedAgain(t *testing.T) {
 	c := agenttest.NewCluster(t, 1)
 	h := newHost(t, c)
 	id := h.ready()
-	journal, older := filepath.Join(h.dir, journalDir), t.TempDir()
-	restart := func(between func() error) {
-		t.Helper()
-		h.stop()
-		if err := between(); err != nil {
-			t.Fatal(err)
-		}
-		before := c.Agent(id).Epoch
-		h.start()
-		c.WaitReady(before)
-	}
-	restart(func() error { return os.CopyFS(older, os.DirFS(journal)) })
+	putBack := h.keepsJournal()
 
 	over := time.Now().Add(time.Second)
 	late := c.Spec(h.mark("")...)
@@ -41,13 +30,8 @@ func TestWhatAnOlderJournalDoesNotKnowIsNotStartedAgain(t *testing.T) {
 		}
 	}
 	seen := h.stepMarks()
-	restart(func() error {
-		time.Sleep(time.Until(over))
-		if err := os.RemoveAll(journal); err != nil {
-			return err
-		}
-		return errors.Join(os.CopyFS(journal, os.DirFS(older)), os.Chmod(journal, 0o700))
-	})
+	time.Sleep(time.Until(over))
+	putBack()
 	for _, inv := range all {
 		told := len(c.Reports(inv))
 		c.Redeliver(inv)
@@ -63,5 +47,61 @@ func TestWhatAnOlderJournalDoesNotKnowIsNotStartedAgain(t *testing.T) {
 	}
 	if again := h.stepMarks(); again != seen {
 		t.Errorf("what ran is %q, and was %q before the older journal was put back", again, seen)
+	}
+}
+
+// A cancel and a question come before the delivery, and make of what has begun nothing that
+// never started.
+func TestCancelBehindAnOlderJournal(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	id := h.ready()
+	putBack := h.keepsJournal()
+	over, asked, runs := c.Submit(id, c.Spec(h.mark("")...)), c.Submit(id, c.Spec(h.mark("")...)), c.Submit(id, c.Spec("sleep", "60"))
+	c.Wait(over)
+	fence := c.Wait(asked).GetFence()
+	c.WaitState(runs, running)
+	putBack()
+	told := len(c.Reports(over)) + len(c.Reports(asked))
+	c.Cancel(id, over)
+	c.Ask(id, asked, fence)
+	c.Cancel(id, runs)
+	for _, inv := range []string{over, asked, runs} {
+		c.Redeliver(inv)
+	}
+	c.Cancel(id, runs) // as a node does until it has heard of the end
+	c.Until("the ends are told again", func() bool { return len(c.Reports(over))+len(c.Reports(asked)) >= told+2 })
+	for _, inv := range []string{over, asked} {
+		for _, r := range c.Reports(inv) {
+			if r.GetState() != succeeded && r.GetState() != running {
+				t.Errorf("what had succeeded is told as %v", r)
+			}
+		}
+	}
+	if r := c.Wait(runs); r.GetState() != canceled || r.GetStartedAt() == 0 {
+		t.Errorf("what ran is told as %v", r)
+	}
+}
+
+// keepsJournal copies the journal of a host. What it answers puts the copy back, while agentd
+// does not run.
+func (h *host) keepsJournal() (putBack func()) {
+	h.t.Helper()
+	journal, older := filepath.Join(h.dir, journalDir), h.t.TempDir()
+	restart := func(between func() error) {
+		h.t.Helper()
+		h.stop()
+		if err := between(); err != nil {
+			h.t.Fatal(err)
+		}
+		before := h.cluster.Agent(h.cluster.Agents()[0]).Epoch
+		h.start()
+		h.cluster.WaitReady(before)
+	}
+	restart(func() error { return os.CopyFS(older, os.DirFS(journal)) })
+	return func() {
+		restart(func() error {
+			return errors.Join(os.RemoveAll(journal), os.CopyFS(journal, os.DirFS(older)), os.Chmod(journal, 0o700))
+		})
 	}
 }

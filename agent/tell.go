@@ -252,11 +252,15 @@ func (w *worker) sweep() {
 }
 
 // mayCome says that an attempt of which the journal knows nothing may be delivered again: it
-// was begun lately, and an older journal was put back. When the journal itself has forgotten
-// something, its floor keeps that from coming.
+// was begun lately, and an older journal was put back. What was submitted before the journal's
+// floor does not come; as hosts' clocks differ, it stays for a while all the same.
 func (w *worker) mayCome(a execute.Attempt) bool {
 	touched, there := w.o.Runner.Touched(a)
-	return there && time.Since(touched) < w.o.Settings().Journal.Retention
+	if now, known := w.o.Clock.Now(); known && now-touched.UnixNano() >= int64(w.o.Settings().Journal.Retention) {
+		return false
+	}
+	floor, known := w.o.Book.now().Floor()
+	return there && !(known && floor-touched.UnixNano() > int64(keptFor))
 }
 
 // runs says whether the attempt is followed.

@@ -200,7 +200,7 @@ func TestSweepKeepsWhatIsNeeded(t *testing.T) {
 	h.stop()
 	// What the journal does not know it has forgotten, or it was put back.
 	h.orphan("gone.1@1", 31*24*time.Hour)
-	h.orphan("fresh.1@1", 29*24*time.Hour)
+	h.orphan("fresh.1@1", 12*time.Hour)
 	epoch := c.Agent(id).Epoch
 	h.start()
 	c.WaitReady(epoch)
