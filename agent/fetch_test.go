@@ -70,6 +70,16 @@ func TestWithoutItsFilesACommandIsRejected(t *testing.T) {
 	if r := c.Wait(inv); r.GetState() != succeeded || tries != 3 {
 		t.Errorf("after two refusals: %v, %d tries", r, tries)
 	}
+	renewals := c.Agent(id).Renewals
+	c.Fetching(func(*agentplanev1.FetchBlobRequest, <-chan struct{}) error {
+		return agentplanev1.Refusal(codes.PermissionDenied, &agentplanev1.ErrorDetail{Reason: "not_claimed"}, "it was canceled")
+	})
+	if r := c.Wait(c.Submit(id, bringing(c, h, path, c.Have("refused"), nil))); r.GetState() != rejected || r.GetReason() != "no_file" {
+		t.Errorf("after a refusal of the command: %v", r)
+	}
+	if n := c.Agent(id).Renewals; n != renewals {
+		t.Errorf("a refusal of the command has had the certificate renewed: %d, were %d", n, renewals)
+	}
 	c.Fetching(nil)
 	for name, lose := range map[string]func(*agentplanev1.Blob){
 		"nobody has it":    c.Lose,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -99,6 +100,7 @@ func (o *opener) note(err error) error {
 	switch e := client.AsError(err); {
 	case unregistered(err):
 		return &session.RefusedError{Reason: "removed", Detail: e.Message, Hint: e.Hint}
+	case slices.Contains(hopeless, e.Reason): // of what was asked, not of who asks
 	case e.Code == codes.Unauthenticated, e.Code == codes.PermissionDenied:
 		o.renewer.distrusted()
 	}

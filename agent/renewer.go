@@ -36,6 +36,7 @@ type renewer struct {
 
 	mu       sync.Mutex    // guards what follows; never held while waiting
 	last     time.Time     // of the last renewal that succeeded
+	failed   time.Time     // when one failed last
 	patience time.Duration // until the next forced one
 }
 
@@ -53,6 +54,9 @@ func (r *renewer) Run(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return nil
 				}
+				r.mu.Lock()
+				r.failed = time.Now()
+				r.mu.Unlock()
 				log := r.log.Warn
 				if unregistered(err) {
 					log = r.log.Debug // the session says it, with what is to be done
@@ -81,7 +85,7 @@ func (r *renewer) Run(ctx context.Context) error {
 // renewal that is under way: another node may accept the certificate as it is.
 func (r *renewer) distrusted() {
 	r.mu.Lock()
-	again := time.Since(r.last) >= r.patience
+	again := time.Since(r.last) >= r.patience && time.Since(r.failed) >= renewForced
 	r.mu.Unlock()
 	if !again {
 		return
