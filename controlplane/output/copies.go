@@ -344,7 +344,15 @@ func (c *copies) forgetRemoved() {
 		p.end()
 		delete(c.pushers, id)
 		for _, a := range c.attempts {
+			if a.replicas[id] == nil {
+				continue
+			}
 			delete(a.replicas, id)
+			a.recorded = false // of nodes that are fewer now
+			if a.copied {
+				c.spreadLocked(a)
+			}
+			c.judgeLocked(a)
 		}
 	}
 }
