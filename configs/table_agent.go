@@ -38,7 +38,7 @@ var agentOptions = []Option{
 		Doc: "How long a program may take to end after TERM before it is killed.",
 	},
 	{
-		Key: "run.reboot_wait", Readers: ProgramAgent, Kind: KindDuration, Default: "10m", Min: "10s", Max: "1d",
+		Key: "run.reboot_wait", Readers: ProgramAgent, Kind: KindDuration, Default: "10m", Min: "10s", Max: "15m",
 		Doc: "How long a reboot that a program has announced is waited for, from its end until the host goes down.",
 	},
 	{

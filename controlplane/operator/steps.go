@@ -16,8 +16,8 @@ const (
 	// MaxStepNameBytes bounds the name of one.
 	MaxStepNameBytes = 64
 
-	// betweenSteps is what a reboot that a step has announced may take: agents wait ten
-	// minutes for it to come, and then the host has to come back.
+	// betweenSteps is what a reboot that a step has announced may take: agents wait for it to
+	// come, at most so long (run.reboot_wait) and as a rule less, and the host has to come back.
 	betweenSteps = 15 * time.Minute
 )
 
