@@ -73,7 +73,7 @@ func guestCutsItselfOff(t *testing.T, k *guestKit) {
 			}
 			i := f.awaitGuestEnd(t, id, "FAILED", "undone", 2)
 			o := f.Ctl(within(t, 20*time.Second), "why", id, "guest")
-			if !strings.Contains(o.Stdout, "undone, no_contact") {
+			if !strings.Contains(o.Stdout, "undone, cause=no_contact") {
 				t.Errorf("%v; why does not say that nobody was reached:\n%s%s", i, o.Stdout, o.Stderr)
 			}
 			f.awaitGuest(t)

@@ -99,6 +99,7 @@ func (h *holdups) ask(ctx context.Context) {
 		}
 		i, others := h.waiting()
 		if i == nil || before.GetId() != i.GetId() {
+			pause = heldUpAfter
 			continue
 		}
 		pause = min(2*pause, askAgainMax)

@@ -116,12 +116,16 @@ func stepRows(invocations []*agentplanev1.Invocation, plan []*agentplanev1.Step)
 	return rows
 }
 
-// unreached says of an invocation's steps that have not begun whether they still may.
+// unreached says of an invocation's steps of which nothing was told whether they may begin.
 func unreached(i *agentplanev1.Invocation) string {
-	if client.Final(i.GetState()) {
+	switch {
+	case i.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_LOST:
+		return "not told of" // its host may be at them now
+	case client.Final(i.GetState()):
 		return "never started"
+	default:
+		return "not yet"
 	}
-	return "not yet"
 }
 
 var stepColumns = []column[stepRow]{
