@@ -52,10 +52,11 @@ help: ## list what can be made
 build: ## build agentplane, agentd and agentctl, static, into .build/
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
-# The end-to-end tests begin first: they wait more than they work, and the others run beside.
+# The two that take longest begin first; one package more than there are processors is tested
+# at once, since the end-to-end tests wait more than they work.
 .PHONY: test
 test: ## all tests: no race detector, cgo, root or network
-	go test ./e2e ./...
+	go test -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) ./e2e ./e2e/sim ./...
 
 .PHONY: race
 race: ## all tests under the race detector (needs a C compiler)
