@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"io"
 	"strings"
 	"sync"
 
@@ -10,7 +11,7 @@ import (
 
 var (
 	errNotCampaigning = errors.New("this node does not campaign")
-	errOutlivedTerm   = errors.New("the request is of an older term than its entries")
+	errOutlivedTerm   = errors.New("the request is of an older term than what it brings")
 )
 
 // gate is the transport under raft. It keeps the pre-vote requests of a node that
@@ -64,6 +65,12 @@ func (g *gate) forward() {
 			var passed bool
 			switch req := rpc.Command.(type) {
 			case *raft.InstallSnapshotRequest:
+				if req.LastLogTerm > req.Term {
+					_, _ = io.Copy(io.Discard, rpc.Reader) // the next request comes behind it
+					rpc.Respond(nil, errOutlivedTerm)
+					passed = true
+					break
+				}
 				passed = g.install(rpc, req)
 			case *raft.AppendEntriesRequest:
 				if outlived(req) {
@@ -86,9 +93,9 @@ func (g *gate) forward() {
 // outlived says that the request comes from a sender whose term of leadership is over.
 //
 // raft's senders outlive their term by as much as they wait for a follower, and then go
-// on with whatever their node's log holds by now: entries of the next term in a request
-// of the last one. A follower that takes them has a log of a later term than it is in,
-// and when it loses power it looks like one that has forgotten its vote (verifyStable).
+// on with whatever their node holds by now: entries, or a snapshot, of the next term in a
+// request of the last one. A follower that takes them has a log of a later term than it is
+// in, and when it starts again it looks like one that has forgotten its vote (verifyStable).
 func outlived(req *raft.AppendEntriesRequest) bool {
 	n := len(req.Entries)
 	return n > 0 && req.Entries[n-1].Term > req.Term
