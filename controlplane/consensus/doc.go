@@ -76,8 +76,8 @@
 // raft can wait for ever while it sends entries to a follower, which then hears
 // heartbeats and nothing else (raft#612). See pipeline.go.
 //
-// And a sender may outlive its term: it then carries entries of the next term in a
-// request of the last one, which followers refuse (gate.go).
+// And a sender may outlive its term: it then carries entries, or a snapshot, of the next
+// term in a request of the last one, which followers refuse (gate.go).
 //
 // # Heartbeats
 //
