@@ -110,8 +110,11 @@ func (g *ground) uptime() time.Duration {
 	return g.uptimeLocked()
 }
 
+// bootTakes is the uptime of a host that has just been booted.
+const bootTakes = time.Second
+
 // uptimeLocked is never zero, which says that it is not known.
-func (g *ground) uptimeLocked() time.Duration { return time.Since(g.booted) + time.Second }
+func (g *ground) uptimeLocked() time.Duration { return time.Since(g.booted) + bootTakes }
 
 // realRunner is execute's as agent.Runner. It does not hand out output: programs print none.
 type realRunner struct{ *execute.Runner }

@@ -166,7 +166,7 @@ func (a account) judgeCause(steps map[int][]Start, undo Start, bad func(string, 
 		since := undo.Up
 		if last.Boot == undo.Boot {
 			since -= last.EndUp
-		} else if before := undo.At.Add(-undo.Up).Sub(last.End); before >= within {
+		} else if before := undo.At.Add(bootTakes - undo.Up).Sub(last.End); before >= within {
 			since = before // it may have been decided, and its intent journalled, under an earlier boot
 		}
 		if !all || since < within || contact != (undo.Cause == execute.CauseNoContact) {
