@@ -100,6 +100,7 @@ func TestAnAnnouncedRebootIsFollowedByTheNextStep(t *testing.T) {
 		h := newMachine(t, time.Minute)
 		ready := filepath.Join(t.TempDir(), "ready")
 		run := start(t, h.r, inSteps("echo one; "+announced+"touch "+ready+"; sleep 60", "echo two"))
+		eventually(t, "its output", func() bool { return stored(t, h.r) == "one\n" })
 		h.pull(run, 1, ready)
 		res := wait(t, h.reboot())
 		wantResult(t, res, Succeeded, ReasonExit)
