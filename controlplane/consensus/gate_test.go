@@ -17,9 +17,8 @@ type inbox struct {
 
 func (i inbox) Consumer() <-chan raft.RPC { return i.rpcs }
 
-// TestEntriesOfALaterTermThanTheirSenderAreRefused sends what a leader's sender sends
-// that has outlived its term.
-func TestEntriesOfALaterTermThanTheirSenderAreRefused(t *testing.T) {
+// openGate is a gate that forwards what the inbox gets, until the test ends.
+func openGate(t *testing.T) (inbox, *gate) {
 	in := inbox{rpcs: make(chan raft.RPC)}
 	g := newGate(in, func() bool { return true }, &installs{}, newVoteStore(nil, nil))
 	done := make(chan struct{})
@@ -27,8 +26,17 @@ func TestEntriesOfALaterTermThanTheirSenderAreRefused(t *testing.T) {
 		defer close(done)
 		g.forward()
 	}()
-	defer func() { <-done }()
-	defer g.Close()
+	t.Cleanup(func() {
+		_ = g.Close()
+		<-done
+	})
+	return in, g
+}
+
+// TestEntriesOfALaterTermThanTheirSenderAreRefused sends what a leader's sender sends
+// that has outlived its term.
+func TestEntriesOfALaterTermThanTheirSenderAreRefused(t *testing.T) {
+	in, g := openGate(t)
 	answers := make(chan raft.RPCResponse, 1)
 	in.rpcs <- raft.RPC{RespChan: answers, Command: &raft.AppendEntriesRequest{
 		Term: 3, PrevLogEntry: 7, PrevLogTerm: 3, Entries: []*raft.Log{{Index: 8, Term: 3}, {Index: 9, Term: 4}},
@@ -54,15 +62,7 @@ func TestEntriesOfALaterTermThanTheirSenderAreRefused(t *testing.T) {
 // TestSnapshotsOfALaterTermThanTheirSenderAreRefused is the same of a sender that was at a
 // snapshot, as its node made one in its next term.
 func TestSnapshotsOfALaterTermThanTheirSenderAreRefused(t *testing.T) {
-	in := inbox{rpcs: make(chan raft.RPC)}
-	g := newGate(in, func() bool { return true }, &installs{}, newVoteStore(nil, nil))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		g.forward()
-	}()
-	defer func() { <-done }()
-	defer g.Close()
+	in, g := openGate(t)
 	answers := make(chan raft.RPCResponse, 1)
 	snapshot := func(term, last uint64) (raft.RPC, *strings.Reader) {
 		content := strings.NewReader("what the snapshot holds")
