@@ -30,7 +30,7 @@ func TestWhatAnOlderJournalDoesNotKnowIsNotStartedAgain(t *testing.T) {
 		}
 	}
 	seen := h.stepMarks()
-	time.Sleep(time.Until(over))
+	c.Until("the time to start is over", func() bool { return time.Now().After(over) })
 	putBack()
 	for _, inv := range all {
 		told := len(c.Reports(inv))

@@ -35,7 +35,7 @@ const (
 // T=power.
 func TestGuest(t *testing.T) {
 	if os.Getenv(guestVar) == "" {
-		t.Skip("it takes minutes and a virtual machine; make vm runs it")
+		t.Skip("SKIPPED: it takes minutes and a virtual machine; asked for by make vm")
 	}
 	k := newGuestKit(t)
 	if !insideNamespaces() {
@@ -122,7 +122,7 @@ func newGuestKit(t *testing.T) *guestKit {
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		t.Skipf("a virtual machine takes what is not here: %s", strings.Join(missing, "; "))
+		t.Skipf("SKIPPED: for a virtual machine is missing: %s", strings.Join(missing, "; "))
 	}
 	return k
 }

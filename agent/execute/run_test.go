@@ -292,7 +292,7 @@ func TestWhatIsLeftBehindEnds(t *testing.T) {
 	t.Run("it has left the session", func(t *testing.T) {
 		t.Parallel()
 		if _, err := exec.LookPath("setsid"); err != nil {
-			t.Skip("SKIPPED: no setsid program")
+			t.Skip("SKIPPED: the program setsid is missing (package util-linux)")
 		}
 		begin := time.Now()
 		res := runOne(t, shell("setsid sh -c 'echo $$; exec sleep 1000' & sleep 0.2"))
