@@ -95,7 +95,11 @@ func guestCutsItselfOff(t *testing.T, k *guestKit) {
 			t.Errorf("%+v", o)
 		}
 		f.expect(t, id, "SUCCEEDED", 1)
-		time.Sleep(time.Second) // an undo that ran in spite of it would have by now
+		next, o := f.run(t, "guest", nil, f.argv()) // behind it an undo that ran in spite of it would have, too
+		if o.Code != 0 {
+			t.Errorf("the next command: %+v", o)
+		}
+		f.expect(t, next, "SUCCEEDED", 1)
 		f.expect(t, id, "SUCCEEDED", 1)
 		if n := sumOf(packetsCounted, g.must(t, "nft list table inet change")); n != 0 {
 			t.Errorf("the rule drops %d packets of others", n)
@@ -111,7 +115,10 @@ func guestCutsItselfOff(t *testing.T, k *guestKit) {
 			t.Fatal(o.Err())
 		}
 		drops(t)
-		time.Sleep(3 * time.Second) // until it waits for contact
+		await(t, 20*time.Second, "the program has ended, behind which contact is waited for", func() error {
+			_, err := g.ask(within(t, 10*time.Second), "ls /data/agent/attempts/"+id+".*/exit")
+			return err
+		})
 		if !g.cut() {
 			t.Fatal("the guest was not alive")
 		}

@@ -28,7 +28,7 @@ func guestFreezes(t *testing.T, k *guestKit) {
 	waiting := f.detach(t, "guest", append([]string{"--queue", "5m"}, limits...), f.argv())
 	f.awaitState(t, over, "EXPIRED")
 	f.awaitGuestEnd(t, running, "LOST", "no_contact", 1)
-	time.Sleep(time.Until(frozen.Add(time.Minute)))
+	time.Sleep(time.Until(frozen.Add(time.Minute))) // how long it is frozen is the test's input
 	if _, err := g.tell("cont"); err != nil {
 		t.Fatal(err)
 	}

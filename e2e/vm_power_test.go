@@ -43,7 +43,7 @@ func guestLosesPower(t *testing.T, k *guestKit) {
 		switch chance := rng.IntN(20); {
 		case n > 0 && chance < 4:
 			kind = "power cut while it starts"
-			time.Sleep(time.Duration(2000+rng.IntN(8000)) * time.Millisecond)
+			time.Sleep(time.Duration(2000+rng.IntN(8000)) * time.Millisecond) // the moments are the test's input
 		case chance < 9:
 			kind = "power cut"
 			g.must(t, "true")
