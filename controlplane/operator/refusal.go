@@ -36,7 +36,7 @@ var hints = map[string]string{
 	"id_old":          `leave --id away, or take a new one`,
 	"no_agent":        `see "agentctl agents list"`,
 	"enrolled_again":  `look at it with "agentctl agents get", then decide`,
-	"version_moved":   `look at it again with "agentctl agents get", then decide`,
+	"version_moved":   `look at it again with "agentctl agents get" or "agentctl templates get", then decide`,
 	"no_token":        `make one with "agentctl tokens create", or see "agentctl tokens list"`,
 	"token_exists":    `leave --id away, or take another one`,
 	"token_used":      `make another one with "agentctl tokens create"`,
