@@ -321,6 +321,32 @@ func (o *operators) confirmOne(ctx context.Context, c *client.Client, cmd *comma
 	return true
 }
 
+// rests waits until hosts have run nothing, and were not started anew, for as long as a reboot
+// is waited for: attempts that the cluster has given up may go on, and one of their steps may
+// announce a reboot.
+func (w *World) rests(ctx context.Context) {
+	boots := func() (n int, busy bool) {
+		for _, a := range w.agents {
+			a.ground.mu.Lock()
+			n += a.ground.boot
+			a.ground.mu.Unlock()
+			busy = busy || slices.ContainsFunc(a.Starts(), func(s Start) bool { return s.End.IsZero() })
+		}
+		return n, busy
+	}
+	last, _ := boots()
+	for since := time.Now(); time.Since(since) < rebootWait; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+		if n, busy := boots(); busy || n != last {
+			last, since = n, time.Now()
+		}
+	}
+}
+
 // vows has three agents of a world that is well run programs with an undo: one that is
 // confirmed at once, one that confirms itself by contact, and one that nobody confirms. With
 // nothing in the way each comes out as it is promised.
@@ -328,6 +354,7 @@ func (w *World) vows(ctx context.Context) error {
 	if w.trade != tradeSteps {
 		return nil
 	}
+	w.rests(ctx)
 	o := w.operators
 	rng := rand.New(rand.NewPCG(w.seed, 0x766f77))
 	all := make([]*command, 3)
