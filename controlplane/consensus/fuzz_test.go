@@ -1,12 +1,16 @@
 package consensus
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/agentplane/agentplane/proto/frame"
 )
 
 // markBytesFile is a mark file in memory.
@@ -57,53 +61,49 @@ func FuzzLogMark(f *testing.F) {
 	})
 }
 
-// A snapshot is listed only when its meta.json says what its seal says.
+// A snapshot is listed only when its meta.json says what its seal says. The payload is what is
+// drawn, since the frame's checksum would stop nearly every mutation.
 func FuzzSealedSnapshot(f *testing.F) {
-	dir := f.TempDir()
-	store, err := openSnapshots(dir, 2, hclog.NewNullLogger())
-	if err != nil {
+	meta := raft.SnapshotMeta{
+		Version: raft.SnapshotVersionMax, ID: "3-9-1", Index: 9, Term: 3, ConfigurationIndex: 1,
+		Configuration: raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a:1"}}},
+	}
+	state := []byte("state")
+	seal := marshaled(f, sealOf(&meta))
+	meta.Size = int64(frame.HeaderBytes + len(seal) + len(state))
+	written := marshaled(f, meta)
+	f.Add(written, seal, state)
+	f.Add(written, seal, []byte{})
+	f.Add([]byte("{}"), []byte("{}"), state)
+	s := &sealed{dir: f.TempDir(), logger: hclog.NewNullLogger()}
+	at := filepath.Join(s.dir, meta.ID)
+	if err := os.Mkdir(at, 0o700); err != nil {
 		f.Fatal(err)
 	}
-	_, transport := raft.NewInmemTransport("")
-	sink, err := store.Create(raft.SnapshotVersionMax, 9, 3, raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a:1"}}}, 1, transport)
-	if err != nil {
-		f.Fatal(err)
-	}
-	if _, err := sink.Write([]byte("state")); err != nil {
-		f.Fatal(err)
-	}
-	if err := sink.Close(); err != nil {
-		f.Fatal(err)
-	}
-	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join(dir, "snapshots", sink.ID(), name))
-		if err != nil {
-			f.Fatal(err)
-		}
-		return b
-	}
-	meta, state := read("meta.json"), read("state.bin")
-	want, err := store.meta(sink.ID())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(meta, state)
-	f.Add(meta, state[:8])
-	f.Add([]byte("{}"), state)
-	f.Fuzz(func(t *testing.T, meta, state []byte) {
-		s := &sealed{dir: t.TempDir(), logger: hclog.NewNullLogger()}
-		at := filepath.Join(s.dir, sink.ID())
-		if err := os.Mkdir(at, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		for name, b := range map[string][]byte{"meta.json": meta, "state.bin": state} {
+	f.Fuzz(func(t *testing.T, said, payload, rest []byte) {
+		for name, b := range map[string][]byte{
+			"meta.json": said,
+			"state.bin": append(frame.Append(nil, frameSeal, payload), rest...),
+		} {
 			if err := os.WriteFile(filepath.Join(at, name), b, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got, err := s.meta(sink.ID())
-		if err == nil && got.ID != want.ID {
-			t.Fatalf("snapshot %q is listed as %+v", sink.ID(), got)
+		got, err := s.meta(meta.ID)
+		if err == nil && (!bytes.Equal(marshaled(t, sealOf(got)), payload) || got.ID != meta.ID || got.Size != int64(len(rest))) {
+			t.Fatalf("sealed as %s before %d bytes, listed as %+v", payload, len(rest), got)
+		}
+		if err != nil && bytes.Equal(said, written) && bytes.Equal(payload, seal) && len(rest) == len(state) {
+			t.Fatalf("what was written is refused: %v", err)
 		}
 	})
+}
+
+func marshaled(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
