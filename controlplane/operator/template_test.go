@@ -2,6 +2,7 @@ package operator
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/agentplane/agentplane/fsm"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 	"github.com/agentplane/agentplane/proto/template"
 )
 
@@ -82,6 +84,32 @@ func TestTemplatesHaveVersions(t *testing.T) {
 	spec.Argv = append(spec.Argv, "${none}")
 	_, err = w.put("restart", spec, 3)
 	wantRefusal(t, err, codes.InvalidArgument, "bad_template")
+}
+
+// outrun is a Proposer behind whose entries somebody else's come before anybody is answered.
+type outrun struct {
+	*world
+	then []*raftlogv1.Mutation
+}
+
+func (o outrun) Propose(ctx context.Context, muts ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error) {
+	out, err := o.world.Propose(ctx, muts...)
+	o.must(o.then...)
+	return out, err
+}
+
+func TestATemplateThatIsDeletedAtOnceWasMade(t *testing.T) {
+	w := fleetWorld(t)
+	w.Templates.o.Proposer = outrun{w, []*raftlogv1.Mutation{{Kind: &raftlogv1.Mutation_DeleteTemplate{
+		DeleteTemplate: &raftlogv1.DeleteTemplate{Name: "restart"},
+	}}}}
+	r, err := w.put("restart", restartTemplate(t), 0)
+	if made := r.GetTemplate(); err != nil || made.GetVersion() != 1 || made.GetName() != "restart" || made.GetCreatedBy() != "alice" || r.GetRepeated() {
+		t.Errorf("it was made, and is answered as %v, %v", r, err)
+	}
+	if _, found := w.m.View().Template("restart", 1); found {
+		t.Error("it was not deleted meanwhile")
+	}
 }
 
 // fromTemplate is a command that a client made of version 1 of "restart".
