@@ -126,6 +126,9 @@
 // answers what sits in its queue to the state when it shuts down), then shuts raft
 // down, then closes the stores.
 //
+// What we found in raft and raft-wal is in UPSTREAM.md, each finding as it could be sent
+// there, with the test that shows it.
+//
 // No mutex is held across anything that waits: tests run in virtual time, where a
 // goroutine that waits for a mutex keeps the clock from moving.
 package consensus
