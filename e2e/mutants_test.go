@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/agentplane/agentplane/e2e/record"
 )
 
 // mutantsTag is the build tag under which MUTANT, in the environment, names the
@@ -165,13 +167,20 @@ func TestMutants(t *testing.T) {
 			cmd.Stdout, cmd.Stderr = &printed, &printed
 			begun := time.Now()
 			err := cmd.Run()
+			line := record.Line{Means: "teeth", What: c.name() + "/" + c.pkg + "." + c.test, Runs: 1, Took: time.Since(begun)}
 			switch out := printed.String(); {
 			case err == nil:
 				t.Errorf("the protection is taken out and the test passes: it has no teeth\n%s", out)
+				line.Failed = 1
 			case !strings.Contains(out, "--- FAIL: "+c.test) || !strings.Contains(out, c.says):
 				t.Errorf("the test does not fail as it should (it should say %q): %v\n%s", c.says, err, out)
+				line.Failed = 1
 			default:
-				t.Logf("caught after %v: %s", time.Since(begun).Round(time.Second), c.complaint(out))
+				t.Logf("caught after %v: %s", line.Took.Round(time.Second), c.complaint(out))
+				line.Good = 1
+			}
+			if err := record.Append(line); err != nil {
+				t.Error(err)
 			}
 		})
 	}
