@@ -39,6 +39,7 @@ func (m *member) register() error {
 			return peer.Reach(ctx, m.n.o.Surroundings.Dial, address, key)
 		},
 		ClockDistance: func() time.Duration { return m.host.Stats().ClockDistance },
+		Process:       process,
 		Now:           m.clock.now, QueueMax: uint32(m.n.o.Config.Agent.QueueMax),
 		RatePerOperator: m.n.o.Config.Commands.RatePerOperator, RateBurst: m.n.o.Config.Commands.RateBurst,
 		BatchMutations: m.n.o.Config.Batch.MaxMutations, BatchBytes: int(m.n.o.Config.Batch.MaxBytes), Logger: m.logger.Named("operator"),

@@ -32,8 +32,10 @@ type Machine struct {
 	view atomic.Pointer[View]
 	feed *feed
 
-	mu    sync.Mutex    // guards moved
+	mu    sync.Mutex    // guards what follows
 	moved chan struct{} // closed when the published index moves; nil while nobody waits
+	// awaited are those who want the very view that first holds an index.
+	awaited []awaited
 }
 
 // New returns an empty machine.
@@ -152,11 +154,13 @@ func takesOffice(e *raftlogv1.Entry) bool {
 // publish makes tables, feed and published index move on together. The view comes
 // first: whoever is woken by a change finds it in the view.
 func (m *Machine) publish(changes []retained) {
-	m.view.Store(&View{t: m.tables.published()})
+	v := &View{t: m.tables.published()}
+	m.view.Store(v)
 	if len(changes) > 0 {
 		m.feed.append(changes)
 	}
 	m.mu.Lock()
+	m.handOverLocked(v)
 	if m.moved != nil {
 		close(m.moved)
 		m.moved = nil

@@ -25,6 +25,7 @@ func (a *app) clusterCmd() *cobra.Command {
 			RunE: a.clusterMembers,
 		},
 		a.clusterStatus(),
+		a.clusterCheck(),
 		a.clusterRemove(),
 		&cobra.Command{
 			Use: "transfer [NODE]", Short: "hand leadership over, to the given node or the most caught up",
@@ -179,6 +180,7 @@ func writeStatus(w io.Writer, r *agentplanev1.StatusResponse, why, whole, wide b
 		[2]string{"index", fmt.Sprintf("%d (term %d)", r.AppliedIndex, r.Term)},
 		[2]string{"time", clock(r.Now)},
 		[2]string{"answered by", name(r.AnsweredBy)},
+		[2]string{"its process", processText(r.Process)},
 	)
 	fmt.Fprintln(w)
 	writeTable(w, wide, r.Members, memberColumns)

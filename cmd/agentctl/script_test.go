@@ -35,6 +35,7 @@ type clusterKey struct{}
 //	agent NAME HEALTH [k=v]… register an agent
 //	behave NAME KEY=VALUE…   register an agent that answers so
 //	down N, freeze N, thaw N what happens to a node
+//	drift N                  a node holds another state than the others
 //	refuse N CODE REASON [unknown]  what a node answers to everything
 //	node NAME                a further node joins
 //	login NAME               a context of that operator, who is a viewer
@@ -95,6 +96,7 @@ func TestScripts(t *testing.T) {
 			"down":   func(ts *testscript.TestScript, _ bool, args []string) { node(ts, args[0]).Kill() },
 			"freeze": func(ts *testscript.TestScript, _ bool, args []string) { node(ts, args[0]).Freeze() },
 			"thaw":   func(ts *testscript.TestScript, _ bool, args []string) { node(ts, args[0]).Thaw() },
+			"drift":  func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).State.Drift(node(ts, args[0]).ID) },
 			"refuse": func(ts *testscript.TestScript, _ bool, args []string) {
 				var code codes.Code
 				ts.Check(code.UnmarshalJSON([]byte(strconv.Quote(args[1]))))

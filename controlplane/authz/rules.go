@@ -50,6 +50,7 @@ var grants = map[string]string{
 	"agents.label":     "admin", // labels decide who is meant
 	"agents.remove":    "admin",
 	"agents.readmit":   "admin",
+	"cluster.check":    "admin", // it costs a node the reading of all its state
 	"cluster.remove":   "admin",
 	"cluster.transfer": "admin",
 	"tokens.create":    "admin",

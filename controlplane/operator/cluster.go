@@ -22,6 +22,7 @@ const successionWait = 3 * time.Second
 type Cluster struct {
 	agentplanev1.UnimplementedClusterServiceServer
 	*service
+	checking chan struct{} // has a value while a state is summed
 }
 
 // Info answers what a client needs before it makes a command.

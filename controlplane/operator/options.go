@@ -97,6 +97,8 @@ type Options struct {
 	Behind func() map[string]uint64
 	// ClockDistance is how far this node's clock is from the voters' median.
 	ClockDistance func() time.Duration
+	// Process is what this node's process takes of its machine. Nil: that is not known.
+	Process func() *agentplanev1.Process
 	// Now is the cluster's time as well as this node knows it between entries; the
 	// time in the state is its lower bound. Nil: this machine's clock.
 	Now func() time.Time
@@ -143,6 +145,9 @@ func New(o Options) (*Services, error) {
 	if o.Peers == nil {
 		o.Peers = func() map[string]string { return nil }
 	}
+	if o.Process == nil {
+		o.Process = func() *agentplanev1.Process { return nil }
+	}
 	if o.WaitsFor == nil {
 		o.WaitsFor = func(string) Wait { return Wait{} }
 	}
@@ -188,7 +193,7 @@ func New(o Options) (*Services, error) {
 	s := &service{o: o}
 	commands := &Commands{service: s, rate: submitRate{perSecond: o.RatePerOperator, burst: max(o.RateBurst, 1)}}
 	return &Services{
-		Cluster:   &Cluster{service: s},
+		Cluster:   &Cluster{service: s, checking: make(chan struct{}, 1)},
 		Commands:  commands,
 		Schedules: &Schedules{service: s, commands: commands},
 		Fleet:     &Fleet{service: s},

@@ -36,7 +36,7 @@ func (c *Cluster) Status(ctx context.Context, req *agentplanev1.StatusRequest) (
 		ClusterId: cmp.Or(row.GetClusterId(), trusted), Incarnation: incarnation(row), LeaderId: cfg.Leader,
 		LeaderEpoch: row.GetOffice().GetEpoch(), Term: c.o.Raft.Term(), AppliedIndex: v.Index(), Now: now,
 		Members: c.members(v, cfg), Voters: uint32(len(cfg.Voters)), FeatureLevel: row.GetFeatureLevel(),
-		AnsweredBy: c.o.NodeID, Agents: map[string]uint32{},
+		AnsweredBy: c.o.NodeID, Agents: map[string]uint32{}, Process: c.o.Process(),
 	}
 	seen := situation{
 		members: answer.Members, leader: cfg.Leader, self: c.o.NodeID, voters: len(cfg.Voters),

@@ -454,11 +454,13 @@ type StatusResponse struct {
 	Members      []*Member              `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
 	Voters       uint32                 `protobuf:"varint,9,opt,name=voters,proto3" json:"voters,omitempty"`
 	// Voters that may die before the cluster stops.
-	Tolerates     uint32            `protobuf:"varint,10,opt,name=tolerates,proto3" json:"tolerates,omitempty"`
-	Problems      []*Problem        `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
-	FeatureLevel  uint32            `protobuf:"varint,12,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
-	AnsweredBy    string            `protobuf:"bytes,13,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
-	Agents        map[string]uint32 `protobuf:"bytes,14,rep,name=agents,proto3" json:"agents,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Tolerates    uint32            `protobuf:"varint,10,opt,name=tolerates,proto3" json:"tolerates,omitempty"`
+	Problems     []*Problem        `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
+	FeatureLevel uint32            `protobuf:"varint,12,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	AnsweredBy   string            `protobuf:"bytes,13,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
+	Agents       map[string]uint32 `protobuf:"bytes,14,rep,name=agents,proto3" json:"agents,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Of the node that answered.
+	Process       *Process `protobuf:"bytes,15,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -591,6 +593,189 @@ func (x *StatusResponse) GetAgents() map[string]uint32 {
 	return nil
 }
 
+func (x *StatusResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// Process is what a node's process takes of its machine; what is not known there is 0.
+type Process struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ResidentBytes uint64                 `protobuf:"varint,1,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
+	OpenFiles     uint32                 `protobuf:"varint,2,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
+	Goroutines    uint32                 `protobuf:"varint,3,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Process) GetResidentBytes() uint64 {
+	if x != nil {
+		return x.ResidentBytes
+	}
+	return 0
+}
+
+func (x *Process) GetOpenFiles() uint32 {
+	if x != nil {
+		return x.OpenFiles
+	}
+	return 0
+}
+
+func (x *Process) GetGoroutines() uint32 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+type CheckStateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The state is read as soon as it holds this index, and after a second in any case: who
+	// asks several nodes for an index that none has yet gets it of all of them.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStateRequest) Reset() {
+	*x = CheckStateRequest{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStateRequest) ProtoMessage() {}
+
+func (x *CheckStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStateRequest.ProtoReflect.Descriptor instead.
+func (*CheckStateRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CheckStateRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type CheckStateResponse struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	NodeId       string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	AppliedIndex uint64                 `protobuf:"varint,2,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// SHA-256 of the state: equal on all nodes at an equal index.
+	Hash          []byte   `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	Process       *Process `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStateResponse) Reset() {
+	*x = CheckStateResponse{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStateResponse) ProtoMessage() {}
+
+func (x *CheckStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStateResponse.ProtoReflect.Descriptor instead.
+func (*CheckStateResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CheckStateResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *CheckStateResponse) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *CheckStateResponse) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *CheckStateResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
 // Problem is one thing that is wrong and the one right command.
 type Problem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -603,7 +788,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +800,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +813,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Problem) GetReason() string {
@@ -662,7 +847,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +859,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +872,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveMemberRequest) GetMember() string {
@@ -705,7 +890,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +902,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +915,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 type TransferLeadershipRequest struct {
@@ -743,7 +928,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +940,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +953,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -787,7 +972,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +984,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +997,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TransferLeadershipResponse) GetLeaderId() string {
@@ -860,7 +1045,7 @@ const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\x13ListMembersResponse\x12/\n" +
 	"\amembers\x18\x01 \x03(\v2\x15.agentplane.v1.MemberR\amembers\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
-	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xd7\x04\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\x89\x05\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -878,10 +1063,25 @@ const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\rfeature_level\x18\f \x01(\rR\ffeatureLevel\x12\x1f\n" +
 	"\vanswered_by\x18\r \x01(\tR\n" +
 	"answeredBy\x12A\n" +
-	"\x06agents\x18\x0e \x03(\v2).agentplane.v1.StatusResponse.AgentsEntryR\x06agents\x1a9\n" +
+	"\x06agents\x18\x0e \x03(\v2).agentplane.v1.StatusResponse.AgentsEntryR\x06agents\x120\n" +
+	"\aprocess\x18\x0f \x01(\v2\x16.agentplane.v1.ProcessR\aprocess\x1a9\n" +
 	"\vAgentsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"O\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"o\n" +
+	"\aProcess\x12%\n" +
+	"\x0eresident_bytes\x18\x01 \x01(\x04R\rresidentBytes\x12\x1d\n" +
+	"\n" +
+	"open_files\x18\x02 \x01(\rR\topenFiles\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\x03 \x01(\rR\n" +
+	"goroutines\")\n" +
+	"\x11CheckStateRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\x98\x01\n" +
+	"\x12CheckStateResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12#\n" +
+	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x120\n" +
+	"\aprocess\x18\x04 \x01(\v2\x16.agentplane.v1.ProcessR\aprocess\"O\n" +
 	"\aProblem\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x18\n" +
@@ -892,11 +1092,13 @@ const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\x19TransferLeadershipRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"9\n" +
 	"\x1aTransferLeadershipResponse\x12\x1b\n" +
-	"\tleader_id\x18\x01 \x01(\tR\bleaderId2\x9b\x04\n" +
+	"\tleader_id\x18\x01 \x01(\tR\bleaderId2\x81\x05\n" +
 	"\x0eClusterService\x12Q\n" +
 	"\x04Info\x12\x1a.agentplane.v1.InfoRequest\x1a\x1b.agentplane.v1.InfoResponse\"\x10\xe2\xd1\x18\fcluster.read\x12W\n" +
 	"\x06Status\x12\x1c.agentplane.v1.StatusRequest\x1a\x1d.agentplane.v1.StatusResponse\"\x10\xe2\xd1\x18\fcluster.read\x12f\n" +
-	"\vListMembers\x12!.agentplane.v1.ListMembersRequest\x1a\".agentplane.v1.ListMembersResponse\"\x10\xe2\xd1\x18\fcluster.read\x12o\n" +
+	"\vListMembers\x12!.agentplane.v1.ListMembersRequest\x1a\".agentplane.v1.ListMembersResponse\"\x10\xe2\xd1\x18\fcluster.read\x12d\n" +
+	"\n" +
+	"CheckState\x12 .agentplane.v1.CheckStateRequest\x1a!.agentplane.v1.CheckStateResponse\"\x11\xe2\xd1\x18\rcluster.check\x12o\n" +
 	"\fRemoveMember\x12\".agentplane.v1.RemoveMemberRequest\x1a#.agentplane.v1.RemoveMemberResponse\"\x16\xe2\xd1\x18\x0ecluster.remove\xe8\xd1\x18\x01\x12\x83\x01\n" +
 	"\x12TransferLeadership\x12(.agentplane.v1.TransferLeadershipRequest\x1a).agentplane.v1.TransferLeadershipResponse\"\x18\xe2\xd1\x18\x10cluster.transfer\xe8\xd1\x18\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
@@ -912,7 +1114,7 @@ func file_agentplane_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_cluster_proto_rawDescData
 }
 
-var file_agentplane_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_agentplane_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_agentplane_v1_cluster_proto_goTypes = []any{
 	(*InfoRequest)(nil),                // 0: agentplane.v1.InfoRequest
 	(*InfoResponse)(nil),               // 1: agentplane.v1.InfoResponse
@@ -921,38 +1123,45 @@ var file_agentplane_v1_cluster_proto_goTypes = []any{
 	(*ListMembersResponse)(nil),        // 4: agentplane.v1.ListMembersResponse
 	(*StatusRequest)(nil),              // 5: agentplane.v1.StatusRequest
 	(*StatusResponse)(nil),             // 6: agentplane.v1.StatusResponse
-	(*Problem)(nil),                    // 7: agentplane.v1.Problem
-	(*RemoveMemberRequest)(nil),        // 8: agentplane.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 9: agentplane.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 10: agentplane.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 11: agentplane.v1.TransferLeadershipResponse
-	nil,                                // 12: agentplane.v1.StatusResponse.AgentsEntry
-	(*Incarnation)(nil),                // 13: agentplane.v1.Incarnation
-	(*Bundle)(nil),                     // 14: agentplane.v1.Bundle
+	(*Process)(nil),                    // 7: agentplane.v1.Process
+	(*CheckStateRequest)(nil),          // 8: agentplane.v1.CheckStateRequest
+	(*CheckStateResponse)(nil),         // 9: agentplane.v1.CheckStateResponse
+	(*Problem)(nil),                    // 10: agentplane.v1.Problem
+	(*RemoveMemberRequest)(nil),        // 11: agentplane.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 12: agentplane.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 13: agentplane.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 14: agentplane.v1.TransferLeadershipResponse
+	nil,                                // 15: agentplane.v1.StatusResponse.AgentsEntry
+	(*Incarnation)(nil),                // 16: agentplane.v1.Incarnation
+	(*Bundle)(nil),                     // 17: agentplane.v1.Bundle
 }
 var file_agentplane_v1_cluster_proto_depIdxs = []int32{
-	13, // 0: agentplane.v1.InfoResponse.incarnation:type_name -> agentplane.v1.Incarnation
-	14, // 1: agentplane.v1.InfoResponse.bundle:type_name -> agentplane.v1.Bundle
+	16, // 0: agentplane.v1.InfoResponse.incarnation:type_name -> agentplane.v1.Incarnation
+	17, // 1: agentplane.v1.InfoResponse.bundle:type_name -> agentplane.v1.Bundle
 	2,  // 2: agentplane.v1.ListMembersResponse.members:type_name -> agentplane.v1.Member
-	13, // 3: agentplane.v1.StatusResponse.incarnation:type_name -> agentplane.v1.Incarnation
+	16, // 3: agentplane.v1.StatusResponse.incarnation:type_name -> agentplane.v1.Incarnation
 	2,  // 4: agentplane.v1.StatusResponse.members:type_name -> agentplane.v1.Member
-	7,  // 5: agentplane.v1.StatusResponse.problems:type_name -> agentplane.v1.Problem
-	12, // 6: agentplane.v1.StatusResponse.agents:type_name -> agentplane.v1.StatusResponse.AgentsEntry
-	0,  // 7: agentplane.v1.ClusterService.Info:input_type -> agentplane.v1.InfoRequest
-	5,  // 8: agentplane.v1.ClusterService.Status:input_type -> agentplane.v1.StatusRequest
-	3,  // 9: agentplane.v1.ClusterService.ListMembers:input_type -> agentplane.v1.ListMembersRequest
-	8,  // 10: agentplane.v1.ClusterService.RemoveMember:input_type -> agentplane.v1.RemoveMemberRequest
-	10, // 11: agentplane.v1.ClusterService.TransferLeadership:input_type -> agentplane.v1.TransferLeadershipRequest
-	1,  // 12: agentplane.v1.ClusterService.Info:output_type -> agentplane.v1.InfoResponse
-	6,  // 13: agentplane.v1.ClusterService.Status:output_type -> agentplane.v1.StatusResponse
-	4,  // 14: agentplane.v1.ClusterService.ListMembers:output_type -> agentplane.v1.ListMembersResponse
-	9,  // 15: agentplane.v1.ClusterService.RemoveMember:output_type -> agentplane.v1.RemoveMemberResponse
-	11, // 16: agentplane.v1.ClusterService.TransferLeadership:output_type -> agentplane.v1.TransferLeadershipResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 5: agentplane.v1.StatusResponse.problems:type_name -> agentplane.v1.Problem
+	15, // 6: agentplane.v1.StatusResponse.agents:type_name -> agentplane.v1.StatusResponse.AgentsEntry
+	7,  // 7: agentplane.v1.StatusResponse.process:type_name -> agentplane.v1.Process
+	7,  // 8: agentplane.v1.CheckStateResponse.process:type_name -> agentplane.v1.Process
+	0,  // 9: agentplane.v1.ClusterService.Info:input_type -> agentplane.v1.InfoRequest
+	5,  // 10: agentplane.v1.ClusterService.Status:input_type -> agentplane.v1.StatusRequest
+	3,  // 11: agentplane.v1.ClusterService.ListMembers:input_type -> agentplane.v1.ListMembersRequest
+	8,  // 12: agentplane.v1.ClusterService.CheckState:input_type -> agentplane.v1.CheckStateRequest
+	11, // 13: agentplane.v1.ClusterService.RemoveMember:input_type -> agentplane.v1.RemoveMemberRequest
+	13, // 14: agentplane.v1.ClusterService.TransferLeadership:input_type -> agentplane.v1.TransferLeadershipRequest
+	1,  // 15: agentplane.v1.ClusterService.Info:output_type -> agentplane.v1.InfoResponse
+	6,  // 16: agentplane.v1.ClusterService.Status:output_type -> agentplane.v1.StatusResponse
+	4,  // 17: agentplane.v1.ClusterService.ListMembers:output_type -> agentplane.v1.ListMembersResponse
+	9,  // 18: agentplane.v1.ClusterService.CheckState:output_type -> agentplane.v1.CheckStateResponse
+	12, // 19: agentplane.v1.ClusterService.RemoveMember:output_type -> agentplane.v1.RemoveMemberResponse
+	14, // 20: agentplane.v1.ClusterService.TransferLeadership:output_type -> agentplane.v1.TransferLeadershipResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_cluster_proto_init() }
@@ -967,7 +1176,7 @@ func file_agentplane_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_cluster_proto_rawDesc), len(file_agentplane_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	ClusterService_Info_FullMethodName               = "/agentplane.v1.ClusterService/Info"
 	ClusterService_Status_FullMethodName             = "/agentplane.v1.ClusterService/Status"
 	ClusterService_ListMembers_FullMethodName        = "/agentplane.v1.ClusterService/ListMembers"
+	ClusterService_CheckState_FullMethodName         = "/agentplane.v1.ClusterService/CheckState"
 	ClusterService_RemoveMember_FullMethodName       = "/agentplane.v1.ClusterService/RemoveMember"
 	ClusterService_TransferLeadership_FullMethodName = "/agentplane.v1.ClusterService/TransferLeadership"
 )
@@ -36,6 +37,9 @@ type ClusterServiceClient interface {
 	Info(ctx context.Context, in *InfoRequest, opts ...grpc.CallOption) (*InfoResponse, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error)
+	// CheckState answers what the node that is asked holds, whoever leads. It reads the whole
+	// state.
+	CheckState(ctx context.Context, in *CheckStateRequest, opts ...grpc.CallOption) (*CheckStateResponse, error)
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 }
@@ -78,6 +82,16 @@ func (c *clusterServiceClient) ListMembers(ctx context.Context, in *ListMembersR
 	return out, nil
 }
 
+func (c *clusterServiceClient) CheckState(ctx context.Context, in *CheckStateRequest, opts ...grpc.CallOption) (*CheckStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckStateResponse)
+	err := c.cc.Invoke(ctx, ClusterService_CheckState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveMemberResponse)
@@ -108,6 +122,9 @@ type ClusterServiceServer interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error)
+	// CheckState answers what the node that is asked holds, whoever leads. It reads the whole
+	// state.
+	CheckState(context.Context, *CheckStateRequest) (*CheckStateResponse, error)
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
@@ -128,6 +145,9 @@ func (UnimplementedClusterServiceServer) Status(context.Context, *StatusRequest)
 }
 func (UnimplementedClusterServiceServer) ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMembers not implemented")
+}
+func (UnimplementedClusterServiceServer) CheckState(context.Context, *CheckStateRequest) (*CheckStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckState not implemented")
 }
 func (UnimplementedClusterServiceServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
@@ -210,6 +230,24 @@ func _ClusterService_ListMembers_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_CheckState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).CheckState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_CheckState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).CheckState(ctx, req.(*CheckStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveMemberRequest)
 	if err := dec(in); err != nil {
@@ -264,6 +302,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListMembers",
 			Handler:    _ClusterService_ListMembers_Handler,
+		},
+		{
+			MethodName: "CheckState",
+			Handler:    _ClusterService_CheckState_Handler,
 		},
 		{
 			MethodName: "RemoveMember",

@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,8 +127,19 @@ func (c clusterService) Status(_ context.Context, req *agentplanev1.StatusReques
 		ClusterId: c.state.bundle.ClusterId, Incarnation: c.state.bundle.Incarnation, LeaderId: c.state.members[0].Id,
 		LeaderEpoch: 1 << 52, Term: 2, AppliedIndex: c.state.index, Now: time.Now().UnixNano(), Members: c.state.members,
 		Voters: voters, Tolerates: (voters - 1) / 2, Problems: c.state.problems, FeatureLevel: 1,
-		AnsweredBy: c.node.ID, Agents: agents,
+		AnsweredBy: c.node.ID, Agents: agents, Process: process,
 	}, nil
+}
+
+// process is what each node says of its own.
+var process = &agentplanev1.Process{ResidentBytes: 64 << 20, OpenFiles: 31, Goroutines: 120}
+
+// CheckState answers the same hash on each node, unless it has drifted.
+func (c clusterService) CheckState(context.Context, *agentplanev1.CheckStateRequest) (*agentplanev1.CheckStateResponse, error) {
+	c.state.mu.Lock()
+	defer c.state.mu.Unlock()
+	hash := sha256.Sum256(fmt.Append(nil, c.state.drifted[c.node.ID]))
+	return &agentplanev1.CheckStateResponse{NodeId: c.node.ID, AppliedIndex: c.state.index, Hash: hash[:], Process: process}, nil
 }
 
 func (c clusterService) ListMembers(context.Context, *agentplanev1.ListMembersRequest) (*agentplanev1.ListMembersResponse, error) {

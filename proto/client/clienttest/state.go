@@ -48,6 +48,7 @@ type State struct {
 	blobs      map[string][]byte
 	problems   []*agentplanev1.Problem
 	leaderless bool // as far as Status says
+	drifted    map[string]bool
 }
 
 type command struct {
@@ -76,8 +77,8 @@ func newState(c *Cluster) *State {
 			Index:       1,
 		},
 		behave: map[string]Behaviour{}, templates: map[string][]*agentplanev1.Template{},
-		blobs: map[string][]byte{},
-		keys:  map[string]identity.PublicKey{},
+		blobs: map[string][]byte{}, drifted: map[string]bool{},
+		keys: map[string]identity.PublicKey{},
 	}
 }
 
@@ -308,3 +309,10 @@ func (s *State) endLocked(c *command, i *agentplanev1.Invocation, b Behaviour) {
 }
 
 func invocationID(command string, n int) string { return fmt.Sprintf("%s-%d", command, n) }
+
+// Drift has the node hold another state than the others.
+func (s *State) Drift(nodeID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drifted[nodeID] = true
+}
