@@ -272,7 +272,7 @@ func (s *stream) watchHealth() {
 			said := map[string]bool{}
 			for s.pause(200 * time.Millisecond) {
 				// The end of a watch has no meaning here: nodes die, that is what the test does.
-				_ = s.watchAgents(ctx, c, func(a *agentplanev1.Agent) {
+				_ = s.watchAgents(ctx, c, address, func(a *agentplanev1.Agent) {
 					if (a.Health == "DOWN" || a.Health == "LEFT" && !s.f.goodbyes) && a.Name != s.f.ghost && !said[a.Name] {
 						said[a.Name] = true
 						s.oddity("agent %s was called %s (%s), seen at %s at %s", a.Name, a.Health, a.HealthReason, address, time.Now().Format(time.StampMilli))
@@ -286,20 +286,50 @@ func (s *stream) watchHealth() {
 	watching.Wait()
 }
 
-// watchAgents hands over each agent as it stands and as it changes, until the watch ends.
-func (s *stream) watchAgents(ctx context.Context, c *client.Client, each func(*agentplanev1.Agent)) error {
+// watchAgents hands over each agent as it stands and as it changes, until the watch ends,
+// and notes what stands out of order in it.
+func (s *stream) watchAgents(ctx context.Context, c *client.Client, address string, each func(*agentplanev1.Agent)) error {
 	watch, err := agentplanev1.NewFleetServiceClient(c).WatchAgents(ctx, &agentplanev1.WatchAgentsRequest{})
 	if err != nil {
 		return err
 	}
+	var order watchOrder
 	for {
 		r, err := watch.Recv()
 		if err != nil {
 			return err
 		}
 		s.watched.Add(1)
+		for _, what := range order.judge(r) {
+			s.oddity("a watch at %s: %s", address, what)
+		}
 		for _, a := range r.Agents {
 			each(a)
 		}
 	}
+}
+
+// watchOrder is what one watch has told so far.
+type watchOrder struct {
+	index  uint64
+	epochs map[string]uint64 // of sessions, by agent id; ids are never used again
+}
+
+// judge says what goes back in a message: the index of the state, or the epoch of an agent's
+// session.
+func (o *watchOrder) judge(r *agentplanev1.WatchAgentsResponse) (odd []string) {
+	if o.epochs == nil {
+		o.epochs = make(map[string]uint64)
+	}
+	if r.Index < o.index {
+		odd = append(odd, fmt.Sprintf("index %d comes after %d", r.Index, o.index))
+	}
+	o.index = max(o.index, r.Index)
+	for _, a := range r.Agents {
+		if was := o.epochs[a.Id]; a.SessionEpoch < was {
+			odd = append(odd, fmt.Sprintf("agent %s has session epoch %d after %d", a.Name, a.SessionEpoch, was))
+		}
+		o.epochs[a.Id] = max(o.epochs[a.Id], a.SessionEpoch)
+	}
+	return odd
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 	"github.com/agentplane/agentplane/e2e/record"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
 func TestArsenalNamesEachFaultOnce(t *testing.T) {
@@ -58,6 +59,34 @@ func TestStrikesTogetherAreSeenOnlyWhenEachIs(t *testing.T) {
 	}
 	if err := both.mend(); err != nil || mended != 2 {
 		t.Errorf("%d were mended (%v), want both", mended, err)
+	}
+}
+
+func TestWatchesAreJudgedByTheirOrder(t *testing.T) {
+	message := func(index uint64, epochs ...uint64) *agentplanev1.WatchAgentsResponse {
+		r := &agentplanev1.WatchAgentsResponse{Index: index}
+		for i, epoch := range epochs {
+			r.Agents = append(r.Agents, &agentplanev1.Agent{Id: fmt.Sprint(i), Name: fmt.Sprintf("a%d", i), SessionEpoch: epoch})
+		}
+		return r
+	}
+	for name, c := range map[string]struct {
+		messages []*agentplanev1.WatchAgentsResponse
+		odd      int
+	}{
+		"all grows, or stays":             {[]*agentplanev1.WatchAgentsResponse{message(5, 0, 3), message(5, 4, 3), message(9, 4, 8)}, 0},
+		"an index goes back":              {[]*agentplanev1.WatchAgentsResponse{message(5), message(9), message(8), message(9)}, 1},
+		"an epoch falls":                  {[]*agentplanev1.WatchAgentsResponse{message(5, 4, 7), message(6, 5, 6), message(7, 5, 7)}, 1},
+		"an epoch falls to none, for two": {[]*agentplanev1.WatchAgentsResponse{message(5, 4, 7), message(6, 0, 0)}, 2},
+	} {
+		var o watchOrder
+		var odd []string
+		for _, m := range c.messages {
+			odd = append(odd, o.judge(m)...)
+		}
+		if len(odd) != c.odd {
+			t.Errorf("%s: %q, want %d sentences", name, odd, c.odd)
+		}
 	}
 }
 
