@@ -71,7 +71,7 @@ func shapeOf(t *testing.T, seed uint64, faults []*weapon) shape {
 	return shape{
 		seed: seed, faults: faults,
 		nodes:  numberOr(t, chaosNodesVar, []int{3, 3, 5}[rng.IntN(3)]),
-		agents: numberOr(t, chaosAgentsVar, []int{10, 20, 30, 50}[rng.IntN(4)]),
+		agents: numberOr(t, chaosAgentsVar, []int{50, 50, 50, 50, 50, 100, 100, 200}[rng.IntN(8)]),
 		old:    numberOr(t, chaosOldVar, rng.IntN(2)) > 0,
 	}
 }
@@ -103,9 +103,9 @@ type deck struct {
 	left  []*weapon
 }
 
-// deal answers one fault, or most often two that can be done together.
+// deal answers one fault, or two times out of three two that can be done together.
 func (d *deck) deal() []*weapon {
-	if d.rng.IntN(10) == 0 || len(d.cards) == 1 {
+	if d.rng.IntN(3) == 0 || len(d.cards) == 1 {
 		return []*weapon{d.take(nil)}
 	}
 	first := d.take(nil)
