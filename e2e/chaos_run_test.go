@@ -295,6 +295,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	}
 	readHistory(t, w.s, &h)
 	w.agree(t)
+	hashes := w.sameState(t)
 	for id := range r.content {
 		delete(h.listed, id) // they were judged by themselves
 	}
@@ -330,7 +331,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		fmt.Sprintf("acks=%d", told[acknowledged]), fmt.Sprintf("unknown=%d", told[unknown]), fmt.Sprintf("refused=%d", told[refused]),
 		fmt.Sprintf("starts=%d", len(h.starts)), fmt.Sprintf("slowest=%.1fs", slowestAck(h).Seconds()),
 		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()), fmt.Sprintf("watched=%d", w.s.watched.Load()),
-		fmt.Sprintf("linear=%d", len(r.ops)+len(w.locks.ops)),
+		fmt.Sprintf("linear=%d", len(r.ops)+len(w.locks.ops)), fmt.Sprintf("hashes=%d", hashes),
 	}
 	notes = append(notes, counts.notes()...)
 	if w.exits() > 0 {

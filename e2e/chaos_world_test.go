@@ -380,42 +380,6 @@ func (w *world) command(ctx context.Context) error {
 	}
 }
 
-// agree fails the test when two nodes, each of which answers from its own state, show
-// different commands.
-func (w *world) agree(t *testing.T) {
-	t.Helper()
-	var first []string
-	for i, c := range w.each {
-		var rows []string
-		for before := ""; ; {
-			r, err := agentplanev1.NewCommandServiceClient(c).ListCommands(within(t, 20*time.Second), &agentplanev1.ListCommandsRequest{Limit: 1000, Before: before})
-			if err != nil {
-				t.Fatalf("list the commands of node %s: %v", w.nodes[i].Name, err)
-			}
-			for _, row := range r.Commands {
-				rows = append(rows, row.String())
-				before = row.Id
-			}
-			if !r.More {
-				break
-			}
-		}
-		if i == 0 {
-			first = rows
-		}
-		if len(rows) != len(first) {
-			t.Errorf("node %s shows %d commands, node %s %d", w.nodes[0].Name, len(first), w.nodes[i].Name, len(rows))
-			continue
-		}
-		for n := range rows {
-			if rows[n] != first[n] {
-				t.Errorf("node %s shows %s, node %s %s", w.nodes[0].Name, first[n], w.nodes[i].Name, rows[n])
-				break
-			}
-		}
-	}
-}
-
 // record has clients work on commands for the ghost, and others on locks, until the stream
 // ends.
 func (w *world) record() *recorder {
