@@ -296,6 +296,9 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	readHistory(t, w.s, &h)
 	w.agree(t)
 	hashes := w.sameState(t)
+	for _, what := range w.levels.judge(len(h.submissions)) {
+		t.Error(what)
+	}
 	for id := range r.content {
 		delete(h.listed, id) // they were judged by themselves
 	}
@@ -333,6 +336,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()), fmt.Sprintf("watched=%d", w.s.watched.Load()),
 		fmt.Sprintf("linear=%d", len(r.ops)+len(w.locks.ops)), fmt.Sprintf("hashes=%d", hashes),
 	}
+	notes = append(notes, w.levels.notes()...)
 	notes = append(notes, counts.notes()...)
 	if w.exits() > 0 {
 		notes = append(notes, fmt.Sprintf("exits=%d", w.exits()))

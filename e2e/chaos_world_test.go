@@ -56,6 +56,7 @@ type world struct {
 	deaths []agentDeath
 	locks  *lockRecorder
 	slow   time.Duration // the longest that it took to be whole again
+	levels levels        // what processes took at each gate
 }
 
 // newWorld starts everything, and has it end and removed with the test.
@@ -332,6 +333,7 @@ func (w *world) gate(t *testing.T, when string) {
 		t.Fatalf("the cluster is not whole %s: %v; before that: %v; the load of the machine is %s", when, err, lacked, busy)
 	}
 	w.slow = max(w.slow, time.Since(began))
+	w.measure(t)
 	t.Logf("%s whole %s, after %.1fs", time.Now().Format("15:04:05.0"), when, time.Since(began).Seconds())
 }
 
