@@ -109,6 +109,7 @@
 //	breach           I6      controlplane/rollout    TestFailuresStopTheBatch
 //	verifyleader     I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
 //	verifyleader     I7      e2e                     TestPausedLeaderNeverAnswersStale
+//	watchgap         I7      controlplane/operator   TestWatchCommandFromCopyToEnd
 //	digest           I8      fsm                     TestStories
 //	firetwice        I8      fsm                     TestStories
 //	clock            I9      fsm                     TestTwoReplicasAgree

@@ -92,7 +92,9 @@ func (w *commandWatch) send(changes []fsm.Change) error {
 		case c.Table == fsm.TableInvocations && strings.HasPrefix(c.Key, w.id+".") && c.Row != nil:
 			i, _ := c.Row.(*raftlogv1.Invocation)
 			if n, seen := at[c.Key]; seen {
-				rows[n] = i
+				if keepsLast {
+					rows[n] = i
+				}
 				continue
 			}
 			at[c.Key] = len(rows)
