@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -118,4 +119,15 @@ func storeOn(t *testing.T, w *World, number int) {
 	log := written{n.disk.Disk().Log, w.book, n, n.life}
 	w.lives.Go(func() { _ = log.StoreLog(&raft.Log{Index: 1, Term: 1}) })
 	time.Sleep(time.Minute)
+}
+
+func TestRecordNamesKindsOfLivesThatCount(t *testing.T) {
+	var a tally
+	a.add(&Outcome{Effects: map[string]int{"kill node": 2, "loss": 1}})
+	a.add(&Outcome{Effects: map[string]int{"kill node": 3}, Red: []string{"I1"}})
+	a.add(&Outcome{Effects: map[string]int{"loss": 1}, Void: "1 faults took effect"})
+	l := a.line(7, time.Second)
+	if l.Good != 1 || l.Void != 1 || l.Failed != 1 || !slices.Contains(l.Notes, "kinds=kill-node:5,loss:1") {
+		t.Errorf("the record says %s", l)
+	}
 }
