@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -58,17 +59,25 @@ func (b *book) sample(node string, v *fsm.View) {
 	b.samples[v.Index()] = s
 }
 
-// written is a log that tells the book.
+// written is a log that tells the book, and its node's life what becomes of writes.
 type written struct {
 	raft.LogStore
 	book *book
+	node *node
+	life *nodeLife
 }
 
 func (w written) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
 
 func (w written) StoreLogs(logs []*raft.Log) error {
 	w.book.wrote(logs) // first: of what is torn by a power cut, a part may count
-	return w.LogStore.StoreLogs(logs)
+	w.life.writes.Add(1)
+	began := time.Now()
+	err := w.LogStore.StoreLogs(logs)
+	if time.Since(began) >= slowWrite {
+		w.node.slowWrites.Add(1)
+	}
+	return err
 }
 
 // IsMonotonic is that of the log below.

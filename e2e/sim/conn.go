@@ -121,7 +121,11 @@ func (c *conn) sendLocked(s segment) {
 		s.at = p.queue[n-1].at
 	}
 	p.queue = append(p.queue, s)
-	if !p.armed && !p.still {
+	if p.still {
+		c.place.net.openLocked(link{c.place.ip, p.place.ip}) // held up behind the others
+		return
+	}
+	if !p.armed {
 		p.armLocked(time.Until(p.queue[0].at))
 	}
 }
@@ -142,7 +146,6 @@ func (c *conn) arrive() {
 	for len(c.queue) > 0 {
 		if !n.openLocked(link{c.peer.place.ip, c.place.ip}) {
 			c.still = true
-			n.stalled++
 			return
 		}
 		s := c.queue[0]

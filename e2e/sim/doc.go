@@ -35,6 +35,11 @@
 //     nobody; some bring files and input along. Here agentd dies before, amid and after
 //     the records of its journal, hosts lose power there, and disks spoil what was brought.
 //
+// A fault took effect when that was seen: a cut, a pause, loss or delay when something was
+// held up, lost or late by it, on its links and hosts; a bad disk or clock when it was written
+// to or read; a transfer when it was answered to be done; the others when there was something
+// to kill, break or spoil. Of faults that come over each other on one link or host what is
+// held up counts for each.
 // A life with fewer than three faults that took effect or fewer than fifty acknowledged
 // writes is void and counts for nothing; so is one whose trade is steps with fewer than three
 // that came behind a first one.

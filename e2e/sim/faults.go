@@ -53,140 +53,149 @@ var rare = []Fault{
 	{Kind: longMute, For: time.Second},
 }
 
-// faultKind is what a fault does; it answers whether it took effect, and how it ends (nil: by
-// itself).
+// ending ends a fault, and answers whether it took effect: whether something of what it does
+// was seen between its begin and its end.
+type ending func() (effect bool)
+
+// faultKind is what a fault does, and how it ends. A nil ending is that of a fault which is
+// over and has noted itself whether it took effect.
 type faultKind struct {
 	name   string
 	ofNode bool
-	begin  func(*World, Fault) (effect bool, end func())
+	begin  func(*World, Fault) ending
 }
 
 // kinds are all faults but those of steps.
 var kinds = []faultKind{
-	{"kill node", true, func(w *World, f Fault) (bool, func()) { return w.killNode(f, false) }},
-	{"power cut of node", true, func(w *World, f Fault) (bool, func()) { return w.killNode(f, true) }},
-	{"power cut of all nodes", true, func(w *World, f Fault) (bool, func()) {
-		ends := make([]func(), len(w.nodes))
-		for i := range w.nodes {
-			f.Who = i
-			_, ends[i] = w.killNode(f, true)
+	{"kill node", true, func(w *World, f Fault) ending { return w.killNode(w.nodeOf(f.Who), false) }},
+	{"power cut of node", true, func(w *World, f Fault) ending { return w.killNode(w.nodeOf(f.Who), true) }},
+	{"power cut of all nodes", true, func(w *World, _ Fault) ending {
+		var all []ending
+		for _, n := range w.nodes {
+			all = append(all, w.killNode(n, true))
 		}
-		return true, func() {
-			for _, end := range ends {
-				end()
-			}
-		}
+		return anyOf(all)
 	}},
 	{"replacement of node", true, (*World).removeNode},
-	{"pause node", true, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.nodeOf(f.Who).ip) }},
+	{"pause node", true, func(w *World, f Fault) ending { return w.pauseHost(w.nodeOf(f.Who).ip) }},
 	{"partition", true, (*World).partition},
-	{"isolate node", true, func(w *World, f Fault) (bool, func()) {
-		return w.isolate(w.nodeOf(f.Who))
-	}},
-	{longMute, true, func(w *World, f Fault) (bool, func()) {
+	{"isolate node", true, func(w *World, f Fault) ending { return w.isolate(w.nodeOf(f.Who)) }},
+	{longMute, true, func(w *World, f Fault) ending {
 		n, leader := w.nodeOf(max(f.Who, 0)), w.leader()
 		if n == leader {
 			n = w.nodeOf(max(f.Who, 0) + 1)
 		}
-		effect, end := w.cutAll([]link{{n.ip, leader.ip}})
+		end := w.cutAll([]link{{n.ip, leader.ip}})
 		time.Sleep(mutePatience) // and For
-		return effect, end
+		return end
 	}},
-	{"one-way cut", true, func(w *World, f Fault) (bool, func()) {
+	{"one-way cut", true, func(w *World, f Fault) ending {
 		a, b := w.nodeOf(f.Who), w.nodeOf(f.To)
 		return w.cutAll([]link{{a.ip, b.ip}})
 	}},
-	{"loss", false, func(w *World, f Fault) (bool, func()) {
+	{"loss", false, func(w *World, f Fault) ending {
+		lost := func() uint64 { n, _ := w.net.Worsened(); return n + w.gossip.Lost() }
+		before := lost()
 		w.net.SetLoss(0.02 * float64(1+f.To))
 		w.gossip.SetLoss(0.05 * float64(1+f.To))
-		return true, func() { w.net.SetLoss(0); w.gossip.SetLoss(0) }
+		return func() bool {
+			w.net.SetLoss(0)
+			w.gossip.SetLoss(0)
+			return lost() > before
+		}
 	}},
-	{"delay", false, func(w *World, f Fault) (bool, func()) {
+	{"delay", false, func(w *World, f Fault) ending {
+		_, before := w.net.Worsened()
 		d := time.Duration(5*(1+f.To)) * time.Millisecond
 		w.net.SetDelay(0, 2*d)
 		w.gossip.SetLatency(d)
-		return true, func() {
-			w.net.SetDelay(100*time.Microsecond, time.Millisecond)
+		return func() bool {
+			w.net.SetDelay(usualMin, usualMax)
 			w.gossip.SetLatency(time.Millisecond)
+			_, delayed := w.net.Worsened()
+			return delayed > before
 		}
 	}},
-	{"clock jump of node", true, func(w *World, f Fault) (bool, func()) {
+	{"clock jump of node", true, func(w *World, f Fault) ending {
 		n, by := w.nodeOf(f.Who), time.Duration(f.To-2)*25*time.Second
 		if n == w.nodes[0] { // one in each world: of three clocks two are right
 			by = time.Duration(f.To-2) * 30 * time.Minute
 		}
-		old := n.skew.Swap(int64(by))
-		return old != int64(by), func() { n.skew.Store(n.usual) } // whatever jumped meanwhile
-	}},
-	{"slow leader cut off", false, func(w *World, _ Fault) (bool, func()) { return w.deposeSlowLeader(w.isolate) }},
-	{"slow leader paused", false, func(w *World, _ Fault) (bool, func()) {
-		return w.deposeSlowLeader(func(n *node) (bool, func()) { return w.pauseHost(n.ip) })
-	}},
-	{"transfer of leadership", false, func(w *World, _ Fault) (bool, func()) {
-		w.lives.Go(func() { _ = w.transfer("", 5*time.Second) })
-		return true, nil
-	}},
-	{"slow disk of node", true, func(w *World, f Fault) (bool, func()) {
-		n := w.nodeOf(f.Who)
-		disk := func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			n.disk.SetDelay(time.Duration(20*(1+f.To)) * time.Millisecond)
+		before := n.misread.Load()
+		jumped := n.skew.Swap(int64(by)) != int64(by)
+		return func() bool {
+			n.skew.Store(n.usual) // whatever jumped meanwhile
+			return jumped && n.misread.Load() > before
 		}
-		disk()
-		return true, func() { w.mu.Lock(); defer w.mu.Unlock(); n.disk.SetDelay(time.Millisecond) }
 	}},
-	{"failing disk of node", true, func(w *World, f Fault) (bool, func()) {
+	{"slow leader cut off", false, func(w *World, _ Fault) ending { return w.deposeSlowLeader(w.isolate) }},
+	{"slow leader paused", false, func(w *World, _ Fault) ending {
+		return w.deposeSlowLeader(func(n *node) ending { return w.pauseHost(n.ip) })
+	}},
+	{"transfer of leadership", false, func(w *World, f Fault) ending {
+		w.lives.Go(func() { w.once(f, w.transfer("", 5*time.Second) == nil) })
+		return nil
+	}},
+	{"slow disk of node", true, func(w *World, f Fault) ending {
+		n := w.nodeOf(f.Who)
+		before := n.slowWrites.Load()
+		w.slowDisk(n, slowWrite*time.Duration(1+f.To))
+		return func() bool {
+			w.slowDisk(n, time.Millisecond)
+			return n.slowWrites.Load() > before
+		}
+	}},
+	{"failing disk of node", true, func(w *World, f Fault) ending {
 		return w.breakDisk(w.nodeOf(f.Who), func(d *consensustest.MemDisk) { d.Fail(errors.New("input/output error")) })
 	}},
-	{"hanging disk of node", true, func(w *World, f Fault) (bool, func()) {
+	{"hanging disk of node", true, func(w *World, f Fault) ending {
 		return w.breakDisk(w.nodeOf(f.Who), (*consensustest.MemDisk).Hang)
 	}},
-	{"kill agentd", false, func(w *World, f Fault) (bool, func()) {
+	{"kill agentd", false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		killed := a.kill()
-		return killed, func() { w.must(a.start()) }
+		return func() bool { w.must(a.start()); return killed }
 	}},
-	{"crash of agentd at a start", false, func(w *World, f Fault) (bool, func()) {
+	{"crash of agentd at a start", false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		a.crashAtNextStart(f.To%3, func(point string) {
 			w.trace.Note(a.name, "agentd crashes %s", point)
 			w.trouble()
-			w.note("crash of agentd at a start")
+			w.note(f.Kind)
 			w.lives.Go(func() {
 				time.Sleep(f.For)
 				w.must(a.start())
 				w.trouble()
 			})
 		})
-		return false, nil // counted when it comes
+		return nil // counted when it comes
 	}},
-	{"pause agentd", false, func(w *World, f Fault) (bool, func()) { return w.pauseHost(w.agentOf(f.Who).ip) }},
-	{"reboot of an agent's host", false, func(w *World, f Fault) (bool, func()) {
+	{"pause agentd", false, func(w *World, f Fault) ending { return w.pauseHost(w.agentOf(f.Who).ip) }},
+	{"reboot of an agent's host", false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		killed := a.kill()
 		ended := a.Host.kill(1<<30, "reboot")
-		return killed || ended > 0, func() { w.must(a.start()) }
+		return func() bool { w.must(a.start()); return killed || ended > 0 }
 	}},
-	{agentRemoval, false, func(w *World, f Fault) (bool, func()) {
+	{agentRemoval, false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		ctx, cancel := context.WithTimeout(w.ctx, 3*time.Second)
 		defer cancel()
 		_, err := agentplanev1.NewFleetServiceClient(w.operators.clients[0]).RemoveAgent(ctx, &agentplanev1.RemoveAgentRequest{Agent: a.name})
 		w.trace.Note(a.name, "is removed: %v", err)
-		return false, func() { w.enrolAgain(a, 3*time.Second) } // counted when it has gone, whatever was answered
+		return func() bool { w.enrolAgain(a, 3*time.Second); return false } // counted when it has gone, whatever was answered
 	}},
 	{journalPutBack, false, (*World).putBack},
-	{"kill a supervisor", false, func(w *World, f Fault) (bool, func()) {
-		return w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0, nil
+	{"kill a supervisor", false, func(w *World, f Fault) ending {
+		return w.once(f, w.agentOf(f.Who).Host.kill(1, "supervisor_gone") > 0)
 	}},
-	{"cut an agent from a node", false, func(w *World, f Fault) (bool, func()) {
+	{"cut an agent from a node", false, func(w *World, f Fault) ending {
 		a, n := w.agentOf(f.Who), w.nodeOf(f.To)
 		return w.cutAll([]link{{a.ip, n.ip}, {n.ip, a.ip}})
 	}},
-	{"flapping link of an agent", false, func(w *World, f Fault) (bool, func()) { return w.flap(f, w.agentOf(f.Who)) }},
-	{flappingLinks, false, func(w *World, f Fault) (bool, func()) { return w.flap(f, w.agents...) }},
-	{"broken connections of node", true, func(w *World, f Fault) (bool, func()) {
+	{"flapping link of an agent", false, func(w *World, f Fault) ending { return w.flap(f, w.agentOf(f.Who)) }},
+	{flappingLinks, false, func(w *World, f Fault) ending { return w.flap(f, w.agents...) }},
+	{"broken connections of node", true, func(w *World, f Fault) ending {
 		n, broken := w.nodeOf(f.Who), w.net.Reset(w.nodeOf(f.Who).ip, operatorsIP)
 		for _, a := range w.agents {
 			broken += w.net.Reset(n.ip, a.ip)
@@ -194,9 +203,9 @@ var kinds = []faultKind{
 		for _, other := range w.nodes {
 			broken += w.net.Reset(n.ip, other.ip)
 		}
-		return broken > 0, nil
+		return w.once(f, broken > 0)
 	}},
-	{"isolate an agent", false, func(w *World, f Fault) (bool, func()) {
+	{"isolate an agent", false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		var links []link
 		for _, n := range w.nodes {
@@ -204,6 +213,12 @@ var kinds = []faultKind{
 		}
 		return w.cutAll(links)
 	}},
+}
+
+// kindOf is the kind of that name.
+func kindOf(name string) faultKind {
+	all := slices.Concat(kinds, stepKinds)
+	return all[slices.IndexFunc(all, func(k faultKind) bool { return k.name == name })]
 }
 
 // plan draws the faults of a life.
@@ -230,23 +245,14 @@ func (w *World) suffer(faults []Fault) {
 	for _, f := range faults {
 		wg.Go(func() {
 			time.Sleep(f.At)
-			for _, k := range slices.Concat(kinds, stepKinds) {
-				if k.name != f.Kind {
-					continue
-				}
-				w.trouble()
-				w.trace.Note("fault", "%s", f)
-				effect, end := k.begin(w, f)
-				if effect {
-					w.note(f.Kind)
-				}
-				if end != nil {
-					time.Sleep(f.For)
-					end()
-					w.trace.Note("fault", "over: %s", f)
-				}
-				w.trouble()
+			w.trouble()
+			w.trace.Note("fault", "%s", f)
+			if end := kindOf(f.Kind).begin(w, f); end != nil {
+				time.Sleep(f.For)
+				w.once(f, end())
+				w.trace.Note("fault", "over: %s", f)
 			}
+			w.trouble()
 		})
 	}
 	wg.Wait()
@@ -284,6 +290,14 @@ func (w *World) note(kind string) {
 	w.effects[kind]++
 }
 
+// once counts a fault if it took effect, and ends nothing.
+func (w *World) once(f Fault, effect bool) ending {
+	if effect {
+		w.note(f.Kind)
+	}
+	return nil
+}
+
 func (w *World) must(err error) {
 	if err != nil {
 		w.fault("%v", err)
@@ -299,35 +313,61 @@ func (w *World) nodeOf(who int) *node {
 
 func (w *World) agentOf(who int) *agentHost { return w.agents[max(who, 0)%len(w.agents)] }
 
-func (w *World) killNode(f Fault, power bool) (bool, func()) {
-	n := w.nodeOf(f.Who)
+func (w *World) killNode(n *node, power bool) ending {
 	killed := n.kill(power)
-	return killed, func() { w.must(n.start()) }
+	return func() bool { w.must(n.start()); return killed }
+}
+
+// anyOf ends all, and answers whether one of them took effect.
+func anyOf(all []ending) ending {
+	return func() (effect bool) {
+		for _, end := range all {
+			effect = end() || effect
+		}
+		return effect
+	}
+}
+
+// slowWrite is how long a write takes at least on a slow disk, and never on another one that
+// does not hang.
+const slowWrite = 20 * time.Millisecond
+
+func (w *World) slowDisk(n *node, delay time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n.disk.SetDelay(delay)
 }
 
 // breakDisk does something to a disk, until somebody puts in another one with what
 // lies on it, and starts the node if it has given up.
-func (w *World) breakDisk(n *node, do func(*consensustest.MemDisk)) (bool, func()) {
+func (w *World) breakDisk(n *node, do func(*consensustest.MemDisk)) ending {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	// While raft opens, a failure would leave goroutines that only the end of a process
 	// ends.
 	if n.life == nil || time.Since(n.life.began) < 2*time.Second {
-		return false, nil
+		return nil
 	}
 	w.badDisk[n] = true
-	d := n.disk
+	d, life := n.disk, n.life
+	before := life.writes.Load()
 	do(d)
-	return true, func() {
+	return func() bool {
+		met := life.writes.Load() > before
 		d.Unhang()
 		d.Fail(nil)
 		w.must(n.start())
+		return met
 	}
 }
 
-func (w *World) pauseHost(ip string) (bool, func()) {
+func (w *World) pauseHost(ip string) ending {
+	before := w.net.Kept(ip)
 	w.pause(ip, true)
-	return true, func() { w.pause(ip, false) }
+	return func() bool {
+		w.pause(ip, false)
+		return w.net.Kept(ip) > before
+	}
 }
 
 // transfer hands leadership to a node, or to any.
@@ -341,31 +381,32 @@ func (w *World) transfer(to string, within time.Duration) error {
 // deposeSlowLeader has the node with slow timers lead, and takes it from the others for
 // long enough that they elect another one while it believes that it leads. In the end,
 // when the news of that and answers from before come together, it is asked.
-func (w *World) deposeSlowLeader(take func(*node) (bool, func())) (bool, func()) {
+func (w *World) deposeSlowLeader(take func(*node) ending) ending {
 	if w.slow == none {
-		return false, nil
+		return nil
 	}
 	n := w.nodes[w.slow]
 	if w.leader() != n && w.transfer(n.name, 2*time.Second) != nil {
-		return false, nil
+		return nil
 	}
 	time.Sleep(200 * time.Millisecond) // it takes office
 	if w.leader() != n {
-		return false, nil
+		return nil
 	}
 	readers := w.operators.readersAt(w.slow)
-	_, end := take(n)
+	end := take(n)
 	time.Sleep(1500 * time.Millisecond) // and For
-	return true, func() {
+	return func() bool {
 		read := readers()
 		time.Sleep(10 * time.Millisecond) // their questions are on the way
-		end()
+		effect := end()
 		read()
+		return effect
 	}
 }
 
 // isolate cuts a node off from the others.
-func (w *World) isolate(n *node) (bool, func()) {
+func (w *World) isolate(n *node) ending {
 	var links []link
 	for _, other := range w.nodes {
 		links = append(links, link{n.ip, other.ip}, link{other.ip, n.ip})
@@ -377,36 +418,36 @@ func (w *World) isolate(n *node) (bool, func()) {
 // node reaches no other, or while leadership moves: they come back to the same node, where
 // the opening of the new session and what the last one had to say wait for a leader
 // together.
-func (w *World) flap(f Fault, agents ...*agentHost) (bool, func()) {
-	n := w.nodeOf(f.To)
+func (w *World) flap(f Fault, agents ...*agentHost) ending {
+	n, effect := w.nodeOf(f.To), false
 	for _, a := range agents {
 		for _, other := range w.nodes {
 			if other != n {
 				w.net.Refuse(a.ip, other.ip, true)
-				w.net.Reset(a.ip, other.ip)
+				effect = w.net.Reset(a.ip, other.ip) > 0 || effect
 			}
 		}
 	}
 	rng := rand.New(rand.NewPCG(w.seed, uint64(f.At)))
 	nap := func(most int) { time.Sleep(time.Duration(rng.IntN(most)) * time.Millisecond) }
 	for end := time.Now().Add(f.For); time.Now().Before(end); {
-		mend := func() {}
+		mend := func() bool { return false }
 		switch rng.IntN(3) {
 		case 0:
 			w.lives.Go(func() { _ = w.transfer("", 2*time.Second) })
 			nap(20)
 		case 1:
-			_, mend = w.isolate(w.leader())
+			mend = w.isolate(w.leader())
 			nap(300)
 		default:
-			_, mend = w.isolate(n)
+			mend = w.isolate(n)
 			nap(300)
 		}
 		for _, a := range agents {
-			w.net.Reset(a.ip, n.ip)
+			effect = w.net.Reset(a.ip, n.ip) > 0 || effect
 		}
 		nap(2500)
-		mend()
+		effect = mend() || effect
 		nap(2500) // opening sessions again and again is held back
 	}
 	for _, a := range agents {
@@ -414,11 +455,11 @@ func (w *World) flap(f Fault, agents ...*agentHost) (bool, func()) {
 			w.net.Refuse(a.ip, other.ip, false)
 		}
 	}
-	return true, nil
+	return w.once(f, effect)
 }
 
 // partition puts each node on one of two sides by the bits of To.
-func (w *World) partition(f Fault) (bool, func()) {
+func (w *World) partition(f Fault) ending {
 	side := func(i int) bool { return (f.To+1)>>(i%3)&1 == 1 }
 	var links []link
 	for i, a := range w.nodes {
@@ -431,7 +472,8 @@ func (w *World) partition(f Fault) (bool, func()) {
 	return w.cutAll(links)
 }
 
-func (w *World) cutAll(links []link) (bool, func()) {
+// cutAll cuts links. That takes effect when something did not come through one of them.
+func (w *World) cutAll(links []link) ending {
 	var cut []link
 	for _, l := range links {
 		if l.from != l.to {
@@ -439,10 +481,18 @@ func (w *World) cutAll(links []link) (bool, func()) {
 			w.cut(l.from, l.to, true)
 		}
 	}
-	return len(cut) > 0, func() {
+	held := func() (n uint64) {
+		for _, l := range cut {
+			n += w.net.Held(l.from, l.to) + w.gossip.Held(gossipsAt(l.from), gossipsAt(l.to))
+		}
+		return n
+	}
+	before := held()
+	return func() bool {
 		for _, l := range cut {
 			w.cut(l.from, l.to, false)
 		}
+		return held() > before
 	}
 }
 

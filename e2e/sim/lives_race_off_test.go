@@ -2,4 +2,5 @@
 
 package sim
 
-const defaultLives = 200
+// defaultLives are so many that 200 are not void.
+const defaultLives = 210

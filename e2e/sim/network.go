@@ -16,6 +16,8 @@ const (
 	resend = 200 * time.Millisecond
 	// knock is how long a connection that was not answered waits to try again.
 	knock = time.Second
+	// A segment takes between these when nothing is wrong.
+	usualMin, usualMax = 100 * time.Microsecond, time.Millisecond
 	// backlog is how many connections may wait to be accepted.
 	backlog = 128
 )
@@ -33,8 +35,11 @@ type Network struct {
 	refused  map[link]bool // no connection is made
 	paused   map[string]bool
 	places   map[string]*Place
-	stalled  uint64 // segments that a cut or a pause has held up
-	lost     uint64
+	// What follows counts what faults have done, so that those without traffic are known.
+	held    map[link]uint64   // segments and calls that a cut has held up
+	kept    map[string]uint64 // those that stood still because a host did
+	lost    uint64
+	delayed uint64 // longer than it ever takes without a fault
 }
 
 // link is one direction between two hosts.
@@ -44,8 +49,9 @@ type link struct{ from, to string }
 func NewNetwork(seed uint64) *Network {
 	return &Network{
 		rng:      rand.New(rand.NewPCG(seed, 0x746370)),
-		minDelay: 100 * time.Microsecond, maxDelay: time.Millisecond,
+		minDelay: usualMin, maxDelay: usualMax,
 		cut: make(map[link]bool), refused: make(map[link]bool), paused: make(map[string]bool), places: make(map[string]*Place),
+		held: make(map[link]uint64), kept: make(map[string]uint64),
 	}
 }
 
@@ -168,15 +174,30 @@ func (n *Network) Heal() {
 	clear(n.cut)
 	clear(n.refused)
 	clear(n.paused)
-	n.loss, n.minDelay, n.maxDelay = 0, 100*time.Microsecond, time.Millisecond
+	n.loss, n.minDelay, n.maxDelay = 0, usualMin, usualMax
 	n.kickLocked()
 }
 
-// Held counts the segments that were held up by cuts and pauses, and those lost.
-func (n *Network) Held() (stalled, lost uint64) {
+// Held counts what cuts from one host to another have held up: segments, and calls for a
+// connection.
+func (n *Network) Held(from, to string) uint64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.stalled, n.lost
+	return n.held[link{from, to}]
+}
+
+// Kept counts what pauses of a host have kept from others, or from it.
+func (n *Network) Kept(ip string) uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.kept[ip]
+}
+
+// Worsened counts the segments that were lost, and those that took longer than usual.
+func (n *Network) Worsened() (lost, delayed uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lost, n.delayed
 }
 
 // kickLocked sends on what stood still.
@@ -196,6 +217,9 @@ func (n *Network) delayLocked() time.Duration {
 	if spread := n.maxDelay - n.minDelay; spread > 0 {
 		d += time.Duration(n.rng.Int64N(int64(spread)))
 	}
+	if d > usualMax {
+		n.delayed++
+	}
 	for again := resend; n.loss > 0 && n.rng.Float64() < n.loss && again < 10*time.Second; again *= 2 {
 		d += again
 		n.lost++
@@ -203,9 +227,28 @@ func (n *Network) delayLocked() time.Duration {
 	return d
 }
 
-// openLocked says whether the link carries anything.
+// openLocked says whether the link carries a segment; if not, whatever holds it up has done
+// so once more.
 func (n *Network) openLocked(l link) bool {
-	return !n.cut[l] && !n.paused[l.from] && !n.paused[l.to]
+	cut := n.cutLocked(l)
+	from, to := n.pausedLocked(l.from), n.pausedLocked(l.to)
+	return !cut && !from && !to
+}
+
+// cutLocked says whether a cut holds something up.
+func (n *Network) cutLocked(l link) bool {
+	if n.cut[l] {
+		n.held[l]++
+	}
+	return n.cut[l]
+}
+
+// pausedLocked says whether something stands still since the host does.
+func (n *Network) pausedLocked(ip string) bool {
+	if n.paused[ip] {
+		n.kept[ip]++
+	}
+	return n.paused[ip]
 }
 
 // Listen binds an address of the host.
@@ -267,8 +310,7 @@ func (p *Place) knock(at netip.AddrPort) (*conn, time.Duration, error) {
 	switch target := n.places[to]; {
 	case p.dead:
 		return nil, 0, net.ErrClosed
-	case n.cut[link{p.ip, to}] || n.cut[link{to, p.ip}] || n.paused[p.ip]:
-		n.stalled++
+	case n.pausedLocked(p.ip), n.cutLocked(link{p.ip, to}), n.cutLocked(link{to, p.ip}):
 		return nil, knock, nil
 	case target == nil || n.refused[link{p.ip, to}]:
 		return nil, 0, syscall.ECONNREFUSED

@@ -24,8 +24,12 @@ type node struct {
 	name string
 	ip   string
 	skew atomic.Int64 // of its wall clock
-	// usual is what skew is when nothing is wrong with it.
-	usual int64
+	// usual is what skew is when nothing is wrong with it, misread how often the clock was
+	// read when it was something else.
+	usual   int64
+	misread atomic.Uint64
+	// slowWrites is how many writes took slowWrite or longer.
+	slowWrites atomic.Uint64
 
 	// What follows is guarded by World.mu.
 	id    string
@@ -49,6 +53,7 @@ type nodeLife struct {
 	began   time.Time
 	stop    context.CancelFunc
 	dead    atomic.Bool
+	writes  atomic.Uint64 // of entries, that have begun
 }
 
 // death is how a life ends.
@@ -61,7 +66,18 @@ const (
 )
 
 func (n *node) address() string { return n.ip + ":7460" }
-func (n *node) gossips() string { return n.ip + ":7461" }
+func (n *node) gossips() string { return gossipsAt(n.ip) }
+
+func gossipsAt(ip string) string { return ip + ":7461" }
+
+// wallClock is the node's.
+func (n *node) wallClock() time.Time {
+	skew := n.skew.Load()
+	if skew != n.usual {
+		n.misread.Add(1)
+	}
+	return time.Now().Add(time.Duration(skew))
+}
 
 // start begins a life on what the last one left.
 func (n *node) start() error {
@@ -76,7 +92,7 @@ func (n *node) start() error {
 	n.life = life
 	w.mu.Unlock()
 	stores := disk.Disk()
-	stores.Log, stores.Snapshots = written{stores.Log, w.book}, counted{stores.Snapshots, w, life}
+	stores.Log, stores.Snapshots = written{stores.Log, w.book, n, life}, counted{stores.Snapshots, w, life}
 	config, err := configs.Load(configs.Sources{Program: configs.ProgramNode, Flags: w.nodeFlags(n, dir)})
 	if err != nil {
 		panic(err) // only what it was given can be wrong
@@ -93,7 +109,7 @@ func (n *node) start() error {
 			},
 			Disk: stores, Profile: w.timers(n), Machine: life.machine,
 			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
-			WallClock: func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
+			WallClock: n.wallClock,
 		},
 	})
 	if err != nil {

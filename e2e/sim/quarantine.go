@@ -15,10 +15,10 @@ const journalPutBack = "journal of an agent put back"
 // putBack remembers what agentd's directory holds and, in the end, starts agentd on that
 // again. Whatever the agent has journalled meanwhile is gone, while the directories of its
 // attempts are still there, as they are outside of what a backup of a journal restores.
-func (w *World) putBack(f Fault) (bool, func()) {
+func (w *World) putBack(f Fault) ending {
 	a := w.agentOf(f.Who)
 	if !a.kill() {
-		return false, nil
+		return nil
 	}
 	w.mu.Lock()
 	image := filepath.Join(w.dir, fmt.Sprintf("%s.%d.image", a.name, a.lives))
@@ -27,25 +27,23 @@ func (w *World) putBack(f Fault) (bool, func()) {
 	w.mu.Unlock()
 	w.must(err)
 	w.must(a.start())
-	return false, func() { // counted when the old journal is there
+	return func() bool {
 		if !a.kill() {
-			return
+			return false
 		}
 		w.mu.Lock()
 		if a.wiped != wiped || a.lives <= was { // it is another agent by now
 			w.mu.Unlock()
 			w.must(a.start())
-			return
+			return false
 		}
 		a.dir = image
-		w.mu.Unlock()
-		w.note(journalPutBack)
-		w.mu.Lock()
 		w.putBacks[a.name] = true
 		w.mu.Unlock()
 		w.must(a.start())
 		time.Sleep(time.Second)
 		w.readmit(a, 3*time.Second)
+		return true
 	}
 }
 

@@ -15,20 +15,20 @@ import (
 // with its name and address and an empty disk. An operator does not go on to another node
 // before agents have met the new one: an agent that knows none of the nodes that there are
 // has to enrol again.
-func (w *World) removeNode(f Fault) (bool, func()) {
+func (w *World) removeNode(f Fault) ending {
 	n, met := w.nodeOf(f.Who), w.allMet()
 	w.mu.Lock()
 	busy, id := n.leaving || n.joining || !met, n.id
 	n.leaving = n.leaving || !busy
 	w.mu.Unlock()
 	if busy {
-		return false, nil
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
 	defer cancel()
 	_, err := agentplanev1.NewClusterServiceClient(w.operators.clients[0]).RemoveMember(ctx, &agentplanev1.RemoveMemberRequest{Member: id})
 	w.trace.Note(n.name, "is removed: %v", err)
-	return false, func() { w.joinAgain(n, 10*time.Second) } // counted when it has gone
+	return func() bool { w.joinAgain(n, 10*time.Second); return false } // counted when it has gone
 }
 
 // metWithin is how long after a node has joined agents in a session have heard of it.

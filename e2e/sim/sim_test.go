@@ -147,6 +147,7 @@ type tally struct {
 	virtual, healed       time.Duration
 	slowest               time.Duration // to heal
 	effects, ends         map[string]int
+	kinds                 map[string]int // likewise, but only of lives that are not void
 }
 
 // failed says whether a life was red.
@@ -168,11 +169,14 @@ func (a *tally) add(o *Outcome) {
 		a.good++
 	}
 	if a.effects == nil {
-		a.effects, a.ends = make(map[string]int), make(map[string]int)
+		a.effects, a.ends, a.kinds = make(map[string]int), make(map[string]int), make(map[string]int)
 	}
 	for k, n := range o.Effects {
 		a.effects[k] += n
 		a.faults += n
+		if len(o.Red) > 0 || o.Void == "" {
+			a.kinds[k] += n
+		}
 	}
 	for k, n := range o.Ends {
 		a.ends[k] += n
@@ -189,6 +193,13 @@ func (a *tally) line(first uint64, took time.Duration) record.Line {
 		count int
 	}{{"faults", a.faults}, {"writes", a.writes}, {"reads", a.reads}, {"shown", a.shown}, {"starts", a.starts}} {
 		l.Notes = append(l.Notes, fmt.Sprintf("%s=%.1f", n.name, float64(n.count)/float64(max(l.Runs, 1))))
+	}
+	var kinds []string
+	for _, k := range slices.Sorted(maps.Keys(a.kinds)) {
+		kinds = append(kinds, fmt.Sprintf("%s:%d", strings.ReplaceAll(k, " ", "-"), a.kinds[k]))
+	}
+	if len(kinds) > 0 {
+		l.Notes = append(l.Notes, "kinds="+strings.Join(kinds, ","))
 	}
 	return l
 }

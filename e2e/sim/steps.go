@@ -43,27 +43,28 @@ const (
 
 // stepKinds are the faults that such lives have beside those of all.
 var stepKinds = []faultKind{
-	{recordCrash, false, func(w *World, f Fault) (bool, func()) { return w.crashAtRecord(f, false) }},
-	{recordPowerCut, false, func(w *World, f Fault) (bool, func()) { return w.crashAtRecord(f, true) }},
-	{spoiltCache, false, func(w *World, f Fault) (bool, func()) {
+	{recordCrash, false, func(w *World, f Fault) ending { return w.crashAtRecord(f, false) }},
+	{recordPowerCut, false, func(w *World, f Fault) ending { return w.crashAtRecord(f, true) }},
+	{spoiltCache, false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		killed := f.To%3 == 0 && a.kill()
 		w.mu.Lock()
 		dir := a.dir
 		w.mu.Unlock()
 		effect := w.spoil(dir)
-		return effect, func() {
+		return func() bool {
 			if killed {
 				w.must(a.start())
 			}
+			return effect
 		}
 	}},
-	{spoiltDepot, true, func(w *World, f Fault) (bool, func()) {
+	{spoiltDepot, true, func(w *World, f Fault) ending {
 		n := w.nodeOf(f.Who)
 		w.mu.Lock()
 		dir := n.dir
 		w.mu.Unlock()
-		return w.spoil(dir), nil
+		return w.once(f, w.spoil(dir))
 	}},
 }
 
@@ -83,7 +84,7 @@ func planSteps(seed uint64, within time.Duration) []Fault {
 
 // crashAtRecord has agentd die at one of the next records of its journal: before it, amid it
 // or after it; or the host of it loses power.
-func (w *World) crashAtRecord(f Fault, power bool) (bool, func()) {
+func (w *World) crashAtRecord(f Fault, power bool) ending {
 	a := w.agentOf(f.Who)
 	a.crashAtNextStart(f.To, func(point string) {
 		w.trace.Note(a.name, "agentd dies %s", point)
@@ -98,7 +99,7 @@ func (w *World) crashAtRecord(f Fault, power bool) (bool, func()) {
 			w.trouble()
 		})
 	})
-	return false, nil // counted when it comes
+	return nil // counted when it comes
 }
 
 // spoil changes a byte of each content that lies in a data directory.

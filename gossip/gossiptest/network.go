@@ -25,6 +25,8 @@ type Network struct {
 	rng        *rand.Rand
 	delivered  uint64
 	dropped    uint64
+	held       map[link]uint64 // packets and streams that a cut has stopped
+	lost       uint64          // packets, by chance
 }
 
 // link is one direction between two hosts.
@@ -36,6 +38,7 @@ func NewNetwork(seed uint64) *Network {
 		transports: make(map[netip.AddrPort]*Transport),
 		cut:        make(map[link]bool),
 		streams:    make(map[*stream]struct{}),
+		held:       make(map[link]uint64),
 		latency:    DefaultLatency,
 		rng:        rand.New(rand.NewPCG(seed, seed)),
 	}
@@ -118,11 +121,27 @@ func (n *Network) Counts() (delivered, dropped uint64) {
 	return n.delivered, n.dropped
 }
 
+// Held returns how many packets from one address to another, and streams between them, a cut
+// has stopped.
+func (n *Network) Held(from, to string) uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held[link{netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)}]
+}
+
+// Lost returns how many packets were lost by chance, as SetLoss asks for.
+func (n *Network) Lost() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lost
+}
+
 // send takes b and lets it arrive after the latency, or not.
 func (n *Network) send(l link, b []byte) {
 	n.mu.Lock()
 	lost := n.loss > 0 && n.rng.Float64() < n.loss
 	if lost {
+		n.lost++
 		n.dropped++
 	}
 	latency := n.latency
@@ -136,7 +155,7 @@ func (n *Network) arrive(l link, b []byte) {
 	p := &memberlist.Packet{Buf: b, From: net.UDPAddrFromAddrPort(l.from), Timestamp: time.Now()}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if to := n.transports[l.to]; to != nil && !n.cut[l] {
+	if to := n.transports[l.to]; to != nil && !n.cutLocked(l) {
 		select {
 		case to.packets <- p:
 			n.delivered++
@@ -151,7 +170,7 @@ func (n *Network) arrive(l link, b []byte) {
 func (n *Network) connect(l link) (_ net.Conn, refused bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.cut[l] || n.cut[link{l.to, l.from}] {
+	if n.cutLocked(l) || n.cutLocked(link{l.to, l.from}) {
 		return nil, false
 	}
 	to := n.transports[l.to]
@@ -166,6 +185,14 @@ func (n *Network) connect(l link) (_ net.Conn, refused bool) {
 	default: // its backlog is full
 		return nil, true
 	}
+}
+
+// cutLocked says whether a cut stops something, which it has done then.
+func (n *Network) cutLocked(l link) bool {
+	if n.cut[l] {
+		n.held[l]++
+	}
+	return n.cut[l]
 }
 
 func (n *Network) forget(s *stream) {

@@ -79,6 +79,9 @@ func TestLossIsAboutAsAsked(t *testing.T) {
 		if delivered != uint64(got) || dropped != uint64(1000-got) {
 			t.Errorf("Counts() = %d, %d, want %d, %d", delivered, dropped, got, 1000-got)
 		}
+		if lost := n.Lost(); lost != dropped {
+			t.Errorf("Lost() = %d, want %d", lost, dropped)
+		}
 	})
 }
 
@@ -88,6 +91,9 @@ func TestCutIsOneWayForPacketsAndBothForStreams(t *testing.T) {
 		n.Cut(addrA, addrB)
 		if got := arrived(t, a, b, 10); got != 0 {
 			t.Errorf("%d packets crossed the cut", got)
+		}
+		if held, back := n.Held(addrA, addrB), n.Held(addrB, addrA); held != 10 || back != 0 {
+			t.Errorf("the cut has stopped %d packets and %d the other way, want 10 and none", held, back)
 		}
 		if got := arrived(t, b, a, 10); got != 10 {
 			t.Errorf("%d of 10 packets came the other way", got)
