@@ -22,6 +22,8 @@ FUZZTIME ?= 30s
 N ?= 100
 # With which seed they begin: make sim SEED=64 N=1
 SEED ?= 1
+# Which of its faults it lives, as a red life prints them: make sim SEED=64 N=1 FAULTS=3,7
+FAULTS ?=
 # Which benchmarks run, and how often: make bench BENCH=Apply COUNT=10
 BENCH ?= .
 COUNT ?= 1
@@ -105,10 +107,11 @@ teeth: ## take out each protection in turn: the test that guards it must fail (M
 # The simulations are ordinary tests: TestLives of e2e/sim lives whole clusters with
 # their agents, that of controlplane/consensus lives consensus alone, harder. Each lives
 # AGENTPLANE_SIM_LIVES lives, each with its own seed, which a failure prints; SEED= says
-# with which to begin.
+# with which to begin. FAULTS= chooses of the faults of one life of a cluster; seeds of the
+# lives of consensus mean something else.
 .PHONY: sim
 sim: ## clusters in virtual time: N= lives, beginning with SEED=
-	AGENTPLANE_SIM_LIVES=$(N) AGENTPLANE_SIM_SEED=$(SEED) go test -count=1 -timeout 10h -v -run '^TestLives$$' ./e2e/sim ./controlplane/consensus
+	AGENTPLANE_SIM_LIVES=$(N) AGENTPLANE_SIM_SEED=$(SEED) AGENTPLANE_SIM_FAULTS=$(FAULTS) go test -count=1 -timeout 10h -v -run '^TestLives$$' ./e2e/sim $(if $(FAULTS),,./controlplane/consensus)
 
 # Runs of a minute and more: as many as RUNS= says, or for HOURS=. SEED= repeats a series,
 # or the run that names it; FAULT=kill-leader,loss narrows the faults, FAULT=kill-leader+loss

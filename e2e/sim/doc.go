@@ -188,7 +188,7 @@
 // drawn. Go's scheduler, map orders, select and the random numbers of crypto/rand,
 // raft, gRPC and back-offs are not fixed: a seed that fails may pass. Each test
 // therefore prints the trace and shrinks the faults at once ([Shrink]), trying each
-// shorter list several times.
+// shorter list several times, and says how the shortest is lived again.
 //
 // # Tried and dropped
 //

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -494,13 +493,4 @@ func (w *World) cutAll(links []link) ending {
 		}
 		return held() > before
 	}
-}
-
-// shown is a list of faults as people read it.
-func shown(faults []Fault) string {
-	var b strings.Builder
-	for _, f := range faults {
-		b.WriteString("  " + f.String() + "\n")
-	}
-	return b.String()
 }

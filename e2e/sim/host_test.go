@@ -3,7 +3,10 @@ package sim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,17 +74,43 @@ func TestHostKeepsTheContractOfExecute(t *testing.T) {
 }
 
 func TestShrinkKeepsWhatIsNeeded(t *testing.T) {
-	var all []Fault
-	for i := range 8 {
-		all = append(all, Fault{Who: i})
-	}
-	needs := func(faults []Fault) bool {
-		return slices.Contains(faults, all[2]) && slices.Contains(faults, all[5])
-	}
-	if got := Shrink(all, needs, func() bool { return false }); !slices.Equal(got, []Fault{all[2], all[5]}) {
+	all := []int{0, 1, 2, 3, 4, 5, 6, 7}
+	needs := func(chosen []int) bool { return slices.Contains(chosen, 2) && slices.Contains(chosen, 5) }
+	if got := Shrink(all, needs, func() bool { return false }); !slices.Equal(got, []int{2, 5}) {
 		t.Errorf("Shrink = %v", got)
 	}
 	if got := Shrink(all, needs, func() bool { return true }); len(got) != len(all) {
 		t.Errorf("Shrink went on when it was enough: %v", got)
+	}
+}
+
+func TestChoiceOfFaults(t *testing.T) {
+	const seed = 1
+	drawn := len(Draw(seed))
+	for choice, want := range map[string]string{
+		"0,2": "0,2", "3, 1": "3,1", noFaults: noFaults,
+		"x": "no number", "-1": "numbered from 0", "2,2": "twice", strconv.Itoa(drawn): fmt.Sprintf("draws %d faults, numbered from 0 to %d", drawn, drawn-1),
+	} {
+		chosen, err := Choose(seed, choice)
+		if err != nil && !strings.Contains(err.Error(), want) || err == nil && Choice(chosen) != want {
+			t.Errorf("Choose(%q) = %v, %v, want %s", choice, chosen, err, want)
+		}
+	}
+	if all, err := Choose(seed, ""); err != nil || len(all) != drawn {
+		t.Errorf("without a choice %v is chosen (%v), want all %d", all, err, drawn)
+	}
+}
+
+func TestChosenFaultsAreLived(t *testing.T) {
+	t.Parallel()
+	const seed = 1
+	out := live(t, seed, []int{2, 0})
+	if len(out.Red) > 0 {
+		t.Fatal(strings.Join(out.Red, "\n"))
+	}
+	for i, f := range Draw(seed) {
+		if came := strings.Contains(out.Trace.String(), "fault     "+f.String()); came != (i == 0 || i == 2) {
+			t.Errorf("fault %d, %s, came: %t", i, f, came)
+		}
 	}
 }

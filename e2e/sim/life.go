@@ -24,7 +24,8 @@ const (
 // Outcome is what came of a life.
 type Outcome struct {
 	Seed   uint64
-	Faults []Fault
+	Faults []Fault // that the seed draws
+	Chosen []int   // those of them that were lived
 	Red    []string // what must not be; empty is good
 	Void   string   // why the life proves nothing
 	Writes int      // acknowledged
@@ -38,20 +39,34 @@ type Outcome struct {
 	Trace         *Trace
 }
 
-// Live lives one life in the directory, in a bubble. nil faults are those of the seed.
-func Live(seed uint64, dir string, faults []Fault) (out *Outcome) {
-	rng := rand.New(rand.NewPCG(seed, 0x776f726c64))
-	breaking := minBreaking + time.Duration(rng.Int64N(int64(maxBreaking-minBreaking)))
-	drawn := plan(rng, breaking)
+// draw draws for how long things break, and how; rng is for what is drawn then.
+func draw(seed uint64) (rng *rand.Rand, breaking time.Duration, faults []Fault) {
+	rng = rand.New(rand.NewPCG(seed, 0x776f726c64))
+	breaking = minBreaking + time.Duration(rng.Int64N(int64(maxBreaking-minBreaking)))
+	faults = plan(rng, breaking)
 	if tradeOf(seed) == tradeSteps {
-		drawn = append(drawn, planSteps(seed, breaking)...)
+		faults = append(faults, planSteps(seed, breaking)...)
 	}
-	if faults == nil {
-		faults = drawn
+	return rng, breaking, faults
+}
+
+// Draw is the faults of a seed.
+func Draw(seed uint64) []Fault {
+	_, _, faults := draw(seed)
+	return faults
+}
+
+// Live lives one life in the directory, in a bubble, with the chosen ones of the faults that the
+// seed draws.
+func Live(seed uint64, dir string, chosen []int) (out *Outcome) {
+	rng, breaking, drawn := draw(seed)
+	var faults []Fault
+	for _, i := range chosen {
+		faults = append(faults, drawn[i])
 	}
 	w := newWorld(seed, dir, rng)
 	w.breaking = breaking
-	out = &Outcome{Seed: seed, Faults: faults, Trace: w.trace, Effects: w.effects, Ends: w.accepted}
+	out = &Outcome{Seed: seed, Faults: drawn, Chosen: chosen, Trace: w.trace, Effects: w.effects, Ends: w.accepted}
 	began := time.Now()
 	if err := w.live(faults, out); err != nil {
 		w.fault("%v", err)

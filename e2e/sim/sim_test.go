@@ -34,11 +34,16 @@ const hangs = 5 * time.Minute
 // TestLives runs lives of whole clusters: see the package comment. AGENTPLANE_SIM_LIVES
 // says how many, AGENTPLANE_SIM_SEED with which seed to begin, AGENTPLANE_SIM_LOG=info
 // prints what nodes and agents log; a failure names its seed, and the faults without
-// which it does not fail (AGENTPLANE_SIM_SHRINK=0 spares looking for those).
+// which it does not fail (AGENTPLANE_SIM_SHRINK=0 spares looking for those), by numbers that
+// AGENTPLANE_SIM_FAULTS takes: one life with them alone is no proof and is not recorded.
 func TestLives(t *testing.T) {
 	lives, first := envNumber(t, "AGENTPLANE_SIM_LIVES", defaultLives), envNumber(t, "AGENTPLANE_SIM_SEED", 1)
 	if testing.Short() {
 		lives = min(lives, 3)
+	}
+	choice := os.Getenv("AGENTPLANE_SIM_FAULTS")
+	if choice != "" && lives != 1 {
+		t.Fatalf("AGENTPLANE_SIM_FAULTS chooses of the faults of one seed, and %d lives are asked for: say AGENTPLANE_SIM_LIVES=1, or make sim N=1", lives)
 	}
 	var all tally
 	began := time.Now()
@@ -49,7 +54,11 @@ func TestLives(t *testing.T) {
 				if failFast() && all.failed() { // a parallel test has begun before it runs
 					t.Skip("SKIPPED: another life is red, and -failfast was asked for")
 				}
-				out := live(t, seed, nil)
+				chosen, err := Choose(seed, choice)
+				if err != nil {
+					t.Fatal(err)
+				}
+				out := live(t, seed, chosen)
 				all.add(out)
 				if len(out.Red) > 0 {
 					explain(t, out)
@@ -58,6 +67,9 @@ func TestLives(t *testing.T) {
 		}
 	})
 	t.Logf("%d lives in %v: %s", all.good+all.void+all.red, time.Since(began).Round(time.Second), &all)
+	if choice != "" {
+		return
+	}
 	if all.good == 0 || all.void > all.good/2+1 {
 		t.Errorf("%d lives are void and %d good: nothing is proved", all.void, all.good)
 	}
@@ -72,7 +84,7 @@ func failFast() bool {
 }
 
 // live lives one life in a bubble of its own.
-func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
+func live(t *testing.T, seed uint64, chosen []int) (out *Outcome) {
 	t.Helper()
 	dir, bubble := home(t), ""
 	defer func() {
@@ -92,7 +104,7 @@ func live(t *testing.T, seed uint64, faults []Fault) (out *Outcome) {
 	defer hung.Stop()
 	synctest.Test(t, func(*testing.T) {
 		bubble = bubbleOf(string(debug.Stack()))
-		out = Live(seed, dir, faults)
+		out = Live(seed, dir, chosen)
 	})
 	return out
 }
@@ -126,15 +138,15 @@ func explain(t *testing.T, out *Outcome) {
 	if os.Getenv("AGENTPLANE_SIM_SHRINK") == "0" {
 		patience = 0
 	}
-	Shrink(out.Faults, func(faults []Fault) bool {
-		again := live(t, out.Seed, faults)
+	Shrink(out.Chosen, func(chosen []int) bool {
+		again := live(t, out.Seed, chosen)
 		if len(again.Red) > 0 {
 			least = again
 		}
 		return len(again.Red) > 0
 	}, func() bool { return time.Since(began) >= patience })
-	t.Errorf("seed %d is red:\n%s\nwith these of its %d faults it still is:\n%s\nas follows:\n%s\nand its trace is\n%s\nrun again with make sim SEED=%d N=1",
-		out.Seed, strings.Join(out.Red, "\n"), len(out.Faults), shown(least.Faults), strings.Join(least.Red, "\n"), least.Trace, out.Seed)
+	t.Errorf("seed %d is red:\n%s\nwith these of its %d faults it still is:\n%s\nas follows:\n%s\nand its trace is\n%s\nrun again with make sim SEED=%d N=1 FAULTS=%s, or with all faults without FAULTS",
+		out.Seed, strings.Join(out.Red, "\n"), len(out.Chosen), shown(least.Faults, least.Chosen), strings.Join(least.Red, "\n"), least.Trace, out.Seed, Choice(least.Chosen))
 }
 
 // tally sums lives up.
