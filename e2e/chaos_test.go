@@ -196,10 +196,10 @@ func readCommand(ctx context.Context, commands agentplanev1.CommandServiceClient
 				return nil, fmt.Errorf("why %s: %w", id, err)
 			}
 			for _, step := range why.Transitions {
-				switch step.State {
-				case agentplanev1.AttemptState_ATTEMPT_STATE_CLAIMED:
+				switch { // what operators asked stands between, in the state of the time
+				case step.What == "claimed":
 					end.claimedAt = time.Unix(0, step.At)
-				case agentplanev1.AttemptState_ATTEMPT_STATE_LOST:
+				case step.State == agentplanev1.AttemptState_ATTEMPT_STATE_LOST:
 					end.endedAt = time.Unix(0, step.At)
 				}
 			}
