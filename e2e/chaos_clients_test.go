@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 )
@@ -233,21 +234,25 @@ func (s *stream) agentctl(rng *rand.Rand) {
 			"run", "--detach", "--id", sub.id, "--addr", s.f.addresses[rng.IntN(len(s.f.addresses))],
 			"--on", fmt.Sprintf("name == %q", s.f.agents[rng.IntN(len(s.f.agents))].Name), "--",
 		}
-		o := s.f.Ctl(context.Background(), append(args, s.f.argv()...)...)
-		sub.ended, sub.problem = time.Now(), o.Stderr
-		switch o.Code {
-		case 0:
-			sub.outcome = acknowledged
-		case 5:
-			sub.outcome = refused
-		case 6:
-			sub.outcome = unknown
-		default:
-			s.oddity("agentctl run exits with %d: %s", o.Code, o.Stderr)
-			continue
-		}
-		s.note(sub)
+		s.noteCtl(sub, s.f.Ctl(context.Background(), append(args, s.f.argv()...)...))
 	}
+}
+
+// noteCtl notes what agentctl said of a submission.
+func (s *stream) noteCtl(sub submission, o lab.Output) {
+	sub.ended, sub.problem = time.Now(), o.Stderr
+	switch o.Code {
+	case 0:
+		sub.outcome = acknowledged
+	case 5:
+		sub.outcome = refused
+	case 6:
+		sub.outcome = unknown
+	default:
+		s.oddity("agentctl run exits with %d: %s", o.Code, o.Stderr)
+		return
+	}
+	s.note(sub)
 }
 
 // watchHealth looks, through each node, for agents that are called DOWN: all are away for

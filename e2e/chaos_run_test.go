@@ -268,6 +268,8 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	w := newWorld(t, s, b, missing)
 	w.gate(t, "before the first fault")
 	w.s.begin(s.seed, chaosRunClients)
+	p := newParts(t, w.s, s.seed)
+	p.begin(s.seed)
 	r := w.record()
 	stop := func() { w.s.finish() }
 	defer func() { stop() }()
@@ -279,6 +281,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	load := time.Since(began)
 	w.s.finish()
 	stop = func() {}
+	p.vows(t, w.b.client, w.rng)
 
 	h := history{submissions: w.s.submissions, deaths: w.deaths, least: runLeast}
 	h.oddities = slices.Concat(w.s.oddities, w.oddities())
@@ -302,6 +305,16 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		}
 		t.Error(what)
 	}
+	var counts partCounts
+	for _, a := range accounts(h, p.asked) {
+		for _, what := range a.judge() {
+			t.Errorf("%s; its programs: %+v", what, a.deeds)
+		}
+		counts.add(a)
+	}
+	if what := counts.short(leastParts); what != "" {
+		void = append(void, what)
+	}
 	if w.s.watched.Load() == 0 {
 		void = append(void, "no watch told of the health of agents")
 	}
@@ -319,6 +332,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 		fmt.Sprintf("whole=%.1fs", w.slow.Seconds()), fmt.Sprintf("watched=%d", w.s.watched.Load()),
 		fmt.Sprintf("linear=%d", len(r.ops)+len(w.locks.ops)),
 	}
+	notes = append(notes, counts.notes()...)
 	if w.exits() > 0 {
 		notes = append(notes, fmt.Sprintf("exits=%d", w.exits()))
 	}

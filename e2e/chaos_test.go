@@ -174,6 +174,9 @@ func readHistory(t *testing.T, s *stream, h *history) {
 	if h.starts, err = readWitnesses(s.f.witnesses); err != nil {
 		t.Fatal(err)
 	}
+	if h.deeds, err = readDeeds(s.f.witnesses); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // readCommand reads one command; nil when there is none.
@@ -188,7 +191,7 @@ func readCommand(ctx context.Context, commands agentplanev1.CommandServiceClient
 	row := &finalCommand{done: r.Command.State == agentplanev1.CommandState_COMMAND_STATE_DONE}
 	for _, i := range r.Command.Invocations {
 		end := finalInvocation{
-			id: i.Id, agent: i.AgentName, state: i.State.ShortName(), reason: i.Reason, attempt: int(i.Attempt), started: i.StartedAt != 0,
+			id: i.Id, agent: i.AgentName, state: i.State.ShortName(), reason: i.Reason, attempt: int(i.Attempt), started: i.StartedAt != 0, row: i,
 		}
 		if i.State == agentplanev1.AttemptState_ATTEMPT_STATE_LOST {
 			why, err := commands.Why(ctx, &agentplanev1.WhyRequest{CommandId: id, Agent: i.AgentId})

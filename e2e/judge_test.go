@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
 // outcome is what a client was told of a submission.
@@ -38,6 +40,7 @@ type finalInvocation struct {
 	started                  bool // the agent told when its program began
 	// When it was claimed and when it ended, by the cluster's time; of LOST ones.
 	claimedAt, endedAt time.Time
+	row                *agentplanev1.Invocation
 }
 
 // fault is something that was done to the cluster on purpose.
@@ -59,6 +62,7 @@ type history struct {
 	commands    map[string]finalCommand // by id; those that are not there are missing
 	listed      map[string]int          // how often each id stands in the list
 	starts      map[start]int           // what the programs wrote
+	deeds       map[start][]deed        // and those that are parts of an attempt
 	faults      []fault
 	deaths      []agentDeath
 	// What should never be seen: agents called DOWN, processes that ended by themselves.
