@@ -67,6 +67,7 @@ var arsenal = []*weapon{
 	{name: "kill-leader", begin: killing(leading)},
 	{name: "kill-follower", begin: killing(following)},
 	{name: "kill-agents", begin: killAgents},
+	{name: "kill-hosts", begin: killHosts},
 	{name: "kill-all", begin: killing(everyNode), reach: all},
 	{name: "stop-leader", begin: stopping(leading)},
 	{name: "stop-follower", begin: stopping(following)},
@@ -242,6 +243,52 @@ func killAgents(ctx context.Context, w *world) (*strike, error) {
 		w.deaths = append(w.deaths, agentDeath{agent: p.Name, at: time.Now()})
 	}
 	return w.kill(ps), nil
+}
+
+// killHosts kills agents that run something, up to half of all, together with the supervisors of
+// it. Programs go on, and nobody knows any more how they end. Its effect is that of killing, of
+// a supervisor at least.
+func killHosts(ctx context.Context, w *world) (*strike, error) {
+	supervisors := make(map[*lab.Process][]int)
+	busy, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := lab.Await(busy, func() error {
+		for _, a := range w.agents {
+			if pids := a.Supervisors(); len(pids) > 0 && !w.meant[a.Name] && len(supervisors) < len(w.agents)/2 {
+				supervisors[&a.Process] = pids
+			}
+		}
+		if len(supervisors) == 0 {
+			return errors.New("no agent runs a program")
+		}
+		return nil
+	}); err != nil {
+		return nil, nil
+	}
+	var ps []*lab.Process
+	for p := range supervisors {
+		w.meant[p.Name] = true
+		w.deaths = append(w.deaths, agentDeath{agent: p.Name, at: time.Now()})
+		ps = append(ps, p)
+	}
+	st := w.kill(ps)
+	met := 0
+	for _, pids := range supervisors {
+		for _, pid := range pids {
+			if syscall.Kill(pid, syscall.SIGKILL) == nil { // it may have ended meanwhile
+				met++
+			}
+		}
+	}
+	st.target = fmt.Sprintf("%s and %d supervisors", st.target, met)
+	gone := st.seen
+	st.seen = func() error {
+		if met == 0 {
+			return errors.New("no supervisor was met")
+		}
+		return gone()
+	}
+	return st, nil
 }
 
 // stopping stops processes with SIGSTOP. Its effect is that the kernel calls them stopped.
