@@ -20,8 +20,9 @@ import (
 // disk is an ext4 in a file of its own, mounted over a loop device.
 type disk struct{ at, image string }
 
-// diskBytes leaves a node twice the free space that it asks for to begin.
-const diskBytes = 640 << 20
+// diskBytes leaves a node more than it keeps free before it takes output and files, 1 GiB. Of
+// the image only what is written takes space.
+const diskBytes = 2 << 30
 
 func newDisk(at string) (*disk, error) {
 	d := &disk{at: at, image: at + ".img"}
