@@ -24,8 +24,8 @@ const (
 // Outcome is what came of a life.
 type Outcome struct {
 	Seed   uint64
-	Faults []Fault // that the seed draws
-	Chosen []int   // those of them that were lived
+	Faults []Fault  // that the seed draws
+	Chosen []int    // those of them that were lived
 	Red    []string // what must not be; empty is good
 	Void   string   // why the life proves nothing
 	Writes int      // acknowledged
