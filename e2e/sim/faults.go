@@ -109,7 +109,7 @@ var kinds = []faultKind{
 		w.net.SetDelay(0, 2*d)
 		w.gossip.SetLatency(d)
 		return func() bool {
-			w.net.SetDelay(usualMin, usualMax)
+			w.net.SetDelay(usualLeast, usualMost)
 			w.gossip.SetLatency(time.Millisecond)
 			_, delayed := w.net.Worsened()
 			return delayed > before

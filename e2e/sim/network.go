@@ -17,7 +17,7 @@ const (
 	// knock is how long a connection that was not answered waits to try again.
 	knock = time.Second
 	// A segment takes between these when nothing is wrong.
-	usualMin, usualMax = 100 * time.Microsecond, time.Millisecond
+	usualLeast, usualMost = 100 * time.Microsecond, time.Millisecond
 	// backlog is how many connections may wait to be accepted.
 	backlog = 128
 )
@@ -49,7 +49,7 @@ type link struct{ from, to string }
 func NewNetwork(seed uint64) *Network {
 	return &Network{
 		rng:      rand.New(rand.NewPCG(seed, 0x746370)),
-		minDelay: usualMin, maxDelay: usualMax,
+		minDelay: usualLeast, maxDelay: usualMost,
 		cut: make(map[link]bool), refused: make(map[link]bool), paused: make(map[string]bool), places: make(map[string]*Place),
 		held: make(map[link]uint64), kept: make(map[string]uint64),
 	}
@@ -174,7 +174,7 @@ func (n *Network) Heal() {
 	clear(n.cut)
 	clear(n.refused)
 	clear(n.paused)
-	n.loss, n.minDelay, n.maxDelay = 0, usualMin, usualMax
+	n.loss, n.minDelay, n.maxDelay = 0, usualLeast, usualMost
 	n.kickLocked()
 }
 
@@ -217,7 +217,7 @@ func (n *Network) delayLocked() time.Duration {
 	if spread := n.maxDelay - n.minDelay; spread > 0 {
 		d += time.Duration(n.rng.Int64N(int64(spread)))
 	}
-	if d > usualMax {
+	if d > usualMost {
 		n.delayed++
 	}
 	for again := resend; n.loss > 0 && n.rng.Float64() < n.loss && again < 10*time.Second; again *= 2 {
