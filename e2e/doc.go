@@ -110,6 +110,7 @@
 //	verifyleader     I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
 //	verifyleader     I7      e2e                     TestPausedLeaderNeverAnswersStale
 //	watchgap         I7      controlplane/operator   TestWatchCommandFromCopyToEnd
+//	watchgap         I7      e2e/sim                 TestLives
 //	digest           I8      fsm                     TestStories
 //	firetwice        I8      fsm                     TestStories
 //	clock            I9      fsm                     TestTwoReplicasAgree

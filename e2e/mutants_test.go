@@ -92,6 +92,7 @@ var catches = []catch{
 	{mutant: "verifyleader", promises: "I7", pkg: "controlplane/consensus", test: "TestPausedLeaderNeverAnswersStaleReads", says: "stale reads"},
 	{mutant: "verifyleader", promises: "I7", pkg: "e2e", test: "TestPausedLeaderNeverAnswersStale", says: "miss a write", full: true},
 	{mutant: "watchgap", promises: "I7", pkg: "controlplane/operator", test: "TestWatchCommandFromCopyToEnd", says: "after the first result"},
+	{mutant: "watchgap", promises: "I7", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "I7: "},
 	{mutant: "digest", promises: "I8", pkg: "fsm", test: "TestStories", says: "testdata/commands.txt tells another story"},
 	{mutant: "firetwice", promises: "I8", pkg: "fsm", test: "TestStories", says: "testdata/schedules.txt tells another story"},
 	{mutant: "clock", promises: "I9", pkg: "fsm", test: "TestTwoReplicasAgree", args: noFailFile},
