@@ -95,6 +95,8 @@ func Live(seed uint64, dir string, chosen []int) (out *Outcome) {
 		out.Void = fmt.Sprintf("%d writes were acknowledged, want %d", out.Writes, minWrites)
 	case w.trade == tradeSteps && w.accepted["further steps"] < minSteps:
 		out.Void = fmt.Sprintf("%d further steps were started, want %d", w.accepted["further steps"], minSteps)
+	case w.accepted[unjudged] > 0:
+		out.Void = "porcupine came to no end of a history"
 	}
 	return out
 }

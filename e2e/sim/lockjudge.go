@@ -167,16 +167,29 @@ func (w *World) judgeLocks(v *fsm.View) {
 		return
 	}
 	w.atMost(semaphore, w.locks.places, shared)
-	switch result, err := linear.JudgeLocks(w.locks.ops, rivalPlaces, ""); {
-	case err != nil:
-		w.fault("porcupine: %v", err)
-	case result == porcupine.Illegal:
-		w.fault("I7: the history of locks is not linearizable:\n%v", w.locks.ops)
-	}
+	result, err := linear.JudgeLocks(w.locks.ops, rivalPlaces, "")
+	w.judgeHistory("locks", result, err, w.locks.ops)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.accepted["operations on locks"] += len(w.locks.ops)
 	w.accepted["lock shared"] += len(shared)
+}
+
+// unjudged counts histories that porcupine did not come to the end of: they prove nothing.
+const unjudged = "history not judged"
+
+// judgeHistory takes what porcupine says of a history.
+func (w *World) judgeHistory(of string, result porcupine.CheckResult, err error, ops any) {
+	switch {
+	case err != nil:
+		w.fault("porcupine: %v", err)
+	case result == porcupine.Illegal:
+		w.fault("I7: the history of %s is not linearizable:\n%v", of, ops)
+	case result == porcupine.Unknown:
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.accepted[unjudged]++
+	}
 }
 
 // lost says that it is, or was, not known how the attempt ended: whatever it held was taken

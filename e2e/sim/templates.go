@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -249,12 +248,8 @@ func (w *World) judgeTemplates(v *fsm.View) {
 	if w.trade != tradeTemplates {
 		return
 	}
-	switch result, err := linear.JudgeTemplates(w.sheets.ops, ""); {
-	case err != nil:
-		w.fault("porcupine: %v", err)
-	case result == porcupine.Illegal:
-		w.fault("I7: the history of templates is not linearizable:\n%v", w.sheets.ops)
-	}
+	result, err := linear.JudgeTemplates(w.sheets.ops, "")
+	w.judgeHistory("templates", result, err, w.sheets.ops)
 	w.mu.Lock()
 	w.accepted["operations on templates"] += len(w.sheets.ops)
 	w.mu.Unlock()

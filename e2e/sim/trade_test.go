@@ -2,11 +2,14 @@ package sim
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/anishathalye/porcupine"
 
 	"github.com/agentplane/agentplane/agent/execute"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -14,12 +17,16 @@ import (
 )
 
 // judged is a world that only notes what must not be.
-func judged() *World { return &World{trace: &Trace{began: time.Now()}} }
+func judged() *World {
+	return &World{trace: &Trace{began: time.Now()}, accepted: make(map[string]int)}
+}
 
 func complaints(w *World, want string) string {
 	switch {
 	case want == "" && len(w.red) == 0, want != "" && len(w.red) == 1 && strings.Contains(w.red[0], want):
 		return ""
+	case len(w.red) == 0:
+		return "nothing"
 	}
 	return strings.Join(w.red, "; ")
 }
@@ -44,6 +51,25 @@ func TestAtMostCountsThoseWhoHoldAtOnce(t *testing.T) {
 				t.Errorf("the judge says %q, want one complaint of %q", w.red, test.want)
 			}
 		})
+	}
+}
+
+func TestAHistoryThatWasNotJudgedProvesNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		result   porcupine.CheckResult
+		err      error
+		want     string
+		unjudged int
+	}{
+		"good":       {porcupine.Ok, nil, "", 0},
+		"wrong":      {porcupine.Illegal, nil, "I7: the history of locks is not linearizable", 0},
+		"no end":     {porcupine.Unknown, nil, "", 1},
+		"no history": {porcupine.Ok, errors.New("two calls at once"), "porcupine: two calls at once", 0},
+	} {
+		w := judged()
+		if w.judgeHistory("locks", test.result, test.err, nil); complaints(w, test.want) != "" || w.accepted[unjudged] != test.unjudged {
+			t.Errorf("%s: the judge says %q and leaves %d unjudged, want %q and %d", name, w.red, w.accepted[unjudged], test.want, test.unjudged)
+		}
 	}
 }
 
