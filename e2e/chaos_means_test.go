@@ -140,6 +140,19 @@ type programs struct {
 // has the mended pipeline, without which a follower may starve.
 const oldCommit = "d471fc1"
 
+// missing says of what the programs are needed for why it cannot be had. Those that somebody
+// keeps were built for the faults of the first series.
+func (b programs) missing() map[string]string {
+	missing := make(map[string]string)
+	if b.old.Agentplane == "" {
+		missing[needOld] = fmt.Sprintf("that of commit %s was not built", oldCommit)
+	}
+	if b.clock == "" {
+		missing[needClock] = "the program whose clock can be moved was not built"
+	}
+	return missing
+}
+
 // chaosPrograms builds what a series of runs needs, once.
 func chaosPrograms(t *testing.T) programs {
 	t.Helper()

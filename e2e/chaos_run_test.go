@@ -194,9 +194,7 @@ func TestChaos(t *testing.T) {
 	}
 	missing := missingMeans()
 	b := chaosPrograms(t)
-	if b.old.Agentplane == "" {
-		missing[needOld] = fmt.Sprintf("that of commit %s was not built", oldCommit)
-	}
+	maps.Copy(missing, b.missing())
 	deal := dealer(t, seed, missing)
 	t.Logf("%s=%d", chaosSeedVar, seed)
 	if missing[needNamespaces] == "" && !insideNamespaces() {

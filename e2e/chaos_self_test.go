@@ -34,6 +34,19 @@ func TestArsenalNamesEachFaultOnce(t *testing.T) {
 	}
 }
 
+func TestProgramsThatWereNotBuiltLeaveFaultsOut(t *testing.T) {
+	whole := programs{old: lab.Binaries{Agentplane: "old"}, clock: "clock"}
+	for _, w := range arsenal {
+		if why := w.missing(whole.missing()); why != "" {
+			t.Errorf("%s is left out with all programs there: %s", w.name, why)
+		}
+		none := w.missing(programs{}.missing())
+		if needs := w.name == upgrade || w.name == clockJump; needs != (none != "") {
+			t.Errorf("%s without a further program is left out for %q, want that: %v", w.name, none, needs)
+		}
+	}
+}
+
 func TestDroppedPacketsAreSummed(t *testing.T) {
 	const listed = `table ip chaos1 {
 	chain input { type filter hook input priority filter; policy accept;
