@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,12 @@ func TestNodesHaveTheSameState(t *testing.T) {
 	rest := check()
 	s := newStream(t, f)
 	s.begin(1, 2)
+	await(t, time.Minute, "something is written", func() error {
+		if s.acks.Load() == 0 {
+			return errors.New("no submission is acknowledged")
+		}
+		return nil
+	})
 	busy := check()
 	s.finish()
 	if busy.Index <= rest.Index || busy.Hash == rest.Hash {
