@@ -58,7 +58,7 @@ build: ## build agentplane, agentd and agentctl, static, into .build/
 # at once, since the end-to-end tests wait more than they work.
 .PHONY: test
 test: ## all tests: no race detector, cgo, root or network
-	go test -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) ./e2e ./e2e/sim ./...
+	go test -timeout 20m -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) ./e2e ./e2e/sim ./...
 
 .PHONY: race
 race: ## all tests under the race detector (needs a C compiler)

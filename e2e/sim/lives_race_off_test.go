@@ -3,4 +3,4 @@
 package sim
 
 // defaultLives are so many that 200 are not void.
-const defaultLives = 216
+const defaultLives = 210
