@@ -117,7 +117,9 @@ func (s *stream) oddity(format string, args ...any) {
 // with another node.
 const perClient = 15
 
-func (s *stream) submitting(rng *rand.Rand) {
+// through gives do a client of one node after the other, perClient times each and with a pause
+// of at least that and some more before each time, until the stream ends.
+func (s *stream) through(rng *rand.Rand, least, more time.Duration, do func(*client.Client)) {
 	for {
 		c, err := s.client(rng.IntN(len(s.f.addresses)))
 		if err != nil {
@@ -125,14 +127,20 @@ func (s *stream) submitting(rng *rand.Rand) {
 			return
 		}
 		for range perClient {
-			if !s.pause(time.Duration(50+rng.IntN(250)) * time.Millisecond) {
+			if !s.pause(least + time.Duration(rng.Int64N(int64(more)))) {
 				_ = c.Close()
 				return
 			}
-			s.submit(agentplanev1.NewCommandServiceClient(c), rng)
+			do(c)
 		}
 		_ = c.Close()
 	}
+}
+
+func (s *stream) submitting(rng *rand.Rand) {
+	s.through(rng, 50*time.Millisecond, 250*time.Millisecond, func(c *client.Client) {
+		s.submit(agentplanev1.NewCommandServiceClient(c), rng)
+	})
 }
 
 // submit submits one command of a kind that chance chooses.
@@ -186,7 +194,7 @@ func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
 	switch {
 	case err != nil:
 	case cancel:
-		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+		s.pause(time.Duration(rng.IntN(300)) * time.Millisecond) // what the cancel meets is the test's input
 		// Whether it is canceled shows in the end; a lost answer has no meaning here.
 		_, _ = c.CancelCommand(context.Background(), &agentplanev1.CancelCommandRequest{Id: sub.id})
 	case rng.IntN(20) == 0:

@@ -28,21 +28,7 @@ func (p *parts) begin(seed uint64) {
 }
 
 func (p *parts) submitting(rng *rand.Rand) {
-	for {
-		c, err := p.s.client(rng.IntN(len(p.s.f.addresses)))
-		if err != nil {
-			p.s.oddity("make a client: %v", err)
-			return
-		}
-		for range perClient {
-			if !p.s.pause(time.Duration(200+rng.IntN(600)) * time.Millisecond) {
-				_ = c.Close()
-				return
-			}
-			p.submit(c, rng)
-		}
-		_ = c.Close()
-	}
+	p.s.through(rng, 200*time.Millisecond, 600*time.Millisecond, func(c *client.Client) { p.submit(c, rng) })
 }
 
 // submit submits one, and may cancel it.
@@ -57,7 +43,7 @@ func (p *parts) submit(c *client.Client, rng *rand.Rand) {
 	if sub.outcome == refused || !cancel {
 		return
 	}
-	time.Sleep(time.Duration(rng.IntN(4000)) * time.Millisecond) // what it meets is the test's input
+	p.s.pause(time.Duration(rng.IntN(4000)) * time.Millisecond) // what the cancel meets is the test's input
 	p.mu.Lock()
 	a.canceled = true
 	p.mu.Unlock()
@@ -146,23 +132,11 @@ func (p *parts) agentctl(rng *rand.Rand) {
 
 // confirming confirms again and again what is seen to wait for that, until the stream ends.
 func (p *parts) confirming(rng *rand.Rand) {
-	for {
-		c, err := p.s.client(rng.IntN(len(p.s.f.addresses)))
-		if err != nil {
-			p.s.oddity("make a client: %v", err)
-			return
+	p.s.through(rng, 50*time.Millisecond, 300*time.Millisecond, func(c *client.Client) {
+		if a := p.toConfirm(rng); a != nil {
+			p.confirm(c, a)
 		}
-		for range perClient {
-			if !p.s.pause(time.Duration(50+rng.IntN(300)) * time.Millisecond) {
-				_ = c.Close()
-				return
-			}
-			if a := p.toConfirm(rng); a != nil {
-				p.confirm(c, a)
-			}
-		}
-		_ = c.Close()
-	}
+	})
 }
 
 // toConfirm picks a command that is to be confirmed and may not be over.
