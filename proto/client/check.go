@@ -47,7 +47,16 @@ func (c *Client) CheckStates(ctx context.Context) ([]NodeState, error) {
 				states[i] = fresh[i]
 			}
 		}
-		if SameIndex(states) || !SameState(states) || refused(states) || ctx.Err() != nil || !pause(ctx, jitter(0)) {
+		if SameIndex(states) || !SameState(states) || refused(states) || ctx.Err() != nil {
+			return states, nil
+		}
+		// The others sum their states in vain while one does not answer: ever more rarely. When
+		// all answer the next index is aimed at from this round, which must not be long ago.
+		silent := slices.ContainsFunc(fresh, func(s NodeState) bool { return s.Err != nil })
+		if !silent {
+			round = 0
+		}
+		if !pause(ctx, jitter(round)) {
 			return states, nil
 		}
 	}
@@ -60,8 +69,8 @@ func SameIndex(states []NodeState) bool {
 	})
 }
 
-// SameState says that all nodes that have answered for the index of the first one that has
-// hold the same.
+// SameState says that no two nodes that have answered for the same index hold different
+// states.
 func SameState(states []NodeState) bool {
 	hashes := make(map[uint64][]byte)
 	for _, s := range states {
