@@ -103,9 +103,11 @@ func least(all []reading, of func(reading) int) int {
 	return of(slices.MinFunc(all, func(a, b reading) int { return of(a) - of(b) }))
 }
 
-// notes are the maxima of nodes and agents, and by how much a life that is judged has grown.
+// notes are the maxima of nodes and agents, how many lives are judged, and by how much one of
+// these has grown.
 func (l *levels) notes() []string {
 	var node, agent, grown reading
+	judged := 0
 	add := func(into *reading, r reading) {
 		into.rss, into.fds, into.goroutines = max(into.rss, r.rss), max(into.fds, r.fds), max(into.goroutines, r.goroutines)
 	}
@@ -118,6 +120,7 @@ func (l *levels) notes() []string {
 			}
 		}
 		if n := len(s.readings); n >= 2*levelGates {
+			judged++
 			from, to := s.readings[0], s.readings[n-1]
 			add(&grown, reading{rss: to.rss - from.rss, fds: to.fds - from.fds, goroutines: to.goroutines - from.goroutines})
 		}
@@ -125,7 +128,7 @@ func (l *levels) notes() []string {
 	return []string{
 		fmt.Sprintf("rss=%dMiB", node.rss>>20), fmt.Sprintf("fds=%d", node.fds), fmt.Sprintf("goroutines=%d", node.goroutines),
 		fmt.Sprintf("agentrss=%dMiB", agent.rss>>20), fmt.Sprintf("agentfds=%d", agent.fds),
-		fmt.Sprintf("grown=%dMiB/%d/%d", grown.rss>>20, grown.fds, grown.goroutines),
+		fmt.Sprintf("levels=%d", judged), fmt.Sprintf("grown=%dMiB/%d/%d", grown.rss>>20, grown.fds, grown.goroutines),
 	}
 }
 
