@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 )
@@ -204,10 +205,17 @@ func TestDevGoesOnWhereItStopped(t *testing.T) {
 	}
 
 	// What runs is ended, also what does not listen to TERM.
-	deaf := submit(t, cl, "name == \"agent-1\"", "/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1000; done")
+	trapped := filepath.Join(t.TempDir(), "trapped")
+	deaf := submit(t, cl, "name == \"agent-1\"", "/bin/sh", "-c", "trap '' TERM; : >'"+trapped+"'; while :; do sleep 1000; done")
 	command(t, cl, deaf, func(c *agentplanev1.Command) bool {
 		return len(c.GetInvocations()) == 1 && c.GetInvocations()[0].GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_RUNNING
 	})
+	// That it runs is told before it has come to its first line.
+	waiting, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := lab.Await(waiting, func() error { _, err := os.Stat(trapped); return err }); err != nil {
+		t.Fatalf("the program does not go deaf to TERM: %v", err)
+	}
 	if len(supervisorsBelow(dir)) != 1 {
 		t.Errorf("supervisors: %v, want one", supervisorsBelow(dir))
 	}
