@@ -260,6 +260,12 @@ func (w *World) readsOutput(ctx context.Context, n *node, rows bool) error {
 			at := execute.Attempt{InvocationID: row.GetId(), Number: row.GetAttempt()}
 			p := w.printingOf(at)
 			ends, done := p.state()
+			// What the agent was told is in the state by now, and may not have been in the view
+			// when the reading began.
+			row, there := w.newest().Invocation(row.GetId())
+			if !there {
+				continue // purged meanwhile
+			}
 			record := recordOf(row, at)
 			kept := slices.ContainsFunc(record.GetNodeIds(), func(id string) bool {
 				k, there := v.Node(id)
