@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/agentplane/agentplane/agent/agenttest"
+	"github.com/agentplane/agentplane/agent/journal"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/wave"
 )
@@ -256,6 +257,9 @@ func TestAnUndoOutlivesItsJournal(t *testing.T) {
 		t.Errorf("what waits has no directory: %v", err)
 	}
 	h.waitUndone(inv)
+	c.Until("the end of the undo is seen", func() bool {
+		return !w.runs(journal.Key{InvocationID: inv, Attempt: 1})
+	})
 }
 
 func TestSecretsThatACrashHasLeftGoWithTheNextStart(t *testing.T) {
