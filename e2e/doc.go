@@ -98,6 +98,8 @@
 //	journallost      I2 I3   fsm                     TestStories
 //	journallost      I2 I3   e2e                     TestBadDayWipedAgent
 //	expiry           I3      controlplane/rollout    TestReleasesAtOnceAndExpiresInTime
+//	hasty            I3      controlplane/rollout    TestJudge
+//	hasty            I3      e2e/sim                 TestLives
 //	deposed          I4      fsm                     TestStories
 //	deposed,reoffer  I4      e2e/sim                 TestLives
 //	tornvote         I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog

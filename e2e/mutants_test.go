@@ -80,6 +80,8 @@ var catches = []catch{
 	{mutant: "journallost", promises: "I2 I3", pkg: "fsm", test: "TestStories", says: "tells another story"},
 	{mutant: "journallost", promises: "I2 I3", pkg: "e2e", test: "TestBadDayWipedAgent", says: "is LOST"},
 	{mutant: "expiry", promises: "I3", pkg: "controlplane/rollout", test: "TestReleasesAtOnceAndExpiresInTime"},
+	{mutant: "hasty", promises: "I3", pkg: "controlplane/rollout", test: "TestJudge", says: "Judge"},
+	{mutant: "hasty", promises: "I3", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "after its agent's session has ended"},
 	{mutant: "oldclaim", promises: "I3", pkg: "controlplane/dispatch", test: "TestClaimIsDeliveredAgainOnAnotherNode"},
 	{mutant: "deposed", promises: "I4", pkg: "fsm", test: "TestStories", says: "testdata/office.txt tells another story"},
 	{mutant: "deposed", with: "reoffer", promises: "I4", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "I4: a mutation of leader"},

@@ -9,5 +9,8 @@ import (
 // mutates says that the mutant with the name is asked for (see e2e/doc.go).
 func mutates(name string) bool { return os.Getenv("MUTANT") == name }
 
-// The mutant: nothing expires.
-var expires = !mutates("expiry")
+// The mutants: nothing expires; what runs is LOST as soon as its agent has no session.
+var (
+	expires = !mutates("expiry")
+	waits   = !mutates("hasty")
+)

@@ -63,7 +63,7 @@ func (p Patience) Judge(a Attempt) (lost string, wait time.Duration) {
 			ran = max(0, a.Age-a.For)
 		}
 		left := max(p.LostAfter, a.Allowed-ran) - a.For
-		if left <= 0 {
+		if left <= 0 || !waits {
 			return NoContact, 0
 		}
 		wait = left

@@ -19,7 +19,8 @@ import (
 type book struct {
 	mu      sync.Mutex // guards what follows; never held while waiting
 	entries map[uint64]*raft.Log
-	samples map[uint64]sample // by index
+	began   map[uint64]time.Time // when the entry was first written
+	samples map[uint64]sample    // by index
 	taken   int
 	differ  []string // samples that differ at an equal index
 }
@@ -31,7 +32,7 @@ type sample struct {
 }
 
 func newBook() *book {
-	return &book{entries: make(map[uint64]*raft.Log), samples: make(map[uint64]sample)}
+	return &book{entries: make(map[uint64]*raft.Log), began: make(map[uint64]time.Time), samples: make(map[uint64]sample)}
 }
 
 // wrote notes entries that a node writes. What has committed is known in the end: no
@@ -42,7 +43,7 @@ func (b *book) wrote(logs []*raft.Log) {
 	defer b.mu.Unlock()
 	for _, l := range logs {
 		if old := b.entries[l.Index]; old == nil || old.Term < l.Term {
-			b.entries[l.Index] = l
+			b.entries[l.Index], b.began[l.Index] = l, time.Now()
 		}
 	}
 }
@@ -88,8 +89,9 @@ func (w written) IsMonotonic() bool {
 
 // audit applies the log up to the index to a state of its own and judges each outcome
 // by what must never be granted, and has judge judge each state by what was seen of it, and
-// by the entry that led to it; what was no entry is nil. It answers what is wrong.
-func (b *book) audit(last uint64, judge func(*fsm.View, *raftlogv1.Entry, []*raftlogv1.Outcome) []string) (wrong []string) {
+// by the entry that led to it, which was first written at that time; what was no entry is nil.
+// It answers what is wrong.
+func (b *book) audit(last uint64, judge func(*fsm.View, *raftlogv1.Entry, []*raftlogv1.Outcome, time.Time) []string) (wrong []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	wrong = b.differ
@@ -109,7 +111,7 @@ func (b *book) audit(last uint64, judge func(*fsm.View, *raftlogv1.Entry, []*raf
 			}
 			a.entry(office.GetEpoch(), e, answer)
 		}
-		if wrong = append(wrong, judge(m.View(), e, answer)...); len(wrong) > 5 {
+		if wrong = append(wrong, judge(m.View(), e, answer, b.began[i])...); len(wrong) > 5 {
 			break
 		}
 		if s, ok := b.samples[i]; ok && s.hash != m.View().Hash() {

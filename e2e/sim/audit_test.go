@@ -3,6 +3,7 @@ package sim
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -102,7 +103,7 @@ func TestBookKnowsWhatCommitted(t *testing.T) {
 	office := func(node string, term uint64) *raftlogv1.Mutation {
 		return &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_TakeOffice{TakeOffice: &raftlogv1.TakeOffice{NodeId: node, Term: term}}}
 	}
-	nothing := func(*fsm.View, *raftlogv1.Entry, []*raftlogv1.Outcome) []string { return nil }
+	nothing := func(*fsm.View, *raftlogv1.Entry, []*raftlogv1.Outcome, time.Time) []string { return nil }
 	older, newer := entry(2, office("a", 2)), entry(3, office("b", 3))
 	for _, order := range [][]*raft.Log{{older, newer}, {newer, older}} {
 		b, m := newBook(), fsm.Raft{Machine: fsm.New(fsm.Options{})}

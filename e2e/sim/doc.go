@@ -90,7 +90,9 @@
 //   - I2: the hosts started no attempt twice; SUCCEEDED, FAILED and TIMED_OUT were
 //     started once, EXPIRED, SKIPPED and REJECTED never; nothing was started of which
 //     the state knows nothing.
-//   - I3: every invocation has ended, LOST only with a fault that explains its reason.
+//   - I3: every invocation has ended, LOST only with a fault that explains its reason; and for
+//     want of contact or of an answer only when there was none for as long as that takes, by the
+//     world's clock and the log.
 //   - The slot of each schedule is settled once, not before its time, by one command at
 //     most, through whatever leaders there were (I2, I8).
 //   - I5: session epochs never go back, on any node, nor in what watches show.

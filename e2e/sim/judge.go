@@ -82,9 +82,9 @@ func (w *World) agree(ctx context.Context) error {
 	for {
 		v, why := w.common()
 		if why == "" {
-			waves, locks, templates := newWaveJudge(), newLockJudge(), newTemplateJudge()
-			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome) []string {
-				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes))
+			waves, locks, templates, losses := newWaveJudge(), newLockJudge(), newTemplateJudge(), newLostJudge()
+			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome, at time.Time) []string {
+				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes), losses.judge(v, e, outcomes, at))
 			}) {
 				w.fault("%s", wrong)
 			}
@@ -92,7 +92,7 @@ func (w *World) agree(ctx context.Context) error {
 				w.fault("%s", wrong)
 			}
 			w.mu.Lock()
-			for _, seen := range []map[string]int{waves.seen, locks.seen, templates.seen} {
+			for _, seen := range []map[string]int{waves.seen, locks.seen, templates.seen, losses.seen} {
 				for what, n := range seen {
 					w.accepted[what] += n
 				}
