@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
+	"github.com/agentplane/agentplane/gossip/gossiptest"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 )
@@ -107,10 +108,10 @@ var kinds = []faultKind{
 		_, before := w.net.Worsened()
 		d := time.Duration(5*(1+f.To)) * time.Millisecond
 		w.net.SetDelay(0, 2*d)
-		w.gossip.SetLatency(d)
+		w.gossip.SetLatency(0, 2*d) // packets overtake each other
 		return func() bool {
 			w.net.SetDelay(usualLeast, usualMost)
-			w.gossip.SetLatency(time.Millisecond)
+			w.gossip.SetLatency(gossiptest.DefaultLatency, gossiptest.DefaultLatency)
 			_, delayed := w.net.Worsened()
 			return delayed > before
 		}

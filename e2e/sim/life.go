@@ -79,6 +79,7 @@ func Live(seed uint64, dir string, chosen []int) (out *Outcome) {
 	if o := w.operators; o != nil {
 		out.Writes, out.Reads, out.Shown = o.writes, o.reads, w.watches.messages
 	}
+	w.accepted["packets overtaken"] += int(w.gossip.Overtaken())
 	for _, a := range w.agents {
 		out.Starts += len(a.Starts())
 	}

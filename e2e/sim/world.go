@@ -19,7 +19,6 @@ import (
 	"github.com/agentplane/agentplane/fsm"
 	"github.com/agentplane/agentplane/gossip/gossiptest"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
-	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
 // The times of a world: shorter than the defaults, in the same order.
@@ -96,6 +95,7 @@ type World struct {
 	effects    map[string]int        // faults that took effect
 	troubled   time.Time             // when something was last broken or mended
 	sessions   map[session]bool      // all that any node has shown
+	noted      map[sight]bool        // what the trace tells of sessions and leaders
 	away       map[session]time.Time // when a session was first seen to have ended
 	names      map[string]string     // of agents, by id
 	replacedAt time.Time             // when the last node had joined in the place of another one
@@ -113,7 +113,7 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
 		trade:   tradeOf(seed),
-		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), away: make(map[session]time.Time), names: make(map[string]string), putBacks: make(map[string]bool),
+		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), noted: make(map[sight]bool), away: make(map[session]time.Time), names: make(map[string]string), putBacks: make(map[string]bool),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: drawCompaction(rng), slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}
 	w.sheets.began, w.sheets.newest = time.Now(), make(map[string]*agentplanev1.Template)
@@ -332,7 +332,7 @@ func (w *World) heal() error {
 	w.mu.Unlock()
 	w.net.Heal()
 	w.gossip.SetLoss(0)
-	w.gossip.SetLatency(gossiptest.DefaultLatency)
+	w.gossip.SetLatency(gossiptest.DefaultLatency, gossiptest.DefaultLatency)
 	w.cutGossip()
 	for _, a := range w.agents {
 		a.arm(nil)
@@ -379,70 +379,4 @@ func (w *World) trouble() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.troubled = time.Now()
-}
-
-// watch follows the feed of one life of a node and judges what it sees.
-func (w *World) watch(ctx context.Context, n *node, life *nodeLife) {
-	news := make(chan fsm.News)
-	_, cursor := life.machine.ViewAndWatch()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		life.machine.Follow(ctx, cursor, news, fsm.TableSessions)
-	}()
-	defer func() { <-done }()
-	epochs := make(map[string]uint64)
-	for {
-		var rows []*raftlogv1.Session
-		select {
-		case n := <-news:
-			for _, c := range n.Changes {
-				if s, ok := c.Row.(*raftlogv1.Session); ok {
-					rows = append(rows, s)
-				}
-			}
-		case <-done:
-			return
-		}
-		for _, s := range rows {
-			if s.GetEpoch() < epochs[s.GetAgentId()] {
-				w.fault("%s: the session epoch of %s went from %d back to %d", n.name, s.GetAgentId(), epochs[s.GetAgentId()], s.GetEpoch())
-			}
-			epochs[s.GetAgentId()] = s.GetEpoch()
-			w.sawSession(n, s)
-		}
-	}
-}
-
-// sawSession judges a session as a node has it. No agent is DOWN before its grace is
-// over, nor long after all troubles.
-func (w *World) sawSession(n *node, s *raftlogv1.Session) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	k := session{s.GetAgentId(), s.GetEpoch()}
-	w.sessions[k] = true
-	now := time.Now()
-	switch s.GetState() {
-	case raftlogv1.SessionState_SESSION_STATE_RECONNECTING:
-		if _, known := w.away[k]; !known {
-			w.away[k] = now
-			w.trace.Note(w.names[k.agent], "reconnecting since epoch %d (%s)", k.epoch, s.GetReason())
-		}
-	case raftlogv1.SessionState_SESSION_STATE_DOWN:
-		since, known := w.away[k]
-		if !known {
-			w.redLocked("%s: %s is DOWN without having been RECONNECTING (epoch %d, %s)", n.name, w.names[k.agent], k.epoch, s.GetReason())
-			return
-		}
-		w.trace.Note(n.name, "has %s DOWN, %v after it was lost", w.names[k.agent], now.Sub(since))
-		w.accepted["down"]++
-		if now.Sub(since) < grace*9/10 {
-			w.redLocked("%s: %s is DOWN %v after it was lost, its grace is %v", n.name, w.names[k.agent], now.Sub(since), grace)
-		}
-		if calm := now.Sub(w.troubled); calm > settled {
-			w.redLocked("%s: %s is DOWN %v after the last trouble", n.name, w.names[k.agent], calm)
-		}
-	}
 }

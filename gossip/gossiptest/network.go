@@ -21,12 +21,15 @@ type Network struct {
 	cut        map[link]bool
 	streams    map[*stream]struct{}
 	loss       float64
-	latency    time.Duration
+	least      time.Duration // that a packet takes
+	most       time.Duration
 	rng        *rand.Rand
 	delivered  uint64
 	dropped    uint64
-	held       map[link]uint64 // packets and streams that a cut has stopped
-	lost       uint64          // packets, by chance
+	held       map[link]uint64    // packets and streams that a cut has stopped
+	lost       uint64             // packets, by chance
+	newest     map[link]time.Time // the latest arrival of those under way
+	overtaken  uint64             // packets that arrive before one that was sent earlier
 }
 
 // link is one direction between two hosts.
@@ -39,7 +42,9 @@ func NewNetwork(seed uint64) *Network {
 		cut:        make(map[link]bool),
 		streams:    make(map[*stream]struct{}),
 		held:       make(map[link]uint64),
-		latency:    DefaultLatency,
+		newest:     make(map[link]time.Time),
+		least:      DefaultLatency,
+		most:       DefaultLatency,
 		rng:        rand.New(rand.NewPCG(seed, seed)),
 	}
 }
@@ -71,11 +76,12 @@ func (n *Network) SetLoss(p float64) {
 	n.loss = p
 }
 
-// SetLatency makes each packet take d.
-func (n *Network) SetLatency(d time.Duration) {
+// SetLatency makes each packet take between least and most, so that they overtake each other
+// where these differ.
+func (n *Network) SetLatency(least, most time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.latency = d
+	n.least, n.most = least, max(least, most)
 }
 
 // Cut stops everything that goes from one address to another, packets that are
@@ -136,6 +142,13 @@ func (n *Network) Lost() uint64 {
 	return n.lost
 }
 
+// Overtaken returns how many packets were sent later than one that arrives after them.
+func (n *Network) Overtaken() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.overtaken
+}
+
 // send takes b and lets it arrive after the latency, or not.
 func (n *Network) send(l link, b []byte) {
 	n.mu.Lock()
@@ -144,7 +157,12 @@ func (n *Network) send(l link, b []byte) {
 		n.lost++
 		n.dropped++
 	}
-	latency := n.latency
+	latency := n.least + time.Duration(n.rng.Int64N(int64(n.most-n.least)+1))
+	if at := time.Now().Add(latency); !lost && at.Before(n.newest[l]) {
+		n.overtaken++
+	} else if !lost {
+		n.newest[l] = at
+	}
 	n.mu.Unlock()
 	if !lost {
 		time.AfterFunc(latency, func() { n.arrive(l, b) })

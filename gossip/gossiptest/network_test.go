@@ -53,7 +53,7 @@ func arrived(t *testing.T, from, to *Transport, count int) int {
 func TestPacketsTakeTheLatencyAndBelongToTheNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, a, b := pair(t)
-		n.SetLatency(7 * time.Millisecond)
+		n.SetLatency(7*time.Millisecond, 7*time.Millisecond)
 		begin := time.Now()
 		buf := []byte("hello")
 		if _, err := a.WriteTo(buf, addrB); err != nil {
@@ -63,6 +63,41 @@ func TestPacketsTakeTheLatencyAndBelongToTheNetwork(t *testing.T) {
 		p := <-b.PacketCh()
 		if string(p.Buf) != "hello" || time.Since(begin) != 7*time.Millisecond || !p.Timestamp.Equal(time.Now()) {
 			t.Errorf("%q after %v, stamped %v", p.Buf, time.Since(begin), p.Timestamp)
+		}
+	})
+}
+
+func TestPacketsOvertakeEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b := pair(t)
+		for i := range byte(100) {
+			if _, err := a.WriteTo([]byte{i}, addrB); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n.Overtaken() != 0 {
+			t.Errorf("%d packets overtake others that take as long", n.Overtaken())
+		}
+		time.Sleep(time.Second)
+		n.SetLatency(0, 20*time.Millisecond)
+		for i := range byte(100) {
+			if _, err := a.WriteTo([]byte{i}, addrB); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		var newest byte
+		late := uint64(0)
+		for range 200 {
+			if p := <-b.PacketCh(); len(b.packets) < 100 {
+				if p.Buf[0] < newest {
+					late++
+				}
+				newest = max(newest, p.Buf[0])
+			}
+		}
+		if n.Overtaken() < 50 || late < 50 {
+			t.Errorf("%d packets have overtaken others, and %d came late of 100 on their way at once", n.Overtaken(), late)
 		}
 	})
 }
