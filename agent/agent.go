@@ -19,6 +19,7 @@ import (
 	"github.com/agentplane/agentplane/agent/session"
 	"github.com/agentplane/agentplane/configs"
 	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // Agent is one life of agentd on one data directory.
@@ -31,6 +32,9 @@ type Agent struct {
 func New(o Options) (*Agent, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
+	}
+	if o.WallClock == nil {
+		o.WallClock = time.Now
 	}
 	return &Agent{o: o, config: o.Settings()}, nil
 }
@@ -79,6 +83,16 @@ type life struct {
 	contact    *contact
 }
 
+// moment is what this host knows of the time: once a node has said the cluster's, a wall clock
+// that is set wrong does not keep it from the cluster.
+func (l *life) moment() identity.Moment {
+	m := identity.Moment{Own: l.o.WallClock()}
+	if now, known := l.clock.Now(); known {
+		m.Cluster = time.Unix(0, now)
+	}
+	return m
+}
+
 // identify knows who this agent is, if need be by enrolment.
 func (l *life) identify(ctx context.Context) error {
 	r, err := loadRecord(l.dir)
@@ -108,12 +122,7 @@ func (l *life) identify(ctx context.Context) error {
 
 // open opens the journal and what runs programs.
 func (l *life) open() error {
-	now := func() int64 {
-		if now, known := l.clock.Now(); known {
-			return now
-		}
-		return time.Now().UnixNano()
-	}
+	now := func() int64 { return l.moment().Now().UnixNano() }
 	options := func() journal.Options { return journal.Options{Retention: l.o.Settings().Journal.Retention} }
 	var err error
 	if l.book, err = openBook(l.dir.path, options, now, l.o.Logger.Named("journal")); err != nil {
@@ -140,7 +149,7 @@ func (l *life) open() error {
 	}
 	l.worker = newWorker(workerOptions{
 		AgentID: l.record.AgentID, Name: l.record.Name, ClusterID: l.record.ClusterID, Slots: l.config.Slots,
-		Book: l.book, Runner: runner, Clock: &l.clock, Settings: l.o.Settings, Policy: l.o.Policy, Output: shelf,
+		Book: l.book, Runner: runner, Clock: &l.clock, Now: now, Settings: l.o.Settings, Policy: l.o.Policy, Output: shelf,
 		Contents: l.contents, Logger: l.o.Logger.Named("work"),
 	})
 	return nil
@@ -170,10 +179,10 @@ func (l *life) serve(ctx context.Context) error {
 		Read:     l.o.Facts,
 		Own:      map[string]string{"agent_version": l.o.Version, "go_version": runtime.Version()},
 	})
-	renew := newRenewer(l.credential, l.trust, l.o.Dial, l.o.Logger.Named("identity"))
+	renew := newRenewer(l.credential, l.trust, l.o.Dial, l.moment, l.o.Logger.Named("identity"))
 	startID := make([]byte, 16)
 	_, _ = rand.Read(startID) // never fails
-	opener := &opener{dial: l.o.Dial, trust: l.trust, credential: l.credential, renewer: renew}
+	opener := &opener{dial: l.o.Dial, clock: l.moment, trust: l.trust, credential: l.credential, renewer: renew}
 	l.contact.opener = opener
 	keeper, err := session.New(session.Options{
 		AgentID: l.record.AgentID, ClusterID: l.record.ClusterID, Version: l.o.Version,

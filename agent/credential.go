@@ -158,16 +158,16 @@ func (c *credential) leaf() *x509.Certificate {
 }
 
 // expired says whether the certificate is of no use but for renewal.
-func (c *credential) expired(now time.Time) bool {
+func (c *credential) expired(now identity.Moment) bool {
 	leaf := c.leaf()
-	return now.After(leaf.NotAfter) || now.Before(leaf.NotBefore)
+	return now.Outside(leaf.NotBefore, leaf.NotAfter)
 }
 
 // due says how long it is until renewal; 0 is now.
-func (c *credential) due(now time.Time) time.Duration {
+func (c *credential) due(now identity.Moment) time.Duration {
 	leaf := c.leaf()
-	if identity.RenewalDue(leaf, now) {
+	if identity.RenewalDue(leaf, now.Now()) {
 		return 0
 	}
-	return identity.HalfLife(leaf).Sub(now)
+	return identity.HalfLife(leaf).Sub(now.Now())
 }

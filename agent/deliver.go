@@ -27,7 +27,7 @@ func (w *worker) deliver(ctx context.Context, d *agentplanev1.Deliver) {
 	floor, _ := w.o.Book.now().Floor()
 	o, no := judge(d, stage{
 		clusterID: w.o.ClusterID, agentID: w.o.AgentID, name: w.o.Name, incarnation: grant.Incarnation.GetNumber(),
-		now: w.now(), floor: floor, policy: w.o.Policy,
+		now: w.o.Now(), floor: floor, policy: w.o.Policy,
 	})
 	if no == nil {
 		_, brought := blob.CheckBrought(o.spec)
@@ -108,7 +108,7 @@ func (w *worker) startWaiting(ctx context.Context) {
 		o := w.waiting[0]
 		w.waiting = w.waiting[1:]
 		w.mu.Unlock()
-		if o.intent.NotAfter <= w.now() {
+		if o.intent.NotAfter <= w.o.Now() {
 			w.never(o.intent, journal.Rejected, reasonExpired, "it found no free slot before "+stamp(o.intent.NotAfter))
 			continue
 		}
@@ -122,7 +122,7 @@ func (w *worker) startWaiting(ctx context.Context) {
 // start journals the intent and starts the supervisor. Nothing is started that is not in
 // the journal.
 func (w *worker) start(ctx context.Context, o *order) {
-	o.intent.At = w.now()
+	o.intent.At = w.o.Now()
 	w.o.Book.expect(o.intent)
 	defer w.o.Book.forget(o.key())
 	run, err := w.o.Runner.Start(ctx, w.spec(o))
@@ -162,7 +162,7 @@ func (w *worker) begun(k journal.Key) bool {
 // never journals that the attempt has not started and will not, and tells it.
 func (w *worker) never(in journal.Intent, s journal.State, reason, detail string) {
 	log := w.o.Logger.With("invocation_id", in.InvocationID, "attempt", in.Attempt)
-	in.At = w.now()
+	in.At = w.o.Now()
 	j := w.o.Book.now()
 	err := j.Never(in, s, reason, detail)
 	var known *journal.KnownError
@@ -228,7 +228,7 @@ func (w *worker) cancel(c *agentplanev1.CancelAttempt) {
 	}
 	// Unknown: it must not start when its delivery comes after all. The time of submission
 	// is not known; now is later, and thus keeps the journal's floor on the safe side.
-	now := w.now()
+	now := w.o.Now()
 	w.never(journal.Intent{Key: k, Submitted: now, NotAfter: now}, journal.Canceled, "canceled", "it was canceled before it was delivered")
 }
 
@@ -249,6 +249,6 @@ func (w *worker) ask(q *agentplanev1.Ask) {
 	if w.known(k, q.GetFence()) || w.begun(k) {
 		return // what has begun its delivery adopts
 	}
-	now := w.now()
+	now := w.o.Now()
 	w.never(journal.Intent{Key: k, Fence: q.GetFence(), Submitted: now, NotAfter: now}, journal.Lost, "unknown", "the journal has never heard of it")
 }

@@ -68,7 +68,7 @@ func (w *worker) fetches(ctx context.Context, o *order) bool {
 		w.never(o.intent, journal.Rejected, reasonNoFile, "this agent keeps no files")
 		return true
 	}
-	within, stop := context.WithTimeout(ctx, min(fetchFor, time.Duration(o.intent.NotAfter-w.now())))
+	within, stop := context.WithTimeout(ctx, min(fetchFor, time.Duration(o.intent.NotAfter-w.o.Now())))
 	f := &fetching{order: o, stop: stop}
 	w.mu.Lock()
 	full := len(w.fetching) >= 2*w.o.Slots // nodes claim for free slots only
@@ -104,7 +104,7 @@ func (w *worker) arrived(ctx context.Context, f *fetching) {
 	w.mu.Unlock()
 	switch {
 	case !mine:
-	case o.intent.NotAfter <= w.now():
+	case o.intent.NotAfter <= w.o.Now():
 		w.never(o.intent, journal.Rejected, reasonExpired, "what it brings along had not come before "+stamp(o.intent.NotAfter))
 	case f.err != nil:
 		w.never(o.intent, journal.Rejected, reasonNoFile, "what it brings along was not gotten: "+f.err.Error())

@@ -14,6 +14,7 @@ import (
 	"github.com/agentplane/agentplane/agent/session"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 const (
@@ -25,6 +26,7 @@ const (
 // opener reaches one node at a time, each over a connection of its own.
 type opener struct {
 	dial       client.Dial
+	clock      identity.Clock
 	trust      *trust
 	credential *credential
 	renewer    *renewer
@@ -78,6 +80,7 @@ func (o *opener) connect(ctx context.Context, n session.Node) (*noted, error) {
 		Bundle:         o.trust.without(),
 		Certificate:    o.credential.certificate,
 		Dial:           o.dial,
+		Clock:          o.clock,
 		ConnectTimeout: connectTimeout,
 		Unreachable:    time.Nanosecond, // another node is the better try
 		// Heartbeats notice a frozen node; probes would be one call per second and agent.

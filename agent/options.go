@@ -37,6 +37,9 @@ type Options struct {
 	// Facts are the host's; nil is collect.Host.
 	Facts func(context.Context) map[string]string
 
+	// WallClock is the host's; nil is time.Now.
+	WallClock func() time.Time
+
 	// BackoffCap bounds the wait between two rounds over the nodes until the cluster gives
 	// a bound; 15 s.
 	BackoffCap time.Duration

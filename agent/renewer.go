@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/agentplane/agentplane/proto/client"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 const (
@@ -29,6 +30,7 @@ type renewer struct {
 	credential *credential
 	trust      *trust
 	dial       client.Dial
+	clock      identity.Clock
 	log        hclog.Logger
 	kick       chan struct{} // holds one: look now
 
@@ -40,15 +42,15 @@ type renewer struct {
 	patience time.Duration // until the next forced one
 }
 
-func newRenewer(c *credential, t *trust, dial client.Dial, log hclog.Logger) *renewer {
-	return &renewer{credential: c, trust: t, dial: dial, log: log, kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+func newRenewer(c *credential, t *trust, dial client.Dial, clock identity.Clock, log hclog.Logger) *renewer {
+	return &renewer{credential: c, trust: t, dial: dial, clock: clock, log: log, kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // Run renews until ctx ends, and returns nil.
 func (r *renewer) Run(ctx context.Context) error {
 	pause := renewRetry
 	for forced := false; ; {
-		wait := r.credential.due(time.Now())
+		wait := r.credential.due(r.clock())
 		if wait <= 0 || forced {
 			if err := r.renew(ctx); err != nil {
 				if ctx.Err() != nil {
@@ -65,7 +67,7 @@ func (r *renewer) Run(ctx context.Context) error {
 				wait = pause/2 + rand.N(pause/2+1)
 				pause = min(2*pause, renewRetries)
 			} else {
-				pause, wait, forced = renewRetry, max(r.credential.due(time.Now()), maxForced), false
+				pause, wait, forced = renewRetry, max(r.credential.due(r.clock()), maxForced), false
 			}
 		}
 		t := time.NewTimer(min(wait, renewLook))
@@ -115,7 +117,7 @@ func nextPatience(patience, after time.Duration) time.Duration {
 
 // ready renews an expired certificate, which is good for nothing else.
 func (r *renewer) ready(ctx context.Context) error {
-	if !r.credential.expired(time.Now()) {
+	if !r.credential.expired(r.clock()) {
 		return nil
 	}
 	return r.renew(ctx)
@@ -136,13 +138,13 @@ func (r *renewer) renew(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if r.since() < time.Second && !r.credential.expired(time.Now()) {
+	if r.since() < time.Second && !r.credential.expired(r.clock()) {
 		return nil // somebody else has just done it
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	c, err := client.New(client.Options{
-		Addresses: r.trust.addresses(), Bundle: r.trust.without(), Certificate: r.credential.certificate, Dial: r.dial,
+		Addresses: r.trust.addresses(), Bundle: r.trust.without(), Certificate: r.credential.certificate, Dial: r.dial, Clock: r.clock,
 	})
 	if err != nil {
 		return err

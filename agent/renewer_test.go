@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/agentplane/agentplane/agent/agenttest"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // TestDistrustWaitsForNoRenewal: who finds that one node does not accept the certificate
@@ -41,7 +42,7 @@ func TestDistrustWaitsForNoRenewal(t *testing.T) {
 		hangs <- struct{}{}
 		<-ctx.Done()
 		return nil, ctx.Err()
-	}, hclog.NewNullLogger())
+	}, func() identity.Moment { return identity.Moment{Own: time.Now()} }, hclog.NewNullLogger())
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, told := make(chan struct{}), make(chan struct{})
 	go func() { defer close(ended); _ = r.renew(ctx) }()

@@ -72,7 +72,7 @@ func (w *worker) announce(p *agentplanev1.Report, r Run) {
 		return
 	}
 	p.Reason = execute.ReasonRebootAnnounced
-	p.Detail = "the program has ended and announced a reboot of the host, which is waited for until " + stamp(w.now()+int64(left))
+	p.Detail = "the program has ended and announced a reboot of the host, which is waited for until " + stamp(w.o.Now()+int64(left))
 	if n := len(p.Steps); n > 0 {
 		p.Steps[n-1].Reason = p.Reason
 	}
@@ -287,7 +287,7 @@ func (w *worker) forgetSecrets(a execute.Attempt) {
 func (w *worker) removeDone(done []journal.Record) {
 	surplus := len(done) - keptDirectories
 	for _, r := range byAge(done) {
-		old := w.now()-r.Result.At > int64(keptFor)
+		old := w.o.Now()-r.Result.At > int64(keptFor)
 		if surplus <= 0 && !old {
 			return
 		}

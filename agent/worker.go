@@ -36,11 +36,14 @@ type workerOptions struct {
 	Book      *book
 	Runner    Runner
 	Clock     *session.Clock
-	Settings  func() configs.Agent
-	Policy    Policy
-	Output    outputShelf
-	Contents  *contents // of what commands bring along; nil when there is none
-	Logger    hclog.Logger
+	// Now is the cluster's time in Unix nanoseconds; before the first Welcome the host's, which
+	// then only dates records.
+	Now      func() int64
+	Settings func() configs.Agent
+	Policy   Policy
+	Output   outputShelf
+	Contents *contents // of what commands bring along; nil when there is none
+	Logger   hclog.Logger
 }
 
 // worker is where deliveries become attempts, and attempts reports. See the package
@@ -260,15 +263,6 @@ func (w *worker) Rotate(now int64) error {
 	clear(w.fences)
 	w.mu.Unlock()
 	return w.o.Book.now().SetFloor(now)
-}
-
-// now is the cluster's time; before the first Welcome the host's, which then only dates
-// records.
-func (w *worker) now() int64 {
-	if now, known := w.o.Clock.Now(); known {
-		return now
-	}
-	return time.Now().UnixNano()
 }
 
 // follow waits for the attempt's end in a goroutine, and tells in another one which of its

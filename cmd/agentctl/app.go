@@ -127,7 +127,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 		OnBundle:    s.learn,
 		OnFailover:  s.leave,
 		OnExpired:   s.fetch,
-		Clock:       a.now,
+		Clock:       identity.Wall(a.now),
 		CallTimeout: a.flags.requestTimeout,
 	})
 	if err != nil {

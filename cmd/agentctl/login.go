@@ -77,7 +77,7 @@ func (a *app) login(ctx context.Context, t identity.Token, addresses []string, n
 		As: func(r *agentplanev1.EnrollRequest) {
 			r.As = &agentplanev1.EnrollRequest_Operator{Operator: &agentplanev1.EnrollOperator{Name: name}}
 		},
-		Options: client.Options{Clock: a.now, CallTimeout: a.flags.requestTimeout},
+		Options: client.Options{Clock: identity.Wall(a.now), CallTimeout: a.flags.requestTimeout},
 	})
 	if err != nil {
 		if worthless(err, fresh) {

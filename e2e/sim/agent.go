@@ -19,6 +19,7 @@ type agentHost struct {
 	*Host
 	w  *World
 	ip string
+	wallClock
 
 	// What follows is guarded by World.mu.
 	dir   string
@@ -68,7 +69,8 @@ func (a *agentHost) start() error {
 			}
 			return r, nil
 		},
-		Facts: func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
+		WallClock: a.wallClock.now,
+		Facts:     func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", a.name, err)

@@ -18,7 +18,8 @@
 //
 // Of three lives two compact their logs at intervals and lengths that the seed draws, so
 // that nodes which were away are sent snapshots. One life in 24 has 16 to 32 agents. The
-// clock of one node may jump by up to an hour, those of the others by less than a minute.
+// clock of one node may jump by up to an hour, those of the others by less than a minute, those
+// of agents by more than an hour.
 // Agents whose journal was put back are quarantined, and readmitted by an operator.
 //
 // Some commands of each life name a lock of the host, or want the host for themselves. Beside
@@ -57,10 +58,11 @@
 //
 // # What is not
 //
-//   - TCP: [Network] delays, loses (which delays), cuts one way and both ways, and
+//   - TCP: what is sent on one connection keeps its order. [Network] delays, loses (which delays), cuts one way and both ways, and
 //     resets at a kill. Its buffers have no bound, so a slow reader holds up nobody,
 //     and a connection that a cut has silenced never times out by itself.
-//   - Gossip's packets and streams go over gossiptest; a paused node's are lost.
+//   - Gossip's packets and streams go over gossiptest; a paused node's are lost. Where a life has
+//     delay packets overtake each other.
 //   - Programs print what [printedText] says of attempt, stream and place; hosts keep that in
 //     memory. The nodes' stores of output are real files: a kill leaves them as they were, a
 //     loss of power takes what was not fsynced.

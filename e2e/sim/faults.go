@@ -121,12 +121,10 @@ var kinds = []faultKind{
 		if n == w.nodes[0] { // one in each world: of three clocks two are right
 			by = time.Duration(f.To-2) * 30 * time.Minute
 		}
-		before := n.misread.Load()
-		jumped := n.skew.Swap(int64(by)) != int64(by)
-		return func() bool {
-			n.skew.Store(n.usual) // whatever jumped meanwhile
-			return jumped && n.misread.Load() > before
-		}
+		return n.jump(by)
+	}},
+	{"clock jump of an agent", false, func(w *World, f Fault) ending {
+		return w.agentOf(f.Who).jump(time.Duration(f.To-2) * 40 * time.Minute)
 	}},
 	{"slow leader cut off", false, func(w *World, _ Fault) ending { return w.deposeSlowLeader(w.isolate) }},
 	{"slow leader paused", false, func(w *World, _ Fault) ending {

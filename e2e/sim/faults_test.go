@@ -30,7 +30,7 @@ func TestFaultsTakeEffectOnWhatTheyMeet(t *testing.T) {
 		"one-way cut":                {toNode, elsewhere},
 		"loss":                       {toNode, nil},
 		"delay":                      {toNode, nil},
-		"clock jump of node":         {func(_ *testing.T, w *World) { w.nodes[0].wallClock() }, func(_ *testing.T, w *World) { w.nodes[1].wallClock() }},
+		"clock jump of node":         {func(_ *testing.T, w *World) { w.nodes[0].wallClock.now() }, func(_ *testing.T, w *World) { w.nodes[1].wallClock.now() }},
 		"slow disk of node":          {store, func(t *testing.T, w *World) { storeOn(t, w, 1) }},
 		"failing disk of node":       {store, func(t *testing.T, w *World) { storeOn(t, w, 1) }},
 		"hanging disk of node":       {store, func(t *testing.T, w *World) { storeOn(t, w, 1) }},

@@ -23,11 +23,7 @@ type node struct {
 	w    *World
 	name string
 	ip   string
-	skew atomic.Int64 // of its wall clock
-	// usual is what skew is when nothing is wrong with it, misread how often the clock was
-	// read when it was something else.
-	usual   int64
-	misread atomic.Uint64
+	wallClock
 	// slowWrites is how many writes took slowWrite or longer.
 	slowWrites atomic.Uint64
 
@@ -70,15 +66,6 @@ func (n *node) gossips() string { return gossipsAt(n.ip) }
 
 func gossipsAt(ip string) string { return ip + ":7461" }
 
-// wallClock is the node's.
-func (n *node) wallClock() time.Time {
-	skew := n.skew.Load()
-	if skew != n.usual {
-		n.misread.Add(1)
-	}
-	return time.Now().Add(time.Duration(skew))
-}
-
 // start begins a life on what the last one left.
 func (n *node) start() error {
 	w := n.w
@@ -109,7 +96,7 @@ func (n *node) start() error {
 			},
 			Disk: stores, Profile: w.timers(n), Machine: life.machine,
 			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
-			WallClock: n.wallClock,
+			WallClock: n.wallClock.now,
 		},
 	})
 	if err != nil {

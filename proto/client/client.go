@@ -49,7 +49,7 @@ func New(opts Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	v, err := identity.NewVerifier(trusted, identity.Wall(opts.Clock))
+	v, err := identity.NewVerifier(trusted, opts.Clock)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // What stands in Options where nothing is said.
@@ -62,7 +63,7 @@ type Options struct {
 	// Dial is how nodes are reached; nil is a net.Dialer. TLS is done above it.
 	Dial Dial
 	// Clock judges certificates; nil is the wall clock.
-	Clock func() time.Time
+	Clock identity.Clock
 	// Logger gets one debug line per failed try; nil discards.
 	Logger *slog.Logger
 
@@ -95,9 +96,6 @@ func (o *Options) fill() error {
 	}
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
-	}
-	if o.Clock == nil {
-		o.Clock = time.Now
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

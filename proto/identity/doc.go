@@ -35,7 +35,7 @@
 //
 // By which clock: a machine's wall clock may be set wrong, and the cluster's
 // time may once have followed a majority of wrong ones. A certificate is out
-// of its time when it is by both, where a node knows both ([Moment]): a clock
+// of its time when it is by both, where a node or an agent knows both ([Moment]): a clock
 // that is set back by an hour would otherwise refuse each operator and each
 // node whose certificate is younger than that. Who can set a node's clock
 // gains nothing that it had not before.

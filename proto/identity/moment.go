@@ -44,6 +44,17 @@ func (m Moment) span() window {
 	}
 }
 
+// Now is the cluster's time, or the machine's own while that is not known.
+func (m Moment) Now() time.Time {
+	if m.Cluster.IsZero() {
+		return m.Own
+	}
+	return m.Cluster
+}
+
+// Outside says that it is before from or after to, by whichever of the two clocks.
+func (m Moment) Outside(from, to time.Time) bool { return !window{from: from, to: to}.meets(m.span()) }
+
 // Lean is how far the cluster's time is ahead of the machine's own, at most most, and
 // negative where it is behind. It is pure, so that a table tests it.
 func (m Moment) Lean(most time.Duration) time.Duration {
