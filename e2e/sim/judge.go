@@ -29,8 +29,9 @@ var lostWords = map[string][]string{
 // command runs on all of them, and every command has ended.
 func (w *World) heals(ctx context.Context) error {
 	asked := time.Time{}
-	// A removal whose outcome was unknown may come late.
-	err := w.awaitOnline(ctx, func() { //nolint:contextcheck // a process has a life of its own
+	// A removal whose outcome was unknown may come late; and that a journal was put back may
+	// show when the session before it is over, which takes a leader.
+	upkeep := func() {
 		if time.Since(asked) < time.Second {
 			return
 		}
@@ -42,11 +43,12 @@ func (w *World) heals(ctx context.Context) error {
 			w.readmit(a, 10*time.Second)
 		}
 		asked = time.Now()
-	})
-	if err != nil {
+	}
+	if err := w.awaitOnline(ctx, upkeep); err != nil { //nolint:contextcheck // a process has a life of its own
 		return err
 	}
 	for {
+		upkeep()                           //nolint:contextcheck // likewise
 		if err := w.revive(); err != nil { //nolint:contextcheck // a process has a life of its own; a watchdog may still have ended a node
 			return err
 		}
