@@ -268,7 +268,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	w.s.begin(s.seed, chaosRunClients)
 	p := newParts(t, w.s, s.seed)
 	p.begin(s.seed)
-	r := w.record()
+	r := w.record(t)
 	stop := func() { w.s.finish() }
 	defer func() { stop() }()
 	began := time.Now()

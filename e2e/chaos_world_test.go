@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
+	"github.com/agentplane/agentplane/e2e/linear"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 )
@@ -384,9 +385,11 @@ func (w *world) command(ctx context.Context) error {
 
 // record has clients work on commands for the ghost, and others on locks, until the stream
 // ends.
-func (w *world) record() *recorder {
+func (w *world) record(t *testing.T) *recorder {
+	t.Helper()
 	r := &recorder{
 		s: w.s, agent: w.ghost, began: time.Now(), pace: 5, clocks: w.shape.needs(needClock), content: make(map[string]string),
+		claims: newClaimsOf(t, w.fleet, w.agents[0].Name),
 	}
 	r.renew()
 	for n := range chaosRecorders {
@@ -414,12 +417,16 @@ func (w *world) linear(t *testing.T, r *recorder) (void string) {
 			return nil
 		})
 	}
+	ops, err := r.history(within(t, w.shape.gateBound()), w.b.client)
+	if err != nil {
+		t.Fatal(err)
+	}
 	page := filepath.Join(w.Dir, "history.html")
-	switch result, err := judgeLinear(r.ops, page); {
+	switch result, err := linear.JudgeCommands(ops, page); {
 	case err != nil:
 		t.Fatal(err)
 	case result == porcupine.Unknown:
-		return fmt.Sprintf("porcupine did not come to an end within %v", checkBound)
+		return "porcupine came to no end of the history of commands"
 	case result == porcupine.Illegal:
 		t.Errorf("the history is not linearizable; it is drawn in %s", page)
 	}

@@ -109,6 +109,9 @@
 //     wants the host for itself; and of a semaphore and a budget no more were relied on at
 //     once than there are places, by the hosts' own times of starts and ends and by what
 //     operators knew of their leases. Whoever is LOST is left out: it may run on.
+//   - What operators were told of each command is judged by porcupine, with the claims of up to
+//     four invocations: each was made before its program started, which the host saw, and not
+//     after a cancel that took effect (I6, I7).
 //   - What rivals were told of locks (with acquisitions, renewals, releases, holders and
 //     fences), and editors of templates, is judged by porcupine: see package linear (I7).
 //   - What was started is the program of the envelope with its secrets. These stand in no row,

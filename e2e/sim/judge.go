@@ -151,6 +151,7 @@ func (w *World) judge() {
 	w.judgeStepped(v)
 	w.operators.mu.Lock()
 	defer w.operators.mu.Unlock()
+	w.judgeHistories(v, starts)
 	known := 0
 	for _, c := range w.operators.commands {
 		known += w.judgeCommand(v, c, starts)

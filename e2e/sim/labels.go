@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/agentplane/agentplane/e2e/linear"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 )
@@ -61,6 +62,10 @@ func (o *operators) submitBatch(ctx context.Context, c *client.Client, all []*co
 	for _, one := range all {
 		req.Envelopes = append(req.Envelopes, one.envelope)
 	}
+	var ops []linear.CommandOp
+	for _, one := range all {
+		ops = append(ops, o.asks(linear.Submit, one))
+	}
 	r, err := agentplanev1.NewCommandServiceClient(c).SubmitBatch(ctx, req)
 	if err == nil && len(r.GetAnswers()) != len(all) {
 		o.w.fault("a batch of %d commands was answered by %d answers", len(all), len(r.GetAnswers()))
@@ -74,6 +79,6 @@ func (o *operators) submitBatch(ctx context.Context, c *client.Client, all []*co
 				err = agentplanev1.Refusal(codes.Code(no.GetCode()), no.GetDetail(), "%s", no.GetMessage())
 			}
 		}
-		o.note(&one.submit, answer.GetSubmittedIndex(), "submit", one, err)
+		o.note(&one.submit, ops[i], answer.GetSubmittedIndex(), one, err)
 	}
 }

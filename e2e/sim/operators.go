@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentplane/agentplane/e2e/linear"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -34,6 +35,7 @@ type fate struct {
 // command is one that operators have submitted.
 type command struct {
 	id       string
+	content  string // what the history calls it
 	envelope []byte
 	agents   []string // at most, when it is for all: some may be removed
 	all      bool
@@ -74,6 +76,7 @@ type operators struct {
 	contents  []*client.Content // that commands bring along; set before anybody works
 	last      *command          // that was acknowledged
 	serial    uint32
+	ops       []linear.CommandOp
 	writes    int // acknowledged
 	reads     int
 	failed    int
@@ -367,7 +370,7 @@ func (o *operators) any(rng *rand.Rand) *command {
 // compose makes a command for one agent, for some or for all.
 func (o *operators) compose(rng *rand.Rand) *command {
 	v := o.w.newest()
-	c := &command{takes: time.Duration(rng.IntN(1500)) * time.Millisecond, timeout: time.Duration(1+rng.IntN(8)) * time.Second}
+	c := &command{content: usualContent, takes: time.Duration(rng.IntN(1500)) * time.Millisecond, timeout: time.Duration(1+rng.IntN(8)) * time.Second}
 	switch rng.IntN(8) {
 	case 0:
 		c.takes = time.Duration(rng.IntN(12_000)) * time.Millisecond
@@ -424,8 +427,9 @@ func madeID(now int64, serial uint32) string {
 }
 
 func (o *operators) submit(ctx context.Context, c *client.Client, cmd *command) {
+	op := o.asks(linear.Submit, cmd)
 	row, err := o.submitOne(ctx, c, cmd)
-	o.note(&cmd.submit, row.GetSubmittedIndex(), "submit", cmd, err)
+	o.note(&cmd.submit, op, row.GetSubmittedIndex(), cmd, err)
 	if n := int(row.GetTargets()); err == nil && (row.GetId() != cmd.id || n != len(cmd.agents) && (!cmd.all || n > len(cmd.agents))) {
 		o.w.fault("submit %s for %d agents was answered by command %s for %d", cmd.id, len(cmd.agents), row.GetId(), n)
 	}
@@ -459,7 +463,7 @@ func (o *operators) forge(ctx context.Context, c *client.Client, cmd *command) {
 // may know of the other: only the log tells which of them is the command.
 func (o *operators) rivals(ctx context.Context, a, b *client.Client, cmd *command) {
 	o.mu.Lock()
-	cmd.rival = &command{id: cmd.id, envelope: cmd.forged(), agents: cmd.agents, all: cmd.all}
+	cmd.rival = &command{id: cmd.id, content: rivalContent, envelope: cmd.forged(), agents: cmd.agents, all: cmd.all}
 	o.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { o.submit(ctx, a, cmd) })
@@ -472,7 +476,7 @@ func (c *command) forged() []byte {
 	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
 	_ = proto.Unmarshal(c.envelope, env)
 	_ = proto.Unmarshal(env.GetSpec(), spec)
-	spec.Argv, spec.Steps = []string{"work", "1ms", "7"}, nil
+	spec.Argv, spec.Steps = forgedArgv, nil
 	env.Spec, _ = proto.Marshal(spec)
 	forged, _ := proto.Marshal(env)
 	return forged
@@ -482,66 +486,15 @@ func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *comman
 	o.mu.Lock()
 	acked := cmd.submit.acked > 0
 	o.mu.Unlock()
+	op := o.asks(linear.Cancel, cmd)
 	r, err := agentplanev1.NewCommandServiceClient(c).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: cmd.id})
-	o.note(&cmd.cancel, 0, "cancel", cmd, err)
+	op.Canceled = r.GetCommand().GetCanceledBy() != ""
+	o.note(&cmd.cancel, op, 0, cmd, err)
 	o.mu.Lock()
 	cmd.canceled = cmd.canceled || r.GetCommand().GetCanceledBy() != ""
 	o.mu.Unlock()
 	if acked && client.AsError(err) != nil && client.AsError(err).Code == codes.NotFound {
 		o.w.fault("cancel of %s, which was acknowledged: %v", cmd.id, err)
-	}
-}
-
-// note adds an answer to what is known of a write.
-func (o *operators) note(f *fate, index uint64, verb string, cmd *command, err error) {
-	o.heed(err)
-	e := client.AsError(err)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case err == nil:
-		f.acked++
-		o.writes++
-		if verb == "submit" {
-			o.last = cmd // of two rivals either: the id is the same
-			if f.index != 0 && f.index != index {
-				o.w.fault("%s was acknowledged at index %d and then at %d", cmd.id, f.index, index)
-			}
-			f.index = index
-		}
-		o.w.trace.Note("operator", "%s %s %v: ok at %d", verb, cmd.id, cmd.agents, index)
-	case e.OutcomeUnknown:
-		f.unknown++
-		o.w.trace.Note("operator", "%s %s: unknown: %v", verb, cmd.id, err)
-	default:
-		f.refused++
-		o.w.trace.Note("operator", "%s %s: refused: %v", verb, cmd.id, err)
-	}
-}
-
-// read reads what was acknowledged before, and must find it.
-func (o *operators) read(ctx context.Context, c *client.Client, cmd *command) {
-	o.mu.Lock()
-	acked, canceled := cmd.submit.acked > 0, cmd.canceled
-	o.mu.Unlock()
-	r, err := agentplanev1.NewCommandServiceClient(c).GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: cmd.id})
-	e := client.AsError(err)
-	o.heed(err)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case err == nil:
-		o.reads++
-		if canceled && r.GetCommand().GetCanceledBy() == "" {
-			o.w.fault("stale read: the cancel of %s was acknowledged before", cmd.id)
-		}
-	case e.Code == codes.NotFound:
-		o.reads++
-		if acked {
-			o.w.fault("stale read: %s was acknowledged before, and is not found", cmd.id)
-		}
-	default:
-		o.failed++
 	}
 }
 

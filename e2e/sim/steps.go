@@ -311,8 +311,9 @@ func (o *operators) confirmOne(ctx context.Context, c *client.Client, cmd *comma
 	if upTo == 0 {
 		return false
 	}
+	op := o.asks(confirmation, cmd)
 	_, err = c.Confirm(ctx, cmd.id, upTo, nil)
-	o.note(&cmd.confirmed, 0, "confirm", cmd, err)
+	o.note(&cmd.confirmed, op, 0, cmd, err)
 	if err != nil {
 		return false
 	}

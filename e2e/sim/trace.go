@@ -8,7 +8,7 @@ import (
 )
 
 // Trace is what happened in a life, for people: one line for each fault, start of a
-// program, change of a session and answer to a client, with the virtual time.
+// program, leader, change of a session and answer to a client, with the virtual time.
 type Trace struct {
 	began time.Time
 
@@ -16,9 +16,12 @@ type Trace struct {
 	lines []string
 }
 
+// age is how old the world was at a time.
+func (t *Trace) age(at time.Time) time.Duration { return at.Sub(t.began) }
+
 // Note adds a line.
 func (t *Trace) Note(who, format string, args ...any) {
-	line := fmt.Sprintf("%9.3fs  %-9s %s", time.Since(t.began).Seconds(), who, fmt.Sprintf(format, args...))
+	line := fmt.Sprintf("%9.3fs  %-9s %s", t.age(time.Now()).Seconds(), who, fmt.Sprintf(format, args...))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lines = append(t.lines, line)
