@@ -130,9 +130,10 @@ func enterNamespaces(t *testing.T, pattern string, env ...string) {
 
 // programs are what the processes of a run are started from.
 type programs struct {
-	now   lab.Binaries
-	old   lab.Binaries // of oldCommit; empty when it cannot be built
-	clock string       // agentplane with a wall clock that can be moved; may be empty
+	now lab.Binaries
+	old lab.Binaries // of oldCommit; empty when it cannot be built
+	// With a wall clock that can be moved: agentplane and agentd; may be empty.
+	clock, agentClock string
 }
 
 // oldCommit is the version that mixed runs mix in: the oldest one that gives the same
@@ -169,7 +170,7 @@ func chaosPrograms(t *testing.T) programs {
 	}
 	b.old, _ = lab.Find(filepath.Join(dir, "old"))
 	if clock := filepath.Join(dir, "clock", "agentplane"); canRun(clock) {
-		b.clock = clock
+		b.clock, b.agentClock = clock, filepath.Join(dir, "clock", "agentd")
 	}
 	built.once.Do(func() { built.bin = b.now })
 	return b
@@ -238,8 +239,8 @@ func wallOffset() int64 {
 }
 `
 
-// buildMovedClock builds agentplane with a time.Now that can be moved while it runs; the
-// monotonic clock is left alone. Where this Go reads otherwise it builds nothing.
+// buildMovedClock builds agentplane and agentd with a time.Now that can be moved while they run;
+// the monotonic clock is left alone. Where this Go reads otherwise it builds nothing.
 func buildMovedClock(t *testing.T, dir string) {
 	t.Helper()
 	root, err := command("go", "env", "GOROOT")
@@ -255,7 +256,7 @@ func buildMovedClock(t *testing.T, dir string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-overlay", overlay,
-		"-o", filepath.Join(dir, "agentplane"), "github.com/agentplane/agentplane/cmd/agentplane")
+		"-o", dir+"/", "github.com/agentplane/agentplane/cmd/agentplane", "github.com/agentplane/agentplane/cmd/agentd")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build with a wall clock that can be moved: %v: %s", err, out)
 	}

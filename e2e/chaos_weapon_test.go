@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -92,7 +91,9 @@ var arsenal = []*weapon{
 	{name: "disk-throttle", needs: []string{needDisk, needThrottle}, disk: true, begin: throttleDisk},
 	{name: "power-cut", needs: []string{needDisk}, disk: true, begin: powerCut(anyNode)},
 	{name: "power-cut-all", needs: []string{needDisk}, disk: true, reach: all, begin: powerCut(everyNode)},
-	{name: clockJump, needs: []string{needClock}, begin: jumpClock},
+	{name: clockJump, needs: []string{needClock}, begin: jumpClocks(leading)},
+	{name: "clock-jump-follower", needs: []string{needClock}, begin: jumpClocks(following)},
+	{name: "clock-jump-agents", needs: []string{needClock}, begin: jumpClocks(someAgents)},
 	{name: "starve", needs: []string{needQuota}, begin: starve},
 	{name: upgrade, needs: []string{needOld}, begin: upgradeSome},
 }
@@ -329,52 +330,6 @@ func processState(pid int) (string, error) {
 	}
 	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	return fields[0], nil
-}
-
-// jumpClock moves the wall clock of the leader by minutes up to an hour, forward or back.
-// Its effect is that the node notices and does not want to lead.
-func jumpClock(ctx context.Context, w *world) (*strike, error) {
-	ps := leading(ctx, w)
-	if ps == nil {
-		return nil, nil
-	}
-	p := ps[0]
-	minutes := 1 + w.rng.IntN(60)
-	if w.rng.IntN(2) == 0 {
-		minutes = -minutes
-	}
-	set := func(b byte) error {
-		f, err := os.OpenFile(w.clocks[p.Name], os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		_, err = f.WriteAt([]byte{b}, 0)
-		return errors.Join(err, f.Close())
-	}
-	said := countInLog(p.Log, wallClockNoticed)
-	if err := set(byte(int8(minutes))); err != nil {
-		return nil, err
-	}
-	return &strike{
-		target: fmt.Sprintf("%s by %d minutes", p.Name, minutes),
-		seen: func() error {
-			if countInLog(p.Log, wallClockNoticed) == said {
-				return fmt.Errorf("%s has not noticed", p.Name)
-			}
-			return nil
-		},
-		mend: func() error { return set(0) },
-	}, nil
-}
-
-var wallClockNoticed = regexp.MustCompile(`the wall clock is \S+ from the voters' median`)
-
-func countInLog(log string, what *regexp.Regexp) int {
-	b, err := os.ReadFile(log)
-	if err != nil {
-		return 0
-	}
-	return len(what.FindAllIndex(b, -1))
 }
 
 // patiently tries for as long as the kernel may need to let go of something.

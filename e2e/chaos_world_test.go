@@ -183,14 +183,20 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 	n := w.Lab.Node(dir, args...)
 	n.Name, n.Log = name, filepath.Join(w.Dir, "logs", name+".log")
 	if w.shape.needs(needClock) {
-		w.clocks[name] = filepath.Join(w.Dir, "clock-"+name)
-		if err := os.WriteFile(w.clocks[name], []byte{0}, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		under = append(under, "env", movedClockVar+"="+w.clocks[name])
+		under = append(under, w.clock(t, name)...)
 	}
 	n.Under = under
 	return n
+}
+
+// clock gives a process a wall clock that can be moved: what it runs under for that.
+func (w *world) clock(t *testing.T, name string) (under []string) {
+	t.Helper()
+	w.clocks[name] = filepath.Join(w.Dir, "clock-"+name)
+	if err := os.WriteFile(w.clocks[name], []byte{0}, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"env", movedClockVar + "=" + w.clocks[name]}
 }
 
 // agent adds one of the agents and starts it. Every other one is old where versions are
@@ -198,8 +204,12 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.Agent {
 	t.Helper()
 	w.Bin.Agentd = b.now.Agentd
-	if w.shape.upgrades() || w.shape.old && i%2 == 1 {
+	moves := false
+	switch {
+	case w.shape.upgrades() || w.shape.old && i%2 == 1:
 		w.Bin.Agentd = b.old.Agentd
+	case w.shape.needs(needClock):
+		w.Bin.Agentd, moves = b.agentClock, true
 	}
 	a := w.Lab.Agent(name, strings.Join(w.addresses, ","), token)
 	if w.net != nil {
@@ -208,6 +218,9 @@ func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.
 			t.Fatal(err)
 		}
 		a.Under = h.under()
+	}
+	if moves {
+		a.Under = append(a.Under, w.clock(t, a.Name)...)
 	}
 	if err := a.Start(); err != nil {
 		t.Fatal(err)
