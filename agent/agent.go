@@ -123,7 +123,9 @@ func (l *life) identify(ctx context.Context) error {
 // open opens the journal and what runs programs.
 func (l *life) open() error {
 	now := func() int64 { return l.moment().Now().UnixNano() }
-	options := func() journal.Options { return journal.Options{Retention: l.o.Settings().Journal.Retention} }
+	options := func() journal.Options {
+		return journal.Options{Retention: l.o.Settings().Journal.Retention, Synced: l.o.JournalSynced}
+	}
 	var err error
 	if l.book, err = openBook(l.dir.path, options, now, l.o.Logger.Named("journal")); err != nil {
 		return err

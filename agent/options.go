@@ -40,6 +40,10 @@ type Options struct {
 	// WallClock is the host's; nil is time.Now.
 	WallClock func() time.Time
 
+	// JournalSynced is told what of the journal outlives a loss of power, for tests: see
+	// journal.Options.
+	JournalSynced func(name string, size int64)
+
 	// BackoffCap bounds the wait between two rounds over the nodes until the cluster gives
 	// a bound; 15 s.
 	BackoffCap time.Duration

@@ -71,6 +71,7 @@
 //	outputack        I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
 //	outputack        I1      e2e/sim                 TestLives
 //	bloback          I1      controlplane/depot      TestAnUploadIsOnEnoughDisksAndInTheState
+//	bloback          I1      e2e/sim                 TestLives
 //	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
 //	claimtwice       I2      fsm                     TestStories
@@ -81,6 +82,7 @@
 //	locks            none    e2e                     TestLocksKeepProgramsApart
 //	oldclaim         I3      controlplane/dispatch  TestClaimIsDeliveredAgainOnAnotherNode
 //	nofsync          I2      agent/journal           TestPowerCuts
+//	nofsync          I2      e2e/sim                 TestLives
 //	startagain       I2      agent/execute           TestStartRefuses
 //	stepagain        I2      agent/execute           TestARebootThatWasNotAnnouncedIsLost
 //	stepagain        I2      e2e/sim                 TestLives

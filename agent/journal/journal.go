@@ -26,6 +26,10 @@ type Options struct {
 	// ReserveBytes is the free disk space below which no Intent is taken, so that
 	// results and refusals still find room; 16 MiB. Negative is none.
 	ReserveBytes int64
+
+	// Synced is told of each fsync how much of which file, named within the directory, outlives a
+	// loss of power then; for tests. It is called by who writes, and must not call back.
+	Synced func(name string, size int64)
 }
 
 func (o Options) withDefaults() Options {
@@ -295,6 +299,7 @@ func (j *Journal) append(what string, muts ...mutation) error {
 		if err := j.f.Sync(); err != nil {
 			return fmt.Errorf("journal %s: %w", what, j.die("fsync", err))
 		}
+		j.synced(fileName(j.number), at+int64(len(b)))
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -303,6 +308,12 @@ func (j *Journal) append(what string, muts ...mutation) error {
 	}
 	j.size = at + int64(len(b))
 	return nil
+}
+
+func (j *Journal) synced(name string, size int64) {
+	if j.opts.Synced != nil {
+		j.opts.Synced(name, size)
+	}
 }
 
 // admit decides whether muts may be appended, and where. Appends come one by one, so

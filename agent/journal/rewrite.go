@@ -157,6 +157,7 @@ func (j *Journal) rewrite(s *state) error {
 		_ = f.Close()
 		return j.die("rename "+temp, err)
 	}
+	j.synced(name, size)
 	j.mu.Lock()
 	if j.f != nil {
 		_ = j.f.Close()

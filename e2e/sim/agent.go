@@ -2,10 +2,14 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +35,10 @@ type agentHost struct {
 }
 
 type agentLife struct {
-	place *Place
-	stop  context.CancelFunc
-	dead  atomic.Bool
+	place  *Place
+	stop   context.CancelFunc
+	dead   atomic.Bool
+	synced synced
 }
 
 // start begins a life of agentd.
@@ -69,8 +74,8 @@ func (a *agentHost) start() error {
 			}
 			return r, nil
 		},
-		WallClock: a.wallClock.now,
-		Facts:     func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
+		WallClock: a.wallClock.now, JournalSynced: life.synced.note,
+		Facts: func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", a.name, err)
@@ -114,6 +119,64 @@ func (a *agentHost) end(life *agentLife) bool {
 	w.mu.Unlock()
 	life.stop()
 	return true
+}
+
+// cutPower ends the host as a loss of power does: of the journal a part of what was not fsynced is
+// left, and no program goes on. It answers whether anything ran.
+func (a *agentHost) cutPower() bool {
+	w := a.w
+	w.quiesce()
+	w.mu.Lock()
+	life := a.life
+	w.mu.Unlock()
+	ran := life != nil && a.end(life)
+	if ran {
+		w.mu.Lock()
+		lost, err := life.synced.cut(filepath.Join(a.dir, "journal"))
+		if err != nil {
+			w.redLocked("cut the power of %s: %v", a.name, err)
+		}
+		w.accepted["bytes of journals lost"] += lost
+		w.mu.Unlock()
+	}
+	return a.Host.kill(1<<30, execute.ReasonReboot) > 0 || ran
+}
+
+// synced is how much of the files of a journal is durable. It is safe for concurrent use.
+type synced struct {
+	mu    sync.Mutex
+	bytes map[string]int64
+}
+
+func (s *synced) note(name string, size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bytes == nil {
+		s.bytes = make(map[string]int64)
+	}
+	s.bytes[name] = size
+}
+
+// cut takes from a copy of the journal a part of what was not fsynced, and answers how much.
+func (s *synced) cut(dir string) (lost int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, durable := range s.bytes {
+		path := filepath.Join(dir, name)
+		st, serr := os.Stat(path)
+		if errors.Is(serr, fs.ErrNotExist) { // it was written anew since
+			continue
+		}
+		if serr != nil {
+			return lost, serr
+		}
+		if left := st.Size() - durable; left > 0 {
+			n := 1 + rand.Int64N(left)
+			lost += int(n)
+			err = errors.Join(err, os.Truncate(path, st.Size()-n))
+		}
+	}
+	return lost, err
 }
 
 // wipe gives the host an empty disk: what agentd knew is gone, programs go on.

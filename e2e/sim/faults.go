@@ -42,6 +42,9 @@ const (
 	mutePatience = 11 * time.Second
 )
 
+// hostPowerCut takes from an agent's journal what was not fsynced.
+const hostPowerCut = "power cut of an agent's host"
+
 const flappingLinks = "flapping links of all agents"
 
 // rare are faults whose histories are rare among what is drawn, and without which some
@@ -174,6 +177,11 @@ var kinds = []faultKind{
 		killed := a.kill()
 		ended := a.Host.kill(1<<30, "reboot")
 		return func() bool { w.must(a.start()); return killed || ended > 0 }
+	}},
+	{hostPowerCut, false, func(w *World, f Fault) ending {
+		a := w.agentOf(f.Who)
+		ran := a.cutPower()
+		return func() bool { w.must(a.start()); return ran }
 	}},
 	{agentRemoval, false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)

@@ -43,6 +43,8 @@ func TestFaultsTakeEffectOnWhatTheyMeet(t *testing.T) {
 		"crash of agentd at a start": {nil, ofAgent},
 		"reboot of an agent's host":  {nil, ofAgent},
 		"power cut of an agent's host at a record": {nil, ofAgent},
+		hostPowerCut:             {nil, ofAgent},
+		"clock jump of an agent": {func(_ *testing.T, w *World) { w.agents[0].wallClock.now() }, func(_ *testing.T, w *World) { w.nodes[0].wallClock.now() }},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			if took(t, kind, nil) {

@@ -15,9 +15,9 @@ import (
 
 // lostWords are the reasons of LOST, each with the faults one of which it needs.
 var lostWords = map[string][]string{
-	"reboot":          {"reboot of an agent's host", announcedReboot, recordPowerCut},
+	"reboot":          {"reboot of an agent's host", hostPowerCut, announcedReboot, recordPowerCut},
 	"supervisor_gone": {"kill a supervisor"},
-	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host", journalPutBack, recordCrash, recordPowerCut, announcedReboot, spoiltCache},
+	"agent_restart":   {"kill agentd", "crash of agentd at a start", "reboot of an agent's host", hostPowerCut, journalPutBack, recordCrash, recordPowerCut, announcedReboot, spoiltCache},
 	"journal_behind":  {journalPutBack},
 	"journal_lost":    {journalPutBack},
 	"agent_removed":   {agentRemoval},

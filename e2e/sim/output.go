@@ -357,8 +357,8 @@ func (w *World) count(record *raftlogv1.OutputRecord, whole bool) {
 	}
 }
 
-// judgeRecords wants that no output is recorded, and with that acknowledged, that one node
-// alone keeps: of two voters and more two are needed. Where two nodes were replaced there may
+// judgeRecords wants that no output and no content of commands is recorded, and with that
+// acknowledged, that one node alone keeps: of two voters and more two are needed. Where two nodes were replaced there may
 // have been one voter for a while, which the log of entries does not tell.
 func judgeRecords(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome) (wrong []string) {
 	replaced := 0
@@ -371,8 +371,16 @@ func judgeRecords(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome
 		return nil
 	}
 	for n, m := range e.GetMutations() {
-		if r := m.GetRecordOutput(); r != nil && outcomes[n].GetCode() == raftlogv1.Code_CODE_OK && len(r.GetRecord().GetNodeIds()) < 2 {
+		if outcomes[n].GetCode() != raftlogv1.Code_CODE_OK {
+			continue
+		}
+		if r := m.GetRecordOutput(); r != nil && len(r.GetRecord().GetNodeIds()) < 2 {
 			wrong = append(wrong, fmt.Sprintf("I1: at index %d output was recorded that one node alone keeps: %v", v.Index(), r))
+		}
+		if r := m.GetRecordBlob(); r != nil {
+			if row, there := v.Blob(r.GetBlob().GetSha256()); there && len(row.GetNodeIds()) < 2 {
+				wrong = append(wrong, fmt.Sprintf("I1: at index %d a content was recorded that one node alone keeps: %v", v.Index(), r))
+			}
 		}
 	}
 	return wrong
