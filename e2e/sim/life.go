@@ -142,9 +142,7 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 	if err := w.agree(ctx); err != nil {
 		return fmt.Errorf("the healed world does not agree: %w", err)
 	}
-	if !w.purging() {
-		w.judge()
-	}
+	w.judge()
 	if err := w.purges(); err != nil {
 		return fmt.Errorf("the healed world does not purge: %w", err)
 	}

@@ -386,8 +386,8 @@ func judgeRecords(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome
 	return wrong
 }
 
-// purging says that commands are purged in this life, perhaps before it is healed: none of
-// them is judged one by one. It takes so long that few do it.
+// purging says that commands are purged in this life, perhaps before it is healed: of
+// them is judged only that none was started twice. It takes so long that few do it.
 func (w *World) purging() bool { return w.trade == tradeOutput && w.seed%96 == 2 }
 
 // purges waits until all commands are purged, and their output on every node with them.
