@@ -121,7 +121,10 @@ func TestPartsAreJudged(t *testing.T) {
 			a.row.Reason, a.row.Undo.State, a.deeds[3].Code = "undo_failed", isFailed, 1
 		}, ""},
 		{"its undo was killed before it bore witness", guarded, func(a *account) {
-			a.row.Reason, a.row.Undo.State, a.deeds = "undo_failed", isLost, a.deeds[:2]
+			a.row.Reason, a.row.Undo.State, a.deeds, a.killed = "undo_failed", isLost, a.deeds[:2], true
+		}, ""},
+		{"who watched over its undo was killed at its end", guarded, func(a *account) {
+			a.row.Reason, a.row.Undo.State, a.killed = "undo_failed", isLost, true
 		}, ""},
 		{"a file has no place", laden, func(a *account) {
 			a.asked.unplaced, a.deeds, a.row.State, a.row.Reason, a.row.Detail = true, nil, isFailed, "not_placed", "step 1 of 3 (one): no such directory"
@@ -170,6 +173,7 @@ func TestPartsAreJudged(t *testing.T) {
 		{"it is undone for a reboot", guarded, func(a *account) { a.row.Undo.Cause, a.deeds[2].Cause = "reboot", "reboot" }, `it was undone for "reboot"`},
 		{"another cause is told", guarded, func(a *account) { a.row.Undo.Cause = "lost" }, `and the cluster that it does for "lost"`},
 		{"an undo that failed is said to have succeeded", guarded, func(a *account) { a.deeds[3].Code = 1 }, "of 1 undos the first has: false"},
+		{"an undo is lost for no reason", guarded, func(a *account) { a.row.Reason, a.row.Undo.State = "undo_failed", isLost }, "its undo is LOST"},
 		{"an undo that succeeded is said to have failed", guarded, func(a *account) { a.row.Reason = "undo_failed" }, "its undo has succeeded"},
 		{"its end comes before that of its undo", guarded, func(a *account) { a.row.Undo.Phase = agentplanev1.UndoPhase_UNDO_PHASE_RUNNING }, "its undo is not over"},
 		{"nobody asked for an undo", guarded, func(a *account) { a.asked.undo = nil }, "there is no part undo"},

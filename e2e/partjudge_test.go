@@ -20,13 +20,16 @@ type account struct {
 	asked *asked
 	row   *agentplanev1.Invocation
 	deeds []deed
+	// killed says that its agent was, perhaps with what watched over its programs.
+	killed bool
 }
 
 // accounts are those of all invocations in a history that were asked for in parts.
 func accounts(h history, all map[string]*asked) (of []account) {
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, i := range h.commands[id].invocations {
-			of = append(of, account{asked: all[id], row: i.row, deeds: h.deeds[start{i.id, i.attempt}]})
+			killed := slices.ContainsFunc(h.deaths, func(d agentDeath) bool { return d.agent == i.agent })
+			of = append(of, account{asked: all[id], row: i.row, deeds: h.deeds[start{i.id, i.attempt}], killed: killed})
 		}
 	}
 	return of
@@ -262,6 +265,10 @@ func (a account) judgeEnd(bad func(string, ...any)) {
 	switch {
 	case reason == "undone" && !(a.whole() && len(undos) == 1 && a.good(partUndo)):
 		bad("its programs have succeeded: %v; of %d undos the first has: %v", a.whole(), len(undos), a.good(partUndo))
+	case reason == "undo_failed" && u.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_LOST:
+		if !a.killed { // otherwise nobody knows how it ended, though it may be about to end well
+			bad("its undo is LOST, and its agent was not killed")
+		}
 	case reason == "undo_failed" && a.good(partUndo):
 		bad("its undo has succeeded")
 	case u.GetPhase() == agentplanev1.UndoPhase_UNDO_PHASE_DONE && u.GetState() == agentplanev1.AttemptState_ATTEMPT_STATE_SUCCEEDED && !a.good(partUndo):
