@@ -127,6 +127,7 @@
 //	othercluster     I12 I13 proto/identity          TestServerJudgesClients
 //	othercluster     I12 I13 e2e                     TestOldLeaderOfAWipedCluster
 //	roles            I12     controlplane/authz      TestGate
+//	roles            I12     e2e/sim                 TestLives
 //	incarnation      I13     controlplane/peer       TestStreamRefusesByPreface
 //	incarnation      I13     e2e                     TestOldLeaderOfAnotherIncarnation
 //	preface          I13     controlplane/peer       TestStreamRefusesByPreface

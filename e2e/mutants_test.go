@@ -110,6 +110,7 @@ var catches = []catch{
 	{mutant: "othercluster", promises: "I12 I13", pkg: "proto/identity", test: "TestServerJudgesClients"},
 	{mutant: "othercluster", promises: "I12 I13", pkg: "e2e", test: "TestOldLeaderOfAWipedCluster", says: "today's leader refuses the old one and says why"},
 	{mutant: "roles", promises: "I12", pkg: "controlplane/authz", test: "TestGate"},
+	{mutant: "roles", promises: "I12", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "I12: an operator who may only read was let"},
 	{mutant: "incarnation", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
 	{mutant: "incarnation", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
 	{mutant: "preface", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},

@@ -139,6 +139,8 @@
 //     that were sampled during the life what the log makes at that index.
 //   - I11: no agent is DOWN before its grace is over by the world's clock, nor a minute
 //     after all troubles.
+//   - I12: in one life of four an operator who may only read, and somebody without a certificate,
+//     ask for what they may not do, and are refused by every node.
 //   - I14: when a world is closed, no goroutine of it is left; the bubble sees to that.
 //   - No node and no agent ends by itself, but for what raft cannot mend (raft#696).
 //

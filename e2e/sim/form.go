@@ -67,6 +67,9 @@ func (w *World) form(ctx context.Context) error {
 	if err := w.operators.meet(ctx); err != nil {
 		return err
 	}
+	if err := w.operators.invite(ctx); err != nil {
+		return err
+	}
 	return w.operators.stock(ctx)
 }
 
@@ -126,6 +129,11 @@ func (o *operators) meet(ctx context.Context) error {
 
 // token makes one and answers what people would be told.
 func (o *operators) token(ctx context.Context, kind agentplanev1.TokenKind, uses int) (string, error) {
+	return o.tokenFor(ctx, &agentplanev1.CreateTokenRequest{Kind: kind, MaxUses: uint32(uses)})
+}
+
+// tokenFor makes the token that the request describes.
+func (o *operators) tokenFor(ctx context.Context, req *agentplanev1.CreateTokenRequest) (string, error) {
 	o.mu.Lock()
 	o.serial++
 	id := madeID(time.Now().UnixNano(), o.serial)
@@ -135,11 +143,8 @@ func (o *operators) token(ctx context.Context, kind agentplanev1.TokenKind, uses
 		return "", err
 	}
 	r := t.Record()
-	_, err = agentplanev1.NewTokenServiceClient(o.clients[0]).CreateToken(ctx, &agentplanev1.CreateTokenRequest{
-		Kind: kind, MaxUses: uint32(uses), Ttl: int64(time.Hour),
-		Id: r.ID, ProofKey: r.ProofKey.Reveal(), AuthenticatorHash: r.AuthenticatorHash,
-	})
-	if err != nil {
+	req.Ttl, req.Id, req.ProofKey, req.AuthenticatorHash = int64(time.Hour), r.ID, r.ProofKey.Reveal(), r.AuthenticatorHash
+	if _, err = agentplanev1.NewTokenServiceClient(o.clients[0]).CreateToken(ctx, req); err != nil {
 		return "", fmt.Errorf("make a token: %w", err)
 	}
 	return t.Reveal(), nil

@@ -68,6 +68,8 @@ type operators struct {
 	clients []*client.Client
 	expired atomic.Bool // a node wants another certificate
 
+	trespassers trespassers // set before anybody works
+
 	mu        sync.Mutex // guards what follows; never held while waiting
 	bundle    *agentplanev1.Bundle
 	open      map[*client.Client]bool
@@ -105,13 +107,23 @@ func (o *operators) connect(first int) (*client.Client, error) {
 
 // clientOf makes a client of these nodes alone.
 func (o *operators) clientOf(addresses []string) (*client.Client, error) {
+	return o.clientWith(addresses, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.context.TLSCertificate()
+	})
+}
+
+// always is a certificate that stays.
+func always(c *tls.Certificate) client.Certificate {
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c, nil }
+}
+
+// clientWith makes a client of these nodes that proves itself so; nil proves nothing.
+func (o *operators) clientWith(addresses []string, certificate client.Certificate) (*client.Client, error) {
 	c, err := client.New(client.Options{
 		Addresses: addresses, Bundle: o.trusted(), Dial: o.place.Dial,
-		Certificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			return o.context.TLSCertificate()
-		},
+		Certificate: certificate,
 		// That of init knows one node only.
 		OnBundle: o.learn,
 	})
@@ -240,8 +252,10 @@ func (d *desk) close() {
 }
 
 func (o *operators) close() {
-	for _, c := range o.clients {
-		_ = c.Close()
+	for _, c := range append(o.clients, o.trespassers.viewer, o.trespassers.nobody) {
+		if c != nil {
+			_ = c.Close()
+		}
 	}
 	o.place.Detach()
 }
@@ -265,6 +279,9 @@ func (o *operators) work(ctx context.Context) {
 	}
 	wg.Go(func() { o.follow(ctx) })
 	wg.Go(func() { o.relabel(ctx) })
+	if o.w.trespassed() {
+		wg.Go(func() { o.trespass(ctx) })
+	}
 	o.ply(ctx, &wg)
 	wg.Wait()
 }
