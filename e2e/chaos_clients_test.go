@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -69,6 +70,21 @@ func (s *stream) clientOf(addresses ...string) (*client.Client, error) {
 		return nil, err
 	}
 	return client.New(client.Options{Addresses: addresses, Bundle: s.ctx.Bundle, Certificate: client.Static(cert)})
+}
+
+// onlyOf is a client of that node and of no other, whatever it learns of them.
+func (s *stream) onlyOf(address string) (*client.Client, error) {
+	cert, err := s.ctx.TLSCertificate()
+	if err != nil {
+		return nil, err
+	}
+	dial := func(ctx context.Context, network, at string) (net.Conn, error) {
+		if at != address {
+			return nil, fmt.Errorf("%s is another node than %s", at, address)
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, at)
+	}
+	return client.New(client.Options{Addresses: []string{address}, Bundle: s.ctx.Bundle, Certificate: client.Static(cert), Dial: dial})
 }
 
 // begin starts the clients: some in this process, one that is agentctl, and one

@@ -112,7 +112,7 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	}
 	w.b = &breaker{f: w.fleet, client: c, rng: w.rng}
 	for i := range w.addresses {
-		c, err := w.s.clientOf(w.addresses[i])
+		c, err := w.s.onlyOf(w.addresses[i])
 		if err != nil {
 			t.Fatal(err)
 		}
