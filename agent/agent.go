@@ -99,7 +99,7 @@ func (l *life) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, dial: l.o.Dial, log: l.o.Logger}
+	l.enrolment = &enrolment{config: l.config, version: l.o.Version, dir: l.dir, dial: l.o.Dial, clock: l.moment, log: l.o.Logger}
 	lost := r.enrolled() && l.dir.lacks(certificateFile, trustFile)
 	switch hasToken := l.config.Token != "" || l.config.TokenFile != ""; {
 	case lost && !hasToken:

@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/agentplane/agentplane/agent/agenttest"
+	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // TestAWrongWallClockKeepsNobodyAway: by the host's clock no certificate is in its time any
@@ -32,5 +35,31 @@ func TestAWrongWallClockKeepsNobodyAway(t *testing.T) {
 	}
 	if n := c.Agent(id).Renewals; n > 0 {
 		t.Errorf("the certificate was renewed %d times, and is good for hours", n)
+	}
+}
+
+// TestRenewalIsDueByBothClocks: whichever of the two is wrong, no fresh certificate is due again.
+func TestRenewalIsDueByBothClocks(t *testing.T) {
+	issued := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c := &credential{cert: &tls.Certificate{Leaf: &x509.Certificate{NotBefore: issued, NotAfter: issued.Add(24 * time.Hour)}}}
+	at := func(own, cluster time.Duration) identity.Moment {
+		return identity.Moment{Own: issued.Add(own), Cluster: issued.Add(cluster)}
+	}
+	for name, test := range map[string]struct {
+		now  identity.Moment
+		want time.Duration
+	}{
+		"both are right":                         {at(time.Hour, time.Hour), 11 * time.Hour},
+		"half of its life is over":               {at(13*time.Hour, 13*time.Hour), 0},
+		"the cluster's time is not known":        {identity.Moment{Own: issued.Add(13 * time.Hour)}, 0},
+		"the cluster's time is a day ahead":      {at(time.Minute, 24*time.Hour), 12*time.Hour - time.Minute},
+		"the cluster's time is a day behind":     {at(time.Minute, -24*time.Hour), 12*time.Hour - time.Minute},
+		"the host's clock is two years ahead":    {at(17520*time.Hour, time.Hour), 11 * time.Hour},
+		"the host's clock is a year behind":      {at(-8760*time.Hour, time.Hour), 11 * time.Hour},
+		"it is over by both, though they differ": {at(17520*time.Hour, 30*time.Hour), 0},
+	} {
+		if got := c.due(test.now); got != test.want {
+			t.Errorf("%s: renewal is due in %v, want %v", name, got, test.want)
+		}
 	}
 }

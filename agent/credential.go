@@ -163,11 +163,16 @@ func (c *credential) expired(now identity.Moment) bool {
 	return now.Outside(leaf.NotBefore, leaf.NotAfter)
 }
 
-// due says how long it is until renewal; 0 is now.
+// due says how long it is until renewal; 0 is now. As a certificate is good until it is out of its
+// time by both clocks, it is due when it is so by both: whichever of them is wrong, a fresh one
+// is not due at once.
 func (c *credential) due(now identity.Moment) time.Duration {
 	leaf := c.leaf()
-	if identity.RenewalDue(leaf, now.Now()) {
-		return 0
+	by := func(t time.Time) time.Duration {
+		if identity.RenewalDue(leaf, t) {
+			return 0
+		}
+		return identity.HalfLife(leaf).Sub(t)
 	}
-	return identity.HalfLife(leaf).Sub(now.Now())
+	return max(by(now.Own), by(now.Now()))
 }

@@ -62,6 +62,7 @@ type enrolment struct {
 	version string
 	dir     *directory
 	dial    client.Dial
+	clock   identity.Clock
 	log     hclog.Logger
 }
 
@@ -132,7 +133,7 @@ func (e *enrolment) once(ctx context.Context, r record, key identity.Key) (*agen
 	}
 	answer, err := client.Enroll(ctx, client.Enrolment{
 		Addresses: addresses, Token: token,
-		Options: client.Options{Dial: e.dial, Unreachable: time.Nanosecond}, // whoever asks asks again, and says why
+		Options: client.Options{Dial: e.dial, Clock: e.clock, Unreachable: time.Nanosecond}, // whoever asks asks again, and says why
 		Request: func(cluster string) ([]byte, error) {
 			if r.enrolled() && r.ClusterID != cluster {
 				return nil, fmt.Errorf("%w: it is of cluster %q, this directory belongs to %q; use another directory", ErrToken, cluster, r.ClusterID)

@@ -42,6 +42,7 @@ type renewer struct {
 	patience time.Duration // until the next forced one
 }
 
+// newRenewer makes one that goes by a clock, which is not nil.
 func newRenewer(c *credential, t *trust, dial client.Dial, clock identity.Clock, log hclog.Logger) *renewer {
 	return &renewer{credential: c, trust: t, dial: dial, clock: clock, log: log, kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }

@@ -34,11 +34,12 @@
 // which is authorized by the registered key, costs no safety.
 //
 // By which clock: a machine's wall clock may be set wrong, and the cluster's
-// time may once have followed a majority of wrong ones. A certificate is out
-// of its time when it is by both, where a node or an agent knows both ([Moment]): a clock
-// that is set back by an hour would otherwise refuse each operator and each
-// node whose certificate is younger than that. Who can set a node's clock
-// gains nothing that it had not before.
+// time may once have followed a majority of wrong ones. A certificate is in
+// its time when any moment between the two is, where a node or an agent knows
+// both ([Moment]): a clock that is set back by an hour would otherwise refuse
+// each operator and each node whose certificate is younger than that. Who can
+// set a node's clock gains nothing that it had not before; an agent has the
+// cluster's time of nodes that it trusts.
 //
 // [Verifier.Peer] and [Verifier.Server] may be asked again at any time about an
 // open connection: the answer follows the bundle and the clock of that moment.

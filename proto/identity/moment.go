@@ -3,8 +3,8 @@ package identity
 import "time"
 
 // Moment is what a machine knows of the time. A wall clock may be set wrong, and so may
-// those of a majority have been, so that neither is believed alone: a certificate is out of
-// its time when it is by both.
+// those of a majority have been, so that neither is believed alone: a certificate is in its
+// time when any moment between the two is.
 type Moment struct {
 	// Own is by the machine's wall clock.
 	Own time.Time
@@ -52,7 +52,7 @@ func (m Moment) Now() time.Time {
 	return m.Cluster
 }
 
-// Outside says that it is before from or after to, by whichever of the two clocks.
+// Outside says that no moment between the two clocks lies between from and to.
 func (m Moment) Outside(from, to time.Time) bool { return !window{from: from, to: to}.meets(m.span()) }
 
 // Lean is how far the cluster's time is ahead of the machine's own, at most most, and
