@@ -169,8 +169,8 @@ func chaosPrograms(t *testing.T) programs {
 		b.now, _ = lab.Find(filepath.Join(dir, "now"))
 	}
 	b.old, _ = lab.Find(filepath.Join(dir, "old"))
-	if clock := filepath.Join(dir, "clock", "agentplane"); canRun(clock) {
-		b.clock, b.agentClock = clock, filepath.Join(dir, "clock", "agentd")
+	if node, agent := filepath.Join(dir, "clock", "agentplane"), filepath.Join(dir, "clock", "agentd"); canRun(node) && canRun(agent) {
+		b.clock, b.agentClock = node, agent
 	}
 	built.once.Do(func() { built.bin = b.now })
 	return b

@@ -420,6 +420,10 @@ func (w *world) record(t *testing.T) *recorder {
 // linear judges what the recorders wrote down, and has the ghost's commands end.
 func (w *world) linear(t *testing.T, r *recorder) (void string) {
 	t.Helper()
+	ops, err := r.history(within(t, w.shape.gateBound()), w.b.client)
+	if err != nil {
+		t.Fatal(err)
+	}
 	commands := agentplanev1.NewCommandServiceClient(w.b.client)
 	for id := range r.content {
 		await(t, w.shape.gateBound(), "the commands of the ghost are canceled", func() error {
@@ -429,10 +433,6 @@ func (w *world) linear(t *testing.T, r *recorder) (void string) {
 			}
 			return nil
 		})
-	}
-	ops, err := r.history(within(t, w.shape.gateBound()), w.b.client)
-	if err != nil {
-		t.Fatal(err)
 	}
 	page := filepath.Join(w.Dir, "history.html")
 	switch result, err := linear.JudgeCommands(ops, page); {

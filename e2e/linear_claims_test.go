@@ -89,6 +89,10 @@ func claimedOf(row *agentplanev1.Command) []string {
 func (r *recorder) history(ctx context.Context, c *client.Client) ([]linear.CommandOp, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// Programs tell the wall clock, clients the time since the history began. Where the wall clock
+	// was set meanwhile nobody knows when a program had begun.
+	wall := r.began.Round(0)
+	steady := (time.Now().Round(0).Sub(wall) - time.Since(r.began)).Abs() < 20*time.Millisecond
 	var ops []linear.CommandOp
 	canceled := make(map[string]bool)
 	commands := agentplanev1.NewCommandServiceClient(c)
@@ -111,8 +115,8 @@ func (r *recorder) history(ctx context.Context, c *client.Client) ([]linear.Comm
 				return nil, err
 			}
 			o := linear.CommandOp{Client: linearClients, Command: id, Kind: linear.Claim, Claims: []string{i.GetId()}}
-			if !began.IsZero() {
-				o.End = began.Sub(r.began.Round(0)) // r.began by the wall clock
+			if !began.IsZero() && steady {
+				o.End = max(began.Sub(wall), 1)
 			}
 			if claimed[i.GetId()] || !began.IsZero() {
 				ops = append(ops, o)

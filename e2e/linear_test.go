@@ -136,7 +136,7 @@ func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter 
 		o.Kind, o.Call = linear.Cancel, time.Since(r.began)
 		var a *agentplanev1.CancelCommandResponse
 		a, err = commands.CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: o.Command})
-		o.Canceled = a.GetCommand().GetCanceledBy() != ""
+		o.Canceled, o.Ended = a.GetCommand().GetCanceledBy() != "", a.GetCommand().GetState() == agentplanev1.CommandState_COMMAND_STATE_DONE
 	default:
 		o.Kind, o.Call = linear.Read, time.Since(r.began)
 		var a *agentplanev1.GetCommandResponse

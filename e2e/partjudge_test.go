@@ -20,15 +20,20 @@ type account struct {
 	asked *asked
 	row   *agentplanev1.Invocation
 	deeds []deed
-	// killed says that its agent was, perhaps with what watched over its programs.
+	// killed says that its agent was since it was submitted, perhaps with what watched over its
+	// programs.
 	killed bool
 }
 
 // accounts are those of all invocations in a history that were asked for in parts.
 func accounts(h history, all map[string]*asked) (of []account) {
+	submitted := make(map[string]time.Time)
+	for _, s := range h.submissions {
+		submitted[s.id] = s.began
+	}
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, i := range h.commands[id].invocations {
-			killed := slices.ContainsFunc(h.deaths, func(d agentDeath) bool { return d.agent == i.agent })
+			killed := slices.ContainsFunc(h.deaths, func(d agentDeath) bool { return d.agent == i.agent && d.at.After(submitted[id]) })
 			of = append(of, account{asked: all[id], row: i.row, deeds: h.deeds[start{i.id, i.attempt}], killed: killed})
 		}
 	}

@@ -3,3 +3,6 @@
 package consensus_test
 
 const defaultLives = 40
+
+// tornRounds is how many appends are cut.
+const tornRounds = 12

@@ -29,7 +29,8 @@ type CommandOp struct {
 
 	Answer   Answer   // Conflict: it stands with another content
 	Repeated bool     // of a submission: it already stood
-	Canceled bool     // a read saw that, or a cancel was told so: it had ended before otherwise
+	Canceled bool     // a read saw that, or a cancel was told so
+	Ended    bool     // a cancel was told that it has ended
 	Claims   []string // the invocation of a claim, or those that a read saw claimed; nil: nobody looked
 }
 
@@ -77,7 +78,8 @@ func (s commandState) step(o CommandOp) (bool, commandState) {
 	case Cancel:
 		next := s
 		next.canceled = !absent && (s.canceled || o.Canceled || o.Answer == Unknown)
-		return o.Answer == Unknown || absent && o.Answer == Absent || !absent && o.Answer == OK && o.Canceled == next.canceled, next
+		told := o.Canceled == next.canceled && (o.Canceled || o.Ended)
+		return o.Answer == Unknown || absent && o.Answer == Absent || !absent && o.Answer == OK && told, next
 	case Claim:
 		all := strings.Fields(s.claims)
 		next := s

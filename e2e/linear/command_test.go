@@ -10,7 +10,7 @@ import (
 // A judge that lets everything pass judges nothing.
 func TestCommandJudge(t *testing.T) {
 	at := func(call, end int, o CommandOp) CommandOp {
-		o.Client, o.Command = call, "c"
+		o.Command = "c"
 		o.Call, o.End = time.Duration(call), time.Duration(end)
 		return o
 	}
@@ -18,7 +18,7 @@ func TestCommandJudge(t *testing.T) {
 	again := CommandOp{Kind: Submit, Content: "x", Repeated: true}
 	other := CommandOp{Kind: Submit, Content: "y", Answer: Conflict}
 	lost := CommandOp{Kind: Submit, Content: "x", Answer: Unknown}
-	canceled, late := CommandOp{Kind: Cancel, Canceled: true}, CommandOp{Kind: Cancel}
+	canceled, late := CommandOp{Kind: Cancel, Canceled: true}, CommandOp{Kind: Cancel, Ended: true}
 	lostCancel := CommandOp{Kind: Cancel, Answer: Unknown}
 	seen := CommandOp{Kind: Read, Content: "x"}
 	over := CommandOp{Kind: Read, Content: "x", Canceled: true}
@@ -52,6 +52,7 @@ func TestCommandJudge(t *testing.T) {
 		{"canceled by nobody", []CommandOp{at(1, 2, submitted), at(3, 4, over)}, false},
 
 		{"a cancel of what has ended", []CommandOp{at(1, 2, submitted), at(3, 4, late), at(5, 6, seen)}, true},
+		{"a cancel that does nothing", []CommandOp{at(1, 2, submitted), at(3, 4, CommandOp{Kind: Cancel}), at(5, 6, seen)}, false},
 		{"too late, and canceled", []CommandOp{at(1, 2, submitted), at(3, 4, late), at(5, 6, over)}, false},
 		{"too late for what is canceled", []CommandOp{at(1, 2, submitted), at(3, 4, canceled), at(5, 6, late)}, false},
 		{"a stale read after an unknown cancel", []CommandOp{at(1, 2, submitted), at(3, 4, lostCancel), at(5, 6, over), at(7, 8, seen)}, false},

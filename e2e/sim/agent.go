@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -63,7 +64,7 @@ func (a *agentHost) start() error {
 		bootID = a.ground.bootID
 	}
 	one, err := agent.New(agent.Options{
-		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), Dial: life.place.Dial, BootID: bootID,
+		Settings: func() configs.Agent { return settings }, Version: "sim", Logger: w.logger(a.name), BootID: bootID,
 		Runner: func(o execute.Options) (agent.Runner, error) {
 			if a.ground != nil {
 				return a.ground.open(o, life.dead.Load)
@@ -74,7 +75,11 @@ func (a *agentHost) start() error {
 			}
 			return r, nil
 		},
-		WallClock: a.wallClock.now, JournalSynced: life.synced.note,
+		WallClock: a.now, JournalSynced: life.synced.note,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			a.matters() // certificates are judged by it
+			return life.place.Dial(ctx, network, address)
+		},
 		Facts: func(context.Context) map[string]string { return map[string]string{"os": "sim"} },
 	})
 	if err != nil {
@@ -95,14 +100,24 @@ func (a *agentHost) start() error {
 
 // kill ends agentd as SIGKILL does; its programs go on. It answers whether it ran.
 func (a *agentHost) kill() bool {
+	return a.killAnd(func(*agentLife, string) error { return nil })
+}
+
+// killAnd does something to the directory that agentd leaves, before anybody sees it. It runs
+// under World.mu.
+func (a *agentHost) killAnd(do func(life *agentLife, dir string) error) bool {
 	a.w.quiesce()
 	a.w.mu.Lock()
 	life := a.life
 	a.w.mu.Unlock()
-	return life != nil && a.end(life)
+	return life != nil && a.endAnd(life, do)
 }
 
 func (a *agentHost) end(life *agentLife) bool {
+	return a.endAnd(life, func(*agentLife, string) error { return nil })
+}
+
+func (a *agentHost) endAnd(life *agentLife, do func(*agentLife, string) error) bool {
 	w := a.w
 	w.mu.Lock()
 	if a.life != life || life.dead.Swap(true) {
@@ -116,6 +131,9 @@ func (a *agentHost) end(life *agentLife) bool {
 	if err := copyDir(from, a.dir); err != nil {
 		w.redLocked("copy the files of %s: %v", a.name, err)
 	}
+	if err := do(life, a.dir); err != nil {
+		w.redLocked("end %s: %v", a.name, err)
+	}
 	w.mu.Unlock()
 	life.stop()
 	return true
@@ -123,22 +141,12 @@ func (a *agentHost) end(life *agentLife) bool {
 
 // cutPower ends the host as a loss of power does: of the journal a part of what was not fsynced is
 // left, and no program goes on. It answers whether anything ran.
-func (a *agentHost) cutPower() bool {
-	w := a.w
-	w.quiesce()
-	w.mu.Lock()
-	life := a.life
-	w.mu.Unlock()
-	ran := life != nil && a.end(life)
-	if ran {
-		w.mu.Lock()
-		lost, err := life.synced.cut(filepath.Join(a.dir, "journal"))
-		if err != nil {
-			w.redLocked("cut the power of %s: %v", a.name, err)
-		}
-		w.accepted["bytes of journals lost"] += lost
-		w.mu.Unlock()
-	}
+func (a *agentHost) cutPower(rng *rand.Rand) bool {
+	ran := a.killAnd(func(life *agentLife, dir string) error {
+		lost, err := life.synced.cut(filepath.Join(dir, "journal"), rng)
+		a.w.accepted["bytes of journals lost"] += lost
+		return err
+	})
 	return a.Host.kill(1<<30, execute.ReasonReboot) > 0 || ran
 }
 
@@ -158,7 +166,7 @@ func (s *synced) note(name string, size int64) {
 }
 
 // cut takes from a copy of the journal a part of what was not fsynced, and answers how much.
-func (s *synced) cut(dir string) (lost int, err error) {
+func (s *synced) cut(dir string, rng *rand.Rand) (lost int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, durable := range s.bytes {
@@ -171,7 +179,7 @@ func (s *synced) cut(dir string) (lost int, err error) {
 			return lost, serr
 		}
 		if left := st.Size() - durable; left > 0 {
-			n := 1 + rand.Int64N(left)
+			n := 1 + rng.Int64N(left)
 			lost += int(n)
 			err = errors.Join(err, os.Truncate(path, st.Size()-n))
 		}

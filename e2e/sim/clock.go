@@ -9,18 +9,20 @@ import (
 type wallClock struct {
 	skew    atomic.Int64
 	usual   int64         // what skew is when nothing is wrong with it
-	misread atomic.Uint64 // how often it was read when it was something else
+	misread atomic.Uint64 // how often it mattered when it was something else
 }
 
-func (c *wallClock) now() time.Time {
-	skew := c.skew.Load()
-	if skew != c.usual {
+func (c *wallClock) now() time.Time { return time.Now().Add(time.Duration(c.skew.Load())) }
+
+// matters notes that something goes by the clock.
+func (c *wallClock) matters() {
+	if c.skew.Load() != c.usual {
 		c.misread.Add(1)
 	}
-	return time.Now().Add(time.Duration(skew))
 }
 
-// jump sets the clock wrong. That takes effect when it is read before it is set right.
+// jump sets the clock wrong. That takes effect when something goes by it before it is
+// set right.
 func (c *wallClock) jump(by time.Duration) ending {
 	before := c.misread.Load()
 	jumped := c.skew.Swap(int64(by)) != int64(by)

@@ -180,7 +180,7 @@ var kinds = []faultKind{
 	}},
 	{hostPowerCut, false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
-		ran := a.cutPower()
+		ran := a.cutPower(rand.New(rand.NewPCG(w.seed, uint64(f.At))))
 		return func() bool { w.must(a.start()); return ran }
 	}},
 	{agentRemoval, false, func(w *World, f Fault) ending {

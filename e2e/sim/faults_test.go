@@ -30,7 +30,7 @@ func TestFaultsTakeEffectOnWhatTheyMeet(t *testing.T) {
 		"one-way cut":                {toNode, elsewhere},
 		"loss":                       {toNode, nil},
 		"delay":                      {toNode, nil},
-		"clock jump of node":         {func(_ *testing.T, w *World) { w.nodes[0].wallClock.now() }, func(_ *testing.T, w *World) { w.nodes[1].wallClock.now() }},
+		"clock jump of node":         {func(_ *testing.T, w *World) { w.nodes[0].wallClock.matters() }, func(_ *testing.T, w *World) { w.nodes[1].wallClock.matters() }},
 		"slow disk of node":          {store, func(t *testing.T, w *World) { storeOn(t, w, 1) }},
 		"failing disk of node":       {store, func(t *testing.T, w *World) { storeOn(t, w, 1) }},
 		"hanging disk of node":       {store, func(t *testing.T, w *World) { storeOn(t, w, 1) }},
@@ -44,7 +44,7 @@ func TestFaultsTakeEffectOnWhatTheyMeet(t *testing.T) {
 		"reboot of an agent's host":  {nil, ofAgent},
 		"power cut of an agent's host at a record": {nil, ofAgent},
 		hostPowerCut:             {nil, ofAgent},
-		"clock jump of an agent": {func(_ *testing.T, w *World) { w.agents[0].wallClock.now() }, func(_ *testing.T, w *World) { w.nodes[0].wallClock.now() }},
+		"clock jump of an agent": {func(_ *testing.T, w *World) { w.agents[0].wallClock.matters() }, func(_ *testing.T, w *World) { w.nodes[0].wallClock.matters() }},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			if took(t, kind, nil) {

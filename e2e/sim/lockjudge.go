@@ -175,7 +175,9 @@ func (w *World) judgeLocks(v *fsm.View) {
 	w.accepted["lock shared"] += len(shared)
 }
 
-// unjudged counts histories that porcupine did not come to the end of: they prove nothing.
+// unjudged counts histories that porcupine did not come to the end of: they prove nothing. Its
+// patience is of the bubble's time, which stands still while it thinks: what it can not judge the
+// watchdog of the test ends.
 const unjudged = "history not judged"
 
 // judgeHistory takes what porcupine says of a history.

@@ -31,7 +31,9 @@ func (j *lostJudge) judge(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1
 			continue
 		}
 		if lost := m.GetLoseAttempt(); lost != nil && lost.GetNodeId() == "" {
-			if why := j.lost(v, lost, at); why != "" {
+			i, _ := v.Invocation(lost.GetKey().GetInvocationId())
+			c, _ := v.Command(i.GetCommandId())
+			if why := j.lost(i, c, lost, at); why != "" {
 				wrong = append(wrong, fmt.Sprintf("I3: at index %d %s is LOST(%s) %s: %s", v.Index(), lost.GetKey().GetInvocationId(), lost.GetReason(), why, lost.GetDetail()))
 			}
 		}
@@ -52,9 +54,7 @@ func (j *lostJudge) judge(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1
 }
 
 // lost says why it is too early to call the attempt LOST; "" when it is not.
-func (j *lostJudge) lost(v *fsm.View, m *raftlogv1.LoseAttempt, at time.Time) string {
-	i, _ := v.Invocation(m.GetKey().GetInvocationId())
-	c, _ := v.Command(i.GetCommandId())
+func (j *lostJudge) lost(i *raftlogv1.Invocation, c *raftlogv1.Command, m *raftlogv1.LoseAttempt, at time.Time) string {
 	allowed := time.Duration(c.GetRunTimeout() + c.GetKillGrace())
 	since, away := j.away[i.GetAgentId()]
 	gone, age := at.Sub(since), at.Sub(j.claims[i.GetId()])
@@ -68,7 +68,9 @@ func (j *lostJudge) lost(v *fsm.View, m *raftlogv1.LoseAttempt, at time.Time) st
 		switch {
 		case !away:
 			return "while its agent has a session"
-		case age >= allowed+3*lostAfter: // overdue, whose agent may have come and gone again and again
+		// Overdue, whose agent may have come and gone again and again. The minute that leaders spare
+		// it is the cluster's, whose clocks differ by as much in lives.
+		case age >= allowed+3*lostAfter:
 		case gone < least:
 			return fmt.Sprintf("%v after its agent's session has ended, not before %v", gone, least)
 		}

@@ -96,7 +96,7 @@ func (n *node) start() error {
 			},
 			Disk: stores, Profile: w.timers(n), Machine: life.machine,
 			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
-			WallClock: n.wallClock.now,
+			WallClock: func() time.Time { n.matters(); return n.now() },
 		},
 	})
 	if err != nil {

@@ -505,7 +505,7 @@ func (o *operators) cancelOne(ctx context.Context, c *client.Client, cmd *comman
 	o.mu.Unlock()
 	op := o.asks(linear.Cancel, cmd)
 	r, err := agentplanev1.NewCommandServiceClient(c).CancelCommand(ctx, &agentplanev1.CancelCommandRequest{Id: cmd.id})
-	op.Canceled = r.GetCommand().GetCanceledBy() != ""
+	op.Canceled, op.Ended = r.GetCommand().GetCanceledBy() != "", r.GetCommand().GetState() == agentplanev1.CommandState_COMMAND_STATE_DONE
 	o.note(&cmd.cancel, op, 0, cmd, err)
 	o.mu.Lock()
 	cmd.canceled = cmd.canceled || r.GetCommand().GetCanceledBy() != ""
