@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -54,13 +55,22 @@ func (n *network) host(name, address string) (*netHost, error) {
 	return h, nil
 }
 
+// share puts one more process on a host.
+func (n *network) share(name string, h *netHost) *netHost {
+	n.hosts[name] = h
+	return h
+}
+
 // under is what a process is started under to be on the host. Unlike ip netns exec it
 // leaves the mounts shared, so that a disk can be taken away.
 func (h *netHost) under() []string { return []string{"nsenter", "--net=/run/netns/" + h.name} }
 
 func (n *network) close() error {
 	var err error
-	for name := range n.hosts {
+	for name, h := range n.hosts {
+		if name != h.name { // it shares one
+			continue
+		}
 		// A namespace that goes takes its links along, but not at once, and the next
 		// network has the same names.
 		err = errors.Join(err, ip("link", "del", name), ip("netns", "del", name))
@@ -84,7 +94,9 @@ func (n *network) drop(h string, d direction, percent, least int, others ...stri
 	table := fmt.Sprintf("chaos%d", n.rules)
 	var addresses []string
 	for _, o := range others {
-		addresses = append(addresses, n.hosts[o].address)
+		if a := n.hosts[o].address; !slices.Contains(addresses, a) {
+			addresses = append(addresses, a)
+		}
 	}
 	chance := ""
 	if percent < 100 {

@@ -76,6 +76,10 @@ func shapeOf(t *testing.T, seed uint64, faults []*weapon) shape {
 	}
 }
 
+// perHost is how many agents share a host of the network, and are cut off with each other: the
+// kernel's table of neighbours, which all namespaces share, has room for few hundred hosts.
+func (s shape) perHost() int { return 1 + 4*(s.agents/300) }
+
 // gateBound is within what the cluster must be whole again when nothing is broken: the
 // command for all starts a program for each agent.
 func (s shape) gateBound() time.Duration {

@@ -104,6 +104,9 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	}
 	for i := range s.agents {
 		w.agents = append(w.agents, w.agent(t, i, fmt.Sprintf("a%d", i+1), token, b))
+		if i%agentsAtOnce == agentsAtOnce-1 {
+			w.enrolled(t)
+		}
 	}
 	w.s = newStream(t, w.fleet)
 	c, err := w.s.client(1)
@@ -121,6 +124,23 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	w.haunt(t, w.agent(t, s.agents, "ghost", token, b))
 	w.keeper.working.Go(w.keep)
 	return w
+}
+
+// agentsAtOnce is how many agents are started before they are waited for: hundreds at once would
+// want all of the machine.
+const agentsAtOnce = 50
+
+// enrolled waits until all agents that were started have enrolled.
+func (w *world) enrolled(t *testing.T) {
+	t.Helper()
+	await(t, time.Minute, "the agents that were started have enrolled", func() error {
+		for _, a := range w.agents {
+			if _, err := os.Stat(filepath.Join(a.DataDir, "agent.json")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // haunt ends an agent for good when the cluster knows it. What is queued for it moves by
@@ -213,11 +233,15 @@ func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.
 	}
 	a := w.Lab.Agent(name, strings.Join(w.addresses, ","), token)
 	if w.net != nil {
-		h, err := w.net.host(a.Name, fmt.Sprintf("10.99.%d.%d", 1+i/250, 1+i%250))
-		if err != nil {
-			t.Fatal(err)
+		first := i - i%w.shape.perHost()
+		h := w.net.hosts[fmt.Sprintf("a%d", first+1)]
+		if i == first {
+			var err error
+			if h, err = w.net.host(a.Name, fmt.Sprintf("10.99.%d.%d", 1+i/250, 1+i%250)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		a.Under = h.under()
+		a.Under = w.net.share(a.Name, h).under()
 	}
 	if moves {
 		a.Under = append(a.Under, w.clock(t, a.Name)...)
