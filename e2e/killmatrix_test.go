@@ -147,6 +147,11 @@ func (m *matrix) kill(t *testing.T, c cell) {
 		}
 		return err
 	})
+	// What is said to be its session may be that of a node which was killed a moment ago and runs
+	// again.
+	if _, o := m.run(t, "a1", nil, m.argv()); o.Err() != nil {
+		t.Fatal(o.Err())
+	}
 	victim := m.victim(t, c)
 	api, err := m.stream.client(0)
 	if err != nil {
