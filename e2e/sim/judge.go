@@ -31,7 +31,7 @@ func (w *World) heals(ctx context.Context) error {
 	asked := time.Time{}
 	// A removal whose outcome was unknown may come late; and that a journal was put back may
 	// show when the session before it is over, which takes a leader.
-	upkeep := func() {
+	upkeep := func() { //nolint:contextcheck // a process has a life of its own
 		if time.Since(asked) < time.Second {
 			return
 		}
@@ -44,11 +44,11 @@ func (w *World) heals(ctx context.Context) error {
 		}
 		asked = time.Now()
 	}
-	if err := w.awaitOnline(ctx, upkeep); err != nil { //nolint:contextcheck // a process has a life of its own
+	if err := w.awaitOnline(ctx, upkeep); err != nil {
 		return err
 	}
 	for {
-		upkeep()                           //nolint:contextcheck // likewise
+		upkeep()
 		if err := w.revive(); err != nil { //nolint:contextcheck // a process has a life of its own; a watchdog may still have ended a node
 			return err
 		}
