@@ -183,7 +183,7 @@ func (s *stream) submit(c agentplanev1.CommandServiceClient, rng *rand.Rand) {
 		spec.Argv, cancel, sub.plain = s.f.argv("--sleep", "1s"), true, false
 	case kind < 13:
 		spec.NotAfter, sub.plain = sub.began.Add(time.Duration(rng.IntN(200))*time.Millisecond).UnixNano(), false
-	case kind < 14:
+	case kind < 14 && s.f.seldom(rng):
 		spec.Agents, spec.Selector = nil, s.f.everyone()
 	}
 	envelope, err := envelopeOf(spec)

@@ -132,7 +132,7 @@ func (p *parts) compose(rng *rand.Rand) (*asked, error) {
 	switch {
 	case many == 1:
 		a.steps[0].name = ""
-	case rng.IntN(25) == 0:
+	case rng.IntN(25) == 0 && p.s.f.seldom(rng):
 		a.agent = ""
 		return a, nil
 	}

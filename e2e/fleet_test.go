@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,6 +36,10 @@ func (f *fleet) everyone() string {
 	}
 	return fmt.Sprintf("name != %q", f.ghost)
 }
+
+// seldom is how often what is for one agent may be for all of them: the more there are the less
+// often, so that a machine has to start as many programs as with fifty.
+func (f *fleet) seldom(rng *rand.Rand) bool { return rng.IntN(max(1, len(f.agents)/50)) == 0 }
 
 // newFleet returns when all nodes vote and all agents, named a1, a2 and so on, are
 // online.
