@@ -24,9 +24,13 @@ func (c *Cluster) CheckState(ctx context.Context, req *agentplanev1.CheckStateRe
 		v = c.o.Machine.View()
 	}
 	select {
-	case c.checking <- struct{}{}:
-	case <-ctx.Done():
-		return nil, c.refuse(codes.Unavailable, "timed_out", "this node sums its state for others: %v", ctx.Err())
+	case c.checking <- struct{}{}: // also when the caller's time went by with the wait for the index
+	default:
+		select {
+		case c.checking <- struct{}{}:
+		case <-ctx.Done():
+			return nil, c.refuse(codes.Unavailable, "timed_out", "this node sums its state for others: %v", ctx.Err())
+		}
 	}
 	defer func() { <-c.checking }()
 	hash := v.Hash()
