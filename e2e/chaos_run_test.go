@@ -146,6 +146,7 @@ func dealer(t *testing.T, seed uint64, missing map[string]string) func() []*weap
 		asked = strings.Join(weaponNames(arsenal), ",")
 	}
 	d := &deck{rng: rand.New(rand.NewPCG(seed, 2))}
+	var lacks []string
 	for name := range strings.SplitSeq(asked, ",") {
 		var set []*weapon
 		for part := range strings.SplitSeq(name, "+") {
@@ -158,6 +159,7 @@ func dealer(t *testing.T, seed uint64, missing map[string]string) func() []*weap
 		for _, w := range slices.Clone(set) {
 			if why := w.missing(missing); why != "" {
 				t.Logf("SKIPPED: fault %s: %s", w.name, why)
+				lacks = append(lacks, w.name+": "+why)
 				set = nil
 			}
 		}
@@ -167,7 +169,7 @@ func dealer(t *testing.T, seed uint64, missing map[string]string) func() []*weap
 		d.cards = append(d.cards, set...)
 	}
 	if len(d.cards) == 0 {
-		t.Skip("SKIPPED: none of the faults that are asked for can be done on this machine")
+		t.Skipf("SKIPPED: none of the faults that are asked for can be done on this machine: %s", strings.Join(lacks, "; "))
 	}
 	return d.deal
 }
