@@ -72,17 +72,6 @@ func (c *claimsOf) began(invocation string) (time.Time, error) {
 	return time.Unix(0, ns), err
 }
 
-// claimedOf are the invocations that a read saw claimed.
-func claimedOf(row *agentplanev1.Command) []string {
-	claimed := []string{}
-	for _, i := range row.GetInvocations() {
-		if i.GetFence() != 0 {
-			claimed = append(claimed, i.GetId())
-		}
-	}
-	return claimed
-}
-
 // history is what clients did, and the claims of what they submitted, as the cluster knows them
 // in the end: what was started was claimed before. A cancel whose outcome was unknown did nothing
 // where the command is not canceled then.
@@ -106,7 +95,7 @@ func (r *recorder) history(ctx context.Context, c *client.Client) ([]linear.Comm
 		}
 		canceled[id] = a.GetCommand().GetCanceledBy() != ""
 		claimed := make(map[string]bool)
-		for _, i := range claimedOf(a.GetCommand()) {
+		for _, i := range linear.ClaimedOf(a.GetCommand()) {
 			claimed[i] = true
 		}
 		for _, i := range a.GetCommand().GetInvocations() {

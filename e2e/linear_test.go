@@ -142,7 +142,7 @@ func (r *recorder) once(number int, rng *rand.Rand, c *client.Client, submitter 
 		var a *agentplanev1.GetCommandResponse
 		a, err = commands.GetCommand(ctx, &agentplanev1.GetCommandRequest{Id: o.Command, WithInvocations: true, WithSpec: true})
 		row := a.GetCommand()
-		o.Content, o.Canceled, o.Claims = strings.Join(row.GetSpec().GetArgv(), " "), row.GetCanceledBy() != "", claimedOf(row)
+		o.Content, o.Canceled, o.Claims = strings.Join(row.GetSpec().GetArgv(), " "), row.GetCanceledBy() != "", linear.ClaimedOf(row)
 	}
 	o.End = time.Since(r.began)
 	if r.told(&o, err) {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
 // The operations on one command. Clients submit, cancel and read it; a node claims an
@@ -91,6 +93,18 @@ func (s commandState) step(o CommandOp) (bool, commandState) {
 		}
 		return o.Answer == OK && o.Content == s.content && o.Canceled == s.canceled && (o.Claims == nil || claimed(o.Claims) == s.claims), s
 	}
+}
+
+// ClaimedOf are the invocations that a read saw claimed: what has a fence keeps it, as long as no
+// attempt follows another one. They are never nil.
+func ClaimedOf(row *agentplanev1.Command) []string {
+	claimed := []string{}
+	for _, i := range row.GetInvocations() {
+		if i.GetFence() != 0 {
+			claimed = append(claimed, i.GetId())
+		}
+	}
+	return claimed
 }
 
 // claimed are the claims of a state.

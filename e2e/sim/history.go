@@ -119,19 +119,13 @@ func (o *operators) read(ctx context.Context, c *client.Client, cmd *command) {
 	}
 }
 
-// claimedOf are the invocations that a read saw claimed; nil where that is not judged. What has a
-// fence keeps it: in lives no attempt follows another one.
+// claimedOf are the invocations that a read saw claimed; nil where that is not judged. In lives no
+// attempt follows another one.
 func claimedOf(row *agentplanev1.Command) []string {
 	if len(row.GetInvocations()) > judgedClaims {
 		return nil
 	}
-	claimed := []string{}
-	for _, i := range row.GetInvocations() {
-		if i.GetFence() != 0 {
-			claimed = append(claimed, i.GetId())
-		}
-	}
-	return claimed
+	return linear.ClaimedOf(row)
 }
 
 // judgeHistories has porcupine judge what operators were told of commands, with the claims of
