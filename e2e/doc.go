@@ -124,6 +124,7 @@
 //	falsedeath       I11     controlplane/health     TestDeadNodeBeginsGraceAndThenDown
 //	registration     I12     proto/identity          TestServerJudgesClients
 //	registration     I12     e2e                     TestOldLeaderThatWasRemoved
+//	registration     I12     e2e/sim                 TestLives
 //	othercluster     I12 I13 proto/identity          TestServerJudgesClients
 //	othercluster     I12 I13 e2e                     TestOldLeaderOfAWipedCluster
 //	roles            I12     controlplane/authz      TestGate
@@ -132,6 +133,11 @@
 //	incarnation      I13     e2e                     TestOldLeaderOfAnotherIncarnation
 //	preface          I13     controlplane/peer       TestStreamRefusesByPreface
 //	preface          I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	incarnation      I13     e2e/sim                 TestLives
+//	preface          I13     e2e/sim                 TestLives
+//	queuemax         I14     fsm                     TestAttemptsMatchTheirTwin
+//	queuemax         I14     fsm                     TestStories
+//	queuemax         I14     e2e/sim                 TestLives
 //	queue            I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
 //
 // # Death at a point

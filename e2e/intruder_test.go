@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,15 +14,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
 	"github.com/agentplane/agentplane/controlplane/pki"
+	"github.com/agentplane/agentplane/e2e/oldnode"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
-	"github.com/agentplane/agentplane/proto/frame"
-	"github.com/agentplane/agentplane/proto/identity"
 )
 
 // oldLeader is a node's process from an earlier life of the cluster: a copy of n1's data
@@ -93,8 +89,8 @@ func TestOldLeaderOfAnotherIncarnation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caller := o.asksForVotes(t, &forger{boot: boot, to: today.AnsweredBy}); !strings.Contains(caller.told, "lives in another incarnation") {
-		t.Errorf("n2 said %q to who asked for its vote, want what is wrong with it", caller.told)
+	if told := o.asksForVotes(t, &oldnode.Caller{Boot: boot, To: today.AnsweredBy}); !strings.Contains(told, "lives in another incarnation") {
+		t.Errorf("n2 said %q to who asked for its vote, want what is wrong with it", told)
 	}
 }
 
@@ -126,9 +122,8 @@ func TestOldLeaderOfAWipedCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	caller := o.asksForVotes(t, &forger{boot: boot, to: s.AnsweredBy, credulous: true})
-	if caller.told != "" {
-		t.Errorf("another cluster's node was told %q: it got as far as the preface", caller.told)
+	if told := o.asksForVotes(t, &oldnode.Caller{Boot: boot, To: s.AnsweredBy, Credulous: true}); told != "" {
+		t.Errorf("another cluster's node was told %q: it got as far as the preface", told)
 	}
 	o.refused(t, 1, "handshake refused", "belongs to another cluster")
 	o.whole(t)
@@ -371,92 +366,22 @@ func (o *oldLeader) untouched(ctx context.Context) error {
 	return nil
 }
 
-// asksForVotes asks today's leader for its vote with the old leader's key, in a far term
-// and as if leadership were being handed over: raft grants that without asking whether
-// it has a leader.
-func (o *oldLeader) asksForVotes(t *testing.T, caller *forger) *forger {
+// asksForVotes asks today's leader for its vote with the old leader's key, and answers what
+// the caller was told.
+func (o *oldLeader) asksForVotes(t *testing.T, caller *oldnode.Caller) string {
 	t.Helper()
 	self, err := o.old.status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	caller.dir, caller.from = o.old.DataDir, self.AnsweredBy
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: caller, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger()})
-	defer transport.Close()
-	request := &raft.RequestVoteRequest{
-		RPCHeader:    raft.RPCHeader{ProtocolVersion: 3, ID: []byte(caller.from), Addr: []byte(caller.Addr().String())},
-		Term:         1000,
-		LastLogIndex: 1 << 40, LastLogTerm: 999, LeadershipTransfer: true,
-	}
-	var reply raft.RequestVoteResponse
-	err = transport.RequestVote(raft.ServerID(caller.to), raft.ServerAddress(fmt.Sprintf("127.0.0.1:%d", o.today[0].port)), request, &reply)
+	caller.Dir, caller.From, caller.Dial = o.old.DataDir, self.AnsweredBy, new(net.Dialer).DialContext
+	caller.Number = uint32(caller.Boot.Bundle.Incarnation.Number)
+	reply, err := caller.AsksForVote(raft.ServerAddress(fmt.Sprintf("127.0.0.1:%d", o.today[0].port)), 5*time.Second)
 	if err == nil {
 		t.Errorf("an old leader's request for a vote was answered: %+v", reply)
 	}
 	if err := o.untouched(t.Context()); err != nil {
 		t.Error(err)
 	}
-	return caller
+	return caller.Told
 }
-
-// forger makes raft connections with a node's key and the preface of a boot.state. It
-// goes on whatever it is told.
-type forger struct {
-	dir      string // the node's
-	boot     *pki.BootState
-	from, to string
-	told     string // why the other side refused
-	// credulous forgers do not ask who answers.
-	credulous bool
-}
-
-func (f *forger) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	id := identity.ID{Cluster: f.boot.Bundle.ClusterID, Kind: identity.KindNode, Name: f.from}
-	ca, err := pki.OpenCA(filepath.Join(f.dir, "pki"), id, nil)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := pki.OpenLeaf(pki.LeafOptions{CA: ca, KeyPath: filepath.Join(f.dir, "pki", "node.key")})
-	if err != nil {
-		return nil, err
-	}
-	verifier, err := identity.NewVerifier(f.boot.Bundle, nil)
-	if err != nil {
-		return nil, err
-	}
-	config := verifier.ClientConfig(identity.ProtocolRaft, f.to, func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		return leaf.GetCertificate(nil)
-	})
-	if f.credulous {
-		config.VerifyConnection = nil
-	}
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: timeout}, "tcp", string(address), config)
-	if err != nil {
-		return nil, err
-	}
-	const preface = 'P'
-	b, err := proto.Marshal(&agentplanev1.Preface{
-		ClusterId: f.boot.Bundle.ClusterID, Incarnation: &agentplanev1.Incarnation{Number: uint32(f.boot.Bundle.Incarnation.Number)},
-		From: f.from, To: f.to, FeatureLevel: f.boot.FeatureLevel, StartCounter: 1000, StartId: []byte("forged"), Term: 999, LastIndex: 1 << 40,
-	})
-	if err == nil {
-		_, err = conn.Write(frame.Append(nil, preface, b))
-	}
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	_, b, err = frame.NewReader(conn, 1<<12).Next()
-	theirs := new(agentplanev1.Preface)
-	if err == nil {
-		err = proto.Unmarshal(b, theirs)
-	}
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	f.told = theirs.GetRefused()
-	return conn, nil
-}
-
-func (f *forger) Accept() (net.Conn, error) { return nil, net.ErrClosed }
-func (f *forger) Close() error              { return nil }
-func (f *forger) Addr() net.Addr            { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }

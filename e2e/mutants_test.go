@@ -107,6 +107,7 @@ var catches = []catch{
 	{mutant: "falsedeath", promises: "I11", pkg: "controlplane/health", test: "TestDeadNodeBeginsGraceAndThenDown"},
 	{mutant: "registration", promises: "I12", pkg: "proto/identity", test: "TestServerJudgesClients"},
 	{mutant: "registration", promises: "I12", pkg: "e2e", test: "TestOldLeaderThatWasRemoved", says: "today's leader refuses the old one and says why"},
+	{mutant: "registration", promises: "I12", pkg: "e2e/sim", test: "TestLives", lives: 100},
 	{mutant: "othercluster", promises: "I12 I13", pkg: "proto/identity", test: "TestServerJudgesClients"},
 	{mutant: "othercluster", promises: "I12 I13", pkg: "e2e", test: "TestOldLeaderOfAWipedCluster", says: "today's leader refuses the old one and says why"},
 	{mutant: "roles", promises: "I12", pkg: "controlplane/authz", test: "TestGate"},
@@ -115,6 +116,11 @@ var catches = []catch{
 	{mutant: "incarnation", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
 	{mutant: "preface", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
 	{mutant: "preface", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
+	{mutant: "incarnation", promises: "I13", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "I13: leader of another incarnation was answered"},
+	{mutant: "preface", promises: "I13", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "I13: leader of another incarnation was answered"},
+	{mutant: "queuemax", promises: "I14", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: noFailFile},
+	{mutant: "queuemax", promises: "I14", pkg: "fsm", test: "TestStories", says: "testdata/commands.txt tells another story"},
+	{mutant: "queuemax", promises: "I14", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "wait for its agent, of which 3 may"},
 	{mutant: "queue", promises: "I14", pkg: "controlplane/consensus", test: "TestBatcherQueueIsBoundedByBytes", says: "want ErrBacklog"},
 }
 

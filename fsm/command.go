@@ -194,7 +194,7 @@ func (t *tables) skipsWithout(a *raftlogv1.Agent, ordinal uint32, queueOffline b
 		return ReasonAgentRemoved
 	case !queueOffline && !t.reachable(a):
 		return ReasonOffline
-	case t.work.count(ordinal)-gone >= int(queueMax):
+	case boundsQueues && t.work.count(ordinal)-gone >= int(queueMax):
 		return ReasonQueueFull
 	default:
 		return ""

@@ -58,3 +58,6 @@ var judgesAtOnce = !mutates("breach")
 
 // The mutant: a snapshot forgets the sessions.
 var snapshotsSessions = !mutates("snapshot")
+
+// The mutant: any number of invocations may wait for an agent.
+var boundsQueues = !mutates("queuemax")

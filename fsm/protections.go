@@ -46,3 +46,6 @@ const judgesAtOnce = true
 
 // snapshotsSessions says that sessions are part of a snapshot, as every table is (I9).
 const snapshotsSessions = true
+
+// boundsQueues says that an agent whose queue is full is sent nothing more (I14).
+const boundsQueues = true

@@ -140,8 +140,13 @@
 //   - I11: no agent is DOWN before its grace is over by the world's clock, nor a minute
 //     after all troubles.
 //   - I12: in one life of four an operator who may only read, and somebody without a certificate,
-//     ask for what they may not do, and are refused by every node.
-//   - I14: when a world is closed, no goroutine of it is left; the bubble sees to that.
+//     ask for what they may not do, and are refused by every node. No node answers the double of
+//     a node that comes with a certificate of the node's authority for a key which nobody knows.
+//   - I13: no node answers the double of a node, which has its keys and its disk, and lives in
+//     another incarnation, when it asks for a vote in a far term or sends entries.
+//   - I14: in one life of five few invocations may wait for an agent; no more are taken, by the log,
+//     and what is refused has met a full queue. When a world is closed, no goroutine of it is
+//     left; the bubble sees to that.
 //   - No node and no agent ends by itself, but for what raft cannot mend (raft#696).
 //
 // # The audit

@@ -137,6 +137,8 @@ var kinds = []faultKind{
 		w.lives.Go(func() { w.once(f, w.transfer("", 5*time.Second) == nil) })
 		return nil
 	}},
+	{oldLeader, true, doubleComes(livesOtherwise, "I13", "lives in another incarnation")},
+	{stolenCA, true, doubleComes(mintsItself, "I12", "tls: ")},
 	{"slow disk of node", true, func(w *World, f Fault) ending {
 		n := w.nodeOf(f.Who)
 		before := n.slowWrites.Load()

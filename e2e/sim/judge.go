@@ -84,9 +84,9 @@ func (w *World) agree(ctx context.Context) error {
 	for {
 		v, why := w.common()
 		if why == "" {
-			waves, locks, templates, losses := newWaveJudge(), newLockJudge(), newTemplateJudge(), newLostJudge()
+			waves, locks, templates, losses, queues := newWaveJudge(), newLockJudge(), newTemplateJudge(), newLostJudge(), newQueueJudge()
 			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome, at time.Time) []string {
-				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes), losses.judge(v, e, outcomes, at))
+				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes), losses.judge(v, e, outcomes, at), queues.judge(v, e, outcomes))
 			}) {
 				w.fault("%s", wrong)
 			}
@@ -94,7 +94,7 @@ func (w *World) agree(ctx context.Context) error {
 				w.fault("%s", wrong)
 			}
 			w.mu.Lock()
-			for _, seen := range []map[string]int{waves.seen, locks.seen, templates.seen, losses.seen} {
+			for _, seen := range []map[string]int{waves.seen, locks.seen, templates.seen, losses.seen, queues.seen} {
 				for what, n := range seen {
 					w.accepted[what] += n
 				}

@@ -100,6 +100,7 @@ type World struct {
 	names      map[string]string     // of agents, by id
 	replacedAt time.Time             // when the last node had joined in the place of another one
 	putBacks   map[string]bool       // agents, by name
+	doubles    int                   // of nodes, that have come
 }
 
 // session is one session of an agent.
@@ -164,6 +165,9 @@ func (w *World) nodeFlags(n *node, dir string) map[string][]string {
 	}
 	if w.purging() {
 		flags["commands.retain"] = []string{retained.String()}
+	}
+	if w.shortQueues() {
+		flags["agent.queue_max"] = []string{fmt.Sprint(queueMax)}
 	}
 	if w.seed%2 == 0 {
 		flags["output.attempt_bytes"] = []string{fmt.Sprint(quota)}

@@ -1,0 +1,141 @@
+package sim
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
+	"github.com/agentplane/agentplane/controlplane/pki"
+	"github.com/agentplane/agentplane/e2e/oldnode"
+)
+
+const (
+	oldLeader = "leader of another incarnation"
+	stolenCA  = "leader with a stolen authority"
+	// anotherLife is the id of that incarnation; its number is that of the cluster, as of one
+	// that was recovered twice.
+	anotherLife = "another life"
+)
+
+// double has the keys of a node and what it held on its disk. It asks nodes for their votes in a
+// far term, and sends them an entry in the place of one that has most likely committed.
+type double struct {
+	w      *World
+	place  *Place
+	caller *oldnode.Caller
+	prev   *raft.Log // what is before that place
+}
+
+// double makes one of what the node has now, with addresses of its own.
+func (n *node) double() (*double, error) {
+	w := n.w
+	w.mu.Lock()
+	id, dir, disk := n.id, n.dir, n.disk.Image(false)
+	w.doubles++
+	nth := w.doubles
+	w.mu.Unlock()
+	boot, err := pki.LoadBootState(filepath.Join(dir, "boot.state"))
+	if err != nil {
+		return nil, err // it begins anew just now
+	}
+	home := filepath.Join(w.dir, fmt.Sprintf("double.%d", nth))
+	if err := copyDir(filepath.Join(dir, "pki"), filepath.Join(home, "pki")); err != nil {
+		return nil, err
+	}
+	prev, err := thirdLast(disk)
+	if err != nil {
+		return nil, err
+	}
+	incarnation, err := hex.DecodeString(boot.Bundle.Incarnation.ID)
+	if err != nil {
+		return nil, err
+	}
+	place := w.net.Attach(fmt.Sprintf("10.0.8.%d", nth))
+	return &double{w: w, place: place, prev: prev, caller: &oldnode.Caller{
+		Dir: home, Boot: boot, From: id, Dial: place.Dial, Number: uint32(boot.Bundle.Incarnation.Number), ID: incarnation,
+	}}, nil
+}
+
+// thirdLast is an entry of the log behind which there are two more.
+func thirdLast(disk *consensustest.MemDisk) (*raft.Log, error) {
+	log, entry := disk.Disk().Log, new(raft.Log)
+	last, err := log.LastIndex()
+	if err != nil || last < 3 {
+		return nil, errors.Join(err, errors.New("the log is too short"))
+	}
+	return entry, log.GetLog(last-2, entry)
+}
+
+// calls has the double call the node until ctx ends. Nobody may answer it. calls
+// answers how often it was told those words.
+func (d *double) calls(ctx context.Context, target *node, who, words string) (told int) {
+	d.w.mu.Lock()
+	d.caller.To = target.id
+	d.w.mu.Unlock()
+	address := raft.ServerAddress(target.address())
+	for ctx.Err() == nil {
+		const patience = time.Second
+		d.caller.Told = ""
+		_, err := d.caller.AsksForVote(address, patience)
+		if err != nil {
+			_, err = d.caller.Overwrites(address, d.prev, patience)
+		}
+		if err == nil {
+			d.w.fault("%s was answered by %s", who, target.name)
+			return told
+		}
+		if strings.Contains(d.caller.Told+err.Error(), words) {
+			told++
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return told
+}
+
+// doubleComes has the double of a node come: bend makes it what it must not be, which breaks the
+// promise when somebody answers it, and words are of how it is refused.
+func doubleComes(bend func(*double) error, promise, words string) func(*World, Fault) ending {
+	return func(w *World, f Fault) ending {
+		target, of := w.nodeOf(f.Who), w.nodeOf(max(f.Who, 0)+1+f.To%2)
+		if target == of {
+			return nil
+		}
+		d, err := of.double()
+		if err == nil {
+			err = bend(d)
+		}
+		if err != nil {
+			w.trace.Note(of.name, "has no double: %v", err)
+			return nil
+		}
+		ctx, stop := context.WithCancel(w.ctx)
+		told := make(chan int)
+		w.lives.Go(func() { told <- d.calls(ctx, target, promise+": "+f.Kind, words) })
+		return func() bool {
+			stop()
+			refused := <-told
+			d.place.Detach()
+			return refused > 0
+		}
+	}
+}
+
+// livesOtherwise has it come from another incarnation.
+func livesOtherwise(d *double) error {
+	d.caller.ID = []byte(anotherLife)
+	return nil
+}
+
+// mintsItself has it come with a key that nobody has registered, and a certificate that the
+// authority of the node has made for it: who has stolen that can make more of them.
+func mintsItself(d *double) error {
+	return os.Remove(filepath.Join(d.caller.Dir, "pki", "node.key")) // another one is made in its place
+}
