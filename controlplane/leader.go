@@ -14,7 +14,6 @@ import (
 	"github.com/agentplane/agentplane/controlplane/membership"
 	"github.com/agentplane/agentplane/controlplane/rollout"
 	"github.com/agentplane/agentplane/controlplane/schedule"
-	"github.com/agentplane/agentplane/fsm"
 	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -142,7 +141,7 @@ func (m *member) row() *raftlogv1.Node {
 	return &raftlogv1.Node{
 		Id: m.n.ID(), Name: m.n.name, Address: m.n.advertise, GossipAddress: m.gossip.AdvertiseAddr(),
 		PublicKey: m.leaf.Key(), CaCertificate: m.ca.Entry().CertDER, Candidate: true,
-		FeatureLevel: fsm.FeatureLevel, Version: m.n.o.Version, StartCounter: m.n.dir.Starts(),
+		FeatureLevel: m.n.level(), Version: m.n.o.Version, StartCounter: m.n.dir.Starts(),
 	}
 }
 
@@ -158,7 +157,7 @@ func (m *member) servers(ctx context.Context) ([]membership.Server, uint64, uint
 		n, _ := view.Node(string(s.ID))
 		servers[i] = membership.Server{
 			ID: string(s.ID), Voter: s.Suffrage == consensus.Voter, Candidate: n.GetCandidate(), Registered: n.GetRegisteredIndex(),
-			Removed: n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED,
+			Removed: n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED, Level: n.GetFeatureLevel(),
 		}
 		if servers[i].ID == m.n.ID() {
 			servers[i].Answers, servers[i].Applied, servers[i].Boot = true, view.Index(), m.trust.state().Index

@@ -146,7 +146,7 @@ func (n *Node) found() error {
 			return fmt.Errorf("make random bytes: %w", err)
 		}
 	}
-	boot := founderState(ca, leaf, n.advertise, identity.Incarnation{Number: 1, ID: hex.EncodeToString(incarnation)}, identity.NewSecret(key))
+	boot := founderState(ca, leaf, n.advertise, identity.Incarnation{Number: 1, ID: hex.EncodeToString(incarnation)}, identity.NewSecret(key), n.level())
 	if err := boot.Store(n.dir.Path(bootFile)); err != nil {
 		return err
 	}
@@ -391,7 +391,7 @@ func (n *Node) enrol(ctx context.Context, addresses []string, text string) error
 		As: func(req *agentplanev1.EnrollRequest) {
 			req.As = &agentplanev1.EnrollRequest_Node{Node: &agentplanev1.EnrollNode{
 				NodeId: n.ID(), Name: n.name, Address: n.advertise, CaCertificate: ca.Entry().CertDER,
-				FeatureLevel: fsm.FeatureLevel, Version: n.o.Version, StartCounter: n.dir.Starts(),
+				FeatureLevel: n.level(), Version: n.o.Version, StartCounter: n.dir.Starts(),
 			}}
 		},
 		Options: client.Options{Dial: n.o.Surroundings.Dial, Logger: configs.Slog(n.o.Logger.Named("join"))},

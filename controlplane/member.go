@@ -124,7 +124,7 @@ func openMember(n *Node) (_ *member, err error) {
 		return nil, err
 	}
 	m.promoter = membership.New(membership.Options{
-		Servers: m.servers, MaxVoters: n.o.Config.Voters, Logger: logger.Named("membership"),
+		Servers: m.servers, Settle: (&settler{m: m}).settle, MaxVoters: n.o.Config.Voters, Logger: logger.Named("membership"),
 		Promote: func(ctx context.Context, id string, index uint64) error {
 			return m.host.Promote(ctx, consensus.ServerID(id), index)
 		},
@@ -149,7 +149,7 @@ func (m *member) preface() *agentplanev1.Preface {
 	if h := m.opened.Load(); h != nil {
 		r = h.TermReply()
 	}
-	return m.trust.preface(m.n.dir.Starts(), m.n.startID, r.Term, r.LastIndex)
+	return m.trust.preface(m.n.level(), m.n.dir.Starts(), m.n.startID, r.Term, r.LastIndex)
 }
 
 // openIdentity opens the node's CA and its own certificate in a cluster.
@@ -240,7 +240,7 @@ func (m *member) openGossip(boot *pki.BootState) error {
 
 func (m *member) meta() gossip.Meta {
 	return gossip.Meta{
-		Name: m.n.name, APIAddr: m.n.advertise, Version: m.n.o.Version, FeatureLevel: fsm.FeatureLevel,
+		Name: m.n.name, APIAddr: m.n.advertise, Version: m.n.o.Version, FeatureLevel: m.n.level(),
 		Incarnation: uint32(m.trust.state().Bundle.Incarnation.Number), Draining: m.draining.Load(),
 	}
 }

@@ -29,7 +29,10 @@ type Surroundings struct {
 	// Machine is the state, still empty; whoever gives it may look at it.
 	Machine   *fsm.Machine
 	FreeBytes func() (uint64, error) // of the disk
-	WallClock func() time.Time       // by which the node stamps, when it leads, and judges certificates
+	// FeatureLevel is one that the node stands for instead of its build's, not above that: it is
+	// an older one then.
+	FeatureLevel func() uint32
+	WallClock    func() time.Time // by which the node stamps, when it leads, and judges certificates
 }
 
 func (s Surroundings) socket(dir *datadir.Dir) (net.Listener, error) {

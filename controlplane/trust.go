@@ -166,11 +166,11 @@ func (t *trust) ServerAddr(id consensus.ServerID) (consensus.ServerAddress, erro
 }
 
 // preface is this node's, without the node that is meant.
-func (t *trust) preface(starts uint64, startID []byte, term, lastIndex uint64) *agentplanev1.Preface {
+func (t *trust) preface(level uint32, starts uint64, startID []byte, term, lastIndex uint64) *agentplanev1.Preface {
 	b := t.state()
 	return &agentplanev1.Preface{
 		ClusterId: b.Bundle.ClusterID, Incarnation: incarnationOf(b.Bundle.Incarnation), From: t.self,
-		FeatureLevel: fsm.FeatureLevel, StartCounter: starts, StartId: startID, Term: term, LastIndex: lastIndex,
+		FeatureLevel: level, StartCounter: starts, StartId: startID, Term: term, LastIndex: lastIndex,
 	}
 }
 
@@ -269,7 +269,7 @@ func (m machine) Restore(in io.ReadCloser) error {
 
 // founderState is the boot.state of a node that founds a cluster: it trusts itself,
 // at index 0.
-func founderState(ca *pki.CA, leaf *pki.Leaf, address string, incarnation identity.Incarnation, key identity.Secret) *pki.BootState {
+func founderState(ca *pki.CA, leaf *pki.Leaf, address string, incarnation identity.Incarnation, key identity.Secret, level uint32) *pki.BootState {
 	node := ca.Node()
 	return &pki.BootState{
 		Bundle: &identity.Bundle{
@@ -278,7 +278,7 @@ func founderState(ca *pki.CA, leaf *pki.Leaf, address string, incarnation identi
 			Nodes: []identity.NodeKey{{NodeID: node.Name, Key: leaf.Key(), Addresses: []string{address}}},
 		},
 		GossipKeyring: []identity.Secret{key},
-		FeatureLevel:  fsm.FeatureLevel,
+		FeatureLevel:  level,
 	}
 }
 

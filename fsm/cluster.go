@@ -2,6 +2,8 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -101,6 +103,11 @@ func (tx *tx) putSetting(m *raftlogv1.PutSetting) *raftlogv1.Outcome {
 	}
 	put(tx, TableSettings, tx.settings, &raftlogv1.Setting{Key: m.GetKey(), Value: m.GetValue(), Version: tx.index})
 	return granted(tx.index)
+}
+
+// YoungestKey is the key of a ring to which a rotation goes.
+func YoungestKey(ring []*raftlogv1.GossipKey) *raftlogv1.GossipKey {
+	return slices.MaxFunc(ring, func(a, b *raftlogv1.GossipKey) int { return cmp.Compare(a.GetMadeAt(), b.GetMadeAt()) })
 }
 
 func (tx *tx) setKeyring(m *raftlogv1.SetKeyring) *raftlogv1.Outcome {

@@ -76,7 +76,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.flags.id, "id", "", "`UUID` (version 7) of what is created; repeated with the same content it answers what stands")
 	f.BoolVar(&a.flags.noColor, "no-color", false, "print no colours")
 	root.AddCommand(
-		a.clusterCmd(), a.agentsCmd(), a.runCmd(), a.commandsCmd(), a.scheduleCmd(), a.tokensCmd(), a.operatorsCmd(), a.lockCmd(),
+		a.clusterCmd(), a.agentsCmd(), a.runCmd(), a.commandsCmd(), a.scheduleCmd(), a.tokensCmd(), a.operatorsCmd(), a.keysCmd(), a.lockCmd(),
 		a.loginCmd(), a.contextCmd(), a.whyCmd(), a.reasonsCmd(), a.templatesCmd(), a.completionCmd(), a.versionCmd(),
 	)
 	for _, c := range root.Commands() {

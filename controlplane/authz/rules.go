@@ -53,6 +53,8 @@ var grants = map[string]string{
 	"cluster.check":    "admin", // it costs a node the reading of all its state
 	"cluster.remove":   "admin",
 	"cluster.transfer": "admin",
+	"keys.read":        "admin",
+	"keys.rotate":      "admin",
 	"tokens.create":    "admin",
 	"tokens.revoke":    "admin",
 	"operators.revoke": "admin",

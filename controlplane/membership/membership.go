@@ -9,7 +9,8 @@
 //
 // The decision ([Decide]) is pure; [Promoter] asks and acts, on the leader only. It
 // is repeated from what raft and the nodes say, so it remembers nothing and may die
-// at any step.
+// at any step. What else follows from what the nodes say is decided here, too: the feature
+// level ([NextLevel]) and the next step of a rotation of the gossip keys ([NextKeyring]).
 package membership
 
 import (
@@ -34,6 +35,8 @@ type Server struct {
 	Registered uint64
 	// Answers says that the node answered just now.
 	Answers bool
+	// Level is the feature level that it has registered.
+	Level uint32
 	// Applied is the index that its state has reached, Boot the index of its
 	// boot.state.
 	Applied, Boot uint64
@@ -130,6 +133,9 @@ type Options struct {
 	Promote func(ctx context.Context, id string, index uint64) error
 	// Remove takes a node out of the configuration if that still has the index.
 	Remove func(ctx context.Context, id string, index uint64) error
+	// Settle does what else follows from what the servers say, and answers whether that
+	// was anything. It is asked when nobody is to be removed or promoted.
+	Settle func(ctx context.Context, servers []Server) (bool, error)
 	// MaxVoters is how many nodes vote at most; odd.
 	MaxVoters int
 	Logger    hclog.Logger
@@ -202,7 +208,11 @@ func (p *Promoter) look(ctx context.Context) (again bool) {
 		return true
 	}
 	if d.Promote == "" {
-		return false
+		did, err := p.o.Settle(ctx, servers)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			p.o.Logger.Warn("what follows from the members failed, trying again", "err", err)
+		}
+		return did && err == nil
 	}
 	if err := p.o.Promote(ctx, d.Promote, index); err != nil {
 		if !errors.Is(err, context.Canceled) {

@@ -22,6 +22,10 @@
 // of agents by more than an hour.
 // Agents whose journal was put back are quarantined, and readmitted by an operator.
 //
+// In one life of four an operator rotates the keys of gossip again and again; in another one
+// nodes begin as an older build, one feature level below, and are upgraded as they are started
+// anew, the last of them in the healed world.
+//
 // Some commands of each life name a lock of the host, or want the host for themselves. Beside
 // what they always do operators have one of four trades in each life, in turn by the seed:
 //
@@ -144,7 +148,10 @@
 //     a node that comes with a certificate of the node's authority for a key which nobody knows.
 //   - I13: no node answers the double of a node, which has its keys and its disk, and lives in
 //     another incarnation, when it asks for a vote in a far term or sends entries.
-//   - I14: in one life of five few invocations may wait for an agent; no more are taken, by the log,
+//   - The cluster's feature level is never above that of a node, and in the healed world it is that
+//     of all. There is one key of gossip then, none that an operator was told is replaced,
+//     and each node hears all others.
+//   - I14: in one life of eight few invocations may wait for an agent; no more are taken, by the log,
 //     and what is refused has met a full queue. When a world is closed, no goroutine of it is
 //     left; the bubble sees to that.
 //   - No node and no agent ends by itself, but for what raft cannot mend (raft#696).
@@ -186,12 +193,10 @@
 //
 // # What is not lived
 //
-//   - Rotation of gossip's keys: the state takes a new ring and nodes follow it, but no call
-//     of an operator makes one yet, and a simulation has no other door.
 //   - Renewal of certificates by age: an agent's is renewed after twelve hours, and a life
 //     lasts for half a minute. Renewal since the issuer has left is lived.
-//   - Upgrades of the feature level: there is one level, nothing raises it yet, and a node
-//     that registers a level which its build does not have would lie.
+//   - What a higher feature level lets nodes do: there is one level. In lives with upgrades
+//     nodes begin as builds that have none.
 //   - Clones of agents: a clone that is made between the start of a program and the first
 //     report of it may start it again, which DESIGN section 8 grants, and a judge could not
 //     tell from what must not be. fsm's stories and package e2e have clones.

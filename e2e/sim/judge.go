@@ -62,6 +62,9 @@ func (w *World) heals(ctx context.Context) error {
 	if err := w.vows(ctx); err != nil {
 		return err
 	}
+	if err := w.settles(ctx); err != nil {
+		return err
+	}
 	for {
 		open, slots := 0, unsettledSchedules(w.newest())
 		for range w.newest().OpenCommands() {
@@ -86,7 +89,7 @@ func (w *World) agree(ctx context.Context) error {
 		if why == "" {
 			waves, locks, templates, losses, queues := newWaveJudge(), newLockJudge(), newTemplateJudge(), newLostJudge(), newQueueJudge()
 			for _, wrong := range w.book.audit(v.Index(), func(v *fsm.View, e *raftlogv1.Entry, outcomes []*raftlogv1.Outcome, at time.Time) []string {
-				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes), losses.judge(v, e, outcomes, at), queues.judge(v, e, outcomes))
+				return slices.Concat(w.watches.judge(v), waves.judge(v), locks.judge(v, e, outcomes), templates.judge(v, e, outcomes), judgeRecords(v, e, outcomes), losses.judge(v, e, outcomes, at), queues.judge(v, e, outcomes), judgeLevel(v))
 			}) {
 				w.fault("%s", wrong)
 			}

@@ -128,6 +128,9 @@ func (w *World) live(faults []Fault, out *Outcome) error {
 	if err := w.heal(); err != nil {
 		return err
 	}
+	if err := w.upgrades(); err != nil {
+		return err
+	}
 	healed := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), healing)
 	defer cancel()

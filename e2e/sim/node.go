@@ -38,6 +38,8 @@ type node struct {
 	// leaving says that its removal was asked for, joining that it has begun anew with an
 	// empty disk and is not known to be a voter yet.
 	leaving, joining bool
+	// older says that it is of the build before this one.
+	older bool
 }
 
 // nodeLife is one process of a node.
@@ -77,6 +79,10 @@ func (n *node) start() error {
 	n.lives++
 	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{}), began: time.Now()}, n.dir, n.disk
 	n.life = life
+	upgraded, anew := n.upgradedLocked()
+	if anew {
+		w.accepted["upgrades"]++
+	}
 	w.mu.Unlock()
 	stores := disk.Disk()
 	stores.Log, stores.Snapshots = written{stores.Log, w.book, n, life}, counted{stores.Snapshots, w, life}
@@ -95,8 +101,9 @@ func (n *node) start() error {
 				return t
 			},
 			Disk: stores, Profile: w.timers(n), Machine: life.machine,
-			FreeBytes: func() (uint64, error) { return 1 << 40, nil },
-			WallClock: func() time.Time { n.matters(); return n.now() },
+			FreeBytes:    func() (uint64, error) { return 1 << 40, nil },
+			WallClock:    func() time.Time { n.matters(); return n.now() },
+			FeatureLevel: func() uint32 { return levelOf(upgraded) },
 		},
 	})
 	if err != nil {

@@ -279,6 +279,9 @@ func (o *operators) work(ctx context.Context) {
 	}
 	wg.Go(func() { o.follow(ctx) })
 	wg.Go(func() { o.relabel(ctx) })
+	if o.w.rotates() {
+		wg.Go(func() { o.rotate(ctx) })
+	}
 	if o.w.trespassed() {
 		wg.Go(func() { o.trespass(ctx) })
 	}

@@ -11,8 +11,9 @@ import (
 const queueMax = 3
 
 // shortQueues says that queues of this life are often full: agents are sent more than they
-// may have waiting whenever one of them is away or waits for a lock.
-func (w *World) shortQueues() bool { return w.seed%5 == 3 }
+// may have waiting whenever one of them is away or waits for a lock. Steps are left out, of
+// which the healed world is asked many at once.
+func (w *World) shortQueues() bool { return w.seed%5 == 3 && w.trade != tradeSteps }
 
 // queueJudge wants that no command is taken for an agent whose queue is full (I14), and
 // that nothing is said to have found it full which did not.

@@ -67,6 +67,7 @@ func (w *World) joinAgain(n *node, within time.Duration) {
 		n.kill(false)
 		w.mu.Lock()
 		n.leaving, n.joining, joining = false, true, true
+		n.older = false
 		n.dir = filepath.Join(w.dir, fmt.Sprintf("%s.%d.empty", n.name, n.lives))
 		n.disk = consensustest.NewMemDisk(w.seed<<8 | 1<<7 | uint64(n.lives))
 		n.kept = storedOutput{known: true}

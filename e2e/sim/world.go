@@ -101,6 +101,7 @@ type World struct {
 	replacedAt time.Time             // when the last node had joined in the place of another one
 	putBacks   map[string]bool       // agents, by name
 	doubles    int                   // of nodes, that have come
+	replaced   []string              // gossip keys, by id
 }
 
 // session is one session of an agent.
@@ -125,6 +126,7 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 			disk: consensustest.NewMemDisk(seed<<8 | uint64(i)), kept: storedOutput{known: true},
 		}
 		n.dir = filepath.Join(dir, n.name+".0")
+		n.older = w.beginsOlder()
 		n.disk.SetDelay(time.Duration(rng.IntN(3)) * time.Millisecond)
 		n.usual = int64(rng.IntN(10_000)-5_000) * int64(time.Millisecond)
 		n.skew.Store(n.usual)

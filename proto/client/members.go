@@ -88,3 +88,15 @@ func (c *Client) Transfer(ctx context.Context, to string) (string, error) {
 	r, err := agentplanev1.NewClusterServiceClient(c).TransferLeadership(ctx, &agentplanev1.TransferLeadershipRequest{To: to})
 	return r.GetLeaderId(), err
 }
+
+// Keys returns the gossip keys, the one in use first.
+func (c *Client) Keys(ctx context.Context, opts ...ReadOption) ([]*agentplanev1.GossipKey, error) {
+	r, err := agentplanev1.NewClusterServiceClient(c).ListKeys(ctx, &agentplanev1.ListKeysRequest{Stale: readOf(opts).stale})
+	return r.GetKeys(), err
+}
+
+// RotateKey begins to put a new gossip key in the place of the one with the id, or answers how
+// far that has come.
+func (c *Client) RotateKey(ctx context.Context, from string) (*agentplanev1.RotateKeyResponse, error) {
+	return agentplanev1.NewClusterServiceClient(c).RotateKey(ctx, &agentplanev1.RotateKeyRequest{From: from})
+}

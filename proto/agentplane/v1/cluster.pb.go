@@ -21,6 +21,313 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// GossipKeyState says how far a key has come.
+type GossipKeyState int32
+
+const (
+	GossipKeyState_GOSSIP_KEY_STATE_UNSPECIFIED GossipKeyState = 0
+	// Gossip is encrypted with it.
+	GossipKeyState_GOSSIP_KEY_STATE_IN_USE GossipKeyState = 10
+	// It is being installed on all nodes.
+	GossipKeyState_GOSSIP_KEY_STATE_NEXT GossipKeyState = 20
+	// It still decrypts, until all nodes use the other one.
+	GossipKeyState_GOSSIP_KEY_STATE_LEAVING GossipKeyState = 30
+)
+
+// Enum value maps for GossipKeyState.
+var (
+	GossipKeyState_name = map[int32]string{
+		0:  "GOSSIP_KEY_STATE_UNSPECIFIED",
+		10: "GOSSIP_KEY_STATE_IN_USE",
+		20: "GOSSIP_KEY_STATE_NEXT",
+		30: "GOSSIP_KEY_STATE_LEAVING",
+	}
+	GossipKeyState_value = map[string]int32{
+		"GOSSIP_KEY_STATE_UNSPECIFIED": 0,
+		"GOSSIP_KEY_STATE_IN_USE":      10,
+		"GOSSIP_KEY_STATE_NEXT":        20,
+		"GOSSIP_KEY_STATE_LEAVING":     30,
+	}
+)
+
+func (x GossipKeyState) Enum() *GossipKeyState {
+	p := new(GossipKeyState)
+	*p = x
+	return p
+}
+
+func (x GossipKeyState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GossipKeyState) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentplane_v1_cluster_proto_enumTypes[0].Descriptor()
+}
+
+func (GossipKeyState) Type() protoreflect.EnumType {
+	return &file_agentplane_v1_cluster_proto_enumTypes[0]
+}
+
+func (x GossipKeyState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GossipKeyState.Descriptor instead.
+func (GossipKeyState) EnumDescriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+// GossipKey is a key by its id, which is a part of a hash of it.
+type GossipKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State GossipKeyState         `protobuf:"varint,2,opt,name=state,proto3,enum=agentplane.v1.GossipKeyState" json:"state,omitempty"`
+	// 0 of the key with which the cluster began.
+	MadeAt        int64 `protobuf:"varint,3,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GossipKey) Reset() {
+	*x = GossipKey{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GossipKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GossipKey) ProtoMessage() {}
+
+func (x *GossipKey) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GossipKey.ProtoReflect.Descriptor instead.
+func (*GossipKey) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *GossipKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GossipKey) GetState() GossipKeyState {
+	if x != nil {
+		return x.State
+	}
+	return GossipKeyState_GOSSIP_KEY_STATE_UNSPECIFIED
+}
+
+func (x *GossipKey) GetMadeAt() int64 {
+	if x != nil {
+		return x.MadeAt
+	}
+	return 0
+}
+
+type ListKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stale         bool                   `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysRequest) Reset() {
+	*x = ListKeysRequest{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysRequest) ProtoMessage() {}
+
+func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListKeysRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListKeysRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+type ListKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one in use first.
+	Keys          []*GossipKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysResponse) Reset() {
+	*x = ListKeysResponse{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysResponse) ProtoMessage() {}
+
+func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListKeysResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ListKeysResponse) GetKeys() []*GossipKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type RotateKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the key that is to be replaced; one that is not there any more was replaced
+	// already, so that the call may be sent again. Empty is the one in use.
+	From          string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeyRequest) Reset() {
+	*x = RotateKeyRequest{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeyRequest) ProtoMessage() {}
+
+func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RotateKeyRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+type RotateKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id of the key in its place.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// It is the only one by now.
+	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeyResponse) Reset() {
+	*x = RotateKeyResponse{}
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeyResponse) ProtoMessage() {}
+
+func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
+func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RotateKeyResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateKeyResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stale         bool                   `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
@@ -30,7 +337,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[0]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -42,7 +349,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[0]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -55,7 +362,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{0}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InfoRequest) GetStale() bool {
@@ -84,7 +391,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[1]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -96,7 +403,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[1]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -109,7 +416,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{1}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InfoResponse) GetClusterId() string {
@@ -205,7 +512,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[2]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +524,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[2]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +537,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Member) GetId() string {
@@ -319,7 +626,7 @@ type ListMembersRequest struct {
 
 func (x *ListMembersRequest) Reset() {
 	*x = ListMembersRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[3]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +638,7 @@ func (x *ListMembersRequest) String() string {
 func (*ListMembersRequest) ProtoMessage() {}
 
 func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[3]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +651,7 @@ func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
 func (*ListMembersRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListMembersRequest) GetStale() bool {
@@ -363,7 +670,7 @@ type ListMembersResponse struct {
 
 func (x *ListMembersResponse) Reset() {
 	*x = ListMembersResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[4]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +682,7 @@ func (x *ListMembersResponse) String() string {
 func (*ListMembersResponse) ProtoMessage() {}
 
 func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[4]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +695,7 @@ func (x *ListMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMembersResponse.ProtoReflect.Descriptor instead.
 func (*ListMembersResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListMembersResponse) GetMembers() []*Member {
@@ -407,7 +714,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[5]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +726,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[5]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +739,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatusRequest) GetStale() bool {
@@ -467,7 +774,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[6]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +786,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[6]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +799,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusResponse) GetClusterId() string {
@@ -612,7 +919,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +931,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[7]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +944,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Process) GetResidentBytes() uint64 {
@@ -672,7 +979,7 @@ type CheckStateRequest struct {
 
 func (x *CheckStateRequest) Reset() {
 	*x = CheckStateRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +991,7 @@ func (x *CheckStateRequest) String() string {
 func (*CheckStateRequest) ProtoMessage() {}
 
 func (x *CheckStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[8]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +1004,7 @@ func (x *CheckStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStateRequest.ProtoReflect.Descriptor instead.
 func (*CheckStateRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CheckStateRequest) GetIndex() uint64 {
@@ -720,7 +1027,7 @@ type CheckStateResponse struct {
 
 func (x *CheckStateResponse) Reset() {
 	*x = CheckStateResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +1039,7 @@ func (x *CheckStateResponse) String() string {
 func (*CheckStateResponse) ProtoMessage() {}
 
 func (x *CheckStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[9]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +1052,7 @@ func (x *CheckStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStateResponse.ProtoReflect.Descriptor instead.
 func (*CheckStateResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CheckStateResponse) GetNodeId() string {
@@ -788,7 +1095,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +1107,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[10]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +1120,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Problem) GetReason() string {
@@ -847,7 +1154,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1166,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[11]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1179,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveMemberRequest) GetMember() string {
@@ -890,7 +1197,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[12]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1209,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[12]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1222,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 type TransferLeadershipRequest struct {
@@ -928,7 +1235,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[13]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1247,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[13]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1260,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -972,7 +1279,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[14]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1291,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agentplane_v1_cluster_proto_msgTypes[14]
+	mi := &file_agentplane_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1304,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_agentplane_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TransferLeadershipResponse) GetLeaderId() string {
@@ -1011,7 +1318,20 @@ var File_agentplane_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1bagentplane/v1/cluster.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"#\n" +
+	"\x1bagentplane/v1/cluster.proto\x12\ragentplane.v1\x1a\x1aagentplane/v1/common.proto\"i\n" +
+	"\tGossipKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1d.agentplane.v1.GossipKeyStateR\x05state\x12\x17\n" +
+	"\amade_at\x18\x03 \x01(\x03R\x06madeAt\"'\n" +
+	"\x0fListKeysRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"@\n" +
+	"\x10ListKeysResponse\x12,\n" +
+	"\x04keys\x18\x01 \x03(\v2\x18.agentplane.v1.GossipKeyR\x04keys\"&\n" +
+	"\x10RotateKeyRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\"7\n" +
+	"\x11RotateKeyResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"#\n" +
 	"\vInfoRequest\x12\x14\n" +
 	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xd9\x02\n" +
 	"\fInfoResponse\x12\x1d\n" +
@@ -1092,7 +1412,13 @@ const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\x19TransferLeadershipRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\tR\x02to\"9\n" +
 	"\x1aTransferLeadershipResponse\x12\x1b\n" +
-	"\tleader_id\x18\x01 \x01(\tR\bleaderId2\x81\x05\n" +
+	"\tleader_id\x18\x01 \x01(\tR\bleaderId*\x88\x01\n" +
+	"\x0eGossipKeyState\x12 \n" +
+	"\x1cGOSSIP_KEY_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17GOSSIP_KEY_STATE_IN_USE\x10\n" +
+	"\x12\x19\n" +
+	"\x15GOSSIP_KEY_STATE_NEXT\x10\x14\x12\x1c\n" +
+	"\x18GOSSIP_KEY_STATE_LEAVING\x10\x1e2\xc2\x06\n" +
 	"\x0eClusterService\x12Q\n" +
 	"\x04Info\x12\x1a.agentplane.v1.InfoRequest\x1a\x1b.agentplane.v1.InfoResponse\"\x10\xe2\xd1\x18\fcluster.read\x12W\n" +
 	"\x06Status\x12\x1c.agentplane.v1.StatusRequest\x1a\x1d.agentplane.v1.StatusResponse\"\x10\xe2\xd1\x18\fcluster.read\x12f\n" +
@@ -1100,7 +1426,9 @@ const file_agentplane_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"CheckState\x12 .agentplane.v1.CheckStateRequest\x1a!.agentplane.v1.CheckStateResponse\"\x11\xe2\xd1\x18\rcluster.check\x12o\n" +
 	"\fRemoveMember\x12\".agentplane.v1.RemoveMemberRequest\x1a#.agentplane.v1.RemoveMemberResponse\"\x16\xe2\xd1\x18\x0ecluster.remove\xe8\xd1\x18\x01\x12\x83\x01\n" +
-	"\x12TransferLeadership\x12(.agentplane.v1.TransferLeadershipRequest\x1a).agentplane.v1.TransferLeadershipResponse\"\x18\xe2\xd1\x18\x10cluster.transfer\xe8\xd1\x18\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
+	"\x12TransferLeadership\x12(.agentplane.v1.TransferLeadershipRequest\x1a).agentplane.v1.TransferLeadershipResponse\"\x18\xe2\xd1\x18\x10cluster.transfer\xe8\xd1\x18\x01\x12Z\n" +
+	"\bListKeys\x12\x1e.agentplane.v1.ListKeysRequest\x1a\x1f.agentplane.v1.ListKeysResponse\"\r\xe2\xd1\x18\tkeys.read\x12c\n" +
+	"\tRotateKey\x12\x1f.agentplane.v1.RotateKeyRequest\x1a .agentplane.v1.RotateKeyResponse\"\x13\xe2\xd1\x18\vkeys.rotate\xe8\xd1\x18\x01BCZAgithub.com/agentplane/agentplane/proto/agentplane/v1;agentplanev1b\x06proto3"
 
 var (
 	file_agentplane_v1_cluster_proto_rawDescOnce sync.Once
@@ -1114,54 +1442,67 @@ func file_agentplane_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_agentplane_v1_cluster_proto_rawDescData
 }
 
-var file_agentplane_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_agentplane_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_agentplane_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_agentplane_v1_cluster_proto_goTypes = []any{
-	(*InfoRequest)(nil),                // 0: agentplane.v1.InfoRequest
-	(*InfoResponse)(nil),               // 1: agentplane.v1.InfoResponse
-	(*Member)(nil),                     // 2: agentplane.v1.Member
-	(*ListMembersRequest)(nil),         // 3: agentplane.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),        // 4: agentplane.v1.ListMembersResponse
-	(*StatusRequest)(nil),              // 5: agentplane.v1.StatusRequest
-	(*StatusResponse)(nil),             // 6: agentplane.v1.StatusResponse
-	(*Process)(nil),                    // 7: agentplane.v1.Process
-	(*CheckStateRequest)(nil),          // 8: agentplane.v1.CheckStateRequest
-	(*CheckStateResponse)(nil),         // 9: agentplane.v1.CheckStateResponse
-	(*Problem)(nil),                    // 10: agentplane.v1.Problem
-	(*RemoveMemberRequest)(nil),        // 11: agentplane.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 12: agentplane.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 13: agentplane.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 14: agentplane.v1.TransferLeadershipResponse
-	nil,                                // 15: agentplane.v1.StatusResponse.AgentsEntry
-	(*Incarnation)(nil),                // 16: agentplane.v1.Incarnation
-	(*Bundle)(nil),                     // 17: agentplane.v1.Bundle
+	(GossipKeyState)(0),                // 0: agentplane.v1.GossipKeyState
+	(*GossipKey)(nil),                  // 1: agentplane.v1.GossipKey
+	(*ListKeysRequest)(nil),            // 2: agentplane.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),           // 3: agentplane.v1.ListKeysResponse
+	(*RotateKeyRequest)(nil),           // 4: agentplane.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),          // 5: agentplane.v1.RotateKeyResponse
+	(*InfoRequest)(nil),                // 6: agentplane.v1.InfoRequest
+	(*InfoResponse)(nil),               // 7: agentplane.v1.InfoResponse
+	(*Member)(nil),                     // 8: agentplane.v1.Member
+	(*ListMembersRequest)(nil),         // 9: agentplane.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),        // 10: agentplane.v1.ListMembersResponse
+	(*StatusRequest)(nil),              // 11: agentplane.v1.StatusRequest
+	(*StatusResponse)(nil),             // 12: agentplane.v1.StatusResponse
+	(*Process)(nil),                    // 13: agentplane.v1.Process
+	(*CheckStateRequest)(nil),          // 14: agentplane.v1.CheckStateRequest
+	(*CheckStateResponse)(nil),         // 15: agentplane.v1.CheckStateResponse
+	(*Problem)(nil),                    // 16: agentplane.v1.Problem
+	(*RemoveMemberRequest)(nil),        // 17: agentplane.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 18: agentplane.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 19: agentplane.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 20: agentplane.v1.TransferLeadershipResponse
+	nil,                                // 21: agentplane.v1.StatusResponse.AgentsEntry
+	(*Incarnation)(nil),                // 22: agentplane.v1.Incarnation
+	(*Bundle)(nil),                     // 23: agentplane.v1.Bundle
 }
 var file_agentplane_v1_cluster_proto_depIdxs = []int32{
-	16, // 0: agentplane.v1.InfoResponse.incarnation:type_name -> agentplane.v1.Incarnation
-	17, // 1: agentplane.v1.InfoResponse.bundle:type_name -> agentplane.v1.Bundle
-	2,  // 2: agentplane.v1.ListMembersResponse.members:type_name -> agentplane.v1.Member
-	16, // 3: agentplane.v1.StatusResponse.incarnation:type_name -> agentplane.v1.Incarnation
-	2,  // 4: agentplane.v1.StatusResponse.members:type_name -> agentplane.v1.Member
-	10, // 5: agentplane.v1.StatusResponse.problems:type_name -> agentplane.v1.Problem
-	15, // 6: agentplane.v1.StatusResponse.agents:type_name -> agentplane.v1.StatusResponse.AgentsEntry
-	7,  // 7: agentplane.v1.StatusResponse.process:type_name -> agentplane.v1.Process
-	7,  // 8: agentplane.v1.CheckStateResponse.process:type_name -> agentplane.v1.Process
-	0,  // 9: agentplane.v1.ClusterService.Info:input_type -> agentplane.v1.InfoRequest
-	5,  // 10: agentplane.v1.ClusterService.Status:input_type -> agentplane.v1.StatusRequest
-	3,  // 11: agentplane.v1.ClusterService.ListMembers:input_type -> agentplane.v1.ListMembersRequest
-	8,  // 12: agentplane.v1.ClusterService.CheckState:input_type -> agentplane.v1.CheckStateRequest
-	11, // 13: agentplane.v1.ClusterService.RemoveMember:input_type -> agentplane.v1.RemoveMemberRequest
-	13, // 14: agentplane.v1.ClusterService.TransferLeadership:input_type -> agentplane.v1.TransferLeadershipRequest
-	1,  // 15: agentplane.v1.ClusterService.Info:output_type -> agentplane.v1.InfoResponse
-	6,  // 16: agentplane.v1.ClusterService.Status:output_type -> agentplane.v1.StatusResponse
-	4,  // 17: agentplane.v1.ClusterService.ListMembers:output_type -> agentplane.v1.ListMembersResponse
-	9,  // 18: agentplane.v1.ClusterService.CheckState:output_type -> agentplane.v1.CheckStateResponse
-	12, // 19: agentplane.v1.ClusterService.RemoveMember:output_type -> agentplane.v1.RemoveMemberResponse
-	14, // 20: agentplane.v1.ClusterService.TransferLeadership:output_type -> agentplane.v1.TransferLeadershipResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	0,  // 0: agentplane.v1.GossipKey.state:type_name -> agentplane.v1.GossipKeyState
+	1,  // 1: agentplane.v1.ListKeysResponse.keys:type_name -> agentplane.v1.GossipKey
+	22, // 2: agentplane.v1.InfoResponse.incarnation:type_name -> agentplane.v1.Incarnation
+	23, // 3: agentplane.v1.InfoResponse.bundle:type_name -> agentplane.v1.Bundle
+	8,  // 4: agentplane.v1.ListMembersResponse.members:type_name -> agentplane.v1.Member
+	22, // 5: agentplane.v1.StatusResponse.incarnation:type_name -> agentplane.v1.Incarnation
+	8,  // 6: agentplane.v1.StatusResponse.members:type_name -> agentplane.v1.Member
+	16, // 7: agentplane.v1.StatusResponse.problems:type_name -> agentplane.v1.Problem
+	21, // 8: agentplane.v1.StatusResponse.agents:type_name -> agentplane.v1.StatusResponse.AgentsEntry
+	13, // 9: agentplane.v1.StatusResponse.process:type_name -> agentplane.v1.Process
+	13, // 10: agentplane.v1.CheckStateResponse.process:type_name -> agentplane.v1.Process
+	6,  // 11: agentplane.v1.ClusterService.Info:input_type -> agentplane.v1.InfoRequest
+	11, // 12: agentplane.v1.ClusterService.Status:input_type -> agentplane.v1.StatusRequest
+	9,  // 13: agentplane.v1.ClusterService.ListMembers:input_type -> agentplane.v1.ListMembersRequest
+	14, // 14: agentplane.v1.ClusterService.CheckState:input_type -> agentplane.v1.CheckStateRequest
+	17, // 15: agentplane.v1.ClusterService.RemoveMember:input_type -> agentplane.v1.RemoveMemberRequest
+	19, // 16: agentplane.v1.ClusterService.TransferLeadership:input_type -> agentplane.v1.TransferLeadershipRequest
+	2,  // 17: agentplane.v1.ClusterService.ListKeys:input_type -> agentplane.v1.ListKeysRequest
+	4,  // 18: agentplane.v1.ClusterService.RotateKey:input_type -> agentplane.v1.RotateKeyRequest
+	7,  // 19: agentplane.v1.ClusterService.Info:output_type -> agentplane.v1.InfoResponse
+	12, // 20: agentplane.v1.ClusterService.Status:output_type -> agentplane.v1.StatusResponse
+	10, // 21: agentplane.v1.ClusterService.ListMembers:output_type -> agentplane.v1.ListMembersResponse
+	15, // 22: agentplane.v1.ClusterService.CheckState:output_type -> agentplane.v1.CheckStateResponse
+	18, // 23: agentplane.v1.ClusterService.RemoveMember:output_type -> agentplane.v1.RemoveMemberResponse
+	20, // 24: agentplane.v1.ClusterService.TransferLeadership:output_type -> agentplane.v1.TransferLeadershipResponse
+	3,  // 25: agentplane.v1.ClusterService.ListKeys:output_type -> agentplane.v1.ListKeysResponse
+	5,  // 26: agentplane.v1.ClusterService.RotateKey:output_type -> agentplane.v1.RotateKeyResponse
+	19, // [19:27] is the sub-list for method output_type
+	11, // [11:19] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_agentplane_v1_cluster_proto_init() }
@@ -1175,13 +1516,14 @@ func file_agentplane_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentplane_v1_cluster_proto_rawDesc), len(file_agentplane_v1_cluster_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   16,
+			NumEnums:      1,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_agentplane_v1_cluster_proto_goTypes,
 		DependencyIndexes: file_agentplane_v1_cluster_proto_depIdxs,
+		EnumInfos:         file_agentplane_v1_cluster_proto_enumTypes,
 		MessageInfos:      file_agentplane_v1_cluster_proto_msgTypes,
 	}.Build()
 	File_agentplane_v1_cluster_proto = out.File

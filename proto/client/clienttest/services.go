@@ -176,6 +176,34 @@ func (c clusterService) TransferLeadership(_ context.Context, req *agentplanev1.
 	return nil, Refusal(codes.NotFound, "no_member", fmt.Sprintf("there is no node %q", req.To), "")
 }
 
+// ListKeys answers the keys; a rotation takes one step each time.
+func (c clusterService) ListKeys(context.Context, *agentplanev1.ListKeysRequest) (*agentplanev1.ListKeysResponse, error) {
+	c.state.mu.Lock()
+	defer c.state.mu.Unlock()
+	ring := c.state.ring
+	switch {
+	case len(ring) < 2:
+	case ring[1].State == agentplanev1.GossipKeyState_GOSSIP_KEY_STATE_NEXT:
+		now, old := clone(ring[1]), clone(ring[0])
+		now.State, old.State = agentplanev1.GossipKeyState_GOSSIP_KEY_STATE_IN_USE, agentplanev1.GossipKeyState_GOSSIP_KEY_STATE_LEAVING
+		c.state.ring = []*agentplanev1.GossipKey{now, old}
+	default:
+		c.state.ring = ring[:1]
+	}
+	return &agentplanev1.ListKeysResponse{Keys: ring}, nil
+}
+
+func (c clusterService) RotateKey(_ context.Context, req *agentplanev1.RotateKeyRequest) (*agentplanev1.RotateKeyResponse, error) {
+	c.state.mu.Lock()
+	defer c.state.mu.Unlock()
+	last := c.state.ring[len(c.state.ring)-1]
+	if len(c.state.ring) == 1 && req.From == last.Id {
+		last = &agentplanev1.GossipKey{Id: fmt.Sprintf("fedcba98765432%02d", last.MadeAt+1), State: agentplanev1.GossipKeyState_GOSSIP_KEY_STATE_NEXT, MadeAt: last.MadeAt + 1}
+		c.state.ring = append(slices.Clone(c.state.ring), last)
+	}
+	return &agentplanev1.RotateKeyResponse{Id: last.Id, Done: len(c.state.ring) == 1}, nil
+}
+
 type fleetService struct {
 	agentplanev1.UnimplementedFleetServiceServer
 	service

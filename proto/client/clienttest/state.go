@@ -44,6 +44,7 @@ type State struct {
 	schedules  []*agentplanev1.Schedule
 	operators  []*agentplanev1.Operator
 	keys       map[string]identity.PublicKey // of operators
+	ring       []*agentplanev1.GossipKey     // the one in use first
 	templates  map[string][]*agentplanev1.Template
 	blobs      map[string][]byte
 	problems   []*agentplanev1.Problem
@@ -79,6 +80,7 @@ func newState(c *Cluster) *State {
 		behave: map[string]Behaviour{}, templates: map[string][]*agentplanev1.Template{},
 		blobs: map[string][]byte{}, drifted: map[string]bool{},
 		keys: map[string]identity.PublicKey{},
+		ring: []*agentplanev1.GossipKey{{Id: "0123456789abcdef", State: agentplanev1.GossipKeyState_GOSSIP_KEY_STATE_IN_USE}},
 	}
 }
 

@@ -400,8 +400,11 @@ func (x *Office) GetEpoch() uint64 {
 
 // GossipKey is one key of the gossip keyring. The first of the ring encrypts.
 type GossipKey struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// When it was made; 0 of the one with which the cluster began. The youngest of the ring is
+	// the one to which a rotation goes.
+	MadeAt        int64 `protobuf:"varint,2,opt,name=made_at,json=madeAt,proto3" json:"made_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -441,6 +444,13 @@ func (x *GossipKey) GetKey() []byte {
 		return x.Key
 	}
 	return nil
+}
+
+func (x *GossipKey) GetMadeAt() int64 {
+	if x != nil {
+		return x.MadeAt
+	}
+	return 0
 }
 
 // TakeOffice begins a leader's term. It is always alone in its entry, whose now is
@@ -1925,9 +1935,10 @@ const file_raftlog_v1_cluster_proto_rawDesc = "" +
 	"\x06Office\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x1d\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"6\n" +
 	"\tGossipKey\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\"9\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x17\n" +
+	"\amade_at\x18\x02 \x01(\x03R\x06madeAt\"9\n" +
 	"\n" +
 	"TakeOffice\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
