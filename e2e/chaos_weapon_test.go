@@ -90,6 +90,7 @@ var arsenal = []*weapon{
 	{name: "disk-slow", needs: []string{needTracer}, disk: true, begin: slowDisk},
 	{name: "disk-throttle", needs: []string{needDisk, needThrottle}, disk: true, begin: throttleDisk},
 	{name: "power-cut", needs: []string{needDisk}, disk: true, begin: powerCut(anyNode)},
+	{name: "power-copy", needs: []string{needDisk}, disk: true, begin: powerCopy},
 	{name: "power-cut-all", needs: []string{needDisk}, disk: true, reach: all, begin: powerCut(everyNode)},
 	{name: clockJump, needs: []string{needClock}, begin: jumpClocks(leading)},
 	{name: "clock-jump-follower", needs: []string{needClock}, begin: jumpClocks(following)},
