@@ -287,7 +287,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	stop = func() {}
 	p.vows(t, w.b.client, w.rng)
 
-	h := history{submissions: w.s.submissions, deaths: w.deaths, least: runLeast}
+	h := history{submissions: w.s.submissions, deaths: w.deaths, ailments: w.ailing, least: runLeast}
 	h.oddities = slices.Concat(w.s.oddities, w.oddities())
 	seen := 0
 	for _, f := range s.faults {

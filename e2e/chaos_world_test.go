@@ -39,6 +39,7 @@ type world struct {
 	rng     *rand.Rand
 	net     *network         // nil without namespaces
 	disks   map[string]*disk // by node
+	fuse    *faultFS         // nil when no fault needs it
 	clocks  map[string]string
 	proxies map[string]*proxy
 	s       *stream
@@ -55,6 +56,7 @@ type world struct {
 	seen   map[string]int  // and of which the effect was seen, by fault
 	meant  map[string]bool // nodes and agents that a fault of this round has for target
 	deaths []agentDeath
+	ailing []ailment
 	locks  *lockRecorder
 	slow   time.Duration // the longest that it took to be whole again
 	levels levels        // what processes took at each gate
@@ -81,6 +83,11 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	}
 	if missing[needNamespaces] == "" {
 		if w.net, err = newNetwork(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.needs(needFuse) {
+		if w.fuse, err = newFaultFS(w.Dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -177,6 +184,9 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 		w.disks[name] = d
 		dir = filepath.Join("disk-"+name, name)
 	}
+	if w.shape.onFuse(true) {
+		dir = filepath.Join("fuse", name)
+	}
 	args := []string{"--name", name}
 	var under []string
 	var h *netHost
@@ -231,7 +241,12 @@ func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.
 	case w.shape.needs(needClock):
 		w.Bin.Agentd, moves = b.agentClock, true
 	}
-	a := w.Lab.Agent(name, strings.Join(w.addresses, ","), token)
+	dir := name
+	if w.shape.onFuse(false) {
+		dir = filepath.Join("fuse", name)
+	}
+	a := w.Lab.Agent(dir, strings.Join(w.addresses, ","), token, "--name", name)
+	a.Name, a.Log = name, filepath.Join(w.Dir, "logs", name+".log")
 	if w.net != nil {
 		first := i - i%w.shape.perHost()
 		h := w.net.hosts[fmt.Sprintf("a%d", first+1)]
@@ -268,6 +283,11 @@ func (w *world) close(t *testing.T) {
 	for _, d := range w.disks {
 		if err := d.close(); err != nil {
 			t.Errorf("remove a disk: %v", err)
+		}
+	}
+	if w.fuse != nil {
+		if err := w.fuse.close(); err != nil {
+			t.Errorf("remove a file system: %v", err)
 		}
 	}
 	if w.net != nil {
@@ -481,7 +501,7 @@ type keeper struct {
 
 	mu      sync.Mutex        // guards what follows
 	held    map[string]bool   // those that a fault keeps down
-	excused map[string]string // nodes that may end, since this was done to them
+	excused map[string]string // processes that may end, since this was done to them
 	ended   map[string]int    // how often each ended by itself
 	odd     []string
 }
@@ -533,8 +553,8 @@ func (w *world) restart(p *lab.Process, node bool) {
 	}
 	code, err := p.Await(context.Background())
 	k.ended[p.Name]++
-	// 1 is an error that it says, 3 something after which it must not go on.
-	if _, excused := k.excused[p.Name]; !excused || !node || code != 1 && code != 3 {
+	// 1 is an error that it says, 3 something after which a node must not go on.
+	if _, excused := k.excused[p.Name]; !excused || code != 1 && !(node && code == 3) {
 		k.odd = append(k.odd, fmt.Sprintf("%s ended by itself before %s: exit code %d (%v): %s",
 			p.Name, time.Now().Format(time.StampMilli), code, err, lastLine(p.Log)))
 	}
@@ -568,14 +588,4 @@ func (w *world) endedOf(p *lab.Process) int {
 		n++
 	}
 	return n
-}
-
-// lastLine is what a process said last.
-func lastLine(log string) string {
-	b, err := os.ReadFile(log)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return lines[len(lines)-1]
 }
