@@ -64,7 +64,7 @@ type diskFault struct {
 	Times int64
 
 	met  atomic.Int64
-	over chan struct{} // closed when it is mended
+	over chan struct{} // closed by who takes it from its disk
 }
 
 // meets says whether a request meets the fault.
@@ -88,10 +88,7 @@ func (d *faultyDisk) meet(o op) (syscall.Errno, *diskFault) {
 	if f.Kind == faultHeld {
 		// That the caller was sent a signal changes nothing, as with a disk: Go's runtime sends
 		// them all the time, and a file of a disk never answers EINTR.
-		select {
-		case <-f.over:
-		case <-time.After(freezeFor):
-		}
+		<-f.over
 	}
 	return faultKinds[f.Kind].errno, f
 }
@@ -194,6 +191,13 @@ func (s *faultServer) do(o faultOrder) (a faultAnswer) {
 	if was := d.fault.Swap(o.Fault); was != nil {
 		a.Met = was.met.Load()
 		close(was.over)
+	}
+	if f := o.Fault; f != nil && f.Kind == faultHeld {
+		time.AfterFunc(freezeFor, func() {
+			if d.fault.CompareAndSwap(f, nil) { // it is not mended yet
+				close(f.over)
+			}
+		})
 	}
 	if o.Fault != nil && o.Fault.Kind == faultRead {
 		if child := s.root.GetChild(o.Disk); child != nil {

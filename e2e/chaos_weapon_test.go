@@ -101,6 +101,8 @@ var arsenal = []*weapon{
 	{name: "disk-dead", needs: []string{needFuse}, disk: true, begin: failDisk(faultHeld)},
 	{name: "agents-disk-full", needs: []string{needFuse}, begin: failDisks(faultFull)},
 	{name: "agents-disk-eio", needs: []string{needFuse}, begin: failDisks(faultWrite, faultTorn, faultSync)},
+	{name: "agents-disk-read", needs: []string{needFuse}, begin: failReadsOfAgents},
+	{name: "agents-disk-dead", needs: []string{needFuse}, begin: failDisks(faultHeld)},
 	{name: "power-copy", needs: []string{needDisk}, disk: true, begin: powerCopy},
 	{name: "power-cut-all", needs: []string{needDisk}, disk: true, reach: all, begin: powerCut(everyNode)},
 	{name: clockJump, needs: []string{needClock}, begin: jumpClocks(leading)},
