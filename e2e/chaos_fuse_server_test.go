@@ -332,6 +332,9 @@ func (n *faultNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint
 		return nil, 0, errno
 	}
 	f, more, errno := n.LoopbackNode.Open(ctx, flags)
+	if name, _ := n.Parent(); name == "script" && errno == 0 {
+		return &faultFile{LoopbackFile: f.(*fs.LoopbackFile), disk: n.below(), spared: true}, more, 0
+	}
 	return n.below().file(f), more, errno
 }
 
