@@ -146,7 +146,7 @@ func serveFaults(args []string) int {
 	server, err := fs.Mount(at, data.RootNode, &fs.Options{
 		EntryTimeout: &keep, AttrTimeout: &keep, NullPermissions: true,
 		// What is held of one disk must not fill the queue that all of them share.
-		MountOptions: fuse.MountOptions{DirectMount: true, MaxBackground: 1 << 12, FsName: "faults", DisableXAttrs: true, MaxWrite: 1 << 20},
+		MountOptions: fuse.MountOptions{DirectMount: true, MaxBackground: 1 << 12, FsName: "faults", DisableXAttrs: true},
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "serve faults:", err)

@@ -188,6 +188,19 @@ func (s *sick) until(agent string, t time.Time) {
 	s.over[agent] = t
 }
 
+// all are those that are sick now.
+func (s *sick) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for name, over := range s.over {
+		if time.Now().Before(over) {
+			names = append(names, fmt.Sprintf("%q", name))
+		}
+	}
+	return names
+}
+
 func (s *sick) is(agent string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
-	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
@@ -384,6 +383,9 @@ func (w *world) gate(t *testing.T, when string) {
 		return w.b.online(ctx)
 	})
 	if err == nil {
+		err = try(func() error { return w.cured(ctx) })
+	}
+	if err == nil {
 		err = try(func() error { return w.command(ctx) })
 	}
 	if err != nil {
@@ -393,51 +395,6 @@ func (w *world) gate(t *testing.T, when string) {
 	w.slow = max(w.slow, time.Since(began))
 	w.measure(t)
 	t.Logf("%s whole %s, after %.1fs", time.Now().Format("15:04:05.0"), when, time.Since(began).Seconds())
-}
-
-// command is a new command for all agents, which must succeed on each.
-func (w *world) command(ctx context.Context) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
-	sub := submission{id: id.String(), plain: true, began: time.Now()}
-	envelope, err := envelopeOf(&agentplanev1.CommandSpec{
-		ClusterId: w.s.info.ClusterId, Incarnation: w.s.info.Incarnation, CommandId: sub.id, Selector: w.everyone(), Argv: w.argv(),
-		RunTimeout: int64(time.Minute), KillGrace: int64(time.Second),
-		NotAfter: sub.began.Add(5 * time.Minute).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
-	})
-	if err != nil {
-		return err
-	}
-	commands := agentplanev1.NewCommandServiceClient(w.b.client)
-	_, err = w.s.try(commands, envelope, 20*time.Second, &sub)
-	w.s.note(sub)
-	if err != nil {
-		return err
-	}
-	for {
-		c, err := readCommand(ctx, commands, sub.id)
-		if err != nil {
-			return err
-		}
-		if c != nil && c.done {
-			for _, i := range c.invocations {
-				if i.state != "SUCCEEDED" {
-					return fmt.Errorf("the command for all is %s (%s) on %s", i.state, i.reason, i.agent)
-				}
-			}
-			if len(c.invocations) != len(w.agents) {
-				return fmt.Errorf("the command for all met %d agents of %d", len(c.invocations), len(w.agents))
-			}
-			return nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("the command for all, %s, is not over: %v", sub.id, c)
-		}
-	}
 }
 
 // record has clients work on commands for the ghost, and others on locks, until the stream
