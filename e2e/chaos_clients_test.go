@@ -297,7 +297,7 @@ func (s *stream) watchHealth() {
 			for s.pause(200 * time.Millisecond) {
 				// The end of a watch has no meaning here: nodes die, that is what the test does.
 				_ = s.watchAgents(ctx, c, address, func(a *agentplanev1.Agent) {
-					if (a.Health == "DOWN" || a.Health == "LEFT" && !s.f.goodbyes) && a.Name != s.f.ghost && !said[a.Name] {
+					if (a.Health == "DOWN" || a.Health == "LEFT" && !s.f.goodbyes) && a.Name != s.f.ghost && !said[a.Name] && !s.f.sick.is(a.Name) {
 						said[a.Name] = true
 						s.oddity("agent %s was called %s (%s), seen at %s at %s", a.Name, a.Health, a.HealthReason, address, time.Now().Format(time.StampMilli))
 					}

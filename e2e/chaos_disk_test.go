@@ -139,6 +139,16 @@ func (s size) since(log string) string {
 	return string(b[s:])
 }
 
+// lastLine is what a process said last.
+func lastLine(log string) string {
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
+}
+
 // freezeFor bounds how long a disk hangs, so that nothing waits for the mending for ever.
 const freezeFor = 20 * time.Second
 

@@ -31,6 +31,7 @@ const (
 	needClock      = "clock"
 	needOld        = "older version"
 	needProxy      = "proxy" // is always there
+	needFuse       = "fuse"
 )
 
 // missingMeans says of each that is not there why.
@@ -65,6 +66,10 @@ func missingMeans() map[string]string {
 		if _, err := os.Stat(file); err != nil && missing[need] == "" {
 			missing[need] = "the controller of cgroup v1 is not mounted: there is no " + file
 		}
+	}
+	lacks(needFuse)
+	if _, err := os.Stat("/dev/fuse"); err != nil && missing[needFuse] == "" {
+		missing[needFuse] = fmt.Sprintf("there are no file systems in user space: %v", err)
 	}
 	if _, err := exec.LookPath("strace"); err != nil {
 		missing[needTracer] = "there is no program strace"

@@ -81,9 +81,14 @@ func shapeOf(t *testing.T, seed uint64, faults []*weapon) shape {
 func (s shape) perHost() int { return 1 + 4*(s.agents/300) }
 
 // gateBound is within what the cluster must be whole again when nothing is broken: the
-// command for all starts a program for each agent.
+// command for all starts a program for each agent. Agents whose disks have failed open their journals late, and
+// then begin at once what has waited for them.
 func (s shape) gateBound() time.Duration {
-	return time.Minute + time.Duration(max(s.agents-50, 0))*300*time.Millisecond
+	bound := time.Minute
+	if s.onFuse(false) {
+		bound *= 2
+	}
+	return bound + time.Duration(max(s.agents-50, 0))*300*time.Millisecond
 }
 
 func numberOr(t *testing.T, variable string, otherwise int) int {
@@ -287,7 +292,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	stop = func() {}
 	p.vows(t, w.b.client, w.rng)
 
-	h := history{submissions: w.s.submissions, deaths: w.deaths, least: runLeast}
+	h := history{submissions: w.s.submissions, deaths: w.deaths, ailments: w.ailing, least: runLeast}
 	h.oddities = slices.Concat(w.s.oddities, w.oddities())
 	seen := 0
 	for _, f := range s.faults {

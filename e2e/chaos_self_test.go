@@ -119,12 +119,15 @@ func TestKeeperTellsWhatEndsByItself(t *testing.T) {
 	defer l.Close()
 	for name, c := range map[string]struct {
 		excused, held bool
+		agent         bool
 		code          string
 		odd, ended    int
 	}{
 		"nothing was done to it":                         {code: "3", odd: 1, ended: 1},
 		"its disk failed, and it says so":                {code: "3", excused: true, ended: 1},
 		"its disk failed, and it ends as by a panic":     {code: "2", excused: true, odd: 1, ended: 1},
+		"the disk of an agent failed, and it says so":    {code: "1", excused: true, agent: true, ended: 1},
+		"an agent ends as a node does":                   {code: "3", excused: true, agent: true, odd: 1, ended: 1},
 		"a fault keeps it down, and nobody may start it": {code: "3", held: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +146,7 @@ func TestKeeperTellsWhatEndsByItself(t *testing.T) {
 			if c.held {
 				w.keeper.hold(n.Name)
 			}
-			w.restart(&n.Process, true)
+			w.restart(&n.Process, !c.agent)
 			if odd := w.oddities(); len(odd) != c.odd || w.exits() != c.ended {
 				t.Errorf("%d ended, of them odd %v; want %d and %d", w.exits(), odd, c.ended, c.odd)
 			}
@@ -169,6 +172,27 @@ func TestDeckDealsNoneThatDoesNotGoWithTheFirst(t *testing.T) {
 	}
 	if w := d.take(nil); w == nil {
 		t.Error("nothing is left")
+	}
+}
+
+func TestANodeIsOnOneDisk(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		goes bool
+	}{
+		{"disk-read", "disk-full", false}, // an ext4 of its own
+		{"disk-read", "power-copy", false},
+		{"disk-torn", "disk-dead", true}, // on two nodes
+		{"disk-torn", "disk-eio", true},  // the tracer takes any
+		{"disk-torn", "kill-all", false},
+		{"agents-disk-full", "disk-full", true},
+		{"agents-disk-full", "disk-read", true},
+		{"agents-disk-full", "kill-all", true},
+	} {
+		a, b := cardNamed(t, c.a), cardNamed(t, c.b)
+		if a.goesWith(b) != c.goes || b.goesWith(a) != c.goes {
+			t.Errorf("%s with %s: %v and %v, want %v", c.a, c.b, a.goesWith(b), b.goesWith(a), c.goes)
+		}
 	}
 }
 

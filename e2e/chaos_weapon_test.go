@@ -34,13 +34,19 @@ type weapon struct {
 // goesWith says whether both can be done at once. Two faults of one kind say no more
 // than one; what ends every node cannot be done twice, and takes away the process or the
 // mount that a fault of a disk works on. The program whose clock can be moved is one, and
-// has no older version.
+// has no older version. The directory of a node is on one disk, in user space or in the kernel.
 func (w *weapon) goesWith(o *weapon) bool {
+	if w.disk && o.disk && (w.onFuse() && slices.Contains(o.needs, needDisk) || o.onFuse() && slices.Contains(w.needs, needDisk)) {
+		return false
+	}
 	if w.name == upgrade && slices.Contains(o.needs, needClock) || o.name == upgrade && slices.Contains(w.needs, needClock) {
 		return false
 	}
 	return w != o && !(w.reach == all && (o.reach == all || o.disk)) && !(o.reach == all && w.disk)
 }
+
+// onFuse says whether its targets have to be on the file system whose faults can be switched.
+func (w *weapon) onFuse() bool { return slices.Contains(w.needs, needFuse) }
 
 // missing says which of its means this machine lacks, and why.
 func (w *weapon) missing(means map[string]string) string {
@@ -90,6 +96,14 @@ var arsenal = []*weapon{
 	{name: "disk-slow", needs: []string{needTracer}, disk: true, begin: slowDisk},
 	{name: "disk-throttle", needs: []string{needDisk, needThrottle}, disk: true, begin: throttleDisk},
 	{name: "power-cut", needs: []string{needDisk}, disk: true, begin: powerCut(anyNode)},
+	{name: "disk-read", needs: []string{needFuse}, disk: true, begin: failReads},
+	{name: "disk-torn", needs: []string{needFuse}, disk: true, begin: failDisk(faultTorn, 0, 1, 1, 2)},
+	{name: "disk-dead", needs: []string{needFuse}, disk: true, begin: failDisk(faultHeld)},
+	{name: "agents-disk-full", needs: []string{needFuse}, begin: failDisks(faultFull)},
+	{name: "agents-disk-eio", needs: []string{needFuse}, begin: failDisks(faultWrite, faultTorn, faultSync)},
+	{name: "agents-disk-read", needs: []string{needFuse}, begin: failReadsOfAgents},
+	{name: "agents-disk-dead", needs: []string{needFuse}, begin: failDisks(faultHeld)},
+	{name: "power-copy", needs: []string{needDisk}, disk: true, begin: powerCopy},
 	{name: "power-cut-all", needs: []string{needDisk}, disk: true, reach: all, begin: powerCut(everyNode)},
 	{name: clockJump, needs: []string{needClock}, begin: jumpClocks(leading)},
 	{name: "clock-jump-follower", needs: []string{needClock}, begin: jumpClocks(following)},

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
-	"github.com/google/uuid"
 	"google.golang.org/grpc/codes"
 
 	"github.com/agentplane/agentplane/cmd/agentplane/lab"
@@ -39,6 +38,7 @@ type world struct {
 	rng     *rand.Rand
 	net     *network         // nil without namespaces
 	disks   map[string]*disk // by node
+	fuse    *faultFS         // nil when no fault needs it
 	clocks  map[string]string
 	proxies map[string]*proxy
 	s       *stream
@@ -55,6 +55,7 @@ type world struct {
 	seen   map[string]int  // and of which the effect was seen, by fault
 	meant  map[string]bool // nodes and agents that a fault of this round has for target
 	deaths []agentDeath
+	ailing []ailment
 	locks  *lockRecorder
 	slow   time.Duration // the longest that it took to be whole again
 	levels levels        // what processes took at each gate
@@ -81,6 +82,11 @@ func newWorld(t *testing.T, s shape, b programs, missing map[string]string) *wor
 	}
 	if missing[needNamespaces] == "" {
 		if w.net, err = newNetwork(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.needs(needFuse) {
+		if w.fuse, err = newFaultFS(w.Dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -177,6 +183,9 @@ func (w *world) node(t *testing.T, i int, b programs) *lab.Node {
 		w.disks[name] = d
 		dir = filepath.Join("disk-"+name, name)
 	}
+	if w.shape.onFuse(true) {
+		dir = filepath.Join("fuse", name)
+	}
 	args := []string{"--name", name}
 	var under []string
 	var h *netHost
@@ -231,7 +240,12 @@ func (w *world) agent(t *testing.T, i int, name, token string, b programs) *lab.
 	case w.shape.needs(needClock):
 		w.Bin.Agentd, moves = b.agentClock, true
 	}
-	a := w.Lab.Agent(name, strings.Join(w.addresses, ","), token)
+	dir := name
+	if w.shape.onFuse(false) {
+		dir = filepath.Join("fuse", name)
+	}
+	a := w.Lab.Agent(dir, strings.Join(w.addresses, ","), token, "--name", name)
+	a.Name, a.Log = name, filepath.Join(w.Dir, "logs", name+".log")
 	if w.net != nil {
 		first := i - i%w.shape.perHost()
 		h := w.net.hosts[fmt.Sprintf("a%d", first+1)]
@@ -268,6 +282,11 @@ func (w *world) close(t *testing.T) {
 	for _, d := range w.disks {
 		if err := d.close(); err != nil {
 			t.Errorf("remove a disk: %v", err)
+		}
+	}
+	if w.fuse != nil {
+		if err := w.fuse.close(); err != nil {
+			t.Errorf("remove a file system: %v", err)
 		}
 	}
 	if w.net != nil {
@@ -364,6 +383,9 @@ func (w *world) gate(t *testing.T, when string) {
 		return w.b.online(ctx)
 	})
 	if err == nil {
+		err = try(func() error { return w.cured(ctx) })
+	}
+	if err == nil {
 		err = try(func() error { return w.command(ctx) })
 	}
 	if err != nil {
@@ -373,51 +395,6 @@ func (w *world) gate(t *testing.T, when string) {
 	w.slow = max(w.slow, time.Since(began))
 	w.measure(t)
 	t.Logf("%s whole %s, after %.1fs", time.Now().Format("15:04:05.0"), when, time.Since(began).Seconds())
-}
-
-// command is a new command for all agents, which must succeed on each.
-func (w *world) command(ctx context.Context) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
-	sub := submission{id: id.String(), plain: true, began: time.Now()}
-	envelope, err := envelopeOf(&agentplanev1.CommandSpec{
-		ClusterId: w.s.info.ClusterId, Incarnation: w.s.info.Incarnation, CommandId: sub.id, Selector: w.everyone(), Argv: w.argv(),
-		RunTimeout: int64(time.Minute), KillGrace: int64(time.Second),
-		NotAfter: sub.began.Add(5 * time.Minute).UnixNano(), Delivery: agentplanev1.Delivery_DELIVERY_AT_MOST_ONCE,
-	})
-	if err != nil {
-		return err
-	}
-	commands := agentplanev1.NewCommandServiceClient(w.b.client)
-	_, err = w.s.try(commands, envelope, 20*time.Second, &sub)
-	w.s.note(sub)
-	if err != nil {
-		return err
-	}
-	for {
-		c, err := readCommand(ctx, commands, sub.id)
-		if err != nil {
-			return err
-		}
-		if c != nil && c.done {
-			for _, i := range c.invocations {
-				if i.state != "SUCCEEDED" {
-					return fmt.Errorf("the command for all is %s (%s) on %s", i.state, i.reason, i.agent)
-				}
-			}
-			if len(c.invocations) != len(w.agents) {
-				return fmt.Errorf("the command for all met %d agents of %d", len(c.invocations), len(w.agents))
-			}
-			return nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("the command for all, %s, is not over: %v", sub.id, c)
-		}
-	}
 }
 
 // record has clients work on commands for the ghost, and others on locks, until the stream
@@ -481,7 +458,7 @@ type keeper struct {
 
 	mu      sync.Mutex        // guards what follows
 	held    map[string]bool   // those that a fault keeps down
-	excused map[string]string // nodes that may end, since this was done to them
+	excused map[string]string // processes that may end, since this was done to them
 	ended   map[string]int    // how often each ended by itself
 	odd     []string
 }
@@ -533,8 +510,8 @@ func (w *world) restart(p *lab.Process, node bool) {
 	}
 	code, err := p.Await(context.Background())
 	k.ended[p.Name]++
-	// 1 is an error that it says, 3 something after which it must not go on.
-	if _, excused := k.excused[p.Name]; !excused || !node || code != 1 && code != 3 {
+	// 1 is an error that it says, 3 something after which a node must not go on.
+	if _, excused := k.excused[p.Name]; !excused || code != 1 && !(node && code == 3) {
 		k.odd = append(k.odd, fmt.Sprintf("%s ended by itself before %s: exit code %d (%v): %s",
 			p.Name, time.Now().Format(time.StampMilli), code, err, lastLine(p.Log)))
 	}
@@ -568,14 +545,4 @@ func (w *world) endedOf(p *lab.Process) int {
 		n++
 	}
 	return n
-}
-
-// lastLine is what a process said last.
-func lastLine(log string) string {
-	b, err := os.ReadFile(log)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return lines[len(lines)-1]
 }

@@ -20,8 +20,16 @@
 // its own for a minute, with faults that README.md lists. As root it starts itself again in
 // namespaces of network, mounts and processes, so that interfaces, mounts and processes end
 // with it; it needs the programs ip, unshare and nsenter, and for some faults nft, tc, strace,
-// mkfs.ext4, fsfreeze or the cpu controller of cgroup v1. A fault whose means are missing is
+// mkfs.ext4, fsfreeze, the cpu controller of cgroup v1 or /dev/fuse. A fault whose means are missing is
 // left out, with a line that says so.
+//
+// Reads that fail, writes of which a part gets to the disk, and disks of agents take a file system in
+// user space, which shows a directory and fails for one process when it is told to. strace
+// meets no page that a mapping has to read, and one tracer has one answer for all of a kind. It is
+// written with github.com/hanwen/go-fuse/v2 (BSD-3, since 2010, a release every few months, used by
+// gocryptfs and containerd's stargz-snapshotter), of which fs and fuse bring along golang.org/x/sys
+// alone, which the product has already; bazil.org/fuse has no releases and leaves each request of a
+// loopback to be written. Only tests import it, and a process of its own serves it (chaos_fuse_test.go).
 //
 // # A host of its own
 //

@@ -27,6 +27,7 @@ type fleet struct {
 	self      string   // the program that agents run
 	ghost     string   // an agent that is gone for good, and is not missed; may be empty
 	goodbyes  bool     // agents are stopped as planned, which they tell the cluster
+	sick      sick     // agents that may be DOWN
 }
 
 // everyone is the selector of all agents that are there.

@@ -54,6 +54,17 @@ func TestJudge(t *testing.T) {
 			h.deaths = []agentDeath{{"a1", epoch.Add(5 * time.Second)}}
 			h.add(submission{id: "x"}, lost, 1)
 		}, ""},
+		{"lost on a disk that failed", func(h *history) {
+			h.ailments = []ailment{{"a1", epoch.Add(5 * time.Second), epoch.Add(6 * time.Second)}}
+			h.add(submission{id: "x"}, lost, 1)
+		}, ""},
+		{"many that a disk that failed has refused", func(h *history) {
+			h.ailments = []ailment{{"a1", epoch, epoch.Add(time.Second)}}
+			for n := range 20 {
+				s := submission{id: fmt.Sprint("f", n), plain: true, began: epoch, ended: epoch}
+				h.add(s, finalInvocation{state: "REJECTED", reason: "no_journal"}, 0)
+			}
+		}, ""},
 
 		{"an acknowledged one is missing", func(h *history) { delete(h.commands, "c7"); delete(h.listed, "c7") }, "c7 was acknowledged and is missing"},
 		{"the list lacks one", func(h *history) { delete(h.listed, "c7") }, "the list has it 0 times"},
@@ -83,6 +94,14 @@ func TestJudge(t *testing.T) {
 			h.deaths = []agentDeath{{"a1", epoch.Add(-5 * time.Second)}}
 			h.add(submission{id: "x"}, lost, 1)
 		}, "nobody killed that agent"},
+		{"lost long before a disk failed", func(h *history) {
+			h.ailments = []ailment{{"a1", epoch.Add(time.Minute), epoch.Add(2 * time.Minute)}}
+			h.add(submission{id: "x"}, lost, 1)
+		}, "nobody killed that agent"},
+		{"started without a journal", func(h *history) {
+			h.ailments = []ailment{{"a1", epoch, epoch.Add(time.Minute)}}
+			h.add(submission{id: "x", began: epoch, ended: epoch}, finalInvocation{state: "REJECTED", reason: "no_journal"}, 1)
+		}, "must not have been"},
 		{"a running one", func(h *history) { h.add(submission{id: "x"}, finalInvocation{state: "RUNNING"}, 1) }, "that is not final"},
 		{"a command that is not over", func(h *history) { h.commands["c7"] = finalCommand{invocations: h.commands["c7"].invocations} }, "c7 is not over"},
 		{"too many failures", func(h *history) {

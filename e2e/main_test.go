@@ -21,6 +21,9 @@ var built struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == fuseArg {
+		os.Exit(serveFaults(os.Args[2:]))
+	}
 	if len(os.Args) > 2 && os.Args[1] == programArg {
 		os.Exit(program(os.Args[2:]))
 	}

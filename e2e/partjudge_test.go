@@ -23,6 +23,8 @@ type account struct {
 	// killed says that its agent was since it was submitted, perhaps with what watched over its
 	// programs.
 	killed bool
+	// ailed says that the disk of its agent failed since then: not even its files may have come.
+	ailed bool
 }
 
 // accounts are those of all invocations in a history that were asked for in parts.
@@ -34,7 +36,8 @@ func accounts(h history, all map[string]*asked) (of []account) {
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, i := range h.commands[id].invocations {
 			killed := slices.ContainsFunc(h.deaths, func(d agentDeath) bool { return d.agent == i.agent && d.at.After(submitted[id]) })
-			of = append(of, account{asked: all[id], row: i.row, deeds: h.deeds[start{i.id, i.attempt}], killed: killed})
+			ailed := slices.ContainsFunc(h.ailments, func(a ailment) bool { return a.agent == i.agent && a.to.Add(ailsFor).After(submitted[id]) })
+			of = append(of, account{asked: all[id], row: i.row, deeds: h.deeds[start{i.id, i.attempt}], killed: killed || ailed, ailed: ailed})
 		}
 	}
 	return of
@@ -164,9 +167,12 @@ func (a account) judgeFound(bad func(string, ...any)) {
 	}
 	switch a.row.GetReason() {
 	case "no_file": // nothing lasts as long as agents try, and what commands name is kept
+		if a.ailed {
+			return
+		}
 		bad("what it brings along was not there: %s", a.row.GetDetail())
 	case "not_placed":
-		if !a.asked.unplaced {
+		if !a.asked.unplaced && !a.ailed {
 			bad("its files have a place: %s", a.row.GetDetail())
 		}
 	}

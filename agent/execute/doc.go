@@ -104,6 +104,9 @@
 // with its session; and, when that one is gone, members of the session that carry the
 // attempt's variables in their environment. A pid used again is never killed.
 //
+// An exit that the disk does not give is tried again for a minute before the attempt is LOST, and
+// a STARTED that it does not give counts as one: what may have been let go is not let go again.
+//
 // # How programs end
 //
 // The run timeout is counted by the supervisor on the monotonic clock. Timeout and cancel

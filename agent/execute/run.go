@@ -37,6 +37,7 @@ type Run struct {
 	reaps  func()     // reaps the step's supervisor, when it was started in this life of agentd
 	plan   *Spec      // what all steps are, when it is known
 	ended  *Result    // how the step at hand has ended
+	unread time.Time  // since when the record of that cannot be read; zero when it can
 	noted  bool       // that is journalled
 	over   *Result    // to what the programs had come when the undo began
 	held   *Guard     // as it was journalled last
@@ -168,9 +169,12 @@ func (run *Run) wait(ctx context.Context) (Result, error) {
 			return Result{}, err
 		}
 		if !held {
-			res := run.conclude()
+			res, err := run.conclude()
 			if lock != nil {
 				_ = lock.Close()
+			}
+			if err != nil {
+				return Result{}, err
 			}
 			run.reap()
 			return res, nil
@@ -198,12 +202,21 @@ func (run *Run) reap() {
 }
 
 // conclude tells the result of an attempt without a living supervisor. The caller holds
-// the lock, if there is one, so that none can come to life.
-func (run *Run) conclude() Result {
+// the lock, if there is one, so that none can come to life. What cannot be read may be read the
+// next time: an error says so for as long as it is worth trying.
+func (run *Run) conclude() (Result, error) {
 	var res Result
 	err := run.d.read(fileExit, typeExit, &res)
 	if err == nil {
-		return res
+		return res, nil
+	}
+	if unread(err) {
+		if run.unread.IsZero() {
+			run.unread = time.Now()
+		}
+		if time.Since(run.unread) < exitRetryFor {
+			return Result{}, err
+		}
 	}
 	res = run.lost()
 	switch {
@@ -213,7 +226,7 @@ func (run *Run) conclude() Result {
 		// For whoever looks at the directory later; the journal is what counts.
 		_ = run.d.write(fileExit, typeExit, res, true)
 	}
-	return res
+	return res, nil
 }
 
 // lost ends what is left of the attempt and says why it is LOST.
@@ -228,11 +241,13 @@ func (run *Run) lost() Result {
 	var st started
 	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
 	sf.sweepPlaces()
-	res.Started = run.d.read(fileStarted, typeStarted, &st) == nil
+	// Where it cannot be told the program may have been let go: an undo that was is not started again.
+	told := run.d.read(fileStarted, typeStarted, &st)
+	res.Started = told == nil || unread(told)
 	switch {
-	case err == nil && res.Started && st.BootID != boot && run.d.has(fileReboot):
+	case err == nil && told == nil && st.BootID != boot && run.d.has(fileReboot):
 		res.rebooted()
-	case asked && sf.BootID != boot || res.Started && st.BootID != boot || !asked && run.d.emptied(fileSpec):
+	case asked && sf.BootID != boot || told == nil && st.BootID != boot || !asked && run.d.emptied(fileSpec):
 		res.Reason = ReasonReboot
 		res.say("the host was started anew")
 	case run.reaps != nil || run.d.has(fileBegun) || res.Started:
@@ -245,7 +260,7 @@ func (run *Run) lost() Result {
 		res.Reason = ReasonAgentRestart
 		res.say("agentd ended before the attempt had a supervisor")
 	}
-	if !res.Started {
+	if told != nil {
 		return res
 	}
 	res.StartedAt = st.At

@@ -17,7 +17,7 @@ func (run *Run) at(s StepRecord) {
 	defer run.look.Unlock()
 	s.Result = Result{}
 	run.step, run.d = s, run.r.stepDirectory(run.a, s.Number)
-	run.reaps, run.ended, run.settled, run.noted, run.rebootBy = nil, nil, false, false, 0
+	run.reaps, run.ended, run.settled, run.noted, run.rebootBy, run.unread = nil, nil, false, false, 0, time.Time{}
 }
 
 // advance brings the attempt to its end, one step after the other. After an error it goes
@@ -301,10 +301,16 @@ func (d directory) readPlan(a Attempt) (*Spec, error) {
 // moment: the host has no file to open, or its disk gave none of it.
 func (d directory) readWhole(name string, want byte, v any) error {
 	err := d.read(name, want, v)
-	if _, now := errors.AsType[*fs.PathError](err); err == nil || now && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil || unread(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errDamaged, err)
+}
+
+// unread says that a record could not be read, which tells nothing of what is there.
+func unread(err error) bool {
+	_, now := errors.AsType[*fs.PathError](err)
+	return now && !errors.Is(err, fs.ErrNotExist)
 }
 
 // forgetLater removes the secrets of further steps.

@@ -128,6 +128,8 @@ func hint(err error, code int, command string) string {
 		return fmt.Sprintf("see %q", command+" --help")
 	case errors.Is(err, identity.ErrDamagedKey):
 		return fmt.Sprintf("put that file back from a backup; or move the data directory away, start the node and join it again with a new token (%s)", "agentctl tokens create --kind node")
+	case errors.Is(err, syscall.EIO):
+		return "look at the disk and the kernel's log, and start the node again; when the disk stays so, put in another one and let the node join anew with an empty data directory"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "free space on the disk of the data directory, or move it to another one with --data-dir"
 	case command == "agentplane run":

@@ -44,9 +44,9 @@ func verifyBolt(path string) error {
 	for n := range int64(2) {
 		if _, err := f.ReadAt(head, n*page); err != nil {
 			if errors.Is(err, io.EOF) {
-				err = fmt.Errorf("it ends inside meta page %d", n)
+				err = fmt.Errorf("it ends inside meta page %d: the file is damaged, the node must rejoin empty", n)
 			}
-			return fmt.Errorf("verify %q: %w: the file is damaged, the node must rejoin empty", path, err)
+			return fmt.Errorf("verify %q: %w", path, err)
 		}
 		meta := head[boltPageHeader:]
 		if size := int64(binary.NativeEndian.Uint32(meta[8:])); n == 0 && size > page && size <= 1<<16 {

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
 	"go.etcd.io/bbolt"
 )
 
@@ -78,9 +79,9 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 			return nil, fmt.Errorf("open raft log: %w", err)
 		}
 		if err := verifyWAL(walDir); err != nil {
-			return nil, &damaged{err}
+			return nil, refusal(err)
 		}
-		w, err := wal.Open(walDir, wal.WithLogger(logger.Named("wal")))
+		w, err := wal.Open(walDir, wal.WithLogger(logger.Named("wal")), wal.WithMetaStore(mappedMeta{&metadb.BoltMetaDB{}}))
 		if err != nil {
 			return nil, fmt.Errorf("open raft log %q: %w", walDir, err)
 		}
@@ -113,16 +114,20 @@ func OpenDisk(dir, log string, retain int, logger hclog.Logger) (_ *Disk, err er
 // freelist with it: the list of a log that was compacted grows to megabytes.
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
 	if err := verifyBolt(path); err != nil {
-		return nil, &damaged{err}
+		return nil, refusal(err)
 	}
-	s, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
-			Timeout:        time.Second,
-			NoFreelistSync: true,
-			FreelistType:   bbolt.FreelistMapType,
-		},
-		MsgpackUseNewTimeFormat: true,
+	var s *raftboltdb.BoltStore
+	err := mapped(func() (err error) {
+		s, err = raftboltdb.New(raftboltdb.Options{
+			Path: path,
+			BoltOptions: &bbolt.Options{
+				Timeout:        time.Second,
+				NoFreelistSync: true,
+				FreelistType:   bbolt.FreelistMapType,
+			},
+			MsgpackUseNewTimeFormat: true,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
@@ -148,7 +153,8 @@ func openMarkFile(path string) (*os.File, error) {
 // Guard returns d behind the guards under which a host runs: offline tools use it
 // too, so that what they write is what a host accepts. It verifies that the log
 // reaches its mark, that every entry past the newest snapshot is whole, and that the
-// term is not behind the log, and refuses d otherwise with [ErrDamaged]. A later failure calls fatal; the call that failed then waits
+// term is not behind the log, and refuses d otherwise: with [ErrDamaged], unless it
+// cannot be read. A later failure calls fatal; the call that failed then waits
 // until the returned disk is closed.
 func Guard(d *Disk, fatal func(error)) (*Disk, error) {
 	return guard(d, newWatch(0, fatal), func([]*raft.Log) {})
@@ -157,15 +163,21 @@ func Guard(d *Disk, fatal func(error)) (*Disk, error) {
 func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 	mark, err := openLogMark(d.Mark)
 	if err != nil {
-		return nil, &damaged{err}
+		return nil, refusal(err)
 	}
 	stable := newVoteStore(d.Stable, w)
-	whole, err := verifyLog(d, mark, appended)
-	if err != nil {
-		return nil, &damaged{err}
+	var whole *raft.SnapshotMeta
+	err = mapped(func() (err error) {
+		if whole, err = verifyLog(d, mark, appended); err != nil {
+			return err
+		}
+		return verifyStable(d, stable, mark)
+	})
+	if errors.Is(err, errPage) {
+		d.close = nil // it would wait for what the store has locked
 	}
-	if err := verifyStable(d, stable, mark); err != nil {
-		return nil, &damaged{err}
+	if err != nil {
+		return nil, refusal(err)
 	}
 	if mark.fresh {
 		// From now on a log without a mark is a log that has lost it.

@@ -93,13 +93,14 @@
 //
 // # Disk
 //
-// Crash-only: any failing write of log or stable store, and any call in flight for
-// longer than Options.StallAfter, is fatal; after it nothing is written and nobody
+// Crash-only: any failing write of log or stable store, any read of the log that the disk
+// fails, and any call in flight for longer than Options.StallAfter, is fatal; after it nothing is written and nobody
 // is answered. Around the stores lie, from the outside: raft's LogCache, timing,
 // the checksum of every entry read, and the log mark; term and vote are one value with
 // a checksum under one key, and a bbolt file with a damaged meta page is refused, since
 // bbolt would go on with what was before its last commit. What each is for stands at
-// its type. A term that is behind the log refuses the start, as a lost vote would. A mark
+// its type. What cannot be read at a start is not called damaged: it may be there again. A
+// page of bbolt's mappings that cannot be read is an error, not a signal (unread.go). A term that is behind the log refuses the start, as a lost vote would. A mark
 // that the log does not reach refuses the start: raft-wal drops the end of its log
 // silently when a frame header is damaged, and a node that forgot acknowledged entries can
 // elect a stale leader. Such a node must rejoin empty. A snapshot carries a seal over what

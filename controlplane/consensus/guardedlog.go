@@ -1,7 +1,11 @@
 package consensus
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
 )
 
 // guardedLog is the log store between raft's cache and the disk: it measures each
@@ -40,6 +44,13 @@ func (g *guardedLog) LastIndex() (index uint64, err error) {
 
 func (g *guardedLog) GetLog(index uint64, l *raft.Log) error {
 	err := g.watch.read("read entry", func() error { return g.inner.GetLog(index, l) })
+	if unread(err) || errors.Is(err, wal.ErrCorrupt) {
+		// raft panics at a committed entry that it does not get, and gives its leader no
+		// answer, for ever, at one that it compares.
+		err = fmt.Errorf("read entry %d: %w", index, err)
+		g.watch.fail(err)
+		return g.watch.held(err)
+	}
 	if err != nil {
 		return err // also the harmless "not found" of a compacted entry
 	}

@@ -216,6 +216,9 @@ func newestWhole(s raft.SnapshotStore) (whole *raft.SnapshotMeta, taken uint64, 
 			first = cmp.Or(first, fmt.Errorf("snapshot %s: %w", kept.ID, err))
 		}
 	}
+	if unread(first) && whole == nil {
+		return nil, 0, fmt.Errorf("none of %d snapshots can be read: %w", len(metas), first)
+	}
 	if first != nil && whole == nil {
 		return nil, 0, fmt.Errorf("none of %d snapshots is whole: %w: the node must rejoin empty", len(metas), first)
 	}

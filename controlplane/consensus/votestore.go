@@ -144,7 +144,10 @@ func (s *voteStore) rewrite(what string, change func(*ballot)) error {
 	defer func() { <-s.change }()
 	b, err := s.ballot()
 	if err != nil && !errors.Is(err, errKeyNotFound) {
-		return err
+		// raft goes on with the term although it is not kept: nobody may build on that.
+		err = fmt.Errorf("%s: %w", what, err)
+		s.watch.fail(err)
+		return s.watch.held(err)
 	}
 	change(&b)
 	v := make([]byte, 4, ballotBytes+len(b.candidate))
@@ -228,6 +231,8 @@ func verifyStable(d *Disk, s *voteStore, mark *logMark) error {
 	switch {
 	case errors.Is(err, errKeyNotFound) && known > 0:
 		return fmt.Errorf("verify stable store: it knows no term, but the log beside it has reached term %d: the node has forgotten for whom it voted and must rejoin empty", known)
+	case unread(err):
+		return fmt.Errorf("verify stable store: %w", err)
 	case err != nil && !errors.Is(err, errKeyNotFound):
 		return fmt.Errorf("verify stable store: %w: the node may have forgotten for whom it voted and must rejoin empty", err)
 	case b.current < known:

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -60,7 +61,7 @@ func (w *watch) write(name string, f func() error) error {
 		return w.held(err)
 	}
 	id := w.begin(name)
-	err := f()
+	err := mapped(f)
 	w.end(id)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", name, err)
@@ -74,11 +75,18 @@ func (w *watch) write(name string, f func() error) error {
 	return nil
 }
 
-// read runs one call that does not change the disk.
+// read runs one call that does not change the disk. One that fails is told to who asked, but for a
+// page that cannot be read: then the store cannot even be closed.
 func (w *watch) read(name string, f func() error) error {
 	id := w.begin(name)
-	defer w.end(id)
-	return f()
+	err := mapped(f)
+	w.end(id)
+	if errors.Is(err, errPage) {
+		err = fmt.Errorf("%s: %w", name, err)
+		w.fail(err)
+		return w.held(err)
+	}
+	return err
 }
 
 func (w *watch) failure() error {
