@@ -45,6 +45,7 @@ func (c *calls) serve(s *grpc.Server, desc *grpc.ServiceDesc, server any) {
 
 // interceptor runs calls of this node's own clients.
 func (c *calls) interceptor(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	defer callEnds()
 	rule, _ := c.gate.Rule(info.FullMethod)
 	if !rule.OnLeader {
 		return handler(ctx, req)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
 	"github.com/agentplane/agentplane/controlplane/peer"
+	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
@@ -237,7 +238,7 @@ func (m *member) fetchTrust(ctx context.Context) {
 
 // followTrust brings gossip in line with what is trusted.
 func (m *member) followTrust(ctx context.Context) error {
-	used := m.trust.state().GossipKeyring
+	used := m.keys // what is trusted may be newer by now
 	for {
 		select {
 		case <-m.trustChanged:
@@ -246,10 +247,12 @@ func (m *member) followTrust(ctx context.Context) error {
 		}
 		m.n.port.Judge() // not on the goroutine that applies: it looks at every connection
 		boot := m.trust.state()
-		if err := m.useKeyring(used, boot.GossipKeyring); err != nil {
+		if err := useKeyring(m.gossip, used, boot.GossipKeyring); err != nil {
 			m.logger.Warn("gossip keyring not changed", "err", err)
 		} else {
 			used = boot.GossipKeyring
+			m.ring.Store(boot.Index)
+			m.promoter.Kick()
 		}
 		if err := m.gossip.SetMeta(m.meta()); err != nil {
 			m.logger.Warn("gossip metadata not changed", "err", err)
@@ -293,13 +296,15 @@ func (m *member) meetPeers(ctx context.Context) {
 	}
 }
 
-func (m *member) useKeyring(was, is []identity.Secret) error {
+// useKeyring brings the ring of a pool from one to another, in which several steps of a rotation
+// may lie.
+func useKeyring(pool *gossip.Pool, was, is []identity.Secret) error {
 	for _, k := range is {
-		if err := m.gossip.InstallKey(k.Reveal()); err != nil {
+		if err := pool.InstallKey(k.Reveal()); err != nil {
 			return err
 		}
 	}
-	if err := m.gossip.UseKey(is[0].Reveal()); err != nil {
+	if err := pool.UseKey(is[0].Reveal()); err != nil {
 		return err
 	}
 	for _, old := range was {
@@ -308,7 +313,7 @@ func (m *member) useKeyring(was, is []identity.Secret) error {
 			kept = kept || bytes.Equal(k.Reveal(), old.Reveal())
 		}
 		if !kept {
-			if err := m.gossip.RemoveKey(old.Reveal()); err != nil {
+			if err := pool.RemoveKey(old.Reveal()); err != nil {
 				return err
 			}
 		}

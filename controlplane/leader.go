@@ -160,7 +160,7 @@ func (m *member) servers(ctx context.Context) ([]membership.Server, uint64, uint
 			Removed: n.GetState() >= raftlogv1.NodeState_NODE_STATE_REMOVED, Level: n.GetFeatureLevel(),
 		}
 		if servers[i].ID == m.n.ID() {
-			servers[i].Answers, servers[i].Applied, servers[i].Boot = true, view.Index(), m.trust.state().Index
+			servers[i].Answers, servers[i].Applied, servers[i].Boot, servers[i].Ring = true, view.Index(), m.trust.state().Index, m.ring.Load()
 			continue
 		}
 		g.Go(func() error {
@@ -170,7 +170,7 @@ func (m *member) servers(ctx context.Context) ([]membership.Server, uint64, uint
 			}
 			if r, err := c.ReadTerm(ctx, &agentplanev1.ReadTermRequest{}); err == nil {
 				m.trust.memory.saw(servers[i].ID, r)
-				servers[i].Answers, servers[i].Applied, servers[i].Boot = true, r.GetAppliedIndex(), r.GetBootIndex()
+				servers[i].Answers, servers[i].Applied, servers[i].Boot, servers[i].Ring = true, r.GetAppliedIndex(), r.GetBootIndex(), r.GetRingIndex()
 			}
 			return nil
 		})

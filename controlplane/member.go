@@ -55,6 +55,8 @@ type member struct {
 	forwarder *forward.Forwarder
 	promoter  *membership.Promoter
 	gossip    *gossip.Pool
+	keys      []identity.Secret // that gossip was opened with
+	ring      atomic.Uint64     // index of the boot.state whose keys it uses
 	dispatch  *dispatch.Dispatcher
 	outputs   *output.Store
 	depot     *depot.Service
@@ -215,8 +217,10 @@ func (m *member) openGossip(boot *pki.BootState) error {
 		}
 		advertise = host
 	}
+	m.keys = boot.GossipKeyring
+	m.ring.Store(boot.Index)
 	var keys [][]byte
-	for _, k := range boot.GossipKeyring {
+	for _, k := range m.keys {
 		keys = append(keys, k.Reveal())
 	}
 	timing, err := gossip.Profile(c.Raft.Profile)

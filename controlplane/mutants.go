@@ -11,3 +11,12 @@ func mutates(name string) bool { return os.Getenv("MUTANT") == name }
 
 // The mutant: a disk image that was put back is let in.
 var comparesMemory = !mutates("putback")
+
+var leaks = mutates("leak")
+
+// The mutant: of each call a goroutine stays behind.
+func callEnds() {
+	if leaks {
+		go func() { select {} }()
+	}
+}

@@ -60,9 +60,9 @@ func (m *member) register() error {
 	m.calls.serve(m.server, &agentplanev1.AgentService_ServiceDesc, agentAPI{m.dispatch, m.output, m.depot})
 	m.calls.serve(m.server, &agentplanev1.PeerService_ServiceDesc, peerAPI{peer.NewService(peer.ServiceOptions{
 		Consensus: m.host, StartCounter: m.n.dir.Starts(),
-		BootIndex: func() uint64 { return m.trust.state().Index },
-		Boot:      func() ([]byte, error) { return m.trust.state().Share() },
-		Forward:   m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer, Reach: m.reach,
+		BootIndex: func() uint64 { return m.trust.state().Index }, RingIndex: m.ring.Load,
+		Boot:    func() ([]byte, error) { return m.trust.state().Share() },
+		Forward: m.calls.forwarded, Held: m.dispatch.Held, AddServer: m.addServer, Reach: m.reach,
 	}), m.output, m.depot})
 	return nil
 }

@@ -286,6 +286,7 @@ func chaosRun(t *testing.T, s shape, b programs, missing map[string]string) (voi
 	for round := 1; time.Since(began) < runLoad; round++ {
 		w.round(t, round)
 		w.gate(t, fmt.Sprintf("after round %d", round))
+		w.keeper.forgive()
 	}
 	load := time.Since(began)
 	w.s.finish()

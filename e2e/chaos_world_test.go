@@ -482,6 +482,13 @@ func (k *keeper) excuse(name, why string) {
 	k.excused[name] = why
 }
 
+// forgive ends all excuses: all is whole again.
+func (k *keeper) forgive() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.excused)
+}
+
 // restartAfter is how long a supervisor waits, as the unit files say.
 const restartAfter = time.Second
 

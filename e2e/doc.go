@@ -139,6 +139,8 @@
 //	roles            I12     e2e/sim                 TestLives
 //	incarnation      I13     controlplane/peer       TestStreamRefusesByPreface
 //	incarnation      I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	oldnode          I13     agent/session           TestNodesOfAnotherClusterOrAnOlderLifeAreNotTalkedTo
+//	oldnode          I13     e2e/sim                 TestLives
 //	preface          I13     controlplane/peer       TestStreamRefusesByPreface
 //	preface          I13     e2e                     TestOldLeaderOfAnotherIncarnation
 //	incarnation      I13     e2e/sim                 TestLives
@@ -146,6 +148,7 @@
 //	queuemax         I14     fsm                     TestAttemptsMatchTheirTwin
 //	queuemax         I14     fsm                     TestStories
 //	queuemax         I14     e2e/sim                 TestLives
+//	leak             I14     e2e/sim                 TestLives
 //	queue            I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
 //
 // # Death at a point

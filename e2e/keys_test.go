@@ -48,7 +48,7 @@ func TestGossipKeysAreRotated(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := l.Ctl(within(t, time.Minute), "keys", "rotate")
-	if out.Err() != nil || !strings.Contains(out.Stderr, "a rotation goes on already") || !strings.Contains(out.Stdout, "is in use, alone") {
+	if out.Err() != nil || !strings.Contains(out.Stderr, "a rotation goes on already") || !strings.Contains(out.Stdout, "all nodes use gossip key ") {
 		t.Fatalf("rotate: %v, %q, %q", out.Err(), out.Stdout, out.Stderr)
 	}
 	after := list()

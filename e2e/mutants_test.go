@@ -114,6 +114,8 @@ var catches = []catch{
 	{mutant: "roles", promises: "I12", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "I12: an operator who may only read was let"},
 	{mutant: "incarnation", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
 	{mutant: "incarnation", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
+	{mutant: "oldnode", promises: "I13", pkg: "agent/session", test: "TestNodesOfAnotherClusterOrAnOlderLifeAreNotTalkedTo"},
+	{mutant: "oldnode", promises: "I13", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "went on with a node of another incarnation"},
 	{mutant: "preface", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
 	{mutant: "preface", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
 	{mutant: "incarnation", promises: "I13", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "I13: leader of another incarnation was answered"},
@@ -121,6 +123,7 @@ var catches = []catch{
 	{mutant: "queuemax", promises: "I14", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: noFailFile},
 	{mutant: "queuemax", promises: "I14", pkg: "fsm", test: "TestStories", says: "testdata/commands.txt tells another story"},
 	{mutant: "queuemax", promises: "I14", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "wait for its agent, of which 3 may"},
+	{mutant: "leak", promises: "I14", pkg: "e2e/sim", test: "TestLives", lives: 5, says: "I14: "},
 	{mutant: "queue", promises: "I14", pkg: "controlplane/consensus", test: "TestBatcherQueueIsBoundedByBytes", says: "want ErrBacklog"},
 }
 

@@ -14,6 +14,9 @@ import (
 // uptimeSlack is twice of what the clock of deeds rounds to.
 const uptimeSlack = 20 * time.Millisecond
 
+// undoneWithin is how long after the end of an attempt its undo has ended, whatever died.
+const undoneWithin = time.Minute
+
 // account is what is known of one attempt of a command in parts when all is over: what was
 // asked, what the cluster says, and what its programs have witnessed, in their order.
 type account struct {
@@ -36,7 +39,7 @@ func accounts(h history, all map[string]*asked) (of []account) {
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		for _, i := range h.commands[id].invocations {
 			killed := slices.ContainsFunc(h.deaths, func(d agentDeath) bool { return d.agent == i.agent && d.at.After(submitted[id]) })
-			ailed := slices.ContainsFunc(h.ailments, func(a ailment) bool { return a.agent == i.agent && a.to.Add(ailsFor).After(submitted[id]) })
+			ailed := h.ailed(i.agent, submitted[id], i.endedAt.Add(undoneWithin))
 			of = append(of, account{asked: all[id], row: i.row, deeds: h.deeds[start{i.id, i.attempt}], killed: killed || ailed, ailed: ailed})
 		}
 	}

@@ -104,8 +104,9 @@
 // with its session; and, when that one is gone, members of the session that carry the
 // attempt's variables in their environment. A pid used again is never killed.
 //
-// An exit that the disk does not give is tried again for a minute before the attempt is LOST, and
-// a STARTED that it does not give counts as one: what may have been let go is not let go again.
+// What the disk does not give of an exit or a STARTED is tried again for a minute before the
+// attempt is LOST. A STARTED that is there and cannot be used counts as one: what may have been
+// let go is not let go again.
 //
 // # How programs end
 //

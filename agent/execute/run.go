@@ -202,20 +202,24 @@ func (run *Run) reap() {
 }
 
 // conclude tells the result of an attempt without a living supervisor. The caller holds
-// the lock, if there is one, so that none can come to life. What cannot be read may be read the
-// next time: an error says so for as long as it is worth trying.
+// the lock, if there is one, so that none can come to life. What cannot be read may be
+// read the next time: an error says so for as long as it is worth trying.
 func (run *Run) conclude() (Result, error) {
 	var res Result
 	err := run.d.read(fileExit, typeExit, &res)
 	if err == nil {
 		return res, nil
 	}
-	if unread(err) {
+	wants := err
+	if !unread(wants) { // without an exit what was let go has to be known, to end what is left of it
+		wants = run.d.read(fileStarted, typeStarted, new(started))
+	}
+	if unread(wants) {
 		if run.unread.IsZero() {
 			run.unread = time.Now()
 		}
 		if time.Since(run.unread) < exitRetryFor {
-			return Result{}, err
+			return Result{}, wants
 		}
 	}
 	res = run.lost()
@@ -241,9 +245,10 @@ func (run *Run) lost() Result {
 	var st started
 	asked := run.d.read(fileSpec, typeSpec, &sf) == nil
 	sf.sweepPlaces()
-	// Where it cannot be told the program may have been let go: an undo that was is not started again.
+	// Unless there is provably none the program may have been let go: an undo that was is
+	// not started again.
 	told := run.d.read(fileStarted, typeStarted, &st)
-	res.Started = told == nil || unread(told)
+	res.Started = !errors.Is(told, fs.ErrNotExist)
 	switch {
 	case err == nil && told == nil && st.BootID != boot && run.d.has(fileReboot):
 		res.rebooted()

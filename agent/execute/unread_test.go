@@ -72,6 +72,21 @@ func TestAStartThatCannotBeReadIsAStart(t *testing.T) {
 	run := ended(t, "true")
 	must(t, os.Remove(run.d.path(fileExit)))
 	hide(t, run.d, fileStarted)
+	if _, err := run.Wait(t.Context()); !errors.Is(err, syscall.EISDIR) {
+		t.Fatalf("wait = %v, want that the record cannot be read", err)
+	}
+	run.unread = time.Now().Add(-exitRetryFor)
+	res := wait(t, run)
+	wantResult(t, res, Lost, ReasonSupervisorGone)
+	if !res.Started {
+		t.Errorf("result is %+v, want that the program may have been started", res)
+	}
+}
+
+func TestAStartThatIsDamagedIsAStart(t *testing.T) {
+	run := ended(t, "true")
+	must(t, os.Remove(run.d.path(fileExit)))
+	must(t, os.WriteFile(run.d.path(fileStarted), []byte("spoilt"), 0o600))
 	res := wait(t, run)
 	wantResult(t, res, Lost, ReasonSupervisorGone)
 	if !res.Started {

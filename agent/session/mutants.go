@@ -11,3 +11,6 @@ func mutates(name string) bool { return os.Getenv("MUTANT") == name }
 
 // The mutant: the agent takes any delivery.
 var comparesDeliveries = !mutates("delivery")
+
+// The mutant: the agent takes a node of any incarnation.
+var comparesIncarnations = !mutates("oldnode")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,16 +74,18 @@ another one is not begun: this waits for that one.`,
 				return err
 			}
 			if !noWait {
-				if err := a.awaitKey(cmd.Context(), s, r.Id); err != nil {
+				if r.Done, err = a.awaitKey(cmd.Context(), s, r.Id); err != nil {
 					return err
 				}
-				r.Done = true
 			}
 			return printOne(a, toObject(r), func(w io.Writer) {
-				if r.Done {
-					fmt.Fprintf(w, "gossip key %s is in use, alone\n", r.Id)
-				} else {
+				switch {
+				case r.Done:
+					fmt.Fprintf(w, "all nodes use gossip key %s alone\n", r.Id)
+				case noWait:
 					fmt.Fprintf(w, "gossip key %s comes into use\n", r.Id)
+				default:
+					fmt.Fprintf(w, "gossip key %s has given way to another one already\n", r.Id)
 				}
 			})
 		})
@@ -91,8 +94,9 @@ another one is not begun: this waits for that one.`,
 	return c
 }
 
-// awaitKey waits until the key is the only one, and tells how far it has come.
-func (a *app) awaitKey(ctx context.Context, s *session, id string) error {
+// awaitKey waits until the key is the only one, and tells how far it has come. It answers whether
+// that is so: another rotation may have replaced it.
+func (a *app) awaitKey(ctx context.Context, s *session, id string) (alone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, rotationPatience)
 	defer cancel()
 	tick := time.NewTicker(rotationEvery)
@@ -101,10 +105,14 @@ func (a *app) awaitKey(ctx context.Context, s *session, id string) error {
 	for {
 		keys, err := s.Keys(ctx)
 		if err != nil {
-			return hinted(err, "the rotation goes on by itself; see agentctl keys list")
+			return false, hinted(err, "the rotation goes on by itself; see agentctl keys list")
 		}
-		if len(keys) == 1 {
-			return nil
+		at := slices.IndexFunc(keys, func(k *agentplanev1.GossipKey) bool { return k.Id == id })
+		switch {
+		case at < 0:
+			return false, nil
+		case len(keys) == 1:
+			return true, nil
 		}
 		for _, k := range keys {
 			if k.Id != id || k.State == told {
@@ -120,7 +128,7 @@ func (a *app) awaitKey(ctx context.Context, s *session, id string) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return &failure{
+			return false, &failure{
 				code: exitUnavailable, err: fmt.Errorf("key %s was not alone in use within %v", id, rotationPatience),
 				hint: "the rotation goes on by itself; see agentctl keys list, and agentctl cluster status --why",
 			}

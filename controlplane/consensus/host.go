@@ -102,8 +102,8 @@ func Open(opts Options) (_ *Host, err error) {
 	in := newInstalls(guarded, cache, h.fatal, &h.compaction)
 	h.gate = newGate(opts.Transport, h.will.mayCampaign, in, guarded.votes)
 	h.raft, err = raft.NewRaft(opts.raftConfig(h.notify), opts.Machine, cache, guarded.Stable, in, h.gate)
-	if err != nil {
-		return nil, fmt.Errorf("open raft: %w", err)
+	if err := in.begins(err); err != nil {
+		return nil, err
 	}
 	h.forwarder.Go(h.gate.forward)
 	h.observe()

@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -39,8 +40,13 @@ type installs struct {
 	fatal func(error)
 	own   func()         // is told when the node takes a snapshot itself
 	size  *atomic.Uint64 // of the newest snapshot
+	// whole is the snapshot that was verified at the start, nil when there is none: until
+	// raft has begun it is the only one.
+	whole *raft.SnapshotMeta
 
 	mu          sync.Mutex // guards what follows
+	begun       bool
+	unopened    error // why whole could not be opened as raft began
 	installing  bool
 	index, term uint64
 	// Where this node's newest snapshot ends.
@@ -50,11 +56,51 @@ type installs struct {
 // newInstalls returns the store around that of a guarded disk.
 func newInstalls(disk *Disk, log raft.LogStore, fatal func(error), c *compaction) *installs {
 	s := &installs{SnapshotStore: disk.Snapshots, log: log, fatal: fatal, own: c.reset, size: &c.snapshot}
+	s.whole = disk.whole
 	if disk.whole != nil {
 		s.size.Store(uint64(max(disk.whole.Size, 0)))
 		s.newest, s.newestTerm = disk.whole.Index, disk.whole.Term
 	}
 	return s
+}
+
+// List is raft's. raft restores the first that it is told of and can open, and would begin with an
+// older one, or with none, when the disk does not give the one for a moment with which the log
+// was verified: with a log that has entries missing before it, or as a node that has forgotten
+// what it acknowledged and votes.
+func (s *installs) List() ([]*raft.SnapshotMeta, error) {
+	s.mu.Lock()
+	begun := s.begun
+	s.mu.Unlock()
+	switch {
+	case begun:
+		return s.SnapshotStore.List()
+	case s.whole == nil:
+		return nil, nil
+	}
+	return []*raft.SnapshotMeta{s.whole}, nil
+}
+
+// Open is raft's.
+func (s *installs) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	m, r, err := s.SnapshotStore.Open(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.begun {
+		s.unopened = err
+	}
+	return m, r, err
+}
+
+// begins says that raft has begun, or why not: err, and what it was not told of whole.
+func (s *installs) begins(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = err == nil
+	if err != nil {
+		return fmt.Errorf("open raft: %w", errors.Join(err, s.unopened))
+	}
+	return nil
 }
 
 // trim leaves out of a request what this node's newest snapshot covers.

@@ -136,7 +136,7 @@ func verifyLog(d *Disk, mark *logMark, past func([]*raft.Log)) (*raft.SnapshotMe
 	if err := verifyMark(d, mark, first, last); err != nil {
 		return nil, fmt.Errorf("verify log: %w", err)
 	}
-	whole, taken, err := newestWhole(d.Snapshots)
+	whole, taken, unreadable, err := newestWhole(d.Snapshots)
 	if err != nil {
 		return nil, fmt.Errorf("verify log: %w", err)
 	}
@@ -144,7 +144,10 @@ func verifyLog(d *Disk, mark *logMark, past func([]*raft.Log)) (*raft.SnapshotMe
 	if whole != nil {
 		snapshot = whole.Index
 	}
+	reaches := (last <= snapshot || first <= snapshot+1) && max(last, snapshot) >= taken
 	switch {
+	case !reaches && unreadable != nil: // what seems to be gone may be there
+		return nil, fmt.Errorf("verify log: %w", unreadable)
 	case last > snapshot && first > snapshot+1:
 		return nil, fmt.Errorf("verify log: it begins at %d, but the newest whole snapshot ends at %d: %s", first, snapshot, goneAdvice)
 	case max(last, snapshot) < taken:
@@ -190,18 +193,19 @@ func verifyMark(d *Disk, mark *logMark, first, last uint64) error {
 
 // newestWhole is the newest snapshot that is whole, which is the one that raft
 // restores, nil when there never was one; taken is where the newest one ends, be it
-// damaged. raft goes on with an older one when the newest is damaged: that is right as
-// long as the log begins before the end of the older one and reaches that of the newest.
-func newestWhole(s raft.SnapshotStore) (whole *raft.SnapshotMeta, taken uint64, err error) {
+// damaged. Going on with an older one when the newest is damaged is right as long as the
+// log begins before the end of the older one and reaches that of the newest. unreadable says
+// why one that is newer than the whole one could not be read, which is no damage.
+func newestWhole(s raft.SnapshotStore) (whole *raft.SnapshotMeta, taken uint64, unreadable, err error) {
 	list := s.List
 	if f, ok := s.(*sealed); ok {
 		list = f.finished
 	}
 	metas, err := list()
 	if err != nil {
-		return nil, 0, fmt.Errorf("list snapshots: %w", err)
+		return nil, 0, nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	var first error
+	var damage error
 	for _, kept := range metas {
 		taken = max(taken, kept.Index)
 		if whole != nil {
@@ -212,17 +216,22 @@ func newestWhole(s raft.SnapshotStore) (whole *raft.SnapshotMeta, taken uint64, 
 			err = r.Close()
 			whole = m
 		}
-		if err != nil {
-			first = cmp.Or(first, fmt.Errorf("snapshot %s: %w", kept.ID, err))
+		switch {
+		case unread(err):
+			unreadable = cmp.Or(unreadable, fmt.Errorf("snapshot %s cannot be read: %w", kept.ID, err))
+		case err != nil:
+			damage = cmp.Or(damage, fmt.Errorf("snapshot %s: %w", kept.ID, err))
 		}
 	}
-	if unread(first) && whole == nil {
-		return nil, 0, fmt.Errorf("none of %d snapshots can be read: %w", len(metas), first)
+	switch {
+	case whole != nil:
+		return whole, taken, unreadable, nil
+	case unreadable != nil:
+		return nil, 0, nil, fmt.Errorf("none of %d snapshots is whole: %w", len(metas), unreadable)
+	case damage != nil:
+		return nil, 0, nil, fmt.Errorf("none of %d snapshots is whole: %w: the node must rejoin empty", len(metas), damage)
 	}
-	if first != nil && whole == nil {
-		return nil, 0, fmt.Errorf("none of %d snapshots is whole: %w: the node must rejoin empty", len(metas), first)
-	}
-	return whole, taken, nil
+	return nil, taken, nil, nil
 }
 
 // checkEntry verifies the checksum of a command entry.

@@ -211,4 +211,15 @@ func TestOlderSnapshotIsNotUsedWhereTheLogEndsBeforeTheDamagedOne(t *testing.T) 
 	if !errors.Is(err, consensus.ErrDamaged) || !strings.Contains(err.Error(), "a snapshot that is damaged reached 500") {
 		t.Errorf("opened with %v", err)
 	}
+	// What cannot be read may be there, and its node is not to be thrown away.
+	if err := errors.Join(os.Remove(files[0]), os.Mkdir(files[0], 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	d, err = openDamaged(t, dir)
+	if err == nil {
+		_ = d.Close()
+	}
+	if err == nil || errors.Is(err, consensus.ErrDamaged) || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("opened with %v", err)
+	}
 }

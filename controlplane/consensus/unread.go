@@ -12,7 +12,7 @@ import (
 
 // errPage says that the kernel could not read a page of a file that is mapped, which a read of it
 // would be told by EIO.
-var errPage = fmt.Errorf("a page of a mapped file cannot be read: %w", syscall.EIO)
+var errPage = fmt.Errorf("a page of a mapped file cannot be read, or the file is damaged and points behind its end: %w", syscall.EIO)
 
 // mapped runs f, which may read files through mappings, as bbolt does. Where the kernel cannot
 // read a page of one it sends a signal, of which Go's runtime makes the end of the process, with
@@ -39,8 +39,8 @@ func unread(err error) bool {
 	return errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist)
 }
 
-// refusal is why a disk is refused at the start: it is damaged, or it cannot be read. Whoever took the second for
-// the first would throw away a node whose disk has lost nothing.
+// refusal is why a disk is refused at the start: it is damaged, or it cannot be read. Whoever
+// took the second for the first would throw away a node whose disk has lost nothing.
 func refusal(err error) error {
 	if unread(err) {
 		return err

@@ -2,9 +2,11 @@ package consensus
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,6 +173,48 @@ func TestADiskThatCannotBeReadIsNotCalledDamaged(t *testing.T) {
 			}
 			if errors.Is(err, ErrDamaged) || strings.Contains(err.Error(), "rejoin") || !unread(err) {
 				t.Errorf("%v, want that it cannot be read, and no word of damage", err)
+			}
+		})
+	}
+}
+
+// flaky are snapshots of which the disk does not give the newest for a moment.
+type flaky struct {
+	raft.SnapshotStore
+	listed []*raft.SnapshotMeta
+	err    error
+}
+
+func (f flaky) List() ([]*raft.SnapshotMeta, error) { return f.listed, nil }
+func (f flaky) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	return nil, nil, f.err
+}
+
+// raft takes the first snapshot that it is told of and can open. It begins with the one with
+// which the log was verified, or not at all.
+func TestRaftBeginsWithTheSnapshotThatWasVerified(t *testing.T) {
+	whole, older := &raft.SnapshotMeta{ID: "whole", Index: 9}, &raft.SnapshotMeta{ID: "older", Index: 4}
+	for name, c := range map[string]struct{ verified, wants []*raft.SnapshotMeta }{
+		"there is one":  {[]*raft.SnapshotMeta{whole}, []*raft.SnapshotMeta{whole}},
+		"there is none": {[]*raft.SnapshotMeta{nil}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &Disk{Snapshots: flaky{listed: []*raft.SnapshotMeta{older}, err: errDisk}, whole: c.verified[0]}
+			in := newInstalls(d, nil, nil, &compaction{})
+			if all, err := in.List(); err != nil || !slices.Equal(all, c.wants) {
+				t.Errorf("as raft begins there are %v, %v, want %v", all, err, c.wants)
+			}
+			if _, _, err := in.Open("whole"); !errors.Is(err, syscall.EIO) {
+				t.Errorf("Open = %v", err)
+			}
+			if err := in.begins(errors.New("failed to load any existing snapshots")); !errors.Is(err, syscall.EIO) {
+				t.Errorf("raft did not begin: %v, want what the disk said", err)
+			}
+			if err := in.begins(nil); err != nil {
+				t.Error(err)
+			}
+			if all, err := in.List(); err != nil || !slices.Equal(all, []*raft.SnapshotMeta{older}) {
+				t.Errorf("once raft has begun there are %v, %v", all, err)
 			}
 		})
 	}

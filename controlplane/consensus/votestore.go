@@ -193,6 +193,10 @@ func (s *voteStore) GetUint64(key []byte) (val uint64, err error) {
 func (s *voteStore) ballot() (ballot, error) {
 	var v []byte
 	err := s.watch.read("read vote", func() (err error) { v, err = s.inner.Get(keyVote); return err })
+	return ballotOf(v, err)
+}
+
+func ballotOf(v []byte, err error) (ballot, error) {
 	switch {
 	case err != nil && err.Error() != errKeyNotFound.Error():
 		return ballot{}, err
@@ -227,7 +231,7 @@ func verifyStable(d *Disk, s *voteStore, mark *logMark) error {
 		}
 		known = max(known, l.Term)
 	}
-	b, err := s.ballot()
+	b, err := ballotOf(s.inner.Get(keyVote)) // not by the watch: at the start nobody ends the process
 	switch {
 	case errors.Is(err, errKeyNotFound) && known > 0:
 		return fmt.Errorf("verify stable store: it knows no term, but the log beside it has reached term %d: the node has forgotten for whom it voted and must rejoin empty", known)

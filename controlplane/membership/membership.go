@@ -38,8 +38,8 @@ type Server struct {
 	// Level is the feature level that it has registered.
 	Level uint32
 	// Applied is the index that its state has reached, Boot the index of its
-	// boot.state.
-	Applied, Boot uint64
+	// boot.state, Ring that of the boot.state whose gossip keys it uses.
+	Applied, Boot, Ring uint64
 }
 
 // Decision says whom to remove or promote next, if anybody, and why each other

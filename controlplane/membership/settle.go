@@ -22,23 +22,27 @@ func NextLevel(has uint32, servers []Server) (level uint32, ids []string, rises 
 }
 
 // NextKeyring is the next step of a rotation of the gossip keys, nil when there is none, or not
-// yet. A rotation goes to the youngest key: it is put into the ring behind the one in use,
-// then before it, then alone. Each step has to have come to all nodes before the next: one that
-// does not answer is waited for while patient, and later gets all of them at once, since the
-// ring comes with the log and not by gossip. index is that of the ring's last change.
-func NextKeyring(ring []*raftlogv1.GossipKey, index uint64, servers []Server, patient bool) []*raftlogv1.GossipKey {
+// yet; waits are the nodes that have not come so far. A rotation goes to the youngest key: it
+// is put into the ring behind the one in use, then before it, then alone. Each step has to
+// have come to all nodes before the next: one that does not answer is waited for while patient,
+// and later gets all of them at once, since the ring comes with the log and not by gossip.
+// index is that of the last change of trust, of which the ring is a part.
+func NextKeyring(ring []*raftlogv1.GossipKey, index uint64, servers []Server, patient bool) (next []*raftlogv1.GossipKey, waits []string) {
 	if len(ring) < 2 {
-		return nil
+		return nil, nil
 	}
 	for _, s := range servers {
-		if s.Boot < index && (s.Answers || patient) {
-			return nil
+		if s.Ring < index && (s.Answers || patient) {
+			waits = append(waits, s.ID)
 		}
 	}
 	youngest := fsm.YoungestKey(ring)
-	if ring[0] == youngest {
-		return ring[:1]
+	switch {
+	case len(waits) > 0:
+		return nil, waits
+	case ring[0] == youngest:
+		return ring[:1], nil
 	}
 	rest := slices.DeleteFunc(slices.Clone(ring), func(k *raftlogv1.GossipKey) bool { return k == youngest })
-	return slices.Insert(rest, 0, youngest)
+	return slices.Insert(rest, 0, youngest), nil
 }

@@ -36,8 +36,8 @@ func TestNextLevel(t *testing.T) {
 func TestNextKeyring(t *testing.T) {
 	first := &raftlogv1.GossipKey{Key: []byte("first")}
 	next := &raftlogv1.GossipKey{Key: []byte("next"), MadeAt: 7}
-	has, lacks := Server{ID: "a", Answers: true, Boot: 9}, Server{ID: "b", Answers: true, Boot: 8}
-	dead := Server{ID: "c", Boot: 3}
+	has, lacks := Server{ID: "a", Answers: true, Ring: 9}, Server{ID: "b", Answers: true, Boot: 9, Ring: 8}
+	dead := Server{ID: "c", Ring: 3}
 	for name, c := range map[string]struct {
 		ring    []*raftlogv1.GossipKey
 		servers []Server
@@ -52,8 +52,9 @@ func TestNextKeyring(t *testing.T) {
 		"one has not answered for long":  {[]*raftlogv1.GossipKey{first, next}, []Server{has, dead}, false, []*raftlogv1.GossipKey{next, first}},
 		"it may be one step of the last": {[]*raftlogv1.GossipKey{next, first}, []Server{has, lacks}, true, nil},
 	} {
-		if got := NextKeyring(c.ring, 9, c.servers, c.patient); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
+		got, waits := NextKeyring(c.ring, 9, c.servers, c.patient)
+		if !slices.Equal(got, c.want) || (len(waits) > 0) != (len(c.ring) > 1 && c.want == nil) {
+			t.Errorf("%s: %v, waits for %q, want %v", name, got, waits, c.want)
 		}
 	}
 }

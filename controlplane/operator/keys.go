@@ -36,29 +36,43 @@ func keysOf(ring []*raftlogv1.GossipKey) (all []*agentplanev1.GossipKey) {
 	return all
 }
 
+// rotateTries bounds how often a rotation is begun again when trust changes in between.
+const rotateTries = 5
+
 // RotateKey begins a rotation, on the leader, whose membership loop goes on with it. The key
-// that it answers is in the state, and so on the disks of a majority.
+// that it answers is in the state, and so on the disks of a majority. Whether there is one
+// already is read as anything is: a leader that was deposed would answer what it remembers.
 func (c *Cluster) RotateKey(ctx context.Context, req *agentplanev1.RotateKeyRequest) (*agentplanev1.RotateKeyResponse, error) {
-	v := c.o.Machine.View()
-	ring := v.Cluster().GetKeyring()
-	if len(ring) == 0 {
-		return nil, c.refuse(codes.Unavailable, "no_cluster", "this node does not know the gossip keys yet")
-	}
-	to := fsm.YoungestKey(ring)
-	id := gossip.KeyID(to.GetKey())
-	there := slices.ContainsFunc(ring, func(k *raftlogv1.GossipKey) bool { return gossip.KeyID(k.GetKey()) == req.GetFrom() })
-	if len(ring) > 1 || req.GetFrom() != "" && !there {
-		return &agentplanev1.RotateKeyResponse{Id: id, Done: len(ring) == 1}, nil
+	if req.GetFrom() == "" {
+		return nil, c.refuseHint(codes.InvalidArgument, "no_key", `see "agentctl keys list"`, "the key that is to be replaced was not named")
 	}
 	key := make([]byte, gossip.KeyBytes)
 	_, _ = rand.Read(key) // it never fails
-	next := &raftlogv1.GossipKey{Key: key, MadeAt: max(c.now(v), to.GetMadeAt()+1)}
-	_, _, err := c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetKeyring{
-		SetKeyring: &raftlogv1.SetKeyring{Keyring: append(slices.Clone(ring), next), ExpectedTrustIndex: v.Cluster().GetTrustIndex()},
-	}})
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		v, err := c.read(ctx, false)
+		if err != nil {
+			return nil, err
+		}
+		ring := v.Cluster().GetKeyring()
+		if len(ring) == 0 {
+			return nil, c.refuse(codes.Unavailable, "no_cluster", "this node does not know the gossip keys yet")
+		}
+		youngest := fsm.YoungestKey(ring)
+		id := gossip.KeyID(youngest.GetKey())
+		if len(ring) > 1 || id != req.GetFrom() {
+			return &agentplanev1.RotateKeyResponse{Id: id, Done: len(ring) == 1}, nil
+		}
+		next := &raftlogv1.GossipKey{Key: key, MadeAt: max(c.now(v), youngest.GetMadeAt()+1)}
+		_, _, err = c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_SetKeyring{
+			SetKeyring: &raftlogv1.SetKeyring{Keyring: append(slices.Clone(ring), next), ExpectedTrustIndex: v.Cluster().GetTrustIndex()},
+		}})
+		switch {
+		case err == nil:
+			c.o.Logger.Info("rotation of the gossip key begun", "from", id, "to", gossip.KeyID(key), "by", c.callerName(ctx))
+			return &agentplanev1.RotateKeyResponse{Id: gossip.KeyID(key)}, nil
+		case agentplanev1.DetailOf(err).GetReason() != "version_moved" || try == rotateTries:
+			return nil, err
+		}
+		// Trust has changed: somebody joined or left, or a rotation is there, perhaps this one.
 	}
-	c.o.Logger.Info("rotation of the gossip key begun", "from", id, "to", gossip.KeyID(key), "by", c.callerName(ctx))
-	return &agentplanev1.RotateKeyResponse{Id: gossip.KeyID(key)}, nil
 }

@@ -36,6 +36,8 @@ type ServiceOptions struct {
 	// BootIndex is the index of this node's boot.state; Boot answers what a peer may
 	// have of it.
 	BootIndex func() uint64
+	// RingIndex is the index of the boot.state whose gossip keys this node uses.
+	RingIndex func() uint64
 	Boot      func() ([]byte, error)
 	// Forward runs a forwarded call here.
 	Forward func(ctx context.Context, req *agentplanev1.ForwardRequest) (*agentplanev1.ForwardResponse, error)
@@ -142,7 +144,7 @@ func (s *Service) ReadTerm(context.Context, *agentplanev1.ReadTermRequest) (*age
 	r := s.o.Consensus.TermReply()
 	return &agentplanev1.ReadTermResponse{
 		Term: r.Term, WallClock: r.WallClock.UnixNano(), LastIndex: r.LastIndex, AppliedIndex: r.Published, Willing: r.Willing,
-		BootIndex: s.o.BootIndex(), StartCounter: s.o.StartCounter,
+		BootIndex: s.o.BootIndex(), RingIndex: s.o.RingIndex(), StartCounter: s.o.StartCounter,
 	}, nil
 }
 

@@ -1,7 +1,8 @@
 // Package oldnode plays a node of an earlier life of a cluster, which has a key and a
-// certificate that today's nodes know, and a boot.state that is no longer true. It speaks raft
-// to them as such a node would, and goes on whatever it is told; what must stop it is the
-// connection preface of package peer (I13).
+// certificate that today's nodes and agents know, and a boot.state that is no longer true. It
+// speaks raft to nodes as such a node would ([Caller]), and answers agents ([Host]), and
+// goes on whatever it is told; what must stop it is the connection preface of package peer,
+// and what package session of the agent makes of a node's challenge (I13).
 package oldnode
 
 import (
@@ -23,8 +24,11 @@ import (
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
-// farTerm is one that no cluster of a test comes to.
-const farTerm = 1000
+// No cluster of a test comes to such a term or session epoch.
+const (
+	farTerm  = 1000
+	farEpoch = 1<<53 - 2 // of the same incarnation
+)
 
 // Caller makes raft connections as a node of an earlier life. It is used by one goroutine.
 type Caller struct {
@@ -106,14 +110,19 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 	return conn, nil
 }
 
-// config shows the node's certificate.
-func (c *Caller) config() (*tls.Config, error) {
+// leaf is the node's certificate.
+func (c *Caller) leaf() (*pki.Leaf, error) {
 	id := identity.ID{Cluster: c.Boot.Bundle.ClusterID, Kind: identity.KindNode, Name: c.From}
 	ca, err := pki.OpenCA(filepath.Join(c.Dir, "pki"), id, nil)
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := pki.OpenLeaf(pki.LeafOptions{CA: ca, KeyPath: filepath.Join(c.Dir, "pki", "node.key")})
+	return pki.OpenLeaf(pki.LeafOptions{CA: ca, KeyPath: filepath.Join(c.Dir, "pki", "node.key")})
+}
+
+// config shows it.
+func (c *Caller) config() (*tls.Config, error) {
+	leaf, err := c.leaf()
 	if err != nil {
 		return nil, err
 	}

@@ -147,7 +147,8 @@
 //     ask for what they may not do, and are refused by every node. No node answers the double of
 //     a node that comes with a certificate of the node's authority for a key which nobody knows.
 //   - I13: no node answers the double of a node, which has its keys and its disk, and lives in
-//     another incarnation, when it asks for a vote in a far term or sends entries.
+//     another incarnation, when it asks for a vote in a far term or sends entries, and no agent
+//     goes on with it where it answers at the address of a node that is dead.
 //   - The cluster's feature level is never above that of a node, and in the healed world it is that
 //     of all. There is one key of gossip then, none that an operator was told is replaced,
 //     and each node hears all others.

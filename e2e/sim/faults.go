@@ -138,6 +138,7 @@ var kinds = []faultKind{
 		return nil
 	}},
 	{oldLeader, true, doubleComes(livesOtherwise, "I13", "lives in another incarnation")},
+	{oldNode, true, (*World).oldNodeAnswers},
 	{stolenCA, true, doubleComes(mintsItself, "I12", "tls: ")},
 	{"slow disk of node", true, func(w *World, f Fault) ending {
 		n := w.nodeOf(f.Who)

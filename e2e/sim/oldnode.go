@@ -20,6 +20,7 @@ import (
 const (
 	oldLeader = "leader of another incarnation"
 	stolenCA  = "leader with a stolen authority"
+	oldNode   = "node of another incarnation for agents"
 	// anotherLife is the id of that incarnation; its number is that of the cluster, as of one
 	// that was recovered twice.
 	anotherLife = "another life"
@@ -138,4 +139,50 @@ func livesOtherwise(d *double) error {
 // authority of the node has made for it: who has stolen that can make more of them.
 func mintsItself(d *double) error {
 	return os.Remove(filepath.Join(d.caller.Dir, "pki", "node.key")) // another one is made in its place
+}
+
+// oldNodeAnswers has agents meet a node of another incarnation at the address of one that is
+// dead; nobody else reaches it. No agent may go on with it (I13).
+func (w *World) oldNodeAnswers(f Fault) ending {
+	n := w.nodeOf(f.Who)
+	d, err := n.double()
+	if err != nil {
+		w.trace.Note(n.name, "has no double: %v", err)
+		return nil
+	}
+	d.place.Detach()
+	_ = livesOtherwise(d)
+	killed := n.kill(false)
+	alone := func(refuse bool) {
+		w.net.Refuse(operatorsIP, n.ip, refuse)
+		for _, other := range w.nodes {
+			w.net.Refuse(other.ip, n.ip, refuse)
+		}
+	}
+	alone(true)
+	place := w.net.Attach(n.ip)
+	end := func() {
+		place.Detach()
+		alone(false)
+		w.must(n.start())
+	}
+	l, err := place.Listen("tcp", n.address())
+	if err != nil {
+		end()
+		return nil
+	}
+	host, err := d.caller.Serve(l)
+	if err != nil {
+		w.trace.Note(n.name, "has no double: %v", err)
+		end()
+		return nil
+	}
+	return func() bool {
+		came, hellos, err := host.Close()
+		end()
+		if err != nil || len(hellos) > 0 {
+			w.fault("I13: agents %v went on with a node of another incarnation (%v)", hellos, err)
+		}
+		return killed && came > 0
+	}
 }

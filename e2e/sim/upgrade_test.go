@@ -57,6 +57,7 @@ func TestADeadNodeHoldsNoRotationUpForLong(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
+		// It holds up each of two steps for a minute.
 		if took := time.Since(began); took < time.Minute || took > 4*time.Minute {
 			t.Errorf("the rotation took %v: a dead node is waited for at each of two steps, a minute", took)
 		}

@@ -231,7 +231,7 @@ func (x *ListKeysResponse) GetKeys() []*GossipKey {
 type RotateKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id of the key that is to be replaced; one that is not there any more was replaced
-	// already, so that the call may be sent again. Empty is the one in use.
+	// already, so that the call may be sent again.
 	From          string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -485,7 +485,9 @@ type ReadTermResponse struct {
 	BootIndex    uint64 `protobuf:"varint,6,opt,name=boot_index,json=bootIndex,proto3" json:"boot_index,omitempty"`
 	StartCounter uint64 `protobuf:"varint,7,opt,name=start_counter,json=startCounter,proto3" json:"start_counter,omitempty"`
 	// It would lead if it were elected.
-	Willing       bool `protobuf:"varint,8,opt,name=willing,proto3" json:"willing,omitempty"`
+	Willing bool `protobuf:"varint,8,opt,name=willing,proto3" json:"willing,omitempty"`
+	// Index of the boot.state whose gossip keys the node uses.
+	RingIndex     uint64 `protobuf:"varint,9,opt,name=ring_index,json=ringIndex,proto3" json:"ring_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -574,6 +576,13 @@ func (x *ReadTermResponse) GetWilling() bool {
 		return x.Willing
 	}
 	return false
+}
+
+func (x *ReadTermResponse) GetRingIndex() uint64 {
+	if x != nil {
+		return x.RingIndex
+	}
+	return 0
 }
 
 type LostLeaderRequest struct {
@@ -1622,7 +1631,7 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x11\n" +
-	"\x0fReadTermRequest\"\x84\x02\n" +
+	"\x0fReadTermRequest\"\xa3\x02\n" +
 	"\x10ReadTermResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1d\n" +
 	"\n" +
@@ -1634,7 +1643,9 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"boot_index\x18\x06 \x01(\x04R\tbootIndex\x12#\n" +
 	"\rstart_counter\x18\a \x01(\x04R\fstartCounter\x12\x18\n" +
-	"\awilling\x18\b \x01(\bR\awilling\"\x80\x01\n" +
+	"\awilling\x18\b \x01(\bR\awilling\x12\x1d\n" +
+	"\n" +
+	"ring_index\x18\t \x01(\x04R\tringIndex\"\x80\x01\n" +
 	"\x11LostLeaderRequest\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
