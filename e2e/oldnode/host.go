@@ -6,7 +6,9 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/identity"
@@ -35,7 +37,12 @@ func (c *Caller) Serve(l net.Listener) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{caller: c, ended: make(chan error, 1), server: grpc.NewServer(grpc.Creds(credentials.NewTLS(verifier.ServerConfig(leaf.GetCertificate))))}
+	h := &Host{caller: c, ended: make(chan error, 1), server: grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(verifier.ServerConfig(leaf.GetCertificate))),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+			return status.Error(codes.Unavailable, "this node has no leader") // as one has that is alone
+		}),
+	)}
 	agentplanev1.RegisterAgentServiceServer(h.server, h)
 	go func() { h.ended <- h.server.Serve(l) }()
 	return h, nil
