@@ -186,7 +186,7 @@ func dealer(t *testing.T, seed uint64, missing map[string]string) func() []*weap
 func TestChaos(t *testing.T) {
 	runs, hours := os.Getenv(chaosRunsVar), os.Getenv(chaosHoursVar)
 	if runs == "" && hours == "" {
-		t.Skip("SKIPPED: a run takes a minute and more; asked for by make chaos")
+		t.Skipf("SKIPPED: neither %s nor %s is set, as make chaos does: a run takes a minute and more", chaosRunsVar, chaosHoursVar)
 	}
 	seed := rand.Uint64N(1 << 32)
 	if text := os.Getenv(chaosSeedVar); text != "" {

@@ -328,9 +328,9 @@ func (w *world) round(t *testing.T, number int) {
 			w.seen[f.name]++
 		}
 		t.Logf("%s round %d: %s on %s, seen after %.1fs (%v)", began.Format("15:04:05.0"), number, f.name, st.target, time.Since(began).Seconds(), err)
-		time.Sleep(time.Duration(w.rng.IntN(2000)) * time.Millisecond) // how the faults overlap
+		goOn(t.Context(), time.Duration(w.rng.IntN(2000))*time.Millisecond) // how the faults overlap
 	}
-	time.Sleep(time.Duration(500+w.rng.IntN(6000)) * time.Millisecond) // how long they last
+	goOn(t.Context(), time.Duration(500+w.rng.IntN(6000))*time.Millisecond) // how long they last
 	w.rng.Shuffle(len(w.undo), func(i, j int) { w.undo[i], w.undo[j] = w.undo[j], w.undo[i] })
 	for _, mend := range w.undo {
 		if err := mend(); err != nil {
@@ -338,6 +338,13 @@ func (w *world) round(t *testing.T, number int) {
 		}
 	}
 	w.undo = nil
+}
+
+// goOn lets load and faults go on for so long, or until the run ends.
+func goOn(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
 }
 
 // gate waits until the cluster is whole: all processes run, one node leads, all vote,

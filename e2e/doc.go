@@ -26,10 +26,9 @@
 // Reads that fail, writes of which a part gets to the disk, and disks of agents take a file system in
 // user space, which shows a directory and fails for one process when it is told to. strace
 // meets no page that a mapping has to read, and one tracer has one answer for all of a kind. It is
-// written with github.com/hanwen/go-fuse/v2 (BSD-3, since 2010, a release every few months, used by
-// gocryptfs and containerd's stargz-snapshotter), of which fs and fuse bring along golang.org/x/sys
-// alone, which the product has already; bazil.org/fuse has no releases and leaves each request of a
-// loopback to be written. Only tests import it, and a process of its own serves it (chaos_fuse_test.go).
+// written with github.com/hanwen/go-fuse/v2 (BSD-3, a release every few months), of which fs
+// and fuse bring along golang.org/x/sys alone, which the product has already; bazil.org/fuse has
+// no releases and leaves each request of a loopback to be written. Only tests import it, and a process of its own serves it (chaos_fuse_test.go).
 //
 // # A host of its own
 //

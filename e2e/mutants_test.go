@@ -150,8 +150,9 @@ func (c catch) command() (env, args []string) {
 // TestMutants runs each row of the table. It builds much of the project once for each,
 // so that `make teeth` alone asks for it.
 func TestMutants(t *testing.T) {
-	if os.Getenv("AGENTPLANE_TEETH") == "" {
-		t.Skip("SKIPPED: taking out each protection in turn takes long; asked for by make teeth")
+	const asked = "AGENTPLANE_TEETH"
+	if os.Getenv(asked) == "" {
+		t.Skipf("SKIPPED: %s is not set, as make teeth does: taking out each protection in turn takes long", asked)
 	}
 	// With nothing taken out each test passes in the same build: it is the mutant that
 	// makes it fail. Those that start processes are part of every run without the tag.
