@@ -61,24 +61,28 @@ func TestBadDayHostOutOfMemory(t *testing.T) {
 	f.alive(t, a, pid)
 }
 
-// TestBadDayHostOutOfProcesses leaves an agent no process to start anything with. What it is
-// given is REJECTED and has provably not run; commands come through again once there are
-// processes.
+// TestBadDayHostOutOfProcesses leaves an agent no process to start anything with, and no thread
+// for itself. What it is given is REJECTED and has provably not run; commands come through again
+// once there are processes.
 func TestBadDayHostOutOfProcesses(t *testing.T) {
 	f := newFleet(t, 1, nil, nil)
 	a := f.agents[0]
 	pid := a.PID()
-	f.alive(t, a, pid) // it has the threads that its work takes
 	g := inGroup(t, "pids", a)
 	b, err := os.ReadFile(filepath.Join(g.dir, "pids.current"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.set(t, "pids.max", strings.TrimSpace(string(b)))
-	id, o := f.run(t, "a1", nil, f.argv())
-	i := f.awaitState(t, id, "REJECTED")
-	if n := f.starts(t, i.ID); o.Code != 7 || i.Reason != "not_prepared" || i.StartedAt != nil || n != 0 {
-		t.Errorf("exit %d, started %d times: %+v", o.Code, n, i)
+	ids := make([]string, 12)
+	for n := range ids {
+		ids[n] = f.detach(t, "a1", nil, f.argv())
+	}
+	for _, id := range ids {
+		i := f.awaitState(t, id, "REJECTED")
+		if n := f.starts(t, i.ID); i.Reason != "not_prepared" || i.StartedAt != nil || n != 0 {
+			t.Errorf("started %d times: %+v", n, i)
+		}
 	}
 	g.set(t, "pids.max", "max")
 	f.alive(t, a, pid)

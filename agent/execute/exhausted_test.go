@@ -10,10 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -37,22 +35,6 @@ func crowdedMain(dir string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	// The runtime ends the process when it cannot make a thread: what is tried here is what
-	// the process does when the host has no further one for others.
-	var threads, there sync.WaitGroup
-	all := make(chan struct{})
-	for range 32 {
-		there.Add(1)
-		threads.Go(func() {
-			runtime.LockOSThread() // which keeps it for this goroutine alone
-			defer runtime.UnlockOSThread()
-			there.Done()
-			<-all
-		})
-	}
-	there.Wait()
-	close(all)
-	threads.Wait()
 	answers := json.NewEncoder(os.Stdout)
 	if answers.Encode("ready") != nil {
 		return 1

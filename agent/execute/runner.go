@@ -96,7 +96,8 @@ var superviseEnv = []string{"GOMAXPROCS=2"}
 // gonePrefix begins the name of a directory that is being removed; no id begins so.
 const gonePrefix = ".gone-"
 
-// Open makes the directory ready, and removes what an interrupted Remove left.
+// Open makes the directory ready, and removes what an interrupted Remove left. The process
+// has 32 threads from then on, so that it can refuse attempts where a host has no room for more.
 func Open(o Options) (*Runner, error) {
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
@@ -108,6 +109,7 @@ func Open(o Options) (*Runner, error) {
 		waits: o.Waits,
 	}
 	if r.supervisors == nil {
+		reserveThreads(threads)
 		r.supervisors = processes{cmp.Or(o.Executable, selfPath)}
 	}
 	if r.bootID == nil {
