@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -309,6 +311,50 @@ func TestNewJournalOnDemand(t *testing.T) {
 	inv := c.Submit(id, c.Spec(h.mark("")...))
 	if r := c.Wait(inv); r.GetState() != succeeded {
 		t.Errorf("a newer command was answered %v", r)
+	}
+}
+
+// What was to be told from the journal before is not told from the new one, whose numbers are
+// others: the cluster would wait for records that this one does not have.
+func TestNewJournalTellsNothingOfTheOldOne(t *testing.T) {
+	c := agenttest.NewCluster(t, 1)
+	h := newHost(t, c)
+	ended := h.listen()
+	id := h.ready()
+	for range 3 {
+		c.Wait(c.Submit(id, c.Spec("true")))
+	}
+	let := filepath.Join(t.TempDir(), "go")
+	inv := c.Submit(id, c.Spec("/bin/sh", "-c", "while [ ! -e "+let+" ]; do sleep 0.01; done"))
+	c.WaitState(inv, running)
+	h.stop()
+	first := c.Agent(id)
+	refusal := &agentplanev1.Refused{Reason: "rate", RetryAfterMs: 50}
+	var mu sync.Mutex // guards refusal
+	c.Refuse(func(hello *agentplanev1.Hello) *agentplanev1.Refused {
+		mu.Lock()
+		defer mu.Unlock()
+		if bytes.Equal(hello.GetJournal().GetId(), first.Hellos[0].GetJournal().GetId()) {
+			return refusal
+		}
+		return nil
+	})
+	h.start()
+	c.Until("it comes again", func() bool { return len(c.Agent(id).Hellos) > len(first.Hellos) })
+	if err := os.WriteFile(let, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended("attempt ended: attempt=1 invocation_id=" + inv)
+	told := len(c.Reports(inv))
+	mu.Lock()
+	refusal = &agentplanev1.Refused{Reason: "new_journal", Now: time.Now().UnixNano()}
+	mu.Unlock()
+	c.WaitReady(first.Epoch)
+	c.Wait(c.Submit(id, c.Spec("true"))) // which is told behind all that waited
+	for _, r := range c.Reports(inv)[told:] {
+		if r.GetState() != rejected || r.GetReason() != "forgotten" {
+			t.Errorf("behind the new journal the old one's attempt is told as %v", r)
+		}
 	}
 }
 

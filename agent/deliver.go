@@ -60,7 +60,7 @@ func (w *worker) known(k journal.Key, fence uint64) bool {
 			w.mu.Unlock()
 		}
 		if _, p, ok := w.lookup(j, k); ok {
-			w.tell(k, p)
+			w.tell(j, k, p)
 		}
 		return true
 	}
@@ -184,7 +184,8 @@ func (w *worker) never(in journal.Intent, s journal.State, reason, detail string
 	if in.Fence == 0 {
 		return // there is nobody to tell
 	}
-	r := reportOf(journal.Record{Intent: in, Never: true, Result: journal.Result{State: s, Reason: reason, Detail: detail, ExitCode: -1}}, j.Seq(), 0)
+	// It has no number, as it is in no journal: it is told also when there is another one.
+	r := reportOf(journal.Record{Intent: in, Never: true, Result: journal.Result{State: s, Reason: reason, Detail: detail, ExitCode: -1}}, 0, 0)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.refused) >= maxRefused {

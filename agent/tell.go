@@ -78,18 +78,20 @@ func (w *worker) announce(p *agentplanev1.Report, r Run) {
 	}
 }
 
-// tell offers a report to the session. One that finds no room is told later. The cluster
-// takes none without the claim's fence.
-func (w *worker) tell(k journal.Key, p *agentplanev1.Report) {
+// tell offers what the journal says of an attempt to the session. What finds no room is told
+// later. The cluster takes nothing without the claim's fence.
+func (w *worker) tell(j *journal.Journal, k journal.Key, p *agentplanev1.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if t := w.told[k]; t != nil {
 		t.at = time.Now()
 	}
-	if p.GetFence() == 0 {
-		return // canceled before it was delivered; the delivery tells the fence
+	switch {
+	case p.GetFence() == 0: // canceled before it was delivered; the delivery tells the fence
+	case j.ID() != w.o.Book.now().ID(): // see Standing
+	default:
+		w.offer(p)
 	}
-	w.offer(p)
 }
 
 // offer never blocks.
@@ -100,16 +102,30 @@ func (w *worker) offer(p *agentplanev1.Report) {
 	}
 }
 
+// recall takes back what no session has taken.
+func (w *worker) recall() {
+	w.mu.Lock() // whoever tells of a journal does so before, or finds that there is another one
+	defer w.mu.Unlock()
+	for {
+		select {
+		case <-w.reports:
+		default:
+			return
+		}
+	}
+}
+
 func (w *worker) tellRunning(k journal.Key) {
 	j := w.o.Book.now()
 	if r, p, ok := w.lookup(j, k); ok && !r.Ended() {
-		w.tell(k, p)
+		w.tell(j, k, p)
 	}
 }
 
 // tellEnd tells an end, and when a cancel was asked whether it came too late.
 func (w *worker) tellEnd(k journal.Key, canceled bool) {
-	r, p, ok := w.lookup(w.o.Book.now(), k)
+	j := w.o.Book.now()
+	r, p, ok := w.lookup(j, k)
 	if !ok {
 		return
 	}
@@ -122,7 +138,7 @@ func (w *worker) tellEnd(k journal.Key, canceled bool) {
 		t.tooLate = p.GetCancelTooLate()
 	}
 	w.mu.Unlock()
-	w.tell(k, p)
+	w.tell(j, k, p)
 	point("agent-told")
 }
 
@@ -173,13 +189,13 @@ func (w *worker) tend() {
 	for _, k := range w.waits() {
 		// That it waits may have found no room; somebody has to know of it in time.
 		if r, p, ok := w.lookup(j, k); ok && !r.Ended() && (p.GetUndo() != nil || p.GetReason() != "") {
-			w.tell(k, p)
+			w.tell(j, k, p)
 		}
 	}
 	for _, k := range w.overdue() {
 		_, p, ok := w.lookup(j, k)
 		if ok {
-			w.tell(k, p)
+			w.tell(j, k, p)
 			continue
 		}
 		w.mu.Lock() // forgotten

@@ -40,8 +40,9 @@ func (w *worker) keep(m *agentplanev1.KeepAttempt) {
 			return
 		}
 	}
-	if _, p, ok := w.lookup(w.o.Book.now(), k); ok {
-		w.tell(k, p)
+	j := w.o.Book.now()
+	if _, p, ok := w.lookup(j, k); ok {
+		w.tell(j, k, p)
 	}
 }
 

@@ -207,9 +207,12 @@ func (w *worker) Incarnation() *agentplanev1.Incarnation {
 	return &agentplanev1.Incarnation{Number: uint32(e.Incarnation), Id: id}
 }
 
-// Standing is what Hello says of the journal.
+// Standing is what Hello says of the journal, which is all there is to say of it. What waits to
+// be told may be of an earlier journal, whose numbers would be taken for those of this one: the
+// cluster would wait for records that this one does not have, and quarantine the agent.
 func (w *worker) Standing() (session.Standing, error) {
 	j := w.o.Book.now()
+	w.recall()
 	var open []*agentplanev1.Report
 	before := j.Seq()
 	for _, r := range j.OpenRecords() {
