@@ -81,6 +81,7 @@
 //	bloback          I1      e2e/sim                 TestLives
 //	putback          I1 I13  controlplane            TestMemoryRefusesADiskThatWasPutBack
 //	putback          I1 I13  e2e                     TestOldLeaderFromADiskImage
+//	putback          I1 I13  e2e/sim                 TestLives
 //	claimtwice       I2      fsm                     TestStories
 //	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestAttemptsMatchTheirTwin

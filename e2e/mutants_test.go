@@ -57,6 +57,7 @@ var catches = []catch{
 	{mutant: "bloback", promises: "I1", pkg: "e2e/sim", test: "TestLives", lives: 60, says: "a content was recorded that one node alone keeps"},
 	{mutant: "putback", promises: "I1 I13", pkg: "controlplane", test: "TestMemoryRefusesADiskThatWasPutBack"},
 	{mutant: "putback", promises: "I1 I13", pkg: "e2e", test: "TestOldLeaderFromADiskImage", says: "the old leader"},
+	{mutant: "putback", promises: "I1 I13", pkg: "e2e/sim", test: "TestLives", lives: 150, says: "with a disk that was put back"},
 	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestStories", says: "testdata/journals.txt tells another story"},
 	{mutant: "claimtwice", promises: "I2", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: []string{"-rapid.nofailfile", "-rapid.checks=3000"}},
 	{mutant: "locks", promises: "none", pkg: "fsm", test: "TestAttemptsMatchTheirTwin", args: noFailFile},

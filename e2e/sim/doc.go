@@ -22,6 +22,9 @@
 // of agents by more than an hour.
 // Agents whose journal was put back are quarantined, and readmitted by an operator.
 //
+// A node's disk may be put back to an earlier time. Every other node has on its own disk then that
+// the node had more, so that none may take a word of it; an operator has it begin anew.
+//
 // In one life of four an operator rotates the keys of gossip again and again; in another one
 // nodes begin as an older build, one feature level below, and are upgraded as they are started
 // anew, the last of them in the healed world.
@@ -148,7 +151,8 @@
 //     a node that comes with a certificate of the node's authority for a key which nobody knows.
 //   - I13: no node answers the double of a node, which has its keys and its disk, and lives in
 //     another incarnation, when it asks for a vote in a far term or sends entries, and no agent
-//     goes on with it where it answers at the address of a node that is dead.
+//     goes on with it where it answers at the address of a node that is dead. No node takes a
+//     word of one whose disk was put back, if it knows that, and that one ends and says so (I1).
 //   - The cluster's feature level is never above that of a node, and in the healed world it is that
 //     of all. There is one key of gossip then, none that an operator was told is replaced,
 //     and each node hears all others.

@@ -80,6 +80,7 @@ var kinds = []faultKind{
 		return anyOf(all)
 	}},
 	{"replacement of node", true, (*World).removeNode},
+	{"older disk of node", true, (*World).putBackNode},
 	{"pause node", true, func(w *World, f Fault) ending { return w.pauseHost(w.nodeOf(f.Who).ip) }},
 	{"partition", true, (*World).partition},
 	{"isolate node", true, func(w *World, f Fault) ending { return w.isolate(w.nodeOf(f.Who)) }},

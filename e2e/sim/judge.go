@@ -49,6 +49,14 @@ func (w *World) heals(ctx context.Context) error {
 	}
 	for {
 		upkeep()
+		if why := w.unlike(); why != "" {
+			select {
+			case <-ctx.Done():
+				return errors.New(why)
+			case <-time.After(time.Second):
+				continue
+			}
+		}
 		if err := w.revive(); err != nil { //nolint:contextcheck // a process has a life of its own; a watchdog may still have ended a node
 			return err
 		}

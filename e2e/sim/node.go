@@ -33,6 +33,8 @@ type node struct {
 	disk  *consensustest.MemDisk
 	life  *nodeLife // nil while dead
 	lives int
+	// starts is how many of the lives were on this disk, at least as many as the disk says.
+	starts uint64
 	// kept is what of the files of output is durable once the life has opened them.
 	kept storedOutput
 	// leaving says that its removal was asked for, joining that it has begun anew with an
@@ -40,6 +42,8 @@ type node struct {
 	leaving, joining bool
 	// older says that it is of the build before this one.
 	older bool
+	// behind says that its disk was put back to an earlier time, refused that it was told so.
+	behind, refused bool
 }
 
 // nodeLife is one process of a node.
@@ -77,6 +81,7 @@ func (n *node) start() error {
 		return nil
 	}
 	n.lives++
+	n.starts++
 	life, dir, disk := &nodeLife{place: w.net.Attach(n.ip), machine: fsm.New(fsm.Options{}), began: time.Now()}, n.dir, n.disk
 	n.life = life
 	upgraded, anew := n.upgradedLocked()
@@ -129,10 +134,7 @@ func (n *node) start() error {
 func (n *node) run(ctx context.Context, life *nodeLife) {
 	err := life.node.Run(ctx)
 	if !life.dead.Load() {
-		n.w.mu.Lock()
-		removed := n.leaving && errors.Is(err, controlplane.ErrRemoved)
-		n.w.mu.Unlock()
-		if !removed {
+		if !n.mayEnd(err) {
 			n.w.fault("%s has ended by itself: %v", n.name, err)
 		}
 		n.end(life, byItself)
@@ -140,6 +142,13 @@ func (n *node) run(ctx context.Context, life *nodeLife) {
 	if err := life.node.Close(); err != nil {
 		n.w.trace.Note(n.name, "close: %v", err)
 	}
+}
+
+// mayEnd says whether a node may end by itself with the error.
+func (n *node) mayEnd(err error) bool {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return n.refusesOlderLocked(err) || n.leaving && errors.Is(err, controlplane.ErrRemoved)
 }
 
 // fatal is what the process would have died of.

@@ -18,7 +18,7 @@ import (
 func (w *World) removeNode(f Fault) ending {
 	n, met := w.nodeOf(f.Who), w.allMet()
 	w.mu.Lock()
-	busy, id := n.leaving || n.joining || !met, n.id
+	busy := n.leaving || n.joining || w.imaged != nil || !met
 	n.leaving = n.leaving || !busy
 	w.mu.Unlock()
 	if busy {
@@ -26,9 +26,16 @@ func (w *World) removeNode(f Fault) ending {
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
 	defer cancel()
+	w.remove(ctx, n)
+	return func() bool { w.joinAgain(n, 10*time.Second); return false } // counted when it has gone
+}
+
+func (w *World) remove(ctx context.Context, n *node) {
+	w.mu.Lock()
+	id := n.id
+	w.mu.Unlock()
 	_, err := agentplanev1.NewClusterServiceClient(w.operators.clients[0]).RemoveMember(ctx, &agentplanev1.RemoveMemberRequest{Member: id})
 	w.trace.Note(n.name, "is removed: %v", err)
-	return func() bool { w.joinAgain(n, 10*time.Second); return false } // counted when it has gone
 }
 
 // metWithin is how long after a node has joined agents in a session have heard of it.
@@ -55,19 +62,24 @@ func (w *World) joinAgain(n *node, within time.Duration) {
 	ctx, cancel := context.WithTimeout(w.ctx, within)
 	defer cancel()
 	w.mu.Lock()
-	leaving, joining, id := n.leaving, n.joining, n.id
+	leaving, joining, behind, id := n.leaving, n.joining, n.behind, n.id
 	w.mu.Unlock()
+	if leaving && behind {
+		w.remove(ctx, n)
+	}
 	cluster := agentplanev1.NewClusterServiceClient(w.operators.clients[0])
 	if leaving {
 		all, err := cluster.ListMembers(ctx, &agentplanev1.ListMembersRequest{})
 		if err != nil || slices.ContainsFunc(all.GetMembers(), func(m *agentplanev1.Member) bool { return m.GetId() == id }) {
 			return
 		}
-		w.note("replacement of node")
+		if !behind {
+			w.note("replacement of node")
+		}
 		n.kill(false)
 		w.mu.Lock()
 		n.leaving, n.joining, joining = false, true, true
-		n.older = false
+		n.older, n.behind, n.starts = false, false, 0
 		n.dir = filepath.Join(w.dir, fmt.Sprintf("%s.%d.empty", n.name, n.lives))
 		n.disk = consensustest.NewMemDisk(w.seed<<8 | 1<<7 | uint64(n.lives))
 		n.kept = storedOutput{known: true}
@@ -93,6 +105,9 @@ func (w *World) joinAgain(n *node, within time.Duration) {
 	}
 	w.mu.Lock()
 	n.joining, w.replacedAt = false, time.Now()
+	if w.imaged == n {
+		w.imaged = nil
+	}
 	w.mu.Unlock()
 	w.trace.Note(n.name, "has joined")
 	_, _ = cluster.Info(ctx, &agentplanev1.InfoRequest{}) // operators learn of it

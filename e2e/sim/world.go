@@ -100,6 +100,7 @@ type World struct {
 	names      map[string]string     // of agents, by id
 	replacedAt time.Time             // when the last node had joined in the place of another one
 	putBacks   map[string]bool       // agents, by name
+	imaged     *node                 // of which an older disk is put back, until it has begun anew
 	doubles    int                   // of nodes, that have come
 	replaced   []string              // gossip keys, by id
 }
