@@ -106,7 +106,7 @@ func (m *member) tryBecomeKnown(ctx context.Context, log hclog.Logger) (done boo
 func (m *member) announce(ctx context.Context) (*raftlogv1.Outcome, error) {
 	row := m.row()
 	started := &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_NodeStarted{NodeStarted: &raftlogv1.NodeStarted{
-		NodeId: row.GetId(), StartCounter: row.GetStartCounter(), StartId: m.n.startID, Version: row.GetVersion(),
+		NodeId: row.GetId(), StartCounter: row.GetStartCounter(), StartId: m.n.dir.StartIDs()[0], Version: row.GetVersion(),
 		FeatureLevel: row.GetFeatureLevel(), Address: row.GetAddress(), GossipAddress: row.GetGossipAddress(),
 	}}}
 	if _, _, here := m.office(); here {

@@ -151,7 +151,7 @@ func (m *member) preface() *agentplanev1.Preface {
 	if h := m.opened.Load(); h != nil {
 		r = h.TermReply()
 	}
-	return m.trust.preface(m.n.level(), m.n.dir.Starts(), m.n.startID, r.Term, r.LastIndex)
+	return m.trust.preface(m.n.level(), m.n.dir.Starts(), m.n.dir.StartIDs(), r.Term, r.LastIndex)
 }
 
 // openIdentity opens the node's CA and its own certificate in a cluster.

@@ -1,7 +1,7 @@
 package controlplane
 
 import (
-	"bytes"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"sync"
@@ -12,37 +12,32 @@ import (
 )
 
 // memory is what this node remembers of its peers, so that a disk image that was put
-// back is noticed (DESIGN section 10). The numbers outlive the process in
-// boot.state; the start ids do not.
+// back is noticed (DESIGN section 10). It outlives the process in boot.state.
 type memory struct {
 	mu    sync.Mutex // guards what follows
-	peers map[string]remembered
+	peers map[string]pki.PeerMemory
 	dirty bool
-}
-
-type remembered struct {
-	pki.PeerMemory
-	startID []byte // of the process that was seen last; nil when none was in this start
 }
 
 func (m *memory) begin(peers map[string]pki.PeerMemory) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.peers = make(map[string]remembered)
-	for id, p := range peers {
-		m.peers[id] = remembered{PeerMemory: p}
-	}
+	m.peers = make(map[string]pki.PeerMemory)
+	maps.Copy(m.peers, peers)
 }
 
 // judge refuses a peer whose new process knows less than an earlier one did, and
 // remembers the others.
 func (m *memory) judge(nodeID string, said *agentplanev1.Preface) error {
+	if n := len(said.GetStartId()); n > pki.MaxStartIDBytes {
+		return fmt.Errorf("node %q names its start by %d bytes, at most %d are allowed", nodeID, n, pki.MaxStartIDBytes)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[nodeID]
-	if comparesMemory && !bytes.Equal(p.startID, said.GetStartId()) {
+	if comparesMemory && (p.StartID == "" || p.StartID != hex.EncodeToString(said.GetStartId())) {
 		switch {
-		case said.GetStartCounter() < p.Starts, said.GetStartCounter() == p.Starts && p.startID != nil:
+		case said.GetStartCounter() < p.Starts || !follows(said, p):
 			return fmt.Errorf("%w: node %q comes with start %d and was seen at start %d", peer.ErrPutBack, nodeID, said.GetStartCounter(), p.Starts)
 		case said.GetTerm() == 0: // its raft is not open yet
 			return nil
@@ -51,10 +46,26 @@ func (m *memory) judge(nodeID string, said *agentplanev1.Preface) error {
 		case said.GetLastIndex() < p.Index:
 			return fmt.Errorf("%w: node %q comes with entry %d as its last and has applied entry %d before", peer.ErrPutBack, nodeID, said.GetLastIndex(), p.Index)
 		}
-		p.startID = bytes.Clone(said.GetStartId())
 	}
-	m.rememberLocked(nodeID, p, pki.PeerMemory{Starts: said.GetStartCounter(), Term: said.GetTerm()})
+	m.rememberLocked(nodeID, pki.PeerMemory{Starts: said.GetStartCounter(), StartID: hex.EncodeToString(said.GetStartId()), Term: said.GetTerm()})
 	return nil
+}
+
+// follows says that a process may come after the one that was seen: that one is among its
+// earlier starts, as far as these are known. A disk that was put back counts as far as it has
+// been seen, or further, when it is started often enough; but those are other starts.
+func follows(said *agentplanev1.Preface, p pki.PeerMemory) bool {
+	behind := said.GetStartCounter() - p.Starts
+	switch earlier := said.GetEarlierStartIds(); {
+	case p.StartID == "":
+		return true
+	case behind == 0:
+		return false // it is another process, and counts the same
+	case behind > uint64(len(earlier)):
+		return true
+	default:
+		return hex.EncodeToString(earlier[behind-1]) == p.StartID
+	}
 }
 
 // saw notes what a peer answered of itself. What it has applied is committed and on
@@ -62,14 +73,13 @@ func (m *memory) judge(nodeID string, said *agentplanev1.Preface) error {
 func (m *memory) saw(nodeID string, r *agentplanev1.ReadTermResponse) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.rememberLocked(nodeID, m.peers[nodeID], pki.PeerMemory{Starts: r.GetStartCounter(), Term: r.GetTerm(), Index: r.GetAppliedIndex()})
+	m.rememberLocked(nodeID, pki.PeerMemory{Starts: r.GetStartCounter(), Term: r.GetTerm(), Index: r.GetAppliedIndex()})
 }
 
-func (m *memory) rememberLocked(nodeID string, p remembered, seen pki.PeerMemory) {
-	if raised := p.Raise(seen); raised != p.PeerMemory {
-		p.PeerMemory, m.dirty = raised, true
+func (m *memory) rememberLocked(nodeID string, seen pki.PeerMemory) {
+	if raised := m.peers[nodeID].Raise(seen); raised != m.peers[nodeID] {
+		m.peers[nodeID], m.dirty = raised, true
 	}
-	m.peers[nodeID] = p
 }
 
 func (m *memory) takeDirty() bool {
@@ -83,9 +93,5 @@ func (m *memory) takeDirty() bool {
 func (m *memory) all() map[string]pki.PeerMemory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := make(map[string]pki.PeerMemory, len(m.peers))
-	for id, p := range maps.All(m.peers) {
-		all[id] = p.PeerMemory
-	}
-	return all
+	return maps.Clone(m.peers)
 }

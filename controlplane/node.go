@@ -3,7 +3,6 @@ package controlplane
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,7 +53,6 @@ type Node struct {
 	dir       *datadir.Dir
 	port      *peer.Port
 	socket    net.Listener
-	startID   []byte // random per start
 	name      string
 	advertise string
 
@@ -72,15 +70,12 @@ func Open(o Options) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{o: o, dir: dir, joined: make(chan struct{}), opened: make(chan struct{}), startID: make([]byte, 16)}
+	n := &Node{o: o, dir: dir, joined: make(chan struct{}), opened: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.release(n.dir.Discard))
 		}
 	}()
-	if _, err := rand.Read(n.startID); err != nil {
-		return nil, fmt.Errorf("make start id: %w", err)
-	}
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("ask for the host name: %w: give one with --name", err)

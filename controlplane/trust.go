@@ -166,11 +166,11 @@ func (t *trust) ServerAddr(id consensus.ServerID) (consensus.ServerAddress, erro
 }
 
 // preface is this node's, without the node that is meant.
-func (t *trust) preface(level uint32, starts uint64, startID []byte, term, lastIndex uint64) *agentplanev1.Preface {
+func (t *trust) preface(level uint32, starts uint64, startIDs [][]byte, term, lastIndex uint64) *agentplanev1.Preface {
 	b := t.state()
 	return &agentplanev1.Preface{
 		ClusterId: b.Bundle.ClusterID, Incarnation: incarnationOf(b.Bundle.Incarnation), From: t.self,
-		FeatureLevel: level, StartCounter: starts, StartId: startID, Term: term, LastIndex: lastIndex,
+		FeatureLevel: level, StartCounter: starts, StartId: startIDs[0], EarlierStartIds: startIDs[1:], Term: term, LastIndex: lastIndex,
 	}
 }
 

@@ -234,6 +234,14 @@ func (d *Dir) Starts() uint64 {
 	return d.record.Starts
 }
 
+// StartIDs returns the ids of the last starts, this one first, at most 16. They are not to be
+// changed.
+func (d *Dir) StartIDs() [][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.record.StartIDs
+}
+
 // ClusterID returns the cluster that the directory is bound to, or "".
 func (d *Dir) ClusterID() string {
 	d.mu.Lock()

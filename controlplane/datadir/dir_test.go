@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,7 +36,8 @@ func mustOpen(t *testing.T, path string) *Dir {
 func TestOpenKeepsTheNodeAndCountsStarts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deep", "data")
 	var id string
-	for start := uint64(1); start <= 3; start++ {
+	var starts [][]byte // newest first
+	for start := uint64(1); start <= maxStartIDs+3; start++ {
 		d := mustOpen(t, path)
 		if id == "" {
 			id = d.NodeID()
@@ -45,6 +48,10 @@ func TestOpenKeepsTheNodeAndCountsStarts(t *testing.T) {
 		if d.NodeID() != id || d.Starts() != start || d.ClusterID() != "" {
 			t.Fatalf("start %d: node %q, starts %d, cluster %q; want node %q", start, d.NodeID(), d.Starts(), d.ClusterID(), id)
 		}
+		if now := d.StartIDs(); len(now) != min(int(start), maxStartIDs) || len(now[0]) != startIDBytes || !slices.EqualFunc(now[1:], starts[:len(now)-1], bytes.Equal) {
+			t.Fatalf("start %d: the ids of starts are %x behind %x", start, now, starts)
+		}
+		starts = slices.Clone(d.StartIDs())
 		if err := errors.Join(d.Close(), d.Close()); err != nil {
 			t.Fatal(err)
 		}

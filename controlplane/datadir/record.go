@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,7 +26,15 @@ type nodeRecord struct {
 	NodeID    string `json:"node_id"`
 	ClusterID string `json:"cluster_id,omitempty"`
 	Starts    uint64 `json:"starts"`
+	// StartIDs are random, one for each of the last starts, this one first. Starts that are
+	// counted twice, since an older disk was put back between, differ in them.
+	StartIDs [][]byte `json:"start_ids,omitempty"`
 }
+
+const (
+	startIDBytes = 16
+	maxStartIDs  = 16
+)
 
 // countStart reads the record, or begins one in a fresh directory, and returns
 // it with one more start counted on disk.
@@ -51,6 +60,9 @@ func (d *Dir) countStart() (nodeRecord, error) {
 			return nodeRecord{}, fmt.Errorf("read file %q: %w; move the directory away and join again as a new node", path, err)
 		}
 	}
+	id := make([]byte, startIDBytes)
+	_, _ = rand.Read(id) // never fails
+	r.StartIDs = append([][]byte{id}, r.StartIDs[:min(len(r.StartIDs), maxStartIDs-1)]...)
 	r.Starts++
 	return r, d.writeRecord(r)
 }
@@ -91,6 +103,14 @@ func parseRecord(data []byte) (nodeRecord, error) {
 	}
 	if r.Starts == 0 || r.Starts == 1<<64-1 {
 		return nodeRecord{}, fmt.Errorf("start counter %d is impossible", r.Starts)
+	}
+	if len(r.StartIDs) > maxStartIDs {
+		return nodeRecord{}, fmt.Errorf("it has the ids of %d starts, at most %d are kept", len(r.StartIDs), maxStartIDs)
+	}
+	for _, id := range r.StartIDs {
+		if len(id) != startIDBytes {
+			return nodeRecord{}, fmt.Errorf("the id of a start has %d bytes, want %d", len(id), startIDBytes)
+		}
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,9 @@ const (
 	maxKeyringKeys   = 16
 	maxPeersRecalled = 4096
 )
+
+// MaxStartIDBytes bounds what names a start of a node.
+const MaxStartIDBytes = 64
 
 // BootState is what a node trusts until its replicated state has passed Index.
 // It is never changed once made.
@@ -37,17 +41,20 @@ type BootState struct {
 // itself. One that comes back below them is a disk image that was put back.
 type PeerMemory struct {
 	Starts uint64 `json:"starts"` // start counter
-	Term   uint64 `json:"term"`
-	Index  uint64 `json:"index"` // held by the peer and committed
+	// StartID names the process of that start, in hex; "" when only the number is known.
+	StartID string `json:"start_id,omitempty"`
+	Term    uint64 `json:"term"`
+	Index   uint64 `json:"index"` // held by the peer and committed
 }
 
-// Raise returns the higher one of each number.
+// Raise returns the higher one of each number. Of two processes that count the same the first
+// one stays.
 func (m PeerMemory) Raise(seen PeerMemory) PeerMemory {
-	return PeerMemory{
-		Starts: max(m.Starts, seen.Starts),
-		Term:   max(m.Term, seen.Term),
-		Index:  max(m.Index, seen.Index),
+	m.Term, m.Index = max(m.Term, seen.Term), max(m.Index, seen.Index)
+	if seen.Starts > m.Starts || seen.Starts == m.Starts && m.StartID == "" {
+		m.Starts, m.StartID = seen.Starts, seen.StartID
 	}
+	return m
 }
 
 // trustDocument is the payload of the first frame. Fields are only ever added,
@@ -139,9 +146,12 @@ func (s *BootState) validateRest() error {
 	if len(s.Peers) > maxPeersRecalled {
 		return fmt.Errorf("it remembers %d peers, at most %d are allowed", len(s.Peers), maxPeersRecalled)
 	}
-	for id := range s.Peers {
+	for id, p := range s.Peers {
 		if err := identity.ValidateName(id); err != nil {
 			return fmt.Errorf("peer: %w", err)
+		}
+		if n := hex.DecodedLen(len(p.StartID)); n > MaxStartIDBytes {
+			return fmt.Errorf("peer %q: the id of its start has %d bytes, at most %d are allowed", id, n, MaxStartIDBytes)
 		}
 	}
 	return nil

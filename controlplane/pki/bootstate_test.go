@@ -141,6 +141,7 @@ func TestStoreRefusesWhatLoadWouldRefuse(t *testing.T) {
 		"a gossip key of 5 bytes":   func(s *BootState) { s.GossipKeyring = []identity.Secret{identity.NewSecret(make([]byte, 5))} },
 		"too many gossip keys":      func(s *BootState) { s.GossipKeyring = make([]identity.Secret, 17) },
 		"a peer without name":       func(s *BootState) { s.Peers = map[string]PeerMemory{"": {}} },
+		"a long id of a start":      func(s *BootState) { s.Peers = map[string]PeerMemory{"a": {StartID: strings.Repeat("ab", 65)}} },
 	} {
 		s := newBootState(t)
 		bend(s)
@@ -187,7 +188,10 @@ func TestNewerIsSameIncarnationAndHigherIndex(t *testing.T) {
 func TestMemoryOnlyRises(t *testing.T) {
 	draw := rapid.Custom(func(t *rapid.T) PeerMemory {
 		n := rapid.Uint64Range(0, 3)
-		return PeerMemory{Starts: n.Draw(t, "starts"), Term: n.Draw(t, "term"), Index: n.Draw(t, "index")}
+		return PeerMemory{
+			Starts: n.Draw(t, "starts"), StartID: rapid.SampledFrom([]string{"", "0a", "0b"}).Draw(t, "start id"),
+			Term: n.Draw(t, "term"), Index: n.Draw(t, "index"),
+		}
 	})
 	start := newBootState(t)
 	rapid.Check(t, func(t *rapid.T) {
@@ -196,7 +200,11 @@ func TestMemoryOnlyRises(t *testing.T) {
 		for _, seen := range rapid.SliceOf(draw).Draw(t, "seen") {
 			before := s.Peers["a"]
 			next, changed := s.Remember("a", seen)
-			want = PeerMemory{max(want.Starts, seen.Starts), max(want.Term, seen.Term), max(want.Index, seen.Index)}
+			id := want.StartID // of the highest start, the first that was told
+			if seen.Starts > want.Starts || id == "" && seen.Starts == want.Starts {
+				id = seen.StartID
+			}
+			want = PeerMemory{max(want.Starts, seen.Starts), id, max(want.Term, seen.Term), max(want.Index, seen.Index)}
 			if next.Peers["a"] != want || changed != (before != want) || s.Peers["a"] != before {
 				t.Fatalf("Remember(%+v) on %+v = %+v, %v; want %+v", seen, before, next.Peers["a"], changed, want)
 			}

@@ -33,16 +33,18 @@ type Preface struct {
 	To           string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
 	FeatureLevel uint32 `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	StartCounter uint64 `protobuf:"varint,6,opt,name=start_counter,json=startCounter,proto3" json:"start_counter,omitempty"`
-	// Random per start of the process.
+	// Random per start of the process; newest first those of the starts before it, as far as
+	// they are known.
 	StartId []byte `protobuf:"bytes,7,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
 	// Only in an answer: why the connection is closed; empty when it is not.
 	Refused string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Raft's, when this was made. A node that comes back with less than it was seen
 	// with has had its disk put back.
-	Term          uint64 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
-	LastIndex     uint64 `protobuf:"varint,10,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Term            uint64   `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
+	LastIndex       uint64   `protobuf:"varint,10,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	EarlierStartIds [][]byte `protobuf:"bytes,11,rep,name=earlier_start_ids,json=earlierStartIds,proto3" json:"earlier_start_ids,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Preface) Reset() {
@@ -143,6 +145,13 @@ func (x *Preface) GetLastIndex() uint64 {
 		return x.LastIndex
 	}
 	return 0
+}
+
+func (x *Preface) GetEarlierStartIds() [][]byte {
+	if x != nil {
+		return x.EarlierStartIds
+	}
+	return nil
 }
 
 type ForwardRequest struct {
@@ -1601,7 +1610,7 @@ var File_agentplane_v1_peer_proto protoreflect.FileDescriptor
 
 const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\x1a\x16raftlog/v1/entry.proto\"\xbc\x02\n" +
+	"\x18agentplane/v1/peer.proto\x12\ragentplane.v1\x1a\x18agentplane/v1/blob.proto\x1a\x1aagentplane/v1/common.proto\x1a\x1aagentplane/v1/output.proto\x1a\x16raftlog/v1/entry.proto\"\xe8\x02\n" +
 	"\aPreface\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12<\n" +
@@ -1615,7 +1624,8 @@ const file_agentplane_v1_peer_proto_rawDesc = "" +
 	"\x04term\x18\t \x01(\x04R\x04term\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\n" +
-	" \x01(\x04R\tlastIndex\"\x8b\x01\n" +
+	" \x01(\x04R\tlastIndex\x12*\n" +
+	"\x11earlier_start_ids\x18\v \x03(\fR\x0fearlierStartIds\"\x8b\x01\n" +
 	"\x0eForwardRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x123\n" +
