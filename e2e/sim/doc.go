@@ -22,7 +22,7 @@
 // of agents by more than an hour.
 // Agents whose journal was put back are quarantined, and readmitted by an operator.
 //
-// A node's disk may be put back to an earlier time. Every other node has on its own disk then that
+// A node's disk may be put back to that of an earlier life. Every other node has on its own disk then that
 // the node had more, so that none may take a word of it; an operator has it begin anew.
 //
 // In one life of four an operator rotates the keys of gossip again and again; in another one

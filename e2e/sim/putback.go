@@ -22,10 +22,10 @@ type nodeImage struct {
 	starts uint64
 }
 
-// putBackNode takes an image of a node's disk, lets the node go on for two lives, and in the end
-// puts the image back, if all others are known to know that the node had more: then nobody may let it
-// in, and an operator has it begin anew. Where one does not know, a vote of the node may lose
-// what was acknowledged, since a disk that was put back is one that is lost.
+// putBackNode takes an image of a node's disk, lets the node go on for a further life, and in the
+// end puts the image back, if all others have on their disks that the node had more: then nobody may
+// let it in, however often it is started, and an operator has it begin anew. Where one does not know,
+// a vote of the node may lose what was acknowledged, since a disk that was put back is one that is lost.
 //
 // While it goes on no node is replaced, which would be a second loss.
 func (w *World) putBackNode(f Fault) ending {
@@ -47,8 +47,6 @@ func (w *World) putBackNode(f Fault) ending {
 	w.must(err)
 	w.must(n.start())
 	return func() bool {
-		n.kill(false)
-		w.must(n.start())
 		for end := time.Now().Add(5 * time.Second); !n.isKnown(image) && time.Now().Before(end); {
 			time.Sleep(200 * time.Millisecond)
 		}
@@ -93,7 +91,10 @@ func (n *node) isKnownLocked(i nodeImage) bool {
 			continue
 		}
 		boot, err := pki.LoadBootState(filepath.Join(other.dir, "boot.state"))
-		if err != nil || boot.Peers[i.of].Index <= i.last && boot.Peers[i.of].Starts <= i.starts+1 {
+		if err != nil {
+			return false
+		}
+		if seen := boot.Peers[i.of]; seen.Index <= i.last && (seen.Starts <= i.starts || seen.StartID == "") {
 			return false
 		}
 	}
