@@ -23,6 +23,10 @@ const (
 // removal finds out that this node was removed. Either its own state still heard of
 // it, or nobody talks to it any more: peers refuse the certificate of a removed node, so
 // it asks them without one. It believes only whom it has verified by its own bundle.
+//
+// A removal takes a node out of raft and out of the state, and whoever did the first may have
+// died before the second. Nobody sends such a node anything, and all answer it as one of
+// theirs: it asks to be added again. Whoever wanted it gone sees it still there.
 type removal struct {
 	// trusted says whether this node's own bundle holds it.
 	trusted func() bool
@@ -32,6 +36,8 @@ type removal struct {
 	peers func() []string
 	// ask asks the node whether this one was removed.
 	ask func(ctx context.Context, nodeID string) (bool, error)
+	// rejoin asks the leader, if there is one, to have this node in raft's configuration.
+	rejoin func(ctx context.Context)
 	// moved has a value when the bundle may have changed.
 	moved <-chan struct{}
 }
@@ -58,6 +64,9 @@ func (r removal) run(ctx context.Context) error {
 					return fmt.Errorf("%w: node %q says so", ErrRemoved, id)
 				}
 			}
+			asking, cancel := context.WithTimeout(ctx, removalEvery)
+			r.rejoin(asking)
+			cancel()
 		}
 		select {
 		case <-r.moved:
@@ -76,7 +85,7 @@ func (m *member) learnRemoval(ctx context.Context) error {
 			_, ok := m.trust.state().Bundle.Node(m.n.ID())
 			return ok
 		},
-		leaderSeen: m.leaderSeen, peers: m.trust.Nodes, ask: m.askRemoved, moved: m.removalNews,
+		leaderSeen: m.leaderSeen, peers: m.trust.Nodes, ask: m.askRemoved, rejoin: m.rejoin, moved: m.removalNews,
 	}.run(ctx)
 	if err == nil {
 		return nil
@@ -85,6 +94,13 @@ func (m *member) learnRemoval(ctx context.Context) error {
 		"node_id", m.n.ID(), "data_dir", m.n.o.Config.DataDir)
 	m.stop() //nolint:contextcheck // its steps have bounds of their own
 	return err
+}
+
+// rejoin asks to be added to raft's configuration. Where this node is in it, the leader only
+// says so.
+func (m *member) rejoin(ctx context.Context) {
+	_, err := m.askToBeAdded(ctx)
+	m.logger.Debug("no leader is heard; asked to be added to raft's configuration, if this node is not in it", "err", err)
 }
 
 // askRemoved asks a node that this one trusts, without showing its certificate.

@@ -15,8 +15,12 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// successionWait bounds how long a transfer waits to see who leads now.
-const successionWait = 3 * time.Second
+const (
+	// successionWait bounds how long a transfer waits to see who leads now.
+	successionWait = 3 * time.Second
+	// removalEnds bounds the second half of a removal, whose first half is done.
+	removalEnds = 10 * time.Second
+)
 
 // Cluster knows the nodes.
 type Cluster struct {
@@ -106,7 +110,7 @@ func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member
 // call dies in between. Until it has, raft counts a voter with which nobody speaks any
 // more. So only one is removed at a time; and where the others are no majority of the
 // voters that there are, it leaves raft first: when this call dies in between it is still
-// trusted, and may be removed again. A leader does not remove itself: it hands over, and
+// trusted, asks to be added again, and may be removed again. A leader does not remove itself: it hands over, and
 // the caller's node asks the next one.
 func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemberRequest) (*agentplanev1.RemoveMemberResponse, error) {
 	v := c.o.Machine.View()
@@ -127,13 +131,13 @@ func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemb
 		}
 		return nil, c.notLeader("node %q led and has handed over leadership: the new leader removes it", n.GetName())
 	}
-	distrust := func() error {
+	distrust := func(ctx context.Context) error {
 		_, _, err := c.propose(ctx, &raftlogv1.Mutation{Kind: &raftlogv1.Mutation_RemoveNode{
 			RemoveNode: &raftlogv1.RemoveNode{NodeId: n.GetId(), SeenIndex: v.Index()},
 		}})
 		return err
 	}
-	leave := func() error {
+	leave := func(ctx context.Context) error {
 		if !voter && !slices.Contains(cfg.NonVoters, n.GetId()) {
 			return nil
 		}
@@ -142,14 +146,18 @@ func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemb
 		}
 		return nil
 	}
-	steps := []func() error{distrust, leave}
+	steps := []func(context.Context) error{distrust, leave}
 	if voter && rest < quorum(len(cfg.Voters)) {
 		slices.Reverse(steps)
 	}
 	for _, step := range steps {
-		if err := step(); err != nil {
+		if err := step(ctx); err != nil {
 			return nil, err
 		}
+		// One without the other is of no use, so whoever asks is not waited for any more.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), removalEnds)
+		defer cancel()
 	}
 	c.o.Logger.Info("node removed", "node_id", n.GetId(), "name", n.GetName(), "by", c.callerName(ctx))
 	return &agentplanev1.RemoveMemberResponse{}, nil
