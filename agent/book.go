@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -36,8 +37,10 @@ type book struct {
 	time func() int64 // the cluster's, as far as it is known
 	log  hclog.Logger
 
-	mu        sync.RWMutex // guards what follows
-	j         *journal.Journal
+	// j is replaced by who holds mu. It is read without: mu is held while the disk is waited for.
+	j atomic.Pointer[journal.Journal]
+
+	mu        sync.RWMutex  // guards what follows
 	retention time.Duration // with which j was opened
 	intents   map[execute.Attempt]journal.Intent
 
@@ -56,7 +59,8 @@ func (b *book) openLocked() error {
 	if err != nil {
 		return err
 	}
-	b.j, b.retention = j, o.Retention
+	b.j.Store(j)
+	b.retention = o.Retention
 	switch found := j.Opening(); {
 	case found.Damage != nil:
 		b.log.Error("the journal was damaged and a new one was begun; what it knew is lost", "journal_id", j.ID().String(), "aside", found.Aside, "err", found.Damage)
@@ -68,11 +72,7 @@ func (b *book) openLocked() error {
 
 // now is the journal to use for one step. It may die or be closed meanwhile, which its
 // methods answer with ErrJournal.
-func (b *book) now() *journal.Journal {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	return b.j
-}
+func (b *book) now() *journal.Journal { return b.j.Load() }
 
 func (b *book) close() error { return b.now().Close() }
 
@@ -80,11 +80,11 @@ func (b *book) close() error { return b.now().Close() }
 func (b *book) mend() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	dead := b.j.Err()
+	dead := b.now().Err()
 	if dead == nil && b.retention == b.opts().Retention {
 		return nil
 	}
-	_ = b.j.Close()
+	_ = b.now().Close()
 	if err := b.openLocked(); err != nil {
 		return fmt.Errorf("open the journal again: %w", err)
 	}
@@ -106,8 +106,8 @@ func (b *book) rotate() error {
 	if n := len(olds); n > 0 {
 		next = olds[n-1] + 1
 	}
-	was := b.j.ID()
-	_ = b.j.Close()
+	was := b.now().ID()
+	_ = b.now().Close()
 	from := filepath.Join(b.dir, journalDir)
 	if err := os.Rename(from, b.old(next)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(err, b.openLocked())
@@ -124,7 +124,7 @@ func (b *book) rotate() error {
 		}
 		olds = olds[1:]
 	}
-	b.log.Warn("a new journal was begun", "journal_id", b.j.ID().String(), "old_journal_id", was.String(), "aside", b.old(next))
+	b.log.Warn("a new journal was begun", "journal_id", b.now().ID().String(), "old_journal_id", was.String(), "aside", b.old(next))
 	return nil
 }
 

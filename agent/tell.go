@@ -102,13 +102,16 @@ func (w *worker) offer(p *agentplanev1.Report) {
 	}
 }
 
-// recall takes back what no session has taken.
+// recall takes back what no session has taken, but for refusals that are in no journal.
 func (w *worker) recall() {
 	w.mu.Lock() // whoever tells of a journal does so before, or finds that there is another one
 	defer w.mu.Unlock()
-	for {
+	for range len(w.reports) {
 		select {
-		case <-w.reports:
+		case p := <-w.reports:
+			if p.GetJournalSeq() == 0 {
+				w.offer(p)
+			}
 		default:
 			return
 		}

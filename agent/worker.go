@@ -264,6 +264,7 @@ func (w *worker) Rotate(now int64) error {
 	w.stopFetchesLocked()
 	clear(w.told)
 	clear(w.fences)
+	clear(w.refused) // nobody asks any more
 	w.mu.Unlock()
 	return w.o.Book.now().SetFloor(now)
 }

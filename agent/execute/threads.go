@@ -6,7 +6,8 @@ import (
 )
 
 // threads is how many an agent takes at its start. One with nothing to do has eight, and its
-// work does not wait in threads; but files do, when the disk is slow.
+// work does not wait in threads; but files do, when the disk is slow. A host that has no room for
+// them when agentd starts has none for what it is to run either.
 const threads = 32
 
 // reserveThreads gives the process at least n threads, which it keeps.
