@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/agentplane/agentplane/controlplane/consensus"
+	"github.com/agentplane/agentplane/controlplane/datadir"
 	"github.com/agentplane/agentplane/controlplane/peer"
 	"github.com/agentplane/agentplane/gossip"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
@@ -20,7 +21,7 @@ import (
 )
 
 // ErrPutBack says that the node's disk was put back to an earlier time.
-var ErrPutBack = errors.New("this node's data directory is older than what the cluster has seen of it: a disk image was put back; join again with an empty data directory")
+var ErrPutBack = datadir.ErrPutBack
 
 const (
 	knownEvery = 300 * time.Millisecond
@@ -41,6 +42,9 @@ func (m *member) becomeKnown(ctx context.Context) error {
 	log := consensus.Quiet(m.logger) // a line at once, then now and then
 	for begun := time.Now(); ; {
 		done, err := m.tryBecomeKnown(ctx, log)
+		if errors.Is(err, ErrPutBack) {
+			err = errors.Join(err, m.n.dir.PutBack())
+		}
 		if done || err != nil {
 			return err
 		}

@@ -4,7 +4,7 @@
 //
 // A failure prints two lines, `agentplane: error: …` and `agentplane: hint: …`, and
 // nothing on stdout. Exit codes: 0 stopped in order, 1 error, 2 usage, 3 the node must
-// not go on, 4 it was removed from the cluster.
+// not go on, 4 it was removed from the cluster, or its disk was put back.
 package main
 
 import (
@@ -92,7 +92,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if errors.As(err, &usage) || isUnknownCommand(err) {
 		code = exitUsage
 	}
-	if errors.Is(err, controlplane.ErrRemoved) {
+	if errors.Is(err, controlplane.ErrRemoved) || errors.Is(err, controlplane.ErrPutBack) {
 		code = exitRemoved
 	}
 	fmt.Fprintf(stderr, "agentplane: error: %s\n", oneLine(err.Error()))

@@ -36,8 +36,9 @@ Values come from flags, the environment (AGENTPLANE_CONFIG_...), the file of
 --config, and defaults, in this order.
 
 Exit codes: 0 stopped in order, 1 error, 2 usage, 3 the node met something after
-which it must not go on; start it again. 4 the node was removed from the cluster:
-do not start it again with this data directory.`,
+which it must not go on; start it again. 4 the node was removed from the cluster,
+or its disk was put back to an earlier time: do not start it again with this data
+directory.`,
 		Args: noArgs,
 	}
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with options")

@@ -30,6 +30,8 @@ var agentFiles = []string{"agent.json", "agent.key"}
 var (
 	// ErrInUse says that a process, this one included, has the directory open.
 	ErrInUse = errors.New("data directory is in use")
+	// ErrPutBack says that the directory is that of an earlier time: see [Dir.PutBack].
+	ErrPutBack = errors.New("this node's data directory is older than what the cluster has seen of it: a disk image was put back; join again with an empty data directory")
 	// ErrOtherCluster says that the directory is bound to another cluster.
 	ErrOtherCluster = errors.New("data directory of another cluster")
 	// ErrOfAgent says that the directory belongs to an agent.
@@ -234,7 +236,7 @@ func (d *Dir) Starts() uint64 {
 	return d.record.Starts
 }
 
-// StartIDs returns the ids of the last starts, this one first, at most 16. They are not to be
+// StartIDs returns the ids of the last starts, this one first, at most 64. They are not to be
 // changed.
 func (d *Dir) StartIDs() [][]byte {
 	d.mu.Lock()
@@ -247,6 +249,24 @@ func (d *Dir) ClusterID() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.record.ClusterID
+}
+
+// PutBack notes, durably, that others know more of this node than lies here: it must never be
+// used again, and Open refuses it. Otherwise a node that is refused and started again and again
+// would count starts until nobody knows any more which one they have seen.
+func (d *Dir) PutBack() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return fmt.Errorf("note in data directory %q that it was put back: %w", d.path, fs.ErrClosed)
+	}
+	next := d.record
+	next.PutBack = true
+	if err := d.writeRecord(next); err != nil {
+		return fmt.Errorf("note in data directory %q that it was put back: %w", d.path, err)
+	}
+	d.record = next
+	return nil
 }
 
 // BindCluster binds the directory to the cluster, durably. A repeat does

@@ -486,3 +486,30 @@ func FuzzParseRecord(f *testing.F) {
 		}
 	})
 }
+
+// A directory that was put back is refused from then on, and counts no further start.
+func TestADirectoryThatWasPutBackStaysRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "data")
+	d := mustOpen(t, path)
+	if err := d.PutBack(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.PutBack(); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("PutBack of a closed directory = %v", err)
+	}
+	before, err := os.ReadFile(filepath.Join(path, nodeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := Open(path); !errors.Is(err, ErrPutBack) {
+			t.Errorf("Open = %v, want that the disk was put back", err)
+		}
+	}
+	if after, err := os.ReadFile(filepath.Join(path, nodeFile)); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("a refused start was counted (%v)", err)
+	}
+}

@@ -29,11 +29,13 @@ type nodeRecord struct {
 	// StartIDs are random, one for each of the last starts, this one first. Starts that are
 	// counted twice, since an older disk was put back between, differ in them.
 	StartIDs [][]byte `json:"start_ids,omitempty"`
+	// PutBack says that the cluster has refused it as older than what it has seen.
+	PutBack bool `json:"put_back,omitempty"`
 }
 
 const (
 	startIDBytes = 16
-	maxStartIDs  = 16
+	maxStartIDs  = 64 // a preface names them
 )
 
 // countStart reads the record, or begins one in a fresh directory, and returns
@@ -59,6 +61,9 @@ func (d *Dir) countStart() (nodeRecord, error) {
 		if r, err = parseRecord(data); err != nil {
 			return nodeRecord{}, fmt.Errorf("read file %q: %w; move the directory away and join again as a new node", path, err)
 		}
+	}
+	if r.PutBack {
+		return nodeRecord{}, ErrPutBack
 	}
 	id := make([]byte, startIDBytes)
 	_, _ = rand.Read(id) // never fails
