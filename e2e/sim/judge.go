@@ -49,6 +49,9 @@ func (w *World) heals(ctx context.Context) error {
 	}
 	for {
 		upkeep()
+		if err := w.revive(); err != nil { //nolint:contextcheck // a process has a life of its own; a watchdog may still have ended a node
+			return err
+		}
 		if why := w.unlike(); why != "" {
 			select {
 			case <-ctx.Done():
@@ -56,9 +59,6 @@ func (w *World) heals(ctx context.Context) error {
 			case <-time.After(time.Second):
 				continue
 			}
-		}
-		if err := w.revive(); err != nil { //nolint:contextcheck // a process has a life of its own; a watchdog may still have ended a node
-			return err
 		}
 		if err := w.proof(ctx); err == nil {
 			break

@@ -115,7 +115,11 @@ func (n *node) start() error {
 		life.place.Detach()
 		w.mu.Lock()
 		n.life = nil
+		refused := n.refused && errors.Is(err, controlplane.ErrPutBack)
 		w.mu.Unlock()
+		if refused {
+			return nil // it is for good
+		}
 		return fmt.Errorf("start %s: %w", n.name, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())

@@ -27,7 +27,8 @@ type nodeImage struct {
 // let it in, however often it is started, and an operator has it begin anew. Where one does not know,
 // a vote of the node may lose what was acknowledged, since a disk that was put back is one that is lost.
 //
-// While it goes on no node is replaced, which would be a second loss.
+// From then on no node is replaced and no other one put back, until it has begun anew in the healed
+// world: that would be a second loss.
 func (w *World) putBackNode(f Fault) ending {
 	n := w.nodeOf(f.Who)
 	w.mu.Lock()
@@ -46,6 +47,12 @@ func (w *World) putBackNode(f Fault) ending {
 	image, err := n.image()
 	w.must(err)
 	w.must(n.start())
+	if image.disk == nil {
+		w.mu.Lock()
+		w.imaged = nil
+		w.mu.Unlock()
+		return nil
+	}
 	return func() bool {
 		for end := time.Now().Add(5 * time.Second); !n.isKnown(image) && time.Now().Before(end); {
 			time.Sleep(200 * time.Millisecond)
@@ -57,11 +64,14 @@ func (w *World) putBackNode(f Fault) ending {
 	}
 }
 
-// image is what lies on the disks of a dead node.
+// image is what lies on the disks of a dead node; nothing when somebody has started it.
 func (n *node) image() (i nodeImage, err error) {
 	w := n.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if n.life != nil {
+		return i, nil
+	}
 	i = nodeImage{of: n.id, dir: filepath.Join(w.dir, fmt.Sprintf("%s.%d.image", n.name, n.lives)), disk: n.disk.Image(false), starts: n.starts}
 	stores := i.disk.Disk()
 	if i.last, err = stores.Log.LastIndex(); err != nil {
