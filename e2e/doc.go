@@ -66,7 +66,7 @@
 //
 // The tests of this package build the programs with the tags in AGENTPLANE_E2E_TAGS:
 //
-//	MUTANT=incarnation AGENTPLANE_E2E_TAGS=agentplane_mutants go test -run TestOldLeaderOfAnotherIncarnation ./e2e
+//	MUTANT=incarnation,putback AGENTPLANE_E2E_TAGS=agentplane_mutants go test -run TestOldLeaderOfAnotherIncarnation ./e2e
 //	MUTANT=verifyleader AGENTPLANE_E2E_TAGS=agentplane_mutants AGENTPLANE_E2E=full go test -run 'TestPausedLeaderNeverAnswersStale$' ./e2e
 //
 // `make teeth` does this for all of them, `make teeth M=NAME` for one. Each row says
@@ -138,7 +138,7 @@
 //	roles            I12     controlplane/authz      TestGate
 //	roles            I12     e2e/sim                 TestLives
 //	incarnation      I13     controlplane/peer       TestStreamRefusesByPreface
-//	incarnation      I13     e2e                     TestOldLeaderOfAnotherIncarnation
+//	incarnation,putback I13  e2e                     TestOldLeaderOfAnotherIncarnation
 //	oldnode          I13     agent/session           TestNodesOfAnotherClusterOrAnOlderLifeAreNotTalkedTo
 //	oldnode          I13     e2e/sim                 TestLives
 //	preface          I13     controlplane/peer       TestStreamRefusesByPreface

@@ -114,7 +114,7 @@ var catches = []catch{
 	{mutant: "roles", promises: "I12", pkg: "controlplane/authz", test: "TestGate"},
 	{mutant: "roles", promises: "I12", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "I12: an operator who may only read was let"},
 	{mutant: "incarnation", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
-	{mutant: "incarnation", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
+	{mutant: "incarnation", with: "putback", promises: "I13", pkg: "e2e", test: "TestOldLeaderOfAnotherIncarnation", says: "the old leader has moved"},
 	{mutant: "oldnode", promises: "I13", pkg: "agent/session", test: "TestNodesOfAnotherClusterOrAnOlderLifeAreNotTalkedTo"},
 	{mutant: "oldnode", promises: "I13", pkg: "e2e/sim", test: "TestLives", lives: 100, says: "went on with a node of another incarnation"},
 	{mutant: "preface", promises: "I13", pkg: "controlplane/peer", test: "TestStreamRefusesByPreface"},
