@@ -34,8 +34,9 @@ type breaker struct {
 
 	faults   []fault
 	deaths   []agentDeath
-	midRun   int // agents killed while a program ran
-	orphans  int // supervisors killed with their agent
+	fell     map[string]time.Time // when nodes were last killed, by name
+	midRun   int                  // agents killed while a program ran
+	orphans  int                  // supervisors killed with their agent
 	oddities []string
 
 	streams, kept int // of agents on other nodes than the one that was killed
@@ -133,10 +134,11 @@ func (b *breaker) sessions(t *testing.T) map[string]*agentplanev1.Agent {
 const restless = 10 * time.Second
 
 // streamsBeside are the sessions that the death of the node must not touch: those on
-// other nodes, of agents that nobody has killed lately.
+// other nodes, of agents that nobody has killed lately. One that was opened before its node was
+// killed itself is over, though nobody may have said so yet.
 func (b *breaker) streamsBeside(t *testing.T, n *lab.Node) map[string]uint64 {
 	t.Helper()
-	id, err := nodeID(within(t, 20*time.Second), b.client, n)
+	names, err := nodeNames(within(t, 20*time.Second), b.client)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +149,7 @@ func (b *breaker) streamsBeside(t *testing.T, n *lab.Node) map[string]uint64 {
 	await(t, time.Minute, "all agents are online before "+n.Name+" is killed", func() error { return b.online(t.Context()) })
 	for agent, a := range b.sessions(t) {
 		lately := slices.ContainsFunc(b.deaths, func(d agentDeath) bool { return d.agent == a.Name && time.Since(d.at) < restless })
-		if a.Node != id && !lately {
+		if name := names[a.Node]; name != n.Name && !lately && time.Unix(0, a.Since).After(b.fell[name]) {
 			calm[agent] = a.SessionEpoch
 		}
 	}
@@ -170,18 +172,14 @@ func (b *breaker) areKept(t *testing.T, n *lab.Node, before map[string]uint64) {
 	}
 }
 
-// nodeID is the id that the cluster knows the node by.
-func nodeID(ctx context.Context, c *client.Client, n *lab.Node) (string, error) {
+// nodeNames are the names of the members, by id.
+func nodeNames(ctx context.Context, c *client.Client) (map[string]string, error) {
 	r, err := agentplanev1.NewClusterServiceClient(c).ListMembers(ctx, &agentplanev1.ListMembersRequest{})
-	if err != nil {
-		return "", err
+	names := make(map[string]string)
+	for _, m := range r.GetMembers() {
+		names[m.Id] = m.Name
 	}
-	for _, m := range r.Members {
-		if m.Name == n.Name {
-			return m.Id, nil
-		}
-	}
-	return "", fmt.Errorf("%s is no member", n.Name)
+	return names, err
 }
 
 func (b *breaker) note(kind string, live bool) {
@@ -200,6 +198,12 @@ func (b *breaker) kill(nodes ...*lab.Node) bool {
 	}
 	for _, n := range nodes {
 		n.Kill() // waits for its end
+	}
+	if b.fell == nil {
+		b.fell = make(map[string]time.Time)
+	}
+	for _, n := range nodes {
+		b.fell[n.Name] = time.Now()
 	}
 	return live
 }
