@@ -218,8 +218,7 @@ func TestSilentNodeIsLeftAndTrustIsKept(t *testing.T) {
 	b := c.Raise()
 	c.Until("a session stands", func() bool { return c.Agent(id).Ready })
 	c.Send(id, &agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Trust{Trust: &agentplanev1.TrustUpdate{Bundle: b}}})
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	eventually(t, "the bundle is stored", func() bool {
 		data, err := os.ReadFile(filepath.Join(h.dir, trustFile))
 		if err != nil {
 			t.Fatal(err)
@@ -228,14 +227,8 @@ func TestSilentNodeIsLeftAndTrustIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if stored.Index == b.GetIndex() {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("bundle %d is stored, want %d", stored.Index, b.GetIndex())
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return stored.Index == b.GetIndex()
+	})
 }
 
 func TestCertificateIsRenewedAtHalfLifeAndWhenExpired(t *testing.T) {
@@ -262,11 +255,7 @@ func TestCertificateIsRenewedAtHalfLifeAndWhenExpired(t *testing.T) {
 	}
 	c.Certificates(time.Hour, 2*time.Hour)
 	h.start()
-	for deadline := time.Now().Add(10 * time.Second); stored().NotAfter.After(time.Now()); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("no renewal")
-		}
-	}
+	eventually(t, "the certificate that has expired is renewed", func() bool { return !stored().NotAfter.After(time.Now()) })
 	h.stop()
 	before := c.Agent(id)
 	c.Certificates(24*time.Hour, 0)

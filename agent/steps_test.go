@@ -52,12 +52,22 @@ func stepWords(r *agentplanev1.Report) string {
 // awaitFile waits for a file, of which nobody tells.
 func awaitFile(t *testing.T, path string) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%q is not made within 15 s", path)
+	eventually(t, path+" is made", func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
+}
+
+// eventually waits for what nobody tells of.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick, end := time.NewTicker(5*time.Millisecond), time.After(15*time.Second)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("%s: not within 15 s", what)
 		}
 	}
 }

@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/agentplane/agentplane/controlplane/pki"
 )
 
 // TestBadDayNodeImage puts an older image of a node's directory back. The node is refused
@@ -42,7 +45,23 @@ func TestBadDayNodeImage(t *testing.T) {
 	start()
 	voters(t, l, 3)
 	mustToken(t, l, "agent")
-	time.Sleep(1500 * time.Millisecond) // what is remembered goes to disk once a second
+	// Followers need not have met; the leader has.
+	await(t, 20*time.Second, "another node has on its disk that n3 was started again", func() error {
+		var remembered []string
+		for _, n := range nodes[:2] {
+			boot, err := pki.LoadBootState(filepath.Join(n.DataDir, "boot.state"))
+			if err != nil {
+				return err
+			}
+			for _, p := range boot.Peers {
+				if p.Starts > 1 && p.StartID != "" {
+					return nil
+				}
+			}
+			remembered = append(remembered, fmt.Sprintf("%s remembers %+v", n.Name, boot.Peers))
+		}
+		return printedError(strings.Join(remembered, ", "))
+	})
 	stop()
 	if err := os.RemoveAll(victim.DataDir); err != nil {
 		t.Fatal(err)

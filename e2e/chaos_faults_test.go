@@ -58,6 +58,15 @@ func (b *breaker) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(b.rng.Int64N(int64(most-least)))
 }
 
+// lasts lets a fault last for so long, or until the test ends.
+func (b *breaker) lasts(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}
+
 // leader is the node that leads now.
 func (b *breaker) leader(ctx context.Context) (*lab.Node, error) {
 	r, err := agentplanev1.NewClusterServiceClient(b.client).ListMembers(ctx, &agentplanev1.ListMembersRequest{})
@@ -89,7 +98,7 @@ func (b *breaker) strike(t *testing.T, kind string) {
 		n := b.f.nodes[b.rng.IntN(len(b.f.nodes))]
 		others := b.streamsBeside(t, n)
 		b.note(kind, b.kill(n))
-		time.Sleep(b.between(200*time.Millisecond, 2*time.Second))
+		b.lasts(t, b.between(200*time.Millisecond, 2*time.Second))
 		b.restart(t, n)
 		b.areKept(t, n, others)
 		return
@@ -101,13 +110,13 @@ func (b *breaker) strike(t *testing.T, kind string) {
 	if kind == killLeader {
 		others := b.streamsBeside(t, leader)
 		b.note(kind, b.kill(leader))
-		time.Sleep(b.between(500*time.Millisecond, 2500*time.Millisecond))
+		b.lasts(t, b.between(500*time.Millisecond, 2500*time.Millisecond))
 		b.restart(t, leader)
 		b.areKept(t, leader, others)
 		return
 	}
 	b.note(kind, leader.Signal(syscall.SIGSTOP))
-	time.Sleep(b.between(100*time.Millisecond, 3*time.Second))
+	b.lasts(t, b.between(100*time.Millisecond, 3*time.Second))
 	if !leader.Signal(syscall.SIGCONT) {
 		b.oddity("%s ended while it was stopped", leader.Name)
 	}
@@ -247,7 +256,7 @@ func (b *breaker) strikeAgent(t *testing.T) {
 			}
 		}
 	}
-	time.Sleep(b.between(0, 1500*time.Millisecond))
+	b.lasts(t, b.between(0, 1500*time.Millisecond))
 	if err := a.Start(); err != nil {
 		t.Fatal(err)
 	}

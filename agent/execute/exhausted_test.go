@@ -100,16 +100,10 @@ func (c *crowded) close() {
 		_ = c.stdin.Close()
 		_ = c.cmd.Wait()
 	}
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		err := os.Remove(c.group) // once its last process is reaped
-		if err == nil || errors.Is(err, os.ErrNotExist) {
-			return
-		}
-		if time.Now().After(end) {
-			c.t.Errorf("the control group is left: %v", err)
-			return
-		}
-	}
+	eventually(c.t, "the last process of the control group is reaped", func() bool {
+		err := os.Remove(c.group)
+		return err == nil || errors.Is(err, os.ErrNotExist)
+	})
 }
 
 func (c *crowded) set(file string, n int) error {
