@@ -257,15 +257,9 @@ func (d *Dir) ClusterID() string {
 func (d *Dir) PutBack() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return fmt.Errorf("note in data directory %q that it was put back: %w", d.path, fs.ErrClosed)
-	}
-	next := d.record
-	next.PutBack = true
-	if err := d.writeRecord(next); err != nil {
+	if err := d.changeLocked(func(r *nodeRecord) { r.PutBack = true }); err != nil {
 		return fmt.Errorf("note in data directory %q that it was put back: %w", d.path, err)
 	}
-	d.record = next
 	return nil
 }
 
@@ -286,10 +280,21 @@ func (d *Dir) BindCluster(clusterID string) error {
 		return fmt.Errorf("bind data directory %q: %w: it belongs to %q, not to %q; use another directory for this cluster",
 			d.path, ErrOtherCluster, d.record.ClusterID, clusterID)
 	}
-	next := d.record
-	next.ClusterID = clusterID
-	if err := d.writeRecord(next); err != nil {
+	if err := d.changeLocked(func(r *nodeRecord) { r.ClusterID = clusterID }); err != nil {
 		return fmt.Errorf("bind data directory %q: %w", d.path, err)
+	}
+	return nil
+}
+
+// changeLocked replaces the record, durably.
+func (d *Dir) changeLocked(change func(*nodeRecord)) error {
+	if d.closed {
+		return fs.ErrClosed
+	}
+	next := d.record
+	change(&next)
+	if err := d.writeRecord(next); err != nil {
+		return err
 	}
 	d.record = next
 	return nil

@@ -25,7 +25,10 @@
 //
 // The node file is replaced as a whole and fsynced. One that is damaged or
 // missing beside a boot.state is an error and never made anew: a node that
-// forgot its id or counted its starts from one again would be refused by all.
+// forgot its id or counted its starts from one again would be refused by all. Each start has
+// a random id beside its number, of which the last 64 are kept: others know by them an older
+// disk that has counted as far as the one they have seen. Once they have refused it, that is
+// noted, and it is not opened again.
 //
 // No goroutine is started here. A Dir is safe for concurrent use.
 package datadir
