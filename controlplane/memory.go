@@ -37,8 +37,10 @@ func (m *memory) judge(nodeID string, said *agentplanev1.Preface) error {
 	p := m.peers[nodeID]
 	if comparesMemory && (p.StartID == "" || p.StartID != hex.EncodeToString(said.GetStartId())) {
 		switch {
-		case said.GetStartCounter() < p.Starts || !follows(said, p):
+		case said.GetStartCounter() < p.Starts:
 			return fmt.Errorf("%w: node %q comes with start %d and was seen at start %d", peer.ErrPutBack, nodeID, said.GetStartCounter(), p.Starts)
+		case !follows(said, p):
+			return fmt.Errorf("%w: node %q comes with start %d, and its start %d is another one than the one that was seen", peer.ErrPutBack, nodeID, said.GetStartCounter(), p.Starts)
 		case said.GetTerm() == 0: // its raft is not open yet
 			return nil
 		case said.GetTerm() < p.Term:

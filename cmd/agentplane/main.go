@@ -39,8 +39,8 @@ const (
 	// more: a failing disk, a stuck transfer, a state that it does not know. Start
 	// it again; the log says why.
 	exitFatal = 3
-	// exitRemoved says that the cluster has removed the node: to start it again with
-	// this data directory is of no use.
+	// exitRemoved says that the cluster has removed the node, or that its disk was put back:
+	// to start it again with this data directory is of no use.
 	exitRemoved = 4
 )
 

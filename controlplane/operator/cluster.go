@@ -110,8 +110,8 @@ func (c *Cluster) members(v *fsm.View, cfg Configuration) []*agentplanev1.Member
 // call dies in between. Until it has, raft counts a voter with which nobody speaks any
 // more. So only one is removed at a time; and where the others are no majority of the
 // voters that there are, it leaves raft first: when this call dies in between it is still
-// trusted, asks to be added again, and may be removed again. A leader does not remove itself: it hands over, and
-// the caller's node asks the next one.
+// trusted, asks to be added again, and may be removed again. A leader does not remove itself:
+// it hands over, and the caller's node asks the next one.
 func (c *Cluster) RemoveMember(ctx context.Context, req *agentplanev1.RemoveMemberRequest) (*agentplanev1.RemoveMemberResponse, error) {
 	v := c.o.Machine.View()
 	n, err := c.node(v, req.GetMember(), true)

@@ -33,15 +33,16 @@ type Preface struct {
 	To           string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
 	FeatureLevel uint32 `protobuf:"varint,5,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	StartCounter uint64 `protobuf:"varint,6,opt,name=start_counter,json=startCounter,proto3" json:"start_counter,omitempty"`
-	// Random per start of the process; newest first those of the starts before it, as far as
-	// they are known.
+	// Random per start of the process.
 	StartId []byte `protobuf:"bytes,7,opt,name=start_id,json=startId,proto3" json:"start_id,omitempty"`
 	// Only in an answer: why the connection is closed; empty when it is not.
 	Refused string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Raft's, when this was made. A node that comes back with less than it was seen
 	// with has had its disk put back.
-	Term            uint64   `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
-	LastIndex       uint64   `protobuf:"varint,10,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	Term      uint64 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
+	LastIndex uint64 `protobuf:"varint,10,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// Those of the starts before this one, newest first, at most 63; empty from a node that knows
+	// none.
 	EarlierStartIds [][]byte `protobuf:"bytes,11,rep,name=earlier_start_ids,json=earlierStartIds,proto3" json:"earlier_start_ids,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
