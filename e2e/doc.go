@@ -84,6 +84,7 @@
 //	putback          I1 I13  e2e/sim                 TestLives
 //	claimtwice       I2      fsm                     TestStories
 //	claimtwice       I2      fsm                     TestAttemptsMatchTheirTwin
+//	claimtwice,reclaim I2    e2e/sim                 TestLives
 //	locks            none    fsm                     TestAttemptsMatchTheirTwin
 //	locks            none    fsm                     TestStories
 //	locks            none    e2e/sim                 TestLives
@@ -92,6 +93,7 @@
 //	nofsync          I2      agent/journal           TestPowerCuts
 //	nofsync          I2      e2e/sim                 TestLives
 //	startagain       I2      agent/execute           TestStartRefuses
+//	startagain       I2      e2e/sim                 TestLives
 //	stepagain        I2      agent/execute           TestARebootThatWasNotAnnouncedIsLost
 //	stepagain        I2      e2e/sim                 TestLives
 //	undoagain        I2      agent/execute           TestUndoKilledAtEveryPoint
@@ -125,6 +127,7 @@
 //	watchgap         I7      e2e/sim                 TestLives
 //	digest           I8      fsm                     TestStories
 //	firetwice        I8      fsm                     TestStories
+//	firetwice,refire I8      e2e/sim                 TestLives
 //	clock            I9      fsm                     TestTwoReplicasAgree
 //	snapshot         I9      fsm                     TestSnapshotAndRestIsTheWholeLog
 //	lonelyread       I7 I10  controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads

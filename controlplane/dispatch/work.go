@@ -243,7 +243,7 @@ func (s *session) claim(v *fsm.View, agent *raftlogv1.Agent, used uint32, open m
 		return nil
 	}
 	clusterNow := s.d.clock.now()
-	for i := range v.Work(s.ordinal, raftlogv1.AttemptState_ATTEMPT_STATE_RELEASED) {
+	for i := range s.claimable(v) {
 		command, _ := v.Command(i.GetCommandId())
 		c := s.claims[i.GetId()]
 		switch {

@@ -44,7 +44,7 @@ func NextStep(s *raftlogv1.Schedule, table *timetable.Timetable, now int64, open
 	case waits && open == 0:
 		return Step{Slot: s.GetWaitingSlot(), Fire: true}
 	}
-	newest, n := table.Due(time.Unix(0, s.GetLastSlot()), time.Unix(0, now))
+	newest, n := table.Due(time.Unix(0, settledTo(s)), time.Unix(0, now))
 	if n > 0 {
 		step := Step{Slot: newest.UnixNano(), Earlier: n - 1, Fire: true}
 		if late := time.Duration(now - step.Slot); late > patience && s.GetSpec().GetMissed() != raftlogv1.Missed_MISSED_ONCE {

@@ -143,20 +143,28 @@ type hands struct {
 
 // Start is execute.Supervisors'.
 func (s hands) Start(dir string, lock *os.File) (reap func(), err error) {
+	if err := s.start(dir, lock); err != nil {
+		return nil, err
+	}
+	s.g.h.crashes(afterFork) // what is dead then learns it by its next record
+	return func() {}, nil
+}
+
+func (s hands) start(dir string, lock *os.File) error {
 	g := s.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if s.dead() || g.h.isClosed() {
-		return nil, errDead
+		return errDead
 	}
 	fd, err := syscall.Dup(int(lock.Fd()))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	j := &job{n: -1, dead: make(chan struct{}), gone: make(chan struct{}), term: make(chan struct{}), kill: make(chan struct{}), ended: make(chan struct{})}
 	g.jobs[dir] = j
 	g.h.wg.Go(func() { g.supervise(dir, j, os.NewFile(uintptr(fd), lock.Name())) })
-	return func() {}, nil
+	return nil
 }
 
 // Watch is execute.Supervisors'.

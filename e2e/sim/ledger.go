@@ -37,6 +37,14 @@ func (l ledger) append(what string, call func() error) error {
 	return nil
 }
 
+// Points at which agentd may die: before the record with which the start of an attempt begins, and
+// when a supervisor has been started.
+const (
+	anIntent     = "an intent"
+	beforeIntent = "before " + anIntent
+	afterFork    = "after the start of a supervisor"
+)
+
 // amid begins the points at which the record that was appended last is torn.
 const amid = "amid "
 
@@ -49,7 +57,7 @@ func (h *Host) crashes(point string) bool {
 }
 
 func (l ledger) Intent(s execute.Spec) error {
-	return l.append("an intent", func() error { return l.Journal.Intent(s) })
+	return l.append(anIntent, func() error { return l.Journal.Intent(s) })
 }
 
 func (l ledger) Finish(a execute.Attempt, r execute.Result) error {

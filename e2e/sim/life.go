@@ -13,6 +13,8 @@ const (
 	minBreaking, maxBreaking = 10 * time.Second, 25 * time.Second
 	// healing bounds how long the healed world may take until everything is live.
 	healing = 6 * time.Minute
+	// formTakes is how long it takes at the least until operators begin to work.
+	formTakes = 2 * time.Second
 	// lingering bounds what outlives its owner's Close: probes of gossip, calls.
 	lingering = time.Minute
 	// A life with fewer faults that took effect, or fewer acknowledged writes, is void.
@@ -64,6 +66,7 @@ func Live(seed uint64, dir string, chosen []int) (out *Outcome) {
 	for _, i := range chosen {
 		faults = append(faults, drawn[i])
 	}
+	time.Sleep(time.Minute - minuteEnds(seed, breaking)) // a bubble begins with a minute
 	w := newWorld(seed, dir, rng)
 	w.breaking = breaking
 	out = &Outcome{Seed: seed, Faults: drawn, Chosen: chosen, Trace: w.trace, Effects: w.effects, Ends: w.accepted}

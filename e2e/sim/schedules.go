@@ -13,7 +13,8 @@ import (
 	raftlogv1 "github.com/agentplane/agentplane/proto/raftlog/v1"
 )
 
-// scheduled is a schedule that fires once, some seconds after it was made.
+// scheduled is a schedule that fires some seconds after it was made, and few of them once more
+// a minute later.
 type scheduled struct {
 	req  *agentplanev1.PutScheduleRequest
 	made fate // guarded by operators.mu
@@ -67,9 +68,28 @@ func (o *operators) composeSchedule(rng *rand.Rand) *scheduled {
 	if rng.IntN(3) == 0 {
 		spec.Command.Splay = int64(3 * time.Second)
 	}
+	if rng.IntN(2) == 0 {
+		recur(spec, v.Now(), rng)
+	}
 	s := &scheduled{req: &agentplanev1.PutScheduleRequest{Name: fmt.Sprint("s", o.serial), Id: madeID(v.Now(), o.serial), Spec: spec}}
 	o.schedules = append(o.schedules, s)
 	return s
+}
+
+// recur gives a schedule a slot at each full minute, until some seconds after the next one. A
+// life begins within a minute whose end most likely falls into its work (minuteEnds).
+func recur(spec *agentplanev1.ScheduleSpec, now int64, rng *rand.Rand) {
+	until := time.Unix(0, now).Truncate(time.Minute).Add(time.Minute + time.Duration(rng.Int64N(int64(20*time.Second))))
+	if rng.IntN(24) == 0 {
+		until = until.Add(time.Minute)
+	}
+	spec.At, spec.Cron, spec.Until = 0, "* * * * *", until.UnixNano()
+}
+
+// minuteEnds is how long after its begin a life comes to the end of a minute.
+func minuteEnds(seed uint64, breaking time.Duration) time.Duration {
+	rng := rand.New(rand.NewPCG(seed, 0x736c6f74))
+	return formTakes + time.Duration(rng.Int64N(int64(breaking)))
 }
 
 // unsettledSchedules counts those that still have a slot.
@@ -82,10 +102,10 @@ func unsettledSchedules(v *fsm.View) (n int) {
 	return n
 }
 
-// judgeSchedule wants that the slot was settled once and not before its time, by one
+// judgeSchedule wants that each slot was settled once and not before its time, by one
 // command at most, and answers how many commands there are.
 func (w *World) judgeSchedule(v *fsm.View, s *scheduled, made []*raftlogv1.Command, starts map[execute.Attempt][]Start) int {
-	name, at := s.req.GetName(), s.req.GetSpec().GetAt()
+	name := s.req.GetName()
 	row, there := v.Schedule(name)
 	switch {
 	case !there && s.made.acked > 0:
@@ -101,16 +121,8 @@ func (w *World) judgeSchedule(v *fsm.View, s *scheduled, made []*raftlogv1.Comma
 		}
 		return 0
 	}
-	fired := row.GetFirings()
-	if len(fired) != 1 || fired[0].GetSlot() != at || fired[0].GetAt() < at {
-		w.fault("schedule %s has settled %v, want its slot at %d once", name, fired, at)
-		return len(made)
-	}
-	switch f := fired[0]; {
-	case len(made) > 1, (f.GetCommandId() != "") != (len(made) == 1):
-		w.fault("I2: schedule %s has made %d commands: %v; it says %v", name, len(made), made, f)
-	case f.GetCommandId() == "" && f.GetReason() == "":
-		w.fault("schedule %s has made no command and says no reason: %v", name, f)
+	for _, wrong := range judgeFirings(row, slotsOf(s.req.GetSpec(), row.GetCreatedAt()), made) {
+		w.fault("schedule %s %s; it says %v", name, wrong, row.GetFirings())
 	}
 	for _, c := range made {
 		for i := range v.Invocations(c.GetId()) {
@@ -118,7 +130,53 @@ func (w *World) judgeSchedule(v *fsm.View, s *scheduled, made []*raftlogv1.Comma
 		}
 	}
 	w.mu.Lock()
-	w.accepted["slot "+fired[0].GetReason()]++
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	for _, f := range row.GetFirings() {
+		w.accepted["slot "+f.GetReason()]++
+		if s.req.GetSpec().GetCron() != "" {
+			w.accepted["slot that recurs"]++
+		}
+	}
 	return len(made)
+}
+
+// slotsOf are those of a schedule that was made at a time of the cluster.
+func slotsOf(spec *agentplanev1.ScheduleSpec, made int64) (slots []int64) {
+	if spec.GetAt() != 0 {
+		return []int64{spec.GetAt()} // it was to come when the schedule was made
+	}
+	for slot := time.Unix(0, made).Truncate(time.Minute).Add(time.Minute); slot.UnixNano() <= spec.GetUntil(); slot = slot.Add(time.Minute) {
+		slots = append(slots, slot.UnixNano())
+	}
+	return slots
+}
+
+// judgeFirings says what is wrong with what has become of slots, which were all over.
+func judgeFirings(row *raftlogv1.Schedule, slots []int64, made []*raftlogv1.Command) (wrong []string) {
+	commands := make(map[int64][]string)
+	for _, c := range made {
+		commands[c.GetSlot()] = append(commands[c.GetSlot()], c.GetId())
+	}
+	settled := 0
+	for _, f := range row.GetFirings() {
+		settled += 1 + int(f.GetMissed())
+		switch of := commands[f.GetSlot()]; {
+		case settled > len(slots) || slots[settled-1] != f.GetSlot():
+			wrong = append(wrong, fmt.Sprintf("I8: has settled its slot at %d as the %d. of %v", f.GetSlot(), settled, slots))
+		case f.GetAt() < f.GetSlot():
+			wrong = append(wrong, fmt.Sprintf("has settled its slot at %d before its time", f.GetSlot()))
+		case len(of) > 1, (f.GetCommandId() != "") != (len(of) == 1):
+			wrong = append(wrong, fmt.Sprintf("I2: has made %d commands at %d: %v", len(of), f.GetSlot(), of))
+		case f.GetCommandId() == "" && f.GetReason() == "":
+			wrong = append(wrong, fmt.Sprintf("has made no command at %d and says no reason", f.GetSlot()))
+		}
+		delete(commands, f.GetSlot())
+	}
+	if settled != len(slots) {
+		wrong = append(wrong, fmt.Sprintf("has settled %d of its slots at %v", settled, slots))
+	}
+	if len(commands) > 0 {
+		wrong = append(wrong, fmt.Sprintf("has made commands beside its slots: %v", commands))
+	}
+	return wrong
 }

@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -37,6 +39,7 @@ const (
 	announcedReboot = "announced reboot"
 	recordCrash     = "crash of agentd at a record"
 	recordPowerCut  = "power cut of an agent's host at a record"
+	lostStart       = "start that a journal has lost"
 	spoiltCache     = "spoilt files of an agent"
 	spoiltDepot     = "spoilt files of a node"
 )
@@ -45,6 +48,7 @@ const (
 var stepKinds = []faultKind{
 	{recordCrash, false, func(w *World, f Fault) ending { return w.crashAtRecord(f, false) }},
 	{recordPowerCut, false, func(w *World, f Fault) ending { return w.crashAtRecord(f, true) }},
+	{lostStart, false, (*World).loseStart},
 	{spoiltCache, false, func(w *World, f Fault) ending {
 		a := w.agentOf(f.Who)
 		killed := f.To%3 == 0 && a.kill()
@@ -73,11 +77,16 @@ func planSteps(seed uint64, within time.Duration) []Fault {
 	rng := rand.New(rand.NewPCG(seed, 0x73746570))
 	all := make([]Fault, 3+rng.IntN(3))
 	for i := range all {
-		k := stepKinds[[]int{0, 0, 1, 1, 2, 2, 3}[rng.IntN(7)]]
+		k := kindOf([]string{recordCrash, recordCrash, recordPowerCut, recordPowerCut, spoiltCache, spoiltCache, spoiltDepot}[rng.IntN(7)])
 		all[i] = Fault{
 			At: time.Second + time.Duration(rng.Int64N(int64(within*3/4))), Kind: k.name, Who: rng.IntN(8), To: rng.IntN(18),
 			For: 200*time.Millisecond + time.Duration(rng.Int64N(int64(4*time.Second))),
 		}
+	}
+	if rng.IntN(2) == 0 {
+		all = append(all, Fault{
+			At: time.Second + time.Duration(rng.Int64N(int64(within/2))), Kind: lostStart, Who: rng.IntN(8), For: time.Second + time.Duration(rng.Int64N(int64(2*time.Second))),
+		})
 	}
 	return all
 }
@@ -100,6 +109,73 @@ func (w *World) crashAtRecord(f Fault, power bool) ending {
 		})
 	})
 	return nil // counted when it comes
+}
+
+// loseStart has agentd die when it has started a program, and takes from its journal what it has
+// written there since it was about to, as a disk does that has told of an fsync and has not kept
+// it. Nobody was told of the start, so that the attempt is delivered again; its directory is there.
+func (w *World) loseStart(f Fault) ending {
+	a := w.agentOf(f.Who)
+	var file string
+	var kept int64
+	a.arm(func(point string) bool {
+		w.mu.Lock()
+		life, dir := a.life, a.dir
+		w.mu.Unlock()
+		switch {
+		case life == nil:
+			return false
+		case point == beforeIntent:
+			path, err := journalFile(dir)
+			w.must(err)
+			a.ground.mu.Lock()
+			file, kept = filepath.Base(path), journalBytes(dir)
+			a.ground.mu.Unlock()
+			return false
+		case point != afterFork:
+			return false
+		}
+		a.ground.mu.Lock()
+		file, kept := file, kept
+		a.ground.mu.Unlock()
+		if kept == 0 {
+			return false // it was started before
+		}
+		lost := false
+		if !a.endAnd(life, func(_ *agentLife, dir string) (err error) {
+			lost, err = cutTo(filepath.Join(dir, "journal", file), kept)
+			return err
+		}) {
+			return false
+		}
+		a.arm(nil)
+		w.trouble()
+		w.trace.Note(a.name, "agentd dies, and its journal has lost a start: %v", lost)
+		if lost {
+			w.note(f.Kind)
+			w.mu.Lock()
+			w.putBacks[a.name] = true
+			w.mu.Unlock()
+		}
+		w.lives.Go(func() {
+			time.Sleep(f.For)
+			w.must(a.start())
+			w.trouble()
+			time.Sleep(time.Second)
+			w.readmit(a, 3*time.Second)
+		})
+		return true
+	})
+	return nil // counted when it comes
+}
+
+// cutTo takes from a file what is behind so many bytes, and answers whether there was something.
+func cutTo(path string, size int64) (bool, error) {
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && st.Size() <= size {
+		return false, nil // it was written anew
+	}
+	return err == nil, cmp.Or(err, os.Truncate(path, size))
 }
 
 // spoil changes a byte of each content that lies in a data directory.
