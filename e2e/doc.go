@@ -153,6 +153,7 @@
 //	queuemax         I14     e2e/sim                 TestLives
 //	leak             I14     e2e/sim                 TestLives
 //	queue            I14     controlplane/consensus  TestBatcherQueueIsBoundedByBytes
+//	queue            I14     controlplane/consensus  TestLives
 //
 // # Death at a point
 //

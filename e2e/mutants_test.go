@@ -129,6 +129,7 @@ var catches = []catch{
 	{mutant: "queuemax", promises: "I14", pkg: "e2e/sim", test: "TestLives", lives: 40, says: "wait for its agent, of which 3 may"},
 	{mutant: "leak", promises: "I14", pkg: "e2e/sim", test: "TestLives", lives: 5, says: "I14: "},
 	{mutant: "queue", promises: "I14", pkg: "controlplane/consensus", test: "TestBatcherQueueIsBoundedByBytes", says: "want ErrBacklog"},
+	{mutant: "queue", promises: "I14", pkg: "controlplane/consensus", test: "TestLives", lives: 20, says: "I14: "},
 }
 
 // command is the line that a person types to see it.

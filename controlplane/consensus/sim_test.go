@@ -54,7 +54,7 @@ func TestLives(t *testing.T) {
 		all.add(one)
 	}
 	t.Logf("%d lives, %d good, %d void, %d red: %+v", lives, line.Good, line.Void, line.Failed, all)
-	if all.Acked == 0 || all.Reads == 0 || all.Kills == 0 || line.Void > line.Good {
+	if all.Acked == 0 || all.Reads == 0 || all.Kills == 0 || all.Refused == 0 && lives >= 4 || line.Void > line.Good {
 		t.Errorf("the lives tested nothing: %d good, %d void, %+v", line.Good, line.Void, all)
 	}
 	line.Took = time.Since(began)
@@ -90,6 +90,7 @@ type tally struct {
 	Acked, NotApplied, Nothing, Unknown, UnknownKept int
 	Reads, FailedReads                               int
 	Faults, Kills, Fatals                            int
+	Refused                                          int // as too many waited
 }
 
 func (a *tally) add(b tally) {
@@ -97,6 +98,7 @@ func (a *tally) add(b tally) {
 	a.Unknown, a.UnknownKept = a.Unknown+b.Unknown, a.UnknownKept+b.UnknownKept
 	a.Reads, a.FailedReads = a.Reads+b.Reads, a.FailedReads+b.FailedReads
 	a.Faults, a.Kills, a.Fatals = a.Faults+b.Faults, a.Kills+b.Kills, a.Fatals+b.Fatals
+	a.Refused += b.Refused
 }
 
 // fate is what a client was told of a proposal.
@@ -137,6 +139,9 @@ func live(t *testing.T, seed uint64, all *tally) {
 			if i == slow {
 				o.Profile = consensus.Profile{Heartbeat: 2 * time.Second, Election: 2 * time.Second, Lease: 2 * time.Second, Commit: 5 * time.Millisecond}
 			}
+			if floods(seed) {
+				o.MaxQueueMutations = mayWait
+			}
 			if compact {
 				o.SnapshotInterval, o.SnapshotThreshold, o.TrailingLogs = 200*time.Millisecond, 40, 20
 			}
@@ -159,6 +164,10 @@ func live(t *testing.T, seed uint64, all *tally) {
 	for client := range 4 {
 		r := rand.New(rand.NewPCG(seed, uint64(client)+100))
 		wg.Go(func() { h.client(ctx, t, c, client, r, all) })
+	}
+	if floods(seed) {
+		r := rand.New(rand.NewPCG(seed, 0x666c6f6f64))
+		wg.Go(func() { all.Refused = h.flood(ctx, t, c, r) })
 	}
 	wg.Go(func() {
 		all.Faults, all.Kills = chaos(c, rng, 6*time.Second)
@@ -274,6 +283,11 @@ func (h *history) write(ctx context.Context, t *testing.T, c *consensustest.Clus
 	} else {
 		out, err = c.Propose(ctx, muts...)
 	}
+	h.told(t, muts, out, err)
+}
+
+// told notes what a client was told of its mutations.
+func (h *history) told(t *testing.T, muts []*raftlogv1.Mutation, out []*raftlogv1.Outcome, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, m := range muts {
