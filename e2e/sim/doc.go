@@ -41,7 +41,8 @@
 //   - steps: many commands are lists of programs, some of which announce a reboot of the host,
 //     which comes or does not; some have an undo, which an operator confirms, or contact, or
 //     nobody; some bring files and input along. Here agentd dies before, amid and after
-//     the records of its journal, hosts lose power there, and disks spoil what was brought.
+//     the records of its journal, hosts lose power there, disks spoil what was brought, and
+//     a journal loses a start that it had synced, of which nobody was told.
 //
 // A fault took effect when that was seen: a cut, a pause, loss or delay when something was
 // held up, lost or late by it, on its links and hosts; a bad disk or clock when it was written
@@ -102,8 +103,9 @@
 //   - I3: every invocation has ended, LOST only with a fault that explains its reason; and for
 //     want of contact or of an answer only when there was none for as long as that takes, by the
 //     world's clock and the log.
-//   - The slot of each schedule is settled once, not before its time, by one command at
-//     most, through whatever leaders there were (I2, I8).
+//   - Each slot of each schedule is settled once, not before its time, by one command at
+//     most, through whatever leaders there were (I2, I8). Some schedules have one slot, the others
+//     one or two at full minutes, of which one most likely falls into the work of the life.
 //   - I5: session epochs never go back, on any node, nor in what watches show.
 //   - I6: what was canceled before it was claimed never started.
 //   - I7: a read finds what was acknowledged before it began, commands and labels. What a watch has come to
@@ -190,9 +192,10 @@
 //     together show in one life of ten.
 //   - claimtwice: a session claims what its node's state shows as released. That state
 //     holds the opening of the session, hence every claim of earlier ones, and none of
-//     them can claim after it, since epochs are compared. Where they are not (both
-//     mutants, 60 lives), nothing was claimed twice all the same: a claim that waits for
-//     a leader arrives before a session that opens then is ready.
+//     them can claim after it, since epochs are compared. It shows together with a mutant
+//     whose sessions claim anew what earlier ones have claimed (reclaim).
+//   - firetwice: a leader fires a slot by a state that holds what every earlier one has fired.
+//     It shows together with a mutant that decides on each slot once more (refire).
 //   - delivery: a stream carries one session, and a node sends on it what it says in the
 //     name of that session. It would take a node that lies.
 //
