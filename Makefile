@@ -104,6 +104,12 @@ e2e: ## the whole black-box run: real processes, real kills
 teeth: ## take out each protection in turn: the test that guards it must fail (M= one)
 	AGENTPLANE_TEETH=1 go test -count=1 -timeout 90m -v -run '^TestMutants$$/^$(M)' ./e2e/
 
+# Lives are random, so that how many it takes to see a mutant is a figure of its own: three tries,
+# beginning with SEED= and each 10 000 seeds later. .ci/hunt-table sums them up.
+.PHONY: hunt
+hunt: ## live with each mutant until a life is red: within 500 lives (M= one)
+	AGENTPLANE_HUNT=1 AGENTPLANE_SIM_SEED=$(if $(filter-out file,$(origin SEED)),$(SEED)) go test -count=1 -timeout 10h -v -run '^TestHunt$$/^$(M)' ./e2e
+
 # The simulations are ordinary tests: TestLives of e2e/sim lives whole clusters with
 # their agents, that of controlplane/consensus lives consensus alone, harder. Each lives
 # AGENTPLANE_SIM_LIVES lives, each with its own seed, which a failure prints; SEED= says

@@ -74,6 +74,10 @@
 // comma between are taken out together: each stands before the other. No promise is without
 // a mutant; TestMutantsAreListed sees to that.
 //
+// `make hunt` lives with each mutant until a random life is red, which has to be within 500; README.md
+// says after how many it was. Where a protection stands behind another one, so that nothing random gets
+// there, that one is taken out with it.
+//
 //	earlyack         I1      controlplane/consensus  TestLives
 //	outputack        I1      controlplane/output     TestOutputIsAcknowledgedByAMajority
 //	outputack        I1      e2e/sim                 TestLives

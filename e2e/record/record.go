@@ -22,8 +22,8 @@ const Header = "date\tcommit\tmeans\twhat\tseed\truns\tgood\tvoid\tfailed\tsecon
 
 // Line is what was tried at once, and how it went.
 type Line struct {
-	// Means is lives, consensus, chaos, fuzz or teeth; What narrows it: the faults of a
-	// chaos run, the target of a fuzz run.
+	// Means is lives, consensus, chaos, fuzz, teeth or mutant; What narrows it: the faults of a
+	// chaos run, the target of a fuzz run, the mutant with which lives were lived until one was red.
 	Means, What string
 	// Seed is the first one; Runs counts from it.
 	Seed uint64
