@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -116,6 +117,7 @@ func (w *World) crashAtRecord(f Fault, power bool) ending {
 // it. Nobody was told of the start, so that the attempt is delivered again; its directory is there.
 func (w *World) loseStart(f Fault) ending {
 	a := w.agentOf(f.Who)
+	var mu sync.Mutex // guards what follows
 	var file string
 	var kept int64
 	a.arm(func(point string) bool {
@@ -128,16 +130,16 @@ func (w *World) loseStart(f Fault) ending {
 		case point == beforeIntent:
 			path, err := journalFile(dir)
 			w.must(err)
-			a.ground.mu.Lock()
+			mu.Lock()
+			defer mu.Unlock()
 			file, kept = filepath.Base(path), journalBytes(dir)
-			a.ground.mu.Unlock()
 			return false
 		case point != afterFork:
 			return false
 		}
-		a.ground.mu.Lock()
+		mu.Lock()
 		file, kept := file, kept
-		a.ground.mu.Unlock()
+		mu.Unlock()
 		if kept == 0 {
 			return false // it was started before
 		}
