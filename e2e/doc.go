@@ -122,6 +122,7 @@
 //	termchange       I4      controlplane/consensus  TestHeartbeatOfALaterTermWaitsForTheMainLoop
 //	epoch            I5      fsm                     TestStories
 //	delivery         I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
+//	delivery,grant   I5      e2e/sim                 TestLives
 //	cancel           I6      fsm                     TestStateKeepsItsPromises
 //	pause            I6      fsm                     TestStories
 //	breach           I6      controlplane/rollout    TestFailuresStopTheBatch
@@ -142,6 +143,8 @@
 //	registration     I12     e2e/sim                 TestLives
 //	othercluster     I12 I13 proto/identity          TestServerJudgesClients
 //	othercluster     I12 I13 e2e                     TestOldLeaderOfAWipedCluster
+//	othercluster,issuer I12 I13 e2e/sim              TestLives
+//	issuer           I12     proto/identity          TestServerJudgesClients
 //	roles            I12     controlplane/authz      TestGate
 //	roles            I12     e2e/sim                 TestLives
 //	incarnation      I13     controlplane/peer       TestStreamRefusesByPreface

@@ -15,7 +15,7 @@ import (
 )
 
 // Host answers agents at a node's address, with the node's key, as it would in an earlier life
-// of the cluster: it welcomes whoever says hello.
+// of the cluster: it welcomes whoever says hello, or says what its caller makes it.
 type Host struct {
 	agentplanev1.UnimplementedAgentServiceServer
 	caller *Caller
@@ -77,9 +77,21 @@ func (h *Host) Session(s grpc.BidiStreamingServer[agentplanev1.SessionRequest, a
 		h.mu.Lock()
 		h.hellos = append(h.hellos, in.GetHello().GetAgentId())
 		h.mu.Unlock()
-		err = s.Send(&agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Welcome{Welcome: &agentplanev1.Welcome{
-			ClusterId: cluster, Incarnation: incarnation, NodeId: h.caller.From, SessionEpoch: farEpoch + 1, HeartbeatIntervalMs: 500, HeartbeatMisses: 3,
-		}}})
+		if h.caller.Answer == nil {
+			err = s.Send(h.caller.Welcome(farEpoch+1, 0))
+			continue
+		}
+		for _, out := range h.caller.Answer(in.GetHello()) {
+			err = errors.Join(err, s.Send(out))
+		}
 	}
 	return err
+}
+
+// Welcome grants a session, at a time of the cluster.
+func (c *Caller) Welcome(epoch uint64, now int64) *agentplanev1.SessionResponse {
+	return &agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Welcome{Welcome: &agentplanev1.Welcome{
+		ClusterId: c.Boot.Bundle.ClusterID, Incarnation: &agentplanev1.Incarnation{Number: c.Number, Id: c.ID}, NodeId: c.From,
+		SessionEpoch: epoch, Now: now, HeartbeatIntervalMs: 500, HeartbeatMisses: 3,
+	}}}
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -39,6 +40,10 @@ type Caller struct {
 	ID       []byte         // likewise; empty is none
 	// Dial connects to an address.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Cluster is what its certificate names, made by an authority of that cluster; "" is its own.
+	Cluster string
+	// Answer is what it says to an agent's Hello; nil welcomes the agent to a far session.
+	Answer func(*agentplanev1.Hello) []*agentplanev1.SessionResponse
 	// Credulous callers do not ask who answers.
 	Credulous bool
 	// Told is why the other side has refused it; "" when it did not say so.
@@ -112,8 +117,14 @@ func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Con
 
 // leaf is the node's certificate.
 func (c *Caller) leaf() (*pki.Leaf, error) {
-	id := identity.ID{Cluster: c.Boot.Bundle.ClusterID, Kind: identity.KindNode, Name: c.From}
-	ca, err := pki.OpenCA(filepath.Join(c.Dir, "pki"), id, nil)
+	id, home := identity.ID{Cluster: c.Boot.Bundle.ClusterID, Kind: identity.KindNode, Name: c.From}, filepath.Join(c.Dir, "pki")
+	if c.Cluster != "" {
+		id.Cluster, home = c.Cluster, filepath.Join(c.Dir, "pki."+c.Cluster)
+		if err := os.MkdirAll(home, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	ca, err := pki.OpenCA(home, id, nil)
 	if err != nil {
 		return nil, err
 	}

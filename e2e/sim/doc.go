@@ -106,7 +106,8 @@
 //   - Each slot of each schedule is settled once, not before its time, by one command at
 //     most, through whatever leaders there were (I2, I8). Some schedules have one slot, the others
 //     one or two at full minutes, of which one most likely falls into the work of the life.
-//   - I5: session epochs never go back, on any node, nor in what watches show.
+//   - I5: session epochs never go back, on any node, nor in what watches show. No host starts what
+//     a node that lies has delivered in the name of another session.
 //   - I6: what was canceled before it was claimed never started.
 //   - I7: a read finds what was acknowledged before it began, commands and labels. What a watch has come to
 //     at an index is what the log makes at that index, to whichever node it went on; it
@@ -150,7 +151,8 @@
 //     after all troubles.
 //   - I12: in one life of four an operator who may only read, and somebody without a certificate,
 //     ask for what they may not do, and are refused by every node. No node answers the double of
-//     a node that comes with a certificate of the node's authority for a key which nobody knows.
+//     a node that comes with a certificate of the node's authority for a key which nobody knows,
+//     or with one over the node's own key that names another cluster.
 //   - I13: no node answers the double of a node, which has its keys and its disk, and lives in
 //     another incarnation, when it asks for a vote in a far term or sends entries, and no agent
 //     goes on with it where it answers at the address of a node that is dead. No node takes a
@@ -196,8 +198,10 @@
 //     whose sessions claim anew what earlier ones have claimed (reclaim).
 //   - firetwice: a leader fires a slot by a state that holds what every earlier one has fired.
 //     It shows together with a mutant that decides on each slot once more (refire).
-//   - delivery: a stream carries one session, and a node sends on it what it says in the
-//     name of that session. It would take a node that lies.
+//   - delivery: what a session lets through is compared once more by the agent's work (grant).
+//     Both together show when a node lies.
+//   - othercluster: no authority of the bundle makes a certificate that names another cluster.
+//     It shows together with a mutant that asks for no issuer (issuer).
 //
 // # What is not lived
 //

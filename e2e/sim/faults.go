@@ -141,6 +141,8 @@ var kinds = []faultKind{
 	{oldLeader, true, doubleComes(livesOtherwise, "I13", "lives in another incarnation")},
 	{oldNode, true, (*World).oldNodeAnswers},
 	{stolenCA, true, doubleComes(mintsItself, "I12", "tls: ")},
+	{ofAnother, true, doubleComes(namesAnother, "I12", "tls: ")},
+	{lyingNode, true, (*World).lyingNodeAnswers},
 	{"slow disk of node", true, func(w *World, f Fault) ending {
 		n := w.nodeOf(f.Who)
 		before := n.slowWrites.Load()

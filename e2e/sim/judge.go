@@ -179,7 +179,13 @@ func (w *World) judge() {
 		known += w.judgeSchedule(v, s, made[s.req.GetName()], starts)
 	}
 	for at := range starts {
-		if _, ok := v.Invocation(at.InvocationID); !ok {
+		command, _, _ := strings.Cut(at.InvocationID, ".")
+		w.mu.Lock()
+		lie := w.lies[command]
+		w.mu.Unlock()
+		if lie {
+			w.fault("I5: %s was started, which a node has delivered in the name of another session", at)
+		} else if _, ok := v.Invocation(at.InvocationID); !ok {
 			w.fault("I1: %s was started, and the state has no such invocation", at)
 		}
 	}

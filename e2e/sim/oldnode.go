@@ -5,22 +5,29 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/agentplane/agentplane/controlplane/consensus/consensustest"
 	"github.com/agentplane/agentplane/controlplane/pki"
 	"github.com/agentplane/agentplane/e2e/oldnode"
+	"github.com/agentplane/agentplane/fsm"
+	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 )
 
 const (
 	oldLeader = "leader of another incarnation"
 	stolenCA  = "leader with a stolen authority"
+	ofAnother = "leader with a certificate of another cluster"
 	oldNode   = "node of another incarnation for agents"
+	lyingNode = "node that delivers for another session"
 	// anotherLife is the id of that incarnation; its number is that of the cluster, as of one
 	// that was recovered twice.
 	anotherLife = "another life"
@@ -141,9 +148,67 @@ func mintsItself(d *double) error {
 	return os.Remove(filepath.Join(d.caller.Dir, "pki", "node.key")) // another one is made in its place
 }
 
-// oldNodeAnswers has agents meet a node of another incarnation at the address of one that is
-// dead; nobody else reaches it. No agent may go on with it (I13).
+// namesAnother has it come with a certificate over the node's own key that names another cluster,
+// and that an authority of that one has made.
+func namesAnother(d *double) error {
+	d.caller.Cluster = "another-cluster"
+	return nil
+}
+
+// oldNodeAnswers has agents meet a node of another incarnation. No agent may go on with it (I13).
 func (w *World) oldNodeAnswers(f Fault) ending {
+	return w.doubleAnswers(f, func(d *double) { _ = livesOtherwise(d) }, func(came int, hellos []string) bool {
+		if len(hellos) > 0 {
+			w.fault("I13: agents %v went on with a node of another incarnation", hellos)
+		}
+		return came > 0
+	})
+}
+
+// lyingNodeAnswers has agents meet a node that gives them the session which they had last, and
+// delivers in the name of another one what nobody has submitted. No agent may start that (I5).
+func (w *World) lyingNodeAnswers(f Fault) ending {
+	var lied atomic.Int64
+	return w.doubleAnswers(f, func(d *double) {
+		d.caller.Answer = func(h *agentplanev1.Hello) []*agentplanev1.SessionResponse {
+			lie := w.operators.lie(h, d.caller.Number)
+			if lie == nil {
+				return nil
+			}
+			lied.Add(1)
+			return []*agentplanev1.SessionResponse{d.caller.Welcome(h.GetPreviousEpoch(), w.newest().Now()), lie}
+		}
+	}, func(int, []string) bool { return lied.Load() > 0 })
+}
+
+// lie is a delivery for an agent whose last session was another one; nil when it had none, or there
+// is nothing to go by.
+func (o *operators) lie(h *agentplanev1.Hello, incarnation uint32) *agentplanev1.SessionResponse {
+	old := o.any(rand.New(rand.NewPCG(o.w.seed, h.GetPreviousEpoch())))
+	if old == nil || h.GetPreviousEpoch() < 2 {
+		return nil
+	}
+	now := o.w.newest().Now()
+	spec, env := &agentplanev1.CommandSpec{}, &agentplanev1.Envelope{}
+	_ = proto.Unmarshal(old.envelope, env)
+	_ = proto.Unmarshal(env.GetSpec(), spec)
+	plainly(spec)
+	spec.CommandId, spec.NotAfter = o.madeID(), now+int64(time.Minute)
+	env.Spec, _ = proto.Marshal(spec)
+	envelope, _ := proto.Marshal(env)
+	o.w.mu.Lock()
+	o.w.lies[spec.CommandId] = true
+	o.w.mu.Unlock()
+	return &agentplanev1.SessionResponse{Message: &agentplanev1.SessionResponse_Deliver{Deliver: &agentplanev1.Deliver{
+		InvocationId: fsm.InvocationID(spec.CommandId, 1), Attempt: 1, CommandId: spec.CommandId, Fence: h.GetPreviousEpoch(),
+		Incarnation: incarnation, SessionEpoch: h.GetPreviousEpoch() - 1, Envelope: envelope, SubmittedAt: now,
+	}}}
+}
+
+// doubleAnswers has agents meet the double of a node at its address, when that is dead; nobody else
+// reaches it. judge is told how many sessions agents began to open, and who went on with one, and
+// answers whether that was what it takes.
+func (w *World) doubleAnswers(f Fault, bend func(*double), judge func(came int, hellos []string) bool) ending {
 	n := w.nodeOf(f.Who)
 	d, err := n.double()
 	if err != nil {
@@ -151,7 +216,7 @@ func (w *World) oldNodeAnswers(f Fault) ending {
 		return nil
 	}
 	d.place.Detach()
-	_ = livesOtherwise(d)
+	bend(d)
 	killed := n.kill(false)
 	alone := func(refuse bool) {
 		w.net.Refuse(operatorsIP, n.ip, refuse)
@@ -180,9 +245,7 @@ func (w *World) oldNodeAnswers(f Fault) ending {
 	return func() bool {
 		came, hellos, err := host.Close()
 		end()
-		if err != nil || len(hellos) > 0 {
-			w.fault("I13: agents %v went on with a node of another incarnation (%v)", hellos, err)
-		}
-		return killed && came > 0
+		w.must(err)
+		return judge(came, hellos) && killed
 	}
 }

@@ -102,6 +102,7 @@ type World struct {
 	putBacks   map[string]bool       // agents, by name
 	imaged     *node                 // of which an older disk is put back, until it has begun anew
 	doubles    int                   // of nodes, that have come
+	lies       map[string]bool       // commands that nobody has submitted, by id
 	replaced   []string              // gossip keys, by id
 }
 
@@ -116,7 +117,7 @@ func newWorld(seed uint64, dir string, rng *rand.Rand) *World {
 	w := &World{
 		seed: seed, dir: dir, net: NewNetwork(seed), gossip: gossiptest.NewNetwork(seed), trace: &Trace{began: time.Now()}, book: newBook(), quiet: make(chan struct{}, 1), watches: newWatches(),
 		trade:   tradeOf(seed),
-		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), noted: make(map[sight]bool), away: make(map[session]time.Time), names: make(map[string]string), putBacks: make(map[string]bool),
+		badDisk: make(map[*node]bool), cuts: make(map[link]bool), paused: make(map[string]bool), accepted: make(map[string]int), effects: make(map[string]int), sessions: make(map[session]bool), noted: make(map[sight]bool), away: make(map[session]time.Time), names: make(map[string]string), putBacks: make(map[string]bool), lies: make(map[string]bool),
 		profile: []string{"lan", "wan"}[rng.IntN(2)], compact: drawCompaction(rng), slow: []int{0, 0, 1, none, none, none}[rng.IntN(6)],
 	}
 	w.sheets.began, w.sheets.newest = time.Now(), make(map[string]*agentplanev1.Template)

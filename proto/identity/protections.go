@@ -7,3 +7,6 @@ const comparesClusters = true
 
 // comparesNodeKeys says that a node's key must be the one that is registered (I12).
 const comparesNodeKeys = true
+
+// asksIssuers says that an authority of the bundle must have made a certificate (I12).
+const asksIssuers = true
