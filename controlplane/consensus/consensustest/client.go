@@ -65,7 +65,7 @@ func (c *Cluster) Propose(ctx context.Context, muts ...*raftlogv1.Mutation) ([]*
 // is unknown, whatever it said.
 func (c *Cluster) ProposeOn(ctx context.Context, i int, muts ...*raftlogv1.Mutation) ([]*raftlogv1.Outcome, error) {
 	h := c.Host(i)
-	if h == nil {
+	if h == nil || c.Net.reach("", c.Addr(i)) == nil {
 		return nil, consensus.ErrShutdown
 	}
 	outcomes, err := h.Propose(ctx, muts...)
@@ -82,7 +82,7 @@ func (c *Cluster) Read(ctx context.Context, i int) (consensus.Machine, error) {
 	c.mu.Lock()
 	h, m, end := c.nodes[i].host, c.nodes[i].machine, c.nodes[i].end
 	c.mu.Unlock()
-	if h == nil {
+	if h == nil || c.Net.reach("", c.Addr(i)) == nil {
 		return nil, consensus.ErrShutdown
 	}
 	id, addr, known := h.Leader()

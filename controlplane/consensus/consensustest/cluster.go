@@ -35,6 +35,7 @@ type Cluster struct {
 
 	opts  Options
 	nodes []*node
+	judge *judge
 
 	mu  sync.Mutex // guards rng and what is in the nodes; never held while waiting
 	rng *rand.Rand
@@ -77,7 +78,7 @@ func newCluster(t testing.TB, o Options) *Cluster {
 	if o.NewMachine == nil {
 		o.NewMachine = func(int) consensus.Machine { return NewLedger() }
 	}
-	c := &Cluster{T: t, opts: o, rng: rand.New(rand.NewPCG(o.Seed, 0x636c75))}
+	c := &Cluster{T: t, opts: o, judge: newJudge(t), rng: rand.New(rand.NewPCG(o.Seed, 0x636c75))}
 	c.Net = NewNetwork(o.Seed, c.peerGone)
 	for range o.Nodes {
 		c.grow()
@@ -90,10 +91,12 @@ func (c *Cluster) grow() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := len(c.nodes)
+	disk := NewMemDisk(c.opts.Seed<<8 | uint64(i))
+	disk.stored = func(l *raft.Log) { c.judge.stored(i, l) }
 	c.nodes = append(c.nodes, &node{
 		id:   raft.ServerID(fmt.Sprintf("node-%d", i)),
 		addr: raft.ServerAddress(fmt.Sprintf("addr-%d", i)),
-		disk: NewMemDisk(c.opts.Seed<<8 | uint64(i)),
+		disk: disk,
 	})
 	return i
 }
@@ -177,7 +180,11 @@ func (c *Cluster) Partition(groups ...[]int) {
 	}
 }
 
-// Heal ends partitions, cuts and loss, and resumes every paused node.
+// Refuse puts node i behind a firewall that resets every connection of it and refuses new ones,
+// those of clients, too, until Heal.
+func (c *Cluster) Refuse(i int) { c.Net.Refuse(c.Addr(i)) }
+
+// Heal ends partitions, cuts, firewalls and loss, and resumes every paused node.
 func (c *Cluster) Heal() {
 	c.Net.Heal()
 	for i := range c.nodes {

@@ -66,6 +66,11 @@ func TestNetworkFaults(t *testing.T) {
 			t.Errorf("call without a reply: %v, want a timeout", err)
 		}
 		n.Heal()
+		n.Refuse("b")
+		if err := ask(); !errors.Is(err, errRefused) || len(gone) != 1 || <-gone != "b" {
+			t.Errorf("call to a node behind a firewall: %v, want that it is refused and b is told gone", err)
+		}
+		n.Heal()
 		n.detach(b)
 		time.Sleep(time.Second)
 		if len(gone) != 1 || <-gone != "b" {
@@ -75,6 +80,48 @@ func TestNetworkFaults(t *testing.T) {
 			t.Errorf("call to a dead node: %v, want that it is refused", err)
 		}
 	})
+}
+
+// complaints counts what a test is told.
+type complaints struct {
+	testing.TB
+	n int
+}
+
+func (c *complaints) Errorf(string, ...any) { c.n++ }
+
+func TestJudgeComplains(t *testing.T) {
+	disk := NewMemDisk(1)
+	if err := disk.Disk().Log.StoreLogs([]*raft.Log{{Index: 1, Term: 1}, {Index: 2, Term: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	entry := func(index, term uint64, data string) func(*judge) {
+		return func(j *judge) { j.stored(int(index+term), &raft.Log{Index: index, Term: term, Data: []byte(data)}) }
+	}
+	vote := func(index, term uint64) func(*judge) {
+		return func(j *judge) { j.granted(0, disk, &raft.RequestVoteRequest{LastLogIndex: index, LastLogTerm: term}) }
+	}
+	for name, c := range map[string]struct {
+		steps []func(*judge)
+		want  int
+	}{
+		"the same entry on two nodes":             {[]func(*judge){entry(3, 2, "a"), entry(3, 2, "a")}, 0},
+		"another entry of a later term":           {[]func(*judge){entry(3, 2, "a"), entry(3, 3, "b")}, 0},
+		"another entry of the same term":          {[]func(*judge){entry(3, 2, "a"), entry(3, 2, "b")}, 1},
+		"a vote for a log that ends as the own":   {[]func(*judge){vote(2, 2)}, 0},
+		"a vote for a shorter log of later terms": {[]func(*judge){vote(1, 3)}, 0},
+		"a vote for a shorter log":                {[]func(*judge){vote(1, 2)}, 1},
+		"a vote for a longer log of older terms":  {[]func(*judge){vote(9, 1)}, 1},
+	} {
+		told := &complaints{TB: t}
+		j := newJudge(told)
+		for _, step := range c.steps {
+			step(j)
+		}
+		if told.n != c.want {
+			t.Errorf("%s: %d complaints, want %d", name, told.n, c.want)
+		}
+	}
 }
 
 func TestPowerCutLosesWhatWasNotSynced(t *testing.T) {

@@ -32,6 +32,14 @@
 // until it has closed. [Cluster.Propose] answers unknown for calls in which the node
 // was killed, as a broken connection would.
 //
+// Refuse is a firewall that resets and refuses: callers are told at once, and the node's clients
+// do not reach it either. A proposal that it had before goes on waiting.
+//
+// # What is judged in each test
+//
+// Nodes of a [Cluster] store under one index and term one entry, and give their vote to no log
+// that ends before their own. What breaks that fails the test in which it happens (judge.go).
+//
 // It is virtual time, not determinism: a seed fixes the faults and the load, not the
 // scheduler.
 package consensustest

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/agentplane/agentplane/controlplane/consensus"
 )
 
@@ -30,6 +32,7 @@ func (c *Cluster) TryStart(i int) error {
 	c.mu.Unlock()
 
 	end := c.Net.attach(n.addr)
+	end.raft.onVote(func(req *raft.RequestVoteRequest) { c.judge.granted(i, disk, req) })
 	o := consensus.Options{
 		NodeID:    n.id,
 		Disk:      disk.Disk(),

@@ -31,6 +31,7 @@ type MemDisk struct {
 	storing [][]*raft.Log
 	writes  int
 	onWrite func(n int, what string)
+	stored  func(*raft.Log) // told of every entry; nil is nobody
 }
 
 type memSnapshot struct {
@@ -100,7 +101,7 @@ func (d *MemDisk) Image(powerCut bool) *MemDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := NewMemDisk(d.rng.Uint64())
-	c.first, c.last, c.delay = d.first, d.last, d.delay
+	c.first, c.last, c.delay, c.stored = d.first, d.last, d.delay, d.stored
 	for i, l := range d.logs {
 		c.logs[i] = l // never changed
 	}
@@ -176,5 +177,21 @@ func (d *MemDisk) storeLocked(logs []*raft.Log) {
 			d.first = l.Index
 		}
 		d.last = l.Index
+		if d.stored != nil {
+			d.stored(&c)
+		}
 	}
+}
+
+// end is where the log ends, be it in a snapshot.
+func (d *MemDisk) end() (index, term uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last > 0 {
+		index, term = d.last, d.logs[d.last].Term
+	}
+	if len(d.snaps) > 0 && d.snaps[0].meta.Index > index {
+		index, term = d.snaps[0].meta.Index, d.snaps[0].meta.Term
+	}
+	return index, term
 }

@@ -30,6 +30,7 @@ type Network struct {
 	nodes    map[raft.ServerAddress]*endpoint
 	cut      map[link]bool
 	paused   map[raft.ServerAddress]bool
+	refused  map[raft.ServerAddress]bool
 	held     []message
 	serial   uint64
 	arrival  map[link]time.Time // of the last message, to keep order
@@ -66,6 +67,7 @@ func NewNetwork(seed uint64, gone func(who, dead raft.ServerAddress)) *Network {
 		nodes:    make(map[raft.ServerAddress]*endpoint),
 		cut:      make(map[link]bool),
 		paused:   make(map[raft.ServerAddress]bool),
+		refused:  make(map[raft.ServerAddress]bool),
 		arrival:  make(map[link]time.Time),
 		gone:     gone,
 	}
@@ -96,11 +98,20 @@ func (n *Network) Cut(from, to raft.ServerAddress, cut bool) {
 	}
 }
 
-// Heal ends cuts and loss. Pauses stay.
+// Refuse has whoever calls addr, and whomever addr calls, refuse: at once, where behind a cut
+// nobody answers.
+func (n *Network) Refuse(addr raft.ServerAddress) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.refused[addr] = true
+}
+
+// Heal ends cuts, refusals and loss. Pauses stay.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
+	clear(n.refused)
 	n.loss = 0
 }
 
@@ -203,10 +214,14 @@ func (n *Network) arrive(m message) {
 	}
 }
 
-func (n *Network) node(addr raft.ServerAddress) *endpoint {
+// reach is whom from finds at the address to, nil when it is refused.
+func (n *Network) reach(from, to raft.ServerAddress) *endpoint {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.nodes[addr]
+	if n.refused[from] || n.refused[to] {
+		return nil
+	}
+	return n.nodes[to]
 }
 
 type result struct {
@@ -230,7 +245,7 @@ func (n *Network) call(from *endpoint, to raft.ServerAddress, timeout time.Durat
 		})
 	}
 	n.send(from.addr, to, func() {
-		target := n.node(to)
+		target := n.reach(from.addr, to)
 		if target == nil {
 			answer(result{err: errRefused})
 			return

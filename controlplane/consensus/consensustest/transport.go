@@ -16,9 +16,11 @@ type Transport struct {
 	net      *Network
 	end      *endpoint
 	consumer chan raft.RPC
+	turn     chan struct{} // held by the request that raft has
 
-	mu        sync.Mutex // guards heartbeat
+	mu        sync.Mutex // guards what follows
 	heartbeat func(raft.RPC)
+	voted     func(*raft.RequestVoteRequest)
 }
 
 var (
@@ -27,7 +29,7 @@ var (
 )
 
 func newTransport(n *Network, e *endpoint) *Transport {
-	return &Transport{net: n, end: e, consumer: make(chan raft.RPC, 64)}
+	return &Transport{net: n, end: e, consumer: make(chan raft.RPC), turn: make(chan struct{}, 1)}
 }
 
 // Consumer implements raft.Transport.
@@ -50,6 +52,14 @@ func (t *Transport) SetHeartbeatHandler(f func(raft.RPC)) {
 	t.heartbeat = f
 }
 
+// onVote has f called when this node gives its vote. It is given no other request meanwhile, so
+// that f finds the log by which it did.
+func (t *Transport) onVote(f func(*raft.RequestVoteRequest)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.voted = f
+}
+
 // Close implements raft.WithClose.
 func (t *Transport) Close() error {
 	t.net.detach(t.end)
@@ -64,17 +74,31 @@ func (t *Transport) serve(cmd any, body []byte) (any, error) {
 		rpc.Reader = bytes.NewReader(body)
 	}
 	t.mu.Lock()
-	beat := t.heartbeat
+	beat, voted := t.heartbeat, t.voted
 	t.mu.Unlock()
 	if a, ok := cmd.(*raft.AppendEntriesRequest); ok && beat != nil && isHeartbeat(a) {
 		beat(rpc)
-	} else {
-		select {
-		case t.consumer <- rpc:
-		case <-t.end.closed:
-			return nil, errReset
-		}
+		return t.reply(replies)
 	}
+	select {
+	case t.turn <- struct{}{}:
+	case <-t.end.closed:
+		return nil, errReset
+	}
+	defer func() { <-t.turn }()
+	select {
+	case t.consumer <- rpc:
+	case <-t.end.closed:
+		return nil, errReset
+	}
+	v, err := t.reply(replies)
+	if r, ok := v.(*raft.RequestVoteResponse); ok && r.Granted && voted != nil {
+		voted(cmd.(*raft.RequestVoteRequest))
+	}
+	return v, err
+}
+
+func (t *Transport) reply(replies <-chan raft.RPCResponse) (any, error) {
 	select {
 	case r := <-replies:
 		return r.Response, r.Error
@@ -159,7 +183,7 @@ func copyAppend(a *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t *Transport) AppendEntriesPipeline(_ raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	if t.net.node(to) == nil {
+	if t.net.reach(t.end.addr, to) == nil {
 		return nil, errRefused
 	}
 	p := &pipeline{
