@@ -119,7 +119,9 @@
 //	deposed          I4      fsm                     TestStories
 //	deposed,reoffer  I4      e2e/sim                 TestLives
 //	tornvote         I4      controlplane/consensus  TestTornVoteDoesNotElectAStaleLog
+//	tornvote         I4      controlplane/consensus  TestLives
 //	termchange       I4      controlplane/consensus  TestHeartbeatOfALaterTermWaitsForTheMainLoop
+//	termchange       I4 I9   controlplane/consensus  TestLives
 //	epoch            I5      fsm                     TestStories
 //	delivery         I5      agent/session           TestDeliveriesOfOtherSessionsAreDropped
 //	delivery,grant   I5      e2e/sim                 TestLives

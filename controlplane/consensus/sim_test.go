@@ -25,7 +25,7 @@ import (
 )
 
 // TestLives runs many short lives of a cluster in which clients write and read while
-// nodes are killed, lose power, are paused and cut off. AGENTPLANE_SIM_LIVES says how
+// nodes are killed, lose power, are paused, cut off and refused. AGENTPLANE_SIM_LIVES says how
 // many, AGENTPLANE_SIM_SEED with which seed to begin, AGENTPLANE_SIM_LOG=1 prints what
 // the nodes log; a failure names its seed.
 func TestLives(t *testing.T) {
@@ -54,7 +54,7 @@ func TestLives(t *testing.T) {
 		all.add(one)
 	}
 	t.Logf("%d lives, %d good, %d void, %d red: %+v", lives, line.Good, line.Void, line.Failed, all)
-	if all.Acked == 0 || all.Reads == 0 || all.Kills == 0 || all.Refused == 0 && lives >= 4 || line.Void > line.Good {
+	if all.Acked == 0 || all.Reads == 0 || all.Kills == 0 || all.Backlogs == 0 && lives >= 4 || line.Void > line.Good {
 		t.Errorf("the lives tested nothing: %d good, %d void, %+v", line.Good, line.Void, all)
 	}
 	line.Took = time.Since(began)
@@ -90,7 +90,8 @@ type tally struct {
 	Acked, NotApplied, Nothing, Unknown, UnknownKept int
 	Reads, FailedReads                               int
 	Faults, Kills, Fatals                            int
-	Refused                                          int // as too many waited
+	Refused, Torn                                    int
+	Backlogs                                         int // proposals refused as too many waited
 }
 
 func (a *tally) add(b tally) {
@@ -98,7 +99,7 @@ func (a *tally) add(b tally) {
 	a.Unknown, a.UnknownKept = a.Unknown+b.Unknown, a.UnknownKept+b.UnknownKept
 	a.Reads, a.FailedReads = a.Reads+b.Reads, a.FailedReads+b.FailedReads
 	a.Faults, a.Kills, a.Fatals = a.Faults+b.Faults, a.Kills+b.Kills, a.Fatals+b.Fatals
-	a.Refused += b.Refused
+	a.Refused, a.Torn, a.Backlogs = a.Refused+b.Refused, a.Torn+b.Torn, a.Backlogs+b.Backlogs
 }
 
 // fate is what a client was told of a proposal.
@@ -127,12 +128,14 @@ func live(t *testing.T, seed uint64, all *tally) {
 		skews[i] = time.Duration(rng.IntN(10_000)-5_000) * time.Millisecond
 	}
 	compact := rng.IntN(2) == 0
-	slow := rng.IntN(12) // a node with this number has slow timers: paused, it stays leader
+	slow := rng.IntN(6) // a node with this number has slow timers: paused, it stays leader
+	inFlight := 1 + rng.IntN(8)
 	c := consensustest.New(t, consensustest.Options{
 		Nodes: 3 + 2*(rng.IntN(4)/3),
 		Seed:  seed,
 		Host: func(i int, o *consensus.Options) {
 			o.WallClock = func() time.Time { return time.Now().Add(skews[i]) }
+			o.MaxInFlight = inFlight
 			if os.Getenv("AGENTPLANE_SIM_LOG") != "" {
 				o.Logger = hclog.New(&hclog.LoggerOptions{Name: string(o.NodeID), Level: hclog.Info, Output: os.Stderr, TimeFormat: "05.000"})
 			}
@@ -167,10 +170,10 @@ func live(t *testing.T, seed uint64, all *tally) {
 	}
 	if floods(seed) {
 		r := rand.New(rand.NewPCG(seed, 0x666c6f6f64))
-		wg.Go(func() { all.Refused = h.flood(ctx, t, c, r) })
+		wg.Go(func() { all.Backlogs = h.flood(ctx, t, c, r) })
 	}
 	wg.Go(func() {
-		all.Faults, all.Kills = chaos(c, rng, 6*time.Second)
+		chaos(c, rng, slow, 6*time.Second, all)
 		stop()
 	})
 	wg.Wait()
@@ -200,27 +203,28 @@ func live(t *testing.T, seed uint64, all *tally) {
 	h.judge(t, c, all)
 }
 
-// chaos breaks things for d and answers how often it did, and how often it killed a
-// node.
-func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (faults, kills int) {
+// chaos breaks things for d and counts how often it did. Half of the lives have the faults of
+// faults_test.go among the others.
+func chaos(c *consensustest.Cluster, rng *rand.Rand, slow int, d time.Duration, all *tally) {
 	end := time.Now().Add(d)
+	kinds := 11 + 2*rng.IntN(2)
 	for time.Now().Before(end) {
 		time.Sleep(time.Duration(20+rng.IntN(700)) * time.Millisecond)
 		i := rng.IntN(c.Size())
 		if l := c.Leader(); l >= 0 && rng.IntN(2) == 0 {
 			i = l
 		}
-		what := rng.IntN(11)
-		if alive := c.Host(i) != nil; what == 6 || what == 8 || alive && what != 5 && what != 10 {
-			faults++
+		what := rng.IntN(kinds)
+		if alive := c.Host(i) != nil; what == 6 || what == 8 || alive && what != 5 && what != 10 && what != 12 {
+			all.Faults++
 		}
 		switch what {
 		case 0, 1:
 			c.Kill(i)
-			kills++
+			all.Kills++
 		case 2:
 			c.PowerCut(i)
-			kills++
+			all.Kills++
 		case 3, 4:
 			c.Pause(i)
 		case 5:
@@ -248,6 +252,14 @@ func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (faults, k
 			}
 		case 10:
 			c.Heal()
+		case 11:
+			refuse(c, rng, i, slow)
+			all.Refused++
+		case 12:
+			if tearVote(c, rng) {
+				all.Faults++
+				all.Torn++
+			}
 		}
 		for n := range c.Size() {
 			if c.Host(n) == nil && rng.IntN(2) == 0 {
@@ -255,7 +267,6 @@ func chaos(c *consensustest.Cluster, rng *rand.Rand, d time.Duration) (faults, k
 			}
 		}
 	}
-	return faults, kills
 }
 
 func (h *history) client(ctx context.Context, t *testing.T, c *consensustest.Cluster, client int, rng *rand.Rand, all *tally) {
