@@ -112,15 +112,19 @@ func (s *installs) begins(err error) error {
 // covers is committed, and every leader has it: the request can as well begin behind
 // the snapshot. An old leader's request is refused for its term all the same. The
 // commit index is held at what the request is known to match.
+//
+// Behind a leader's snapshot the log does not hold the entry at its end, and raft finds that of
+// a request that begins right there only while nothing follows. So raft is not asked to compare.
 func (s *installs) trim(req *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	s.mu.Lock()
 	newest, term := s.newest, s.newestTerm
 	s.mu.Unlock()
-	if req.PrevLogEntry >= newest || req.PrevLogEntry == 0 && len(req.Entries) == 0 {
+	at := req.PrevLogEntry
+	if at > newest || at == newest && req.PrevLogTerm != term || at == 0 && len(req.Entries) == 0 {
 		return req
 	}
 	c := *req
-	c.PrevLogEntry, c.PrevLogTerm = newest, term
+	c.PrevLogEntry, c.PrevLogTerm = 0, 0
 	for len(c.Entries) > 0 && c.Entries[0].Index <= newest {
 		c.Entries = c.Entries[1:]
 	}

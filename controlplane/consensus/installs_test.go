@@ -164,6 +164,37 @@ func TestLeaderThatLostAnswersIsUnderstoodByACompactedLog(t *testing.T) {
 	})
 }
 
+// TestLaterLeaderIsUnderstoodBehindAnInstalledSnapshot has a leader begin right behind a snapshot
+// that another one has sent, where the node holds entries that were never committed.
+func TestLaterLeaderIsUnderstoodBehindAnInstalledSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := consensustest.NewNetwork(1, nil)
+		a := leaderOf{t, net.Join("a")}
+		disk := bootstrapped(t)
+		h, _ := follower(t, net, disk, func(err error) { t.Error(err) })
+		defer h.Close()
+		if _, err := a.install(2, 10, 2); err != nil {
+			t.Fatal(err)
+		}
+		if r := a.append(2, 10, 2, 10, entries(t, 11, 13, 2)...); !r.Success {
+			t.Fatalf("append: %+v", r)
+		}
+		if r := a.append(3, 10, 1, 10, entries(t, 11, 12, 3)...); r.Success {
+			t.Error("an append behind another entry than the snapshot's last was taken")
+		}
+		if r := a.append(3, 10, 2, 10, entries(t, 11, 12, 3)...); !r.Success {
+			t.Errorf("append behind the snapshot: %+v", r)
+		}
+		var l raft.Log
+		if err := disk.Disk().Log.GetLog(12, &l); err != nil || l.Term != 3 {
+			t.Errorf("entry 12 is of term %d (%v), want 3", l.Term, err)
+		}
+		if last, _ := disk.Disk().Log.LastIndex(); last != 12 {
+			t.Errorf("the log ends at %d, want 12", last)
+		}
+	})
+}
+
 func b2i(b bool) int {
 	if b {
 		return 1
