@@ -243,7 +243,7 @@ func chaos(c *consensustest.Cluster, rng *rand.Rand, slow int, d time.Duration, 
 			c.Net.Cut(c.Addr(i), c.Addr(rng.IntN(c.Size())), true)
 		case 8:
 			c.Net.SetLoss(0.02)
-			c.Net.SetDelay(0, time.Duration(rng.IntN(20))*time.Millisecond)
+			c.Net.SetDelay(0, time.Duration(1+rng.IntN(20))*time.Millisecond) // without any, time stands still while nodes ask each other again and again
 		case 9:
 			if h := c.Host(i); h != nil {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
