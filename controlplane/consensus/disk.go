@@ -154,8 +154,8 @@ func openMarkFile(path string) (*os.File, error) {
 // too, so that what they write is what a host accepts. It verifies that the log
 // reaches its mark, that every entry past the newest snapshot is whole, and that the
 // term is not behind the log, and refuses d otherwise: with [ErrDamaged], unless it
-// cannot be read. A later failure calls fatal; the call that failed then waits
-// until the returned disk is closed.
+// cannot be read. A log that ends before the newest snapshot it empties. A later failure
+// calls fatal; the call that failed then waits until the returned disk is closed.
 func Guard(d *Disk, fatal func(error)) (*Disk, error) {
 	return guard(d, newWatch(0, fatal), func([]*raft.Log) {})
 }
@@ -171,7 +171,10 @@ func guard(d *Disk, w *watch, appended func([]*raft.Log)) (*Disk, error) {
 		if whole, err = verifyLog(d, mark, appended); err != nil {
 			return err
 		}
-		return verifyStable(d, stable, mark)
+		if err := verifyStable(d, stable, mark); err != nil {
+			return err
+		}
+		return dropCovered(d.Log, mark, whole)
 	})
 	if errors.Is(err, errPage) {
 		d.close = nil // it would wait for what the store has locked

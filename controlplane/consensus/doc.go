@@ -69,7 +69,9 @@
 //
 // raft installs a snapshot over a log that reaches further and loses what lies behind
 // it (raft#697), and refuses for ever what begins where its log is compacted away. See
-// installs.go.
+// installs.go. And a node that dies between such a snapshot and the deletion of its log
+// begins with a log that ends before the snapshot, behind which nothing can be appended: it
+// is emptied at the start (mark.go).
 //
 // # Senders that are stuck or late
 //

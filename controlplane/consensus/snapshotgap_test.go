@@ -13,6 +13,50 @@ import (
 	"github.com/agentplane/agentplane/controlplane/consensus"
 )
 
+func writeSnapshot(t *testing.T, d *consensus.Disk, index, term uint64) {
+	t.Helper()
+	s, err := d.Snapshots.Create(raft.SnapshotVersionMax, index, term, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Write([]byte(strings.Repeat("state", 100)))
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A node that has installed a leader's snapshot may die before its log, which ends before that, is
+// emptied. It goes on behind the snapshot.
+func TestLogThatEndsBeforeTheSnapshotIsEmptied(t *testing.T) {
+	for _, kind := range []string{"wal", "bolt"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			fill(t, dir, kind, 250)
+			d, err := openGuarded(t, dir, kind)
+			if err != nil {
+				t.Fatal(err)
+			}
+			writeSnapshot(t, d, 300, 3)
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for n := range uint64(2) { // at the next start there is nothing to empty
+				d, err := openGuarded(t, dir, kind)
+				if err != nil {
+					t.Fatal(err)
+				}
+				last, err := d.Log.LastIndex()
+				if want := []uint64{0, 301}[n]; err != nil || last != want {
+					t.Fatalf("the log ends at %d (%v), want %d", last, err, want)
+				}
+				if err := errors.Join(d.Log.StoreLogs([]*raft.Log{entry(t, 301+n, 3)}), d.Close()); err != nil {
+					t.Errorf("append behind the snapshot: %v", err)
+				}
+			}
+		})
+	}
+}
+
 // TestDamagedSnapshotIsRefusedWhereTheLogDoesNotReachBack damages the newest of two
 // snapshots. raft goes on with the older one, which is right only while the log holds
 // everything behind it.
@@ -35,16 +79,7 @@ func TestDamagedSnapshotIsRefusedWhereTheLogDoesNotReachBack(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, index := range []uint64{100, 200} {
-				s, err := d.Snapshots.Create(raft.SnapshotVersionMax, index, 1+index/100, raft.Configuration{}, 1, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := s.Write([]byte(strings.Repeat("state", 100))); err != nil {
-					t.Fatal(err)
-				}
-				if err := s.Close(); err != nil {
-					t.Fatal(err)
-				}
+				writeSnapshot(t, d, index, 1+index/100)
 				time.Sleep(2 * time.Millisecond) // the name has the time in it
 			}
 			if err := errors.Join(d.Log.DeleteRange(1, c.compacted), d.Close()); err != nil {
