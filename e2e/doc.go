@@ -127,6 +127,7 @@
 //	delivery,grant   I5      e2e/sim                 TestLives
 //	cancel           I6      fsm                     TestStateKeepsItsPromises
 //	pause            I6      fsm                     TestStories
+//	pause,heedless   I6      e2e/sim                 TestLives
 //	breach           I6      controlplane/rollout    TestFailuresStopTheBatch
 //	verifyleader     I7      controlplane/consensus  TestPausedLeaderNeverAnswersStaleReads
 //	verifyleader     I7      e2e                     TestPausedLeaderNeverAnswersStale

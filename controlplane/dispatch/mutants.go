@@ -19,6 +19,9 @@ func mutates(name string) bool { return slices.Contains(strings.Split(os.Getenv(
 // The mutant: a claim of an earlier session is nobody's to deliver.
 var deliversOldClaims = !mutates("oldclaim")
 
+// The mutant: what is paused is claimed all the same.
+var heedsPauses = !mutates("heedless")
+
 // The mutant: a session claims anew what an earlier one has claimed.
 func (s *session) claimable(v *fsm.View) iter.Seq[*raftlogv1.Invocation] {
 	return func(yield func(*raftlogv1.Invocation) bool) {

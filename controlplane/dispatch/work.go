@@ -249,7 +249,7 @@ func (s *session) claim(v *fsm.View, agent *raftlogv1.Agent, used uint32, open m
 		switch {
 		case i.GetHeld(), command.GetState() != raftlogv1.CommandState_COMMAND_STATE_ACTIVE, clusterNow >= command.GetNotAfter():
 			continue
-		case v.Stopped(command):
+		case heedsPauses && v.Stopped(command):
 			continue // whoever resumes it puts the row again
 		case clusterNow < command.GetNotBefore():
 			s.lookAt(now.Add(time.Duration(command.GetNotBefore()-clusterNow) + time.Millisecond))
