@@ -120,6 +120,9 @@ func hunt(t *testing.T, mutant, pkg, program string, seed uint64) {
 // goodLife is the line of a life that was not red.
 var goodLife = regexp.MustCompile(`^--- PASS: TestLives/seed(s/|=)\d+ `)
 
+// said is a line of a test, or of a judge beside it.
+var said = regexp.MustCompile(`^\w+\.go:\d+: `)
+
 // huntOf reads what TestLives prints with -failfast: how many lives ended before one was red, and
 // what was said of that one.
 func huntOf(out string) (lived int, complaint string) {
@@ -131,7 +134,7 @@ func huntOf(out string) (lived int, complaint string) {
 			lived++
 		case strings.HasSuffix(line, "is red:"):
 			red = true
-		case (red || strings.Contains(line, "_test.go:") && !strings.Contains(line, "SKIPPED")) && complaint == "":
+		case (red || said.MatchString(line) && !strings.Contains(line, "SKIPPED")) && complaint == "":
 			complaint = line[:min(len(line), 200)]
 		}
 	}
