@@ -146,6 +146,7 @@
 //	registration     I12     e2e/sim                 TestLives
 //	othercluster     I12 I13 proto/identity          TestServerJudgesClients
 //	othercluster     I12 I13 e2e                     TestOldLeaderOfAWipedCluster
+//	othercluster     I12 I13 e2e/sim                 TestLives
 //	othercluster,issuer I12 I13 e2e/sim              TestLives
 //	issuer           I12     proto/identity          TestServerJudgesClients
 //	roles            I12     controlplane/authz      TestGate

@@ -34,21 +34,20 @@ const (
 
 // hunted are the mutants that lives have to show, and whose lives: those of consensus where
 // the table of mutants has a row of them, else those of whole clusters. What the table takes out
-// together in these is taken out together here, too.
+// together in these is taken out together here, too, and by itself only where it has a row of that.
 func hunted(files map[string]string) map[string]string {
 	all := make(map[string]string, len(files))
 	for name := range files {
 		all[name] = clusterLives
 	}
 	for _, c := range catches {
-		if c.test != "TestLives" {
-			continue
-		}
-		if c.with != "" {
+		if c.test == "TestLives" && c.with != "" {
 			delete(all, c.mutant)
 			delete(all, c.with)
 		}
-		if c.with != "" || c.pkg == consensusLives {
+	}
+	for _, c := range catches {
+		if c.test == "TestLives" && (all[c.name()] == "" || c.pkg == consensusLives) {
 			all[c.name()] = c.pkg
 		}
 	}

@@ -150,7 +150,8 @@
 //   - I11: no agent is DOWN before its grace is over by the world's clock, nor a minute
 //     after all troubles.
 //   - I12: in one life of four an operator who may only read, and somebody without a certificate,
-//     ask for what they may not do, and are refused by every node. No node answers the double of
+//     ask for what they may not do, and are refused by every node; so is somebody who has that
+//     operator's key, and a certificate of another cluster, and wants it renewed. No node answers the double of
 //     a node that comes with a certificate of the node's authority for a key which nobody knows,
 //     or with one over the node's own key that names another cluster.
 //   - I13: no node answers the double of a node, which has its keys and its disk, and lives in
@@ -200,8 +201,9 @@
 //     It shows together with a mutant that decides on each slot once more (refire).
 //   - delivery: what a session lets through is compared once more by the agent's work (grant).
 //     Both together show when a node lies.
-//   - othercluster: no authority of the bundle makes a certificate that names another cluster.
-//     It shows together with a mutant that asks for no issuer (issuer).
+//   - othercluster, to raft: no authority of the bundle makes a certificate that names another
+//     cluster, and raft takes none of another issuer. That shows together with a mutant that asks
+//     for no issuer (issuer); by itself it shows where a certificate is renewed.
 //
 // # What is not lived
 //

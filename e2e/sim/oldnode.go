@@ -31,6 +31,8 @@ const (
 	// anotherLife is the id of that incarnation; its number is that of the cluster, as of one
 	// that was recovered twice.
 	anotherLife = "another life"
+	// anotherCluster is what certificates of another cluster name.
+	anotherCluster = "another-cluster"
 )
 
 // double has the keys of a node and what it held on its disk. It asks nodes for their votes in a
@@ -151,7 +153,7 @@ func mintsItself(d *double) error {
 // namesAnother has it come with a certificate over the node's own key that names another cluster,
 // and that an authority of that one has made.
 func namesAnother(d *double) error {
-	d.caller.Cluster = "another-cluster"
+	d.caller.Cluster = anotherCluster
 	return nil
 }
 

@@ -252,7 +252,7 @@ func (d *desk) close() {
 }
 
 func (o *operators) close() {
-	for _, c := range append(o.clients, o.trespassers.viewer, o.trespassers.nobody) {
+	for _, c := range append(o.clients, o.trespassers.viewer, o.trespassers.nobody, o.trespassers.stranger) {
 		if c != nil {
 			_ = c.Close()
 		}

@@ -2,21 +2,30 @@ package sim
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/agentplane/agentplane/controlplane/pki"
 	agentplanev1 "github.com/agentplane/agentplane/proto/agentplane/v1"
 	"github.com/agentplane/agentplane/proto/client"
 	"github.com/agentplane/agentplane/proto/identity"
 )
 
-// trespassers are callers who ask for what they may not do: an operator who may only read, and
-// somebody without a certificate.
+// trespassers are callers who ask for what they may not do: an operator who may only read,
+// somebody without a certificate, and a stranger, who has that operator's key, and a certificate
+// that an authority of another cluster has made.
 type trespassers struct {
-	viewer, nobody *client.Client
+	viewer, nobody, stranger *client.Client
+	// renewal is what the stranger asks for: whoever has a registered key, and a certificate of an
+	// issuer that nobody knows any more, may have it renewed.
+	renewal trespass
 }
 
 // trespassed says that this life has them: handshakes are what a simulated client costs most.
@@ -62,16 +71,44 @@ func (o *operators) invite(ctx context.Context) error {
 	if o.trespassers.viewer, err = o.clientWith(o.w.addresses(), always(cert)); err != nil {
 		return err
 	}
-	o.trespassers.nobody, err = o.clientWith(o.w.addresses(), nil)
+	if o.trespassers.nobody, err = o.clientWith(o.w.addresses(), nil); err != nil {
+		return err
+	}
+	if cert, err = o.w.strange(key); err != nil {
+		return err
+	}
+	o.trespassers.renewal = trespass{"renew", func(ctx context.Context, c *client.Client, _ *command, _ string) error {
+		_, err := c.Renew(ctx, key, as.ID())
+		return err
+	}}
+	o.trespassers.stranger, err = o.clientWith(o.w.addresses(), always(cert))
 	return err
 }
 
-// A trespass is a call that neither of them may do.
+// strange is a certificate over the key that names another cluster, of an authority of that one.
+func (w *World) strange(key identity.Key) (*tls.Certificate, error) {
+	dir := filepath.Join(w.dir, "pki."+anotherCluster)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	ca, err := pki.OpenCA(dir, identity.ID{Cluster: anotherCluster, Kind: identity.KindNode, Name: "stranger"}, nil)
+	if err != nil {
+		return nil, err
+	}
+	der, err := ca.Issue(pki.Request{ID: identity.ID{Cluster: anotherCluster, Kind: identity.KindOperator, Name: "viewer"}, Key: key.Public()})
+	if err != nil {
+		return nil, err
+	}
+	return identity.NewCertificate(key, der)
+}
+
+// A trespass is a call that some of them may not do.
 type trespass struct {
 	name string
 	call func(context.Context, *client.Client, *command, string) error
 }
 
+// trespasses are what neither the viewer nor nobody may do.
 var trespasses = []trespass{
 	{"submit", func(ctx context.Context, c *client.Client, old *command, id string) error {
 		_, err := agentplanev1.NewCommandServiceClient(c).Submit(ctx, &agentplanev1.SubmitRequest{Envelope: old.under(id)})
@@ -95,7 +132,7 @@ var trespasses = []trespass{
 	}},
 }
 
-// trespass has both of them ask for one thing after the other until ctx ends. Nothing is done for
+// trespass has all of them ask for one thing after the other until ctx ends. Nothing is done for
 // them (I12); that it is refused is told by whichever node they reach.
 func (o *operators) trespass(ctx context.Context) {
 	d := o.desk(0x747265)
@@ -106,12 +143,14 @@ func (o *operators) trespass(ctx context.Context) {
 		if old == nil {
 			continue
 		}
-		who, c := "somebody without a certificate", o.trespassers.nobody
-		if d.rng.IntN(3) > 0 {
+		who, c, what := "somebody without a certificate", o.trespassers.nobody, trespasses[d.rng.IntN(len(trespasses))]
+		switch d.rng.IntN(4) {
+		case 0, 1:
 			who, c = "an operator who may only read", o.trespassers.viewer
+		case 2:
+			who, c, what = "somebody with a certificate of another cluster", o.trespassers.stranger, o.trespassers.renewal
 		}
 		one, cancel := context.WithTimeout(ctx, 2*time.Second)
-		what := trespasses[d.rng.IntN(len(trespasses))]
 		err := what.call(one, c, old, o.madeID())
 		cancel()
 		switch e := client.AsError(err); {
@@ -120,6 +159,10 @@ func (o *operators) trespass(ctx context.Context) {
 		case e.Code == codes.PermissionDenied, e.Code == codes.Unauthenticated:
 			o.w.mu.Lock()
 			o.w.accepted["trespasses refused"]++
+			o.w.mu.Unlock()
+		case strings.Contains(err.Error(), "remote error: tls: "): // the handshake's word
+			o.w.mu.Lock()
+			o.w.accepted["strangers refused"]++
 			o.w.mu.Unlock()
 		}
 	}
