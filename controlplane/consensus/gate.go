@@ -129,6 +129,8 @@ func (g *gate) install(rpc raft.RPC, req *raft.InstallSnapshotRequest) bool {
 			done := *resp
 			done.Success = true
 			a = raft.RPCResponse{Response: &done}
+		} else if ok && a.Error == nil && resp.Success {
+			g.installs.goesOnWith(req.LastLogIndex, req.LastLogTerm)
 		}
 		rpc.Respond(a.Response, a.Error)
 		return true

@@ -166,13 +166,15 @@ func (s *installs) Create(version raft.SnapshotVersion, index, term uint64, cfg 
 	if err != nil {
 		return nil, err
 	}
-	return &installSink{SnapshotSink: sink, store: s, index: index, term: term}, nil
+	return &installSink{SnapshotSink: sink, store: s, install: install, index: index, term: term}, nil
 }
 
-// installSink tells when its snapshot has become the newest.
+// installSink tells when its snapshot has become the newest. A leader's is that when raft goes on
+// with it, which may fail once it is on disk: until then raft compares requests with its log.
 type installSink struct {
 	raft.SnapshotSink
 	store       *installs
+	install     bool
 	index, term uint64
 	canceled    bool
 	bytes       uint64
@@ -193,13 +195,20 @@ func (k *installSink) Close() error {
 	if err := k.SnapshotSink.Close(); err != nil || k.canceled {
 		return err
 	}
-	k.store.mu.Lock()
-	defer k.store.mu.Unlock()
-	if k.index > k.store.newest {
-		k.store.newest, k.store.newestTerm = k.index, k.term
-		k.store.size.Store(k.bytes)
+	k.store.size.Store(k.bytes)
+	if !k.install {
+		k.store.goesOnWith(k.index, k.term)
 	}
 	return nil
+}
+
+// goesOnWith says that raft has a snapshot that ends there.
+func (s *installs) goesOnWith(index, term uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if index > s.newest {
+		s.newest, s.newestTerm = index, term
+	}
 }
 
 // compare returns nil when the log ends before the snapshot does.

@@ -94,16 +94,21 @@ func (m *logMark) set(index, term uint64) error {
 	return nil
 }
 
-// lower moves the mark to before min when it lies in [min, max], and fsyncs it: from
-// then on the log may lose that range.
+// lower moves the mark to before min when it lies in [min, max], or before a log that loses
+// all it has, and fsyncs it: from then on the log may lose that range.
 func (m *logMark) lower(log raft.LogStore, min, max uint64) error {
-	if m.index < min || m.index > max {
-		return nil
-	}
 	var index, term uint64
 	first, err := log.FirstIndex()
 	if err != nil {
 		return fmt.Errorf("lower log mark: %w", err)
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return fmt.Errorf("lower log mark: %w", err)
+	}
+	// A mark before the log, which a power cut has left, reaches further than a log without entries.
+	if emptied := min <= first && max >= last; m.index > max || m.index < min && (!emptied || m.index == 0) {
+		return nil
 	}
 	if first > 0 && min > first {
 		var l raft.Log
@@ -174,7 +179,7 @@ func verifyLog(d *Disk, mark *logMark, past func([]*raft.Log)) (*raft.SnapshotMe
 // dropCovered empties a log that ends before the newest snapshot does, as a node leaves it that has
 // installed a leader's snapshot and dies before raft has emptied the log: raft would go on behind
 // the snapshot, and stores that have no holes refuse that, at each start anew (our simulation found
-// it). What it drops is committed, and in the snapshot.
+// it). What it drops is in the snapshot, or was never committed.
 func dropCovered(log raft.LogStore, mark *logMark, snapshot *raft.SnapshotMeta) error {
 	first, err := log.FirstIndex()
 	if err != nil {

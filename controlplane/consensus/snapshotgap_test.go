@@ -40,6 +40,15 @@ func TestLogThatEndsBeforeTheSnapshotIsEmptied(t *testing.T) {
 			if err := d.Close(); err != nil {
 				t.Fatal(err)
 			}
+			for range 2 { // nothing is appended before the second start
+				d, err := openGuarded(t, dir, kind)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := d.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for n := range uint64(2) { // at the next start there is nothing to empty
 				d, err := openGuarded(t, dir, kind)
 				if err != nil {

@@ -138,6 +138,56 @@ func TestLogMarkSurvivesATornWrite(t *testing.T) {
 	}
 }
 
+// A mark that a power cut has left before the log would say that a log without entries has lost
+// its end.
+func TestLogMarkOfAnEmptiedLogIsNone(t *testing.T) {
+	for name, c := range map[string]struct{ mark, min, max, want uint64 }{
+		"before the log, which is emptied": {50, 100, 250, 0},
+		"before the log, which is cut":     {50, 100, 200, 50},
+		"in the log, which is emptied":     {180, 100, 250, 0},
+		"in the part that is deleted":      {180, 150, 250, 149},
+		"behind the part that is deleted":  {220, 100, 200, 220},
+		"none":                             {0, 100, 250, 0},
+	} {
+		log := raft.NewInmemStore()
+		for i := uint64(100); i <= 250; i++ {
+			if err := log.StoreLog(&raft.Log{Index: i, Term: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := openLogMark(&markBuffer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(m.set(c.mark, 1), m.lower(log, c.min, c.max)); err != nil || m.index != c.want {
+			t.Errorf("%s: the mark is at %d (%v), want %d", name, m.index, err, c.want)
+		}
+	}
+}
+
+// raft may fail to go on with a leader's snapshot that is on disk. Until it has, it compares what
+// a request begins with.
+func TestSnapshotThatRaftDoesNotGoOnWithTrimsNothing(t *testing.T) {
+	s := newInstalls(&Disk{Snapshots: raft.NewInmemSnapshotStore()}, raft.NewInmemStore(), func(err error) { t.Error(err) }, &compaction{})
+	req := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 10, PrevLogTerm: 2, LeaderCommitIndex: 10}
+	s.begin(10, 2)
+	sink, err := s.Create(raft.SnapshotVersionMax, 10, 2, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.end()
+	if got := s.trim(req); got != req {
+		t.Errorf("the request is trimmed to %+v, and raft does not have the snapshot", got)
+	}
+	s.goesOnWith(10, 2)
+	if got := s.trim(req); got.PrevLogEntry != 0 {
+		t.Errorf("the request begins behind entry %d, want that raft compares nothing", got.PrevLogEntry)
+	}
+}
+
 type markBuffer struct{ b []byte }
 
 func (m *markBuffer) ReadAt(p []byte, off int64) (int, error) {
