@@ -83,11 +83,7 @@ func (g *guardedLog) DeleteRange(lo, hi uint64) error {
 	g.turn <- struct{}{}
 	defer func() { <-g.turn }()
 	return g.watch.write("delete entries", func() error {
-		first, err := g.inner.FirstIndex()
-		if err != nil {
-			return err
-		}
-		last, err := g.inner.LastIndex()
+		first, last, err := endsOf(g.inner)
 		if err != nil {
 			return err
 		}

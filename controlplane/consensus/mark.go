@@ -98,11 +98,7 @@ func (m *logMark) set(index, term uint64) error {
 // all it has, and fsyncs it: from then on the log may lose that range.
 func (m *logMark) lower(log raft.LogStore, min, max uint64) error {
 	var index, term uint64
-	first, err := log.FirstIndex()
-	if err != nil {
-		return fmt.Errorf("lower log mark: %w", err)
-	}
-	last, err := log.LastIndex()
+	first, last, err := endsOf(log)
 	if err != nil {
 		return fmt.Errorf("lower log mark: %w", err)
 	}
@@ -126,15 +122,20 @@ func (m *logMark) lower(log raft.LogStore, min, max uint64) error {
 	return nil
 }
 
+// endsOf is where a log begins and ends; zero when it holds nothing.
+func endsOf(log raft.LogStore) (first, last uint64, err error) {
+	if first, err = log.FirstIndex(); err != nil {
+		return 0, 0, err
+	}
+	last, err = log.LastIndex()
+	return first, last, err
+}
+
 // verifyLog refuses a disk whose log has lost its end, has a hole, or holds an entry
 // past the newest snapshot that is not what was written. It answers that snapshot; past
 // is told of each entry behind it.
 func verifyLog(d *Disk, mark *logMark, past func([]*raft.Log)) (*raft.SnapshotMeta, error) {
-	first, err := d.Log.FirstIndex()
-	if err != nil {
-		return nil, fmt.Errorf("verify log: %w", err)
-	}
-	last, err := d.Log.LastIndex()
+	first, last, err := endsOf(d.Log)
 	if err != nil {
 		return nil, fmt.Errorf("verify log: %w", err)
 	}
@@ -181,11 +182,7 @@ func verifyLog(d *Disk, mark *logMark, past func([]*raft.Log)) (*raft.SnapshotMe
 // the snapshot, and stores that have no holes refuse that, at each start anew (our simulation found
 // it). What it drops is in the snapshot, or was never committed.
 func dropCovered(log raft.LogStore, mark *logMark, snapshot *raft.SnapshotMeta) error {
-	first, err := log.FirstIndex()
-	if err != nil {
-		return fmt.Errorf("empty log: %w", err)
-	}
-	last, err := log.LastIndex()
+	first, last, err := endsOf(log)
 	if err != nil {
 		return fmt.Errorf("empty log: %w", err)
 	}
