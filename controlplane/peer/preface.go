@@ -175,14 +175,17 @@ func (p Prefaces) say(ctx context.Context, nodeID string) (context.Context, erro
 	return metadata.AppendToOutgoingContext(ctx, prefaceKey, string(b)), nil
 }
 
-// hear judges the preface in the header of an answer.
+// hear judges the preface in the header of an answer. What was asked may have been done by whoever
+// answers, so that a refusal says that its outcome is unknown (I8).
 func (p Prefaces) hear(nodeID string, header metadata.MD) error {
 	theirs, err := prefaceIn(header.Get(prefaceKey))
 	if err == nil {
 		err = p.Judge(nodeID, theirs)
 	}
 	if err != nil {
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return agentplanev1.Refusal(codes.FailedPrecondition, &agentplanev1.ErrorDetail{
+			Reason: ReasonPreface, OutcomeUnknown: true,
+		}, "%v", err)
 	}
 	return nil
 }

@@ -295,6 +295,35 @@ func TestPoolRefusesByPreface(t *testing.T) {
 	}
 }
 
+// Who refuses an answer does not know what has come of the call: whoever was asked has done it.
+func TestARefusedAnswerLeavesTheOutcomeUnknown(t *testing.T) {
+	for name, c := range map[string]struct {
+		serve   func(a, b *node) *grpc.Server
+		unknown bool
+	}{
+		"the caller is refused": {func(a, b *node) *grpc.Server { a.preface.ClusterId = "d"; return b.serve() }, false},
+		"the answer is refused": {func(_, b *node) *grpc.Server { return b.serveWith() }, true}, // it has no preface
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			a, b := w.add("a"), w.add("b")
+			defer c.serve(a, b).Stop()
+			pool := a.pool()
+			w.run(func(ctx context.Context) { _ = pool.Run(ctx) })
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			peer, err := pool.Client("b")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = peer.ReadTerm(ctx, &agentplanev1.ReadTermRequest{}, grpc.WaitForReady(true))
+			if d := agentplanev1.DetailOf(err); err == nil || d.GetReason() != ReasonPreface || d.GetOutcomeUnknown() != c.unknown {
+				t.Errorf("answered %v (%v), want a refusal by the preface, with an unknown outcome: %v", err, d, c.unknown)
+			}
+		})
+	}
+}
+
 func FuzzReadPreface(f *testing.F) {
 	var whole writer
 	if err := writePreface(&whole, &agentplanev1.Preface{ClusterId: "c", From: "a", To: "b"}); err != nil {
