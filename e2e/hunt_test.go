@@ -99,14 +99,13 @@ func hunt(t *testing.T, mutant, pkg, program string, seed uint64) {
 		fmt.Sprint("AGENTPLANE_SIM_LIVES=", huntLives), fmt.Sprint("AGENTPLANE_SIM_SEED=", seed))
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
-	lived, complaint := huntOf(string(out))
+	lived, red, complaint := huntOf(string(out))
 	line := record.Line{Means: "mutant", What: mutant, Seed: seed, Runs: lived, Good: lived, Took: time.Since(began), Notes: []string{"lives=" + pkg}}
-	var exit *exec.ExitError
 	switch {
-	case err == nil:
-		t.Errorf("no life of %d from seed %d on is red: the lives have no teeth", lived, seed)
-	case !errors.As(err, &exit) || complaint == "":
-		t.Fatalf("the lives did not end as they should: %v\n%s", err, out)
+	case ctx.Err() != nil || strings.Contains(string(out), "\npanic: "):
+		t.Fatalf("the lives did not end as they should: %v\n%s", errors.Join(err, ctx.Err()), out)
+	case !red:
+		t.Errorf("no life of %d from seed %d on is red, the lives have no teeth: %v", lived, seed, err)
 	default:
 		line.Runs, line.Failed = lived+1, 1
 		t.Logf("from seed %d on after %d lives (%s): %s", seed, line.Runs, pkg, complaint)
@@ -116,26 +115,50 @@ func hunt(t *testing.T, mutant, pkg, program string, seed uint64) {
 	}
 }
 
-// goodLife is the line of a life that was not red.
-var goodLife = regexp.MustCompile(`^--- PASS: TestLives/seed(s/|=)\d+ `)
+// goodLife is the line of a life that was not red, and redLife of one that was.
+var (
+	goodLife = regexp.MustCompile(`^--- PASS: TestLives/seed(s/|=)\d+ `)
+	redLife  = regexp.MustCompile(`^--- FAIL: TestLives/seed(s/|=)\d+ `)
+)
 
 // said is a line of a test, or of a judge beside it.
 var said = regexp.MustCompile(`^\w+\.go:\d+: `)
 
-// huntOf reads what TestLives prints with -failfast: how many lives ended before one was red, and
-// what was said of that one.
-func huntOf(out string) (lived int, complaint string) {
-	red := false
+// huntOf reads what TestLives prints with -failfast: how many lives were good, whether one was
+// red, and what was said of that one.
+func huntOf(out string) (lived int, red bool, complaint string) {
+	explained := false
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
 		switch {
 		case goodLife.MatchString(line):
 			lived++
-		case strings.HasSuffix(line, "is red:"):
+		case redLife.MatchString(line):
 			red = true
-		case (red || said.MatchString(line) && !strings.Contains(line, "SKIPPED")) && complaint == "":
+		case strings.HasSuffix(line, "is red:"):
+			explained = true
+		case (explained || said.MatchString(line) && !strings.Contains(line, "SKIPPED")) && complaint == "":
 			complaint = line[:min(len(line), 200)]
 		}
 	}
-	return lived, complaint
+	return lived, red, complaint
+}
+
+func TestHuntReadsWhatLivesPrint(t *testing.T) {
+	for name, c := range map[string]struct {
+		out       string
+		lived     int
+		red       bool
+		complaint string
+	}{
+		"of clusters": {"    sim_test.go:64: seed 7 is red:\n        I2: twice\n--- FAIL: TestLives (6s)\n    --- FAIL: TestLives/seeds (0s)\n" +
+			"        --- PASS: TestLives/seeds/8 (1s)\n        --- FAIL: TestLives/seeds/7 (1s)\n        --- SKIP: TestLives/seeds/9 (0s)\n", 1, true, "I2: twice"},
+		"of consensus": {"    judge.go:52: two nodes\n--- FAIL: TestLives (1s)\n    --- PASS: TestLives/seed=4 (0s)\n    --- FAIL: TestLives/seed=5 (0s)\n", 1, true, "judge.go:52: two nodes"},
+		"of good lives that fail in the end": {"    sim_test.go:70: 2 lives are void\n--- FAIL: TestLives (1s)\n    --- PASS: TestLives/seed=4 (0s)\n    --- PASS: TestLives/seed=5 (0s)\n",
+			2, false, "sim_test.go:70: 2 lives are void"},
+	} {
+		if lived, red, complaint := huntOf(c.out); lived != c.lived || red != c.red || complaint != c.complaint {
+			t.Errorf("%s: %d lives, red %v, %q; want %d, %v, %q", name, lived, red, complaint, c.lived, c.red, c.complaint)
+		}
+	}
 }
