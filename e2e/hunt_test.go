@@ -154,8 +154,10 @@ func TestHuntReadsWhatLivesPrint(t *testing.T) {
 		"of clusters": {"    sim_test.go:64: seed 7 is red:\n        I2: twice\n--- FAIL: TestLives (6s)\n    --- FAIL: TestLives/seeds (0s)\n" +
 			"        --- PASS: TestLives/seeds/8 (1s)\n        --- FAIL: TestLives/seeds/7 (1s)\n        --- SKIP: TestLives/seeds/9 (0s)\n", 1, true, "I2: twice"},
 		"of consensus": {"    judge.go:52: two nodes\n--- FAIL: TestLives (1s)\n    --- PASS: TestLives/seed=4 (0s)\n    --- FAIL: TestLives/seed=5 (0s)\n", 1, true, "judge.go:52: two nodes"},
-		"of good lives that fail in the end": {"    sim_test.go:70: 2 lives are void\n--- FAIL: TestLives (1s)\n    --- PASS: TestLives/seed=4 (0s)\n    --- PASS: TestLives/seed=5 (0s)\n",
-			2, false, "sim_test.go:70: 2 lives are void"},
+		"of good lives that fail in the end": {
+			"    sim_test.go:70: 2 lives are void\n--- FAIL: TestLives (1s)\n    --- PASS: TestLives/seed=4 (0s)\n    --- PASS: TestLives/seed=5 (0s)\n",
+			2, false, "sim_test.go:70: 2 lives are void",
+		},
 	} {
 		if lived, red, complaint := huntOf(c.out); lived != c.lived || red != c.red || complaint != c.complaint {
 			t.Errorf("%s: %d lives, red %v, %q; want %d, %v, %q", name, lived, red, complaint, c.lived, c.red, c.complaint)
