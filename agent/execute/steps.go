@@ -23,6 +23,18 @@ func (run *Run) at(s StepRecord) {
 // advance brings the attempt to its end, one step after the other. After an error it goes
 // on where it was.
 func (run *Run) advance(ctx context.Context) (Result, error) {
+	switch err := run.recall(); {
+	case errors.Is(err, errDamaged):
+		res, werr := run.wait(ctx)
+		if werr != nil {
+			return Result{}, werr
+		}
+		lost := Result{State: Lost, ExitCode: -1, Started: res.Started, StartedAt: res.StartedAt, EndedAt: res.EndedAt}
+		lost.say("the first step ended as %s(%s), and no further one was started: %v", res.State, res.Reason, err)
+		return lost, nil
+	case err != nil:
+		return Result{}, err
+	}
 	for {
 		if run.ended == nil {
 			res, err := run.wait(ctx)
@@ -63,6 +75,26 @@ func (run *Run) advance(ctx context.Context) (Result, error) {
 			return run.whole(*over), nil
 		}
 	}
+}
+
+// recall has the first step at hand where the journal knows of no step, and the plan beside the
+// program tells of some: the journal has lost them, or was put back. What has begun is then
+// brought to its end like any other, and is not taken for the whole attempt.
+func (run *Run) recall() error {
+	if run.step.Number != 0 || run.ended != nil || !run.d.has(filePlan) {
+		return nil
+	}
+	plan, err := run.d.readPlan(run.a)
+	if err != nil {
+		return fmt.Errorf("the plan of the steps cannot be used: %w", err)
+	}
+	first := StepRecord{Number: 1, Of: uint32(len(plan.Steps)), Name: plan.Steps[0].Name}
+	if err := run.r.journal.StepIntent(run.a, first); err != nil && !run.goesOn(err) {
+		return err
+	}
+	run.at(first)
+	run.plan = plan
+	return nil
 }
 
 // next starts the step that follows the one at hand, which has ended; or it gives how the

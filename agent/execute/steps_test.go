@@ -477,3 +477,44 @@ func TestAStepWhoseDirectoryIsThereIsNotStarted(t *testing.T) {
 		t.Error("it was started")
 	}
 }
+
+// A journal that has lost what it had of an attempt's steps, and then takes it up again, may come no
+// further than the intent of the whole. The first step is not taken for all of them, and what is to
+// be undone is undone.
+func TestStepsThatTheJournalHasLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil  bool
+		state  State
+		reason string
+		steps  []string
+	}{
+		"the plan tells of them": {false, Succeeded, ReasonExit, []string{"a SUCCEEDED(exit)", "b SUCCEEDED(exit)"}},
+		"the plan is damaged":    {true, Lost, "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, m := newRunner(t)
+			witness := filepath.Join(t.TempDir(), "witness")
+			s := inSteps("echo one >>"+witness, "echo two >>"+witness)
+			run := start(t, r, s)
+			eventually(t, "the end of the first step", func() bool { return run.d.has(fileExit) })
+			m.mu.Lock()
+			delete(m.steps, s.Attempt)
+			m.mu.Unlock()
+			if c.spoil {
+				must(t, os.WriteFile(run.d.path(filePlan), []byte("{"), 0o600))
+			}
+			adopted, err := r.Adopt(s.Attempt)
+			must(t, err)
+			res := wait(t, adopted)
+			wantResult(t, res, c.state, c.reason)
+			wantSteps(t, m, c.steps...)
+			want := "one\n"
+			if !c.spoil {
+				want += "two\n"
+			}
+			if got, err := os.ReadFile(witness); err != nil || string(got) != want {
+				t.Errorf("what has run is %q (%v), want %q", got, err, want)
+			}
+		})
+	}
+}
